@@ -1,0 +1,38 @@
+"""The face detector contract and the table of face detectors.
+
+To add one, write one file with a class that has this shape and add one line to `DETECTORS`; the
+conformance suite in tests/faces/ runs over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from deepscan.types import Face, Image
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The faces of one picture, strongest first. `truncated` if there were more than the limit."""
+
+    faces: tuple[Face, ...]
+    truncated: bool = False
+
+
+class FaceDetector(Protocol):
+    """Finds every face whose box side is at least `min_face` pixels of the picture."""
+
+    def detect(self, image: Image) -> Detection:
+        """Look at one (H, W, 3) uint8 RGB picture of any size, also smaller than a face.
+
+        Boxes are clipped to the picture; `track_id` is None.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back the device."""
+        ...
+
+
+DETECTORS: dict[str, str] = {"mtcnn": "deepscan.faces.mtcnn:MTCNNDetector"}

@@ -1,0 +1,52 @@
+"""Every setting of a scan, each with its default and reason, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Decoder = Literal["auto", "decord", "pyav"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one input file may cost. Hitting a limit is an error with its reason, never "clean"."""
+
+    file_size: int = 64 * 2**30  # bytes
+    pixels: int = 2**25  # a frame; 33.5 M is above 7680x4320
+    side: int = 16_384  # pixels
+    streams: int = 32
+    frames: int = 2_000_000
+    duration: float = 24 * 3600.0  # seconds of media
+    idle: float = 30.0  # seconds without a frame or packet before the decoder counts as hung
+    time_factor: float = 10.0  # wall seconds a second of media ...
+    time_floor: float = 120.0  # ... but never less than this
+    memory: int = 2 * 2**30  # address space of the decoder process in bytes; doubled above 4K
+    consecutive_errors: int = 8  # decode errors in a row before reading stops (as PySceneDetect)
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """Settings of a scan. Defaults are what `deepscan VIDEO` uses."""
+
+    decoder: Decoder = "auto"
+    engine: str = "auto"
+    model: str = "msccnet-s"
+    detector: str = "mtcnn"
+
+    # Faces
+    min_face: int = 40  # smallest face that is judged: box side in frame pixels
+    min_sharpness: float = 12.0  # variance of the crop's Laplacian below which nothing is judged
+    min_confidence: float = 0.90  # of the face detector
+    crop_scale: float = 1.3  # side of the square crop over the longer side of the box (the field's)
+    detect_every: float = 0.4  # seconds between two key frames of the face search
+    agree_iou: float = 0.6  # boxes of two key frames that overlap so much are joined by a line
+    max_faces: int = 64  # a frame; more are counted as limit_faces
+
+    # Verdict
+    min_coverage: float = 0.5  # share of face time that must have been judged
+    stride: int = 1  # judge every n-th frame
+
+    # Limits
+    limits: Limits = field(default_factory=Limits)
+    isolate: bool = True  # decode in a process of its own

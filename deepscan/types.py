@@ -1,0 +1,384 @@
+"""The nouns of deepscan: frozen records that travel from the file to the verdict.
+
+Polarity is fixed everywhere: class 1, score 1.0 and mask 1.0 (255 in a picture) mean *manipulated*.
+Stages add by wrapping, never by changing: a `FacePrediction` still knows its crop, face and place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]  # (H, W, 3) uint8 RGB, upright
+Mask = NDArray[np.float32]  # (h, w) float32 in [0, 1], P(manipulated)
+
+
+class Label(StrEnum):
+    """The verdict over a file. A closed set; none says "real": deepscan can only fail to find."""
+
+    MANIPULATED = "manipulated"
+    SUSPICIOUS = "suspicious"
+    NO_EVIDENCE = "no-evidence"
+    INCONCLUSIVE = "inconclusive"
+    NOT_APPLICABLE = "not-applicable"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in frame pixels; `x2` and `y2` are exclusive. May reach outside the frame."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def width(self) -> float:
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        return self.y2 - self.y1
+
+    @property
+    def area(self) -> float:
+        return max(0.0, self.width) * max(0.0, self.height)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return (self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union with another box, 0 to 1."""
+        width = min(self.x2, other.x2) - max(self.x1, other.x1)
+        height = min(self.y2, other.y2) - max(self.y1, other.y1)
+        if width <= 0 or height <= 0:
+            return 0.0
+        both = width * height
+        return both / (self.area + other.area - both)
+
+
+@dataclass(frozen=True, slots=True)
+class Colour:
+    """How the samples of a stream encode colour, in FFmpeg's names ("bt709", "unknown", ...).
+
+    `matrix` is the one that the conversion to RGB used, also where the stream names none;
+    `tagged` says whether the stream named it.
+    """
+
+    matrix: str
+    full_range: bool
+    primaries: str
+    transfer: str
+    tagged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What is known about a video stream before its frames are read.
+
+    There is no frame count: containers lie about it.
+    `width` and `height` are those of the upright picture in pixels as decoded (before
+    `sample_aspect_ratio` is applied for display). `rotation` is the clockwise turn in degrees that
+    was applied to make the picture upright. `duration` is in seconds, None where unknown.
+    """
+
+    path: Path
+    container: str
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    frame_rate: Fraction
+    time_base: Fraction
+    duration: float | None
+    rotation: int
+    sample_aspect_ratio: Fraction
+    colour: Colour
+    audio: tuple[str, ...]
+    still: bool
+    decoder: str
+    decoder_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded picture. `pts` counts the stream's time base, `time` is seconds from its start.
+
+    `image` is (H, W, 3) uint8 RGB, upright; treat it as read-only. It is (0, 0, 3) where no
+    consumer asked for pictures.
+    """
+
+    index: int
+    pts: int
+    time: float
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """What became of the stream once reading ended: the reader's account of itself.
+
+    `failed` counts packets or frames that could not be decoded. `complete` is true only if every
+    sign agrees that all frames were read; otherwise `reasons` holds one line for each sign.
+    """
+
+    decoded: int
+    failed: int
+    complete: bool
+    reasons: tuple[str, ...]
+    decoder: str
+    decoder_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face in one frame: tight box, detector's confidence in [0, 1], five landmarks or None.
+
+    Landmarks are ((x, y), ...) in frame pixels: left eye, right eye, nose, left and right corner of
+    the mouth, as seen in the picture. `track_id` is None until the tracker has named the face.
+    `interpolated` says that the box was put between two detections.
+    """
+
+    box: Box
+    confidence: float
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    track_id: int | None = None
+    interpolated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FaceCrop:
+    """A square cut round a face. `box` is the square that was cut; `image` (S, S, 3) uint8 RGB.
+
+    `sharpness` is the variance of the Laplacian of the crop's luma (grey levels squared).
+    """
+
+    face: Face
+    box: Box
+    image: Image
+    sharpness: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnscoredFace:
+    """A face that was seen but not judged, and why: "too_small", "too_blurred", "limit_faces"."""
+
+    face: Face
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCrops:
+    """A frame with its faces cut out. `looked` is False where no face search covered the frame."""
+
+    frame: Frame
+    crops: tuple[FaceCrop, ...]
+    unscored: tuple[UnscoredFace, ...] = ()
+    looked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FacePrediction:
+    """What the network said about one crop: `score` = P(manipulated), `mask` over the crop."""
+
+    crop: FaceCrop
+    score: float
+    mask: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """A frame with all that was found in it. `analysed` is False if nobody looked at the frame."""
+
+    frame: Frame
+    faces: tuple[FacePrediction, ...]
+    unscored: tuple[UnscoredFace, ...] = ()
+    analysed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A stretch [start, end) in seconds where one face's evidence lies over a threshold.
+
+    `score` is the calibrated P(manipulated) of its strongest window, `llr` that window's natural
+    log-likelihood ratio. `label` is manipulated or suspicious.
+    """
+
+    start: float
+    end: float
+    track_id: int
+    score: float
+    llr: float
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class FaceTrack:
+    """One face over time, [start, end) in seconds.
+
+    `frames` counts the frames where it was seen, `scored` those where it was judged. `score` is the
+    calibrated P(manipulated) of its strongest window, None if it was never judged. `size` is the
+    median box side in pixels, `sharpness` the median. `mask_share` is the mean share of the crop
+    that the mask marks, over the strongest window.
+    """
+
+    track_id: int
+    start: float
+    end: float
+    frames: int
+    scored: int
+    score: float | None
+    llr: float | None
+    size: float
+    sharpness: float
+    mask_share: float | None
+    unscored: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was looked at. Frames are counted, faces are face sightings (one face in one frame)."""
+
+    decoded: int
+    failed: int
+    with_face: int
+    analysed: int  # frames on which every face found was judged, or none was found
+    faces: int
+    faces_scored: int
+    faces_unscored: tuple[tuple[str, int], ...]
+    seconds: float
+    seconds_scored: float  # time during which at least one face was judged
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the verdict is what it is: a stable code and a sentence for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationInfo:
+    """Which calibration turned scores into likelihood ratios, and what it promises.
+
+    `false_alarm_rate` is the measured share of unmanipulated clips labelled manipulated at the
+    operating point, with a 95 % interval, over `clips` clips of `population`.
+    """
+
+    name: str
+    population: str
+    operating_point: float
+    review_point: float
+    false_alarm_rate: float
+    false_alarm_interval: tuple[float, float]
+    clips: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The network that judged: name, SHA-256 of the weights file, input side in pixels.
+
+    `auc` and `auc_interval` are the measured frame AUC on people that training never saw, on
+    manipulations of the kinds in `evaluated_on`, not on deepfakes at large.
+    """
+
+    name: str
+    sha256: str
+    input_size: int
+    auc: float
+    auc_interval: tuple[float, float]
+    evaluated_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """The program that ran the network, why it was chosen, and its measured parity with torch."""
+
+    name: str
+    reason: str
+    max_score_difference: float | None
+    mean_mask_iou: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer for one file. The label is derived from the intervals, never from a mean.
+
+    `score` is the highest calibrated P(manipulated) of any window, None if nothing was judged.
+    `looks` is the number of independent chances of a false alarm that the rule corrected for.
+    """
+
+    label: Label
+    intervals: tuple[Interval, ...]
+    tracks: tuple[FaceTrack, ...]
+    coverage: Coverage
+    score: float | None
+    looks: float
+    reasons: tuple[Reason, ...]
+    calibration: CalibrationInfo
+    model: ModelInfo
+    engine: EngineInfo
+    video: VideoInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file that a scan wrote: which sink, where, its SHA-256 and size in bytes."""
+
+    kind: str
+    path: Path
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """All that is known about one scanned file, as sinks get it.
+
+    `sha256` and `size` are of the input's bytes, taken before decoding. `timings` are (stage,
+    seconds) pairs. `settings` are the options after defaults, ready for JSON; `versions` likewise.
+    `ignored` are notes for people about what was left alone.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    verdict: Verdict
+    report: ReadReport
+    settings: tuple[tuple[str, str | int | float | bool | None], ...]
+    versions: tuple[tuple[str, str], ...]
+    timings: tuple[tuple[str, float], ...]
+    started: str  # UTC, ISO 8601
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """One file done: its scan and the files that were written for it."""
+
+    path: Path
+    scan: Scan
+    outputs: tuple[Output, ...]
+
+    @property
+    def label(self) -> Label:
+        return self.scan.verdict.label
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """One file that gave no verdict from its content: why, and the label that this leads to."""
+
+    path: Path
+    label: Label
+    reason: Reason
+    outputs: tuple[Output, ...] = ()
