@@ -1,0 +1,114 @@
+"""Weights: safetensors files beside a card that pins their SHA-256 and says what they can do.
+
+Nothing here unpickles, nothing is loaded in part, and no network ever runs with random weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepscan.errors import ModelError
+from deepscan.types import ModelInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deepscan.models.deploy import Deployed
+    from deepscan.models.msccnet import MSCCNetConfig
+
+FOLDER = Path(__file__).resolve().parent.parent / "weights"
+"""Where the models that ship lie: NAME.safetensors and NAME.json, the card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known about a weights file: `values` is the card's JSON, `path` the weights."""
+
+    name: str
+    path: Path
+    sha256: str
+    values: Mapping[str, Any]
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model as records name it."""
+        evaluation = self.values["evaluation"]
+        return ModelInfo(
+            name=self.name,
+            sha256=self.sha256,
+            input_size=int(self.values["config"]["input_size"]),
+            auc=float(evaluation["auc"]["value"]),
+            auc_interval=(float(evaluation["auc"]["low"]), float(evaluation["auc"]["high"])),
+            evaluated_on=str(evaluation["data"]),
+        )
+
+
+def read_card(name: str, folder: Path = FOLDER) -> Card:
+    """Find a model's card; cheap, reads neither weights nor torch.
+
+    Raises:
+        ModelError: no model of that name lies in the folder, or its card is damaged.
+    """
+    path = folder / f"{name}.json"
+    try:
+        values = json.loads(path.read_text())
+        return Card(name, folder / f"{name}.safetensors", str(values["sha256"]), values)
+    except FileNotFoundError:
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none"
+        raise ModelError(
+            f"no model {name!r} with weights in {folder}; there is: {there}"
+        ) from None
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"the card {path} is damaged ({error}): install deepscan anew") from error
+
+
+def load_model(card: Card) -> Deployed:
+    """Build the network of a card and fill it with its weights.
+
+    Raises:
+        ModelError: the weights are missing, differ from the card's SHA-256, or do not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from deepscan.models.deploy import Deployed
+    from deepscan.models.msccnet import MSCCNet, MSCCNetConfig
+
+    try:
+        data = card.path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"weights {card.path} cannot be read: {error}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != card.sha256:
+        raise ModelError(
+            f"weights {card.path} have SHA-256 {found[:12]}..., the card says "
+            f"{card.sha256[:12]}...: install deepscan anew"
+        )
+    try:
+        network = MSCCNet(MSCCNetConfig(**card.values["config"]))
+        network.load_state_dict(load(data), strict=True)
+    except (SafetensorError, RuntimeError, TypeError) as error:
+        raise ModelError(f"weights {card.path} do not fit the card's network: {error}") from error
+    return Deployed(network)
+
+
+def save_weights(
+    path: Path, config: MSCCNetConfig, state: Mapping[str, Tensor], training: Mapping[str, str]
+) -> str:
+    """Write a state dict with its config and history as safetensors; returns its SHA-256.
+
+    The file is written aside and renamed, so it is whole or absent.
+    """
+    from safetensors.torch import save
+
+    metadata = {"config": json.dumps(config.to_dict(), sort_keys=True), **training}
+    data = save({key: value.contiguous().cpu() for key, value in state.items()}, metadata)
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.replace(path)
+    return hashlib.sha256(data).hexdigest()

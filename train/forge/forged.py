@@ -1,0 +1,53 @@
+"""What every forge gives: one file with one function of this shape, and a line in `FORGES`.
+
+To add a forge, write one file with a function `(face, rng, *, other) -> Forged` and add one line;
+the conformance suite in tests/train/ runs over all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.forge.shape import Points
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class FaceImage:
+    """A picture with one main face: (H, W, 3) uint8 RGB, five landmarks (5, 2), face box xyxy."""
+
+    image: Picture
+    landmarks: Points
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Forged:
+    """A manipulated picture, the untouched picture that belongs to it, and where they differ.
+
+    `mask` is (H, W) float32 in [0, 1], the blending weight before any transparency; `tags` say how
+    it was made.
+    """
+
+    image: Picture
+    original: Picture
+    mask: NDArray[np.float32]
+    tags: tuple[str, ...]
+
+
+class Forge(Protocol):
+    def __call__(
+        self, face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
+    ) -> Forged: ...
+
+
+FORGES: dict[str, str] = {
+    "self-blend": "train.forge.selfblend:self_blend",
+    "swap": "train.forge.swap:swap",
+    "redraw": "train.forge.redraw:redraw",
+}

@@ -1,0 +1,116 @@
+"""Self-blending: a face blended onto itself after a small change of colour, frequency and place.
+
+Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended Images" (CVPR 2022), written from the
+description of the method. Mask shapes come from a mean face placed by five landmarks.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from train.forge.degrade import colour, jpeg, sharpen
+from train.forge.forged import FaceImage, Forged, Picture
+from train.forge.shape import Points, draw, place
+
+# Large regions twice as often: most programs replace the face, some a part of it.
+_REGIONS = (
+    "face", "inner face", "features", "parts",
+    "face", "inner face", "features", "parts",
+    "eyes", "nose", "mouth", "lower face", "mouth",
+)  # fmt: skip
+_RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)  # opacity of the blend
+
+
+def random_mask(
+    points: Points, height: int, width: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], str]:
+    """A soft mask over a random region of the face: (H, W) float32 in [0, 1], and its name.
+
+    The region is drawn, warped elastically, and given a soft border of random width that lies
+    mostly inside it.
+    """
+    region = _REGIONS[rng.integers(len(_REGIONS))]
+    shaken = points + rng.normal(0, 0.012, points.shape) * np.ptp(points[:, 0])
+    mask = elastic(draw(region, shaken, height, width), rng)
+    scale = float(np.ptp(points[:, 0])) / 200  # kernels are meant for a face 200 px wide
+    mask = _soft(mask, rng.uniform(1.0, 7.0) * scale)
+    mask = _soft((mask > 0.98).astype(np.float32), rng.uniform(1.0, 12.0) * scale)
+    return mask, region
+
+
+def _soft(mask: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    soft = cv2.GaussianBlur(mask, (0, 0), max(sigma, 0.3))
+    peak = float(soft.max())
+    return (soft / peak).astype(np.float32) if peak > 0 else mask
+
+
+def elastic(mask: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Bend a mask by a smooth random field of a few percent of its width."""
+    height, width = mask.shape
+    field = rng.standard_normal((2, 9, 9)).astype(np.float32) * width * 0.018
+    dx, dy = (cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC) for part in field)
+    grid_x, grid_y = np.meshgrid(
+        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    )
+    return cv2.remap(mask, grid_x + dx, grid_y + dy, cv2.INTER_LINEAR)
+
+
+def frequency(image: Picture, rng: np.random.Generator) -> Picture:
+    """Change what fine detail holds: too low a resolution, too much sharpness, another codec."""
+    height, width = image.shape[:2]
+    kind = rng.random()
+    if kind < 0.30:
+        factor = rng.choice((2, 4))
+        small = cv2.resize(
+            image, (width // factor, height // factor), interpolation=cv2.INTER_NEAREST
+        )
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    if kind < 0.60:
+        factor = rng.uniform(1.3, 4.0)
+        size = (max(8, round(width / factor)), max(8, round(height / factor)))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    if kind < 0.85:
+        return sharpen(image, rng.uniform(0.3, 1.4))
+    return jpeg(image, int(rng.integers(25, 75)))
+
+
+def shift(
+    image: Picture, mask: NDArray[np.float32], points: Points, rng: np.random.Generator
+) -> tuple[Picture, NDArray[np.float32]]:
+    """Move, scale and turn source and mask alike by a few percent of the face."""
+    height, width = mask.shape
+    face = float(np.ptp(points[:, 0]))
+    centre = tuple(float(value) for value in points.mean(0))
+    turn = cv2.getRotationMatrix2D(centre, rng.uniform(-2.5, 2.5), rng.uniform(0.95, 1 / 0.95))
+    turn[:, 2] += rng.uniform(-0.035, 0.035) * face, rng.uniform(-0.025, 0.025) * face
+    moved = cv2.warpAffine(
+        image, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    return moved, cv2.warpAffine(mask, turn, (width, height))
+
+
+def blend(source: Picture, target: Picture, weight: NDArray[np.float32]) -> Picture:
+    """source where weight is 1, target where it is 0."""
+    mixed = target + (source.astype(np.float32) - target) * weight[..., None]
+    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+
+
+def self_blend(
+    face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
+) -> Forged:
+    """Blend a face onto itself. The original carries the change wherever the target got it."""
+    height, width = face.image.shape[:2]
+    points = place(face.landmarks)
+    mask, region = random_mask(points, height, width, rng)
+    source, target = face.image, face.image
+    changed = frequency(colour(face.image, rng, 0.8), rng)
+    if rng.random() < 0.5:
+        source = changed
+    else:
+        target = changed
+    source, mask = shift(source, mask, points, rng)
+    ratio = float(_RATIOS[rng.integers(len(_RATIOS))])
+    return Forged(blend(source, target, mask * ratio), target, mask, ("self-blend", region))
