@@ -226,7 +226,7 @@ class FaceTrack:
     `frames` counts the frames where it was seen, `scored` those where it was judged. `score` is the
     calibrated P(manipulated) of its strongest window, None if it was never judged. `size` is the
     median box side in pixels, `sharpness` the median. `mask_share` is the mean share of the crop
-    that the mask marks, over the strongest window.
+    where the mask passes 0.5, over the strongest window.
     """
 
     track_id: int
@@ -270,6 +270,8 @@ class Reason:
 class CalibrationInfo:
     """Which calibration turned scores into likelihood ratios, and what it promises.
 
+    `operating_point` and `review_point` are P(manipulated) at even prior odds, for this file's
+    number of looks: a window at or above them is manipulated or suspicious.
     `false_alarm_rate` is the measured share of unmanipulated clips labelled manipulated at the
     operating point, with a 95 % interval, over `clips` clips of `population`.
     """
@@ -358,6 +360,7 @@ class Scan:
     versions: tuple[tuple[str, str], ...]
     timings: tuple[tuple[str, float], ...]
     started: str  # UTC, ISO 8601
+    first_pts: int = 0  # what the stream's clock shows at time zero
     ignored: tuple[str, ...] = ()
 
 

@@ -19,7 +19,7 @@ class Sink(Protocol):
     `FrameResult.frame.image`, which then may be empty.
 
     The constructor takes `(path, scan, *, embed)`: `scan` with its verdict, `embed` the files that
-    sinks before it have finished, for those that list or show them.
+    sinks before it have finished, under their final names, for those that list them.
     """
 
     suffix: ClassVar[str]

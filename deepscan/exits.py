@@ -1,0 +1,63 @@
+"""Exit codes: what a script or CI learns without reading anything.
+
+  0  no finding: every file no-evidence, suspicious (1 with --fail-on suspicious), not-applicable
+  1  at least one file manipulated
+  2  a file could not be judged, or the scan could not run: bad usage, model, engine, output
+  3  no finding, but at least one file inconclusive
+  130  interrupted
+
+Over several files 2 comes before 1 before 3 before 0, and the counts are always printed, so that a
+broken scan does not hide behind a finding nor the other way round.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deepscan.types import Label
+
+OK, FOUND, ERROR, INCONCLUSIVE, INTERRUPTED = 0, 1, 2, 3, 130
+_PRIORITY = (ERROR, FOUND, INCONCLUSIVE, OK)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitPolicy:
+    """How labels become a code. Nothing here can make an error a success but `exit_zero`."""
+
+    fail_on_suspicious: bool = False
+    require_face: bool = False
+    allow_inconclusive: bool = False
+    exit_zero: bool = False
+
+    def code_of(self, label: Label) -> int:
+        """The exit code of one file."""
+        match label:
+            case Label.ERROR:
+                return ERROR
+            case Label.MANIPULATED:
+                return FOUND
+            case Label.SUSPICIOUS:
+                return FOUND if self.fail_on_suspicious else OK
+            case Label.INCONCLUSIVE:
+                return OK if self.allow_inconclusive else INCONCLUSIVE
+            case Label.NOT_APPLICABLE:
+                return INCONCLUSIVE if self.require_face else OK
+            case Label.NO_EVIDENCE:
+                return OK
+
+    def code(self, labels: Iterable[Label]) -> int:
+        """The exit code of a run."""
+        if self.exit_zero:
+            return OK
+        codes = {self.code_of(label) for label in labels}
+        return next((code for code in _PRIORITY if code in codes), OK)
+
+
+def counted(labels: Iterable[Label]) -> str:
+    """The last line of every run: "3 files: 1 manipulated, 2 no-evidence"."""
+    counts = Counter(labels)
+    total = sum(counts.values())
+    told = ", ".join(f"{counts[label]} {label}" for label in Label if counts[label])
+    return f"{total} file{'s' * (total != 1)}: {told or 'nothing scanned'}"

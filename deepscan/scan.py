@@ -1,0 +1,496 @@
+"""Putting the parts together: one file to one verdict, several files one by one.
+
+A scan takes two passes. The first decodes, finds faces, judges them and ends in a verdict; the
+second, only if files are to be written, reads the results again, with the pictures where a sink
+shows them, and hands them to the sinks, which know the verdict from the start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
+from datetime import UTC, datetime
+from fractions import Fraction
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from deepscan import __version__
+from deepscan.engines.engine import Engine
+from deepscan.errors import (
+    CorruptError,
+    NoVideoError,
+    OutputError,
+    UnreadableError,
+    UsageError,
+    VideoError,
+)
+from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.models.weights import read_card
+from deepscan.options import ScanOptions
+from deepscan.pipeline import analyze, prefetch
+from deepscan.sinks.record import error_record, write_record
+from deepscan.sinks.sink import SINKS, Sink
+from deepscan.spool import Spool
+from deepscan.stopwatch import Stopwatch, TimedDetector, TimedEngine
+from deepscan.types import (
+    Frame,
+    FrameResult,
+    Label,
+    Output,
+    ReadReport,
+    Reason,
+    Scan,
+    Scanned,
+    Skipped,
+    Verdict,
+)
+from deepscan.verdict import Calibration, Evidence, judge
+from deepscan.video import open_video
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 4 * 2**20
+_VERSIONED = ("torch", "av", "decord", "openvino", "facenet-pytorch", "timm", "numpy")
+
+Progress = Callable[[str, int, float, float | None], None]
+"""Told after every frame: "analysing" or "writing", frames so far, media seconds so far and in
+all (None where unknown)."""
+
+
+def _ignore(stage: str, frames: int, seconds: float, duration: float | None) -> None:
+    """Progress that nobody watches."""
+
+
+def scan_video(
+    path: Path | str, options: ScanOptions | None = None, *, progress: Progress = _ignore
+) -> Verdict:
+    """Scan one video or picture; nothing is written.
+
+    Raises:
+        VideoError: the file cannot be judged; `reason` says why.
+        EngineError, ModelError: the network cannot run.
+    """
+    with Scanner(options or ScanOptions()) as scanner:
+        outcome = scanner.scan(Path(path), progress=progress)
+        if isinstance(outcome, Skipped):
+            raise VideoError(f"{path}: {outcome.reason.text}")
+        return outcome.scan.verdict
+
+
+def analyze_video(path: Path | str, options: ScanOptions | None = None) -> Iterator[FrameResult]:
+    """Yield the result of every frame, with pictures, crops and masks, as it is made.
+
+    Scores are those of the network, not calibrated; the verdict needs all of them.
+
+    Raises:
+        VideoError: the file cannot be read, or not to its end.
+        EngineError, ModelError: the network cannot run.
+    """
+    chosen = options or ScanOptions()
+    with (
+        Scanner(chosen) as scanner,
+        open_video(
+            _resolved(Path(path)),
+            decoder=chosen.decoder,
+            limits=chosen.limits,
+            isolate=chosen.isolate,
+        ) as reader,
+    ):
+        yield from analyze(reader.frames(), scanner.detector, scanner.engine, chosen)
+
+
+def scan_paths(
+    paths: Iterable[Path],
+    options: ScanOptions | None = None,
+    *,
+    outputs: Callable[[Path], Mapping[str, Path]] = lambda path: {},
+    force: bool = False,
+    progress: Progress = _ignore,
+) -> Iterator[Scanned | Skipped]:
+    """Scan files one by one; a bad file becomes `Skipped` and the next one follows.
+
+    Args:
+        outputs: gives, for an input, the files to write: sink name -> path.
+        force: overwrite files that are there.
+
+    Raises:
+        OutputError, EngineError, ModelError: these would meet every file.
+    """
+    with Scanner(options or ScanOptions()) as scanner:
+        for path in paths:
+            yield scanner.scan(path, outputs(path), force=force, progress=progress)
+
+
+class Scanner:
+    """A loaded engine and face detector, ready for any number of files. Use it with `with`."""
+
+    def __init__(
+        self,
+        options: ScanOptions,
+        *,
+        engine: Engine | None = None,
+        detector: FaceDetector | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Load what is not given.
+
+        Raises:
+            EngineError, ModelError: the network cannot run, or has no calibration.
+            UsageError: no such face detector.
+        """
+        self.options = options
+        self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
+        self._held = ExitStack()
+        if engine is None:
+            from deepscan.engines.load import load_engine
+
+            engine = load_engine(options.engine, options.model)
+        self.engine = engine
+        self._held.callback(engine.close)
+        if detector is None:
+            detector = _load_detector(options)
+        self.detector = detector
+        self._held.callback(detector.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._held.close()
+
+    def scan(
+        self,
+        path: Path,
+        outputs: Mapping[str, Path] | None = None,
+        *,
+        force: bool = False,
+        progress: Progress = _ignore,
+    ) -> Scanned | Skipped:
+        """Scan one file and write what is asked for.
+
+        Raises:
+            UsageError: an unknown sink.
+            OutputError: an output is there already and `force` is not set, or cannot be written.
+            EngineError: the engine failed.
+        """
+        wanted = dict(outputs or {})
+        check_outputs(wanted, path, force=force)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        known: dict[str, Any] = {"started": started}
+        try:
+            return self._scan(_resolved(path), path, wanted, known, progress)
+        except VideoError as error:
+            skipped = _skipped(path, error)
+            logger.info("%s: %s", path, error)
+            if "record" not in wanted:
+                return skipped
+            record = error_record(
+                skipped, settings=_settings(self.options), versions=_versions(), **known
+            )
+            final = wanted["record"]
+            part = _aside(final)
+            write_record(part, record)
+            return dataclasses.replace(skipped, outputs=_publish({"record": (part, final)}))
+
+    def _scan(
+        self,
+        source: Path,
+        path: Path,
+        wanted: Mapping[str, Path],
+        known: dict[str, Any],
+        progress: Progress,
+    ) -> Scanned:
+        options, watch = self.options, Stopwatch()
+        with watch.measure("hash"):
+            before = _identity(source)
+            known["size"] = before[2]
+            known["sha256"] = hash_file(source, options.limits.file_size)
+        with Spool() as spool:
+            evidence = Evidence()
+            with watch.measure("open"):
+                reader = open_video(
+                    source,
+                    decoder=options.decoder,
+                    limits=options.limits,
+                    isolate=options.isolate,
+                )
+            failure: Reason | None = None
+            first_pts = 0
+            with reader:
+                info = dataclasses.replace(reader.info, path=path)
+                results = analyze(
+                    watch.each("decode", reader.frames()),
+                    TimedDetector(self.detector, watch),
+                    TimedEngine(self.engine, watch),
+                    options,
+                )
+                try:
+                    for result in results:
+                        if evidence.frames == 0:
+                            at_zero = Fraction(result.frame.time) / info.time_base
+                            first_pts = result.frame.pts - round(at_zero)
+                        evidence.add(result)
+                        if wanted:
+                            with watch.measure("spool"):
+                                spool.append(result)
+                        progress("analysing", evidence.frames, result.frame.time, info.duration)
+                except VideoError as error:
+                    if not evidence.frames:
+                        raise
+                    failure = Reason(error.reason, str(error))
+                report = reader.report()
+            if not evidence.frames:
+                raise CorruptError(f"{path} holds no frame that can be decoded")
+            report = _changed(report, before, source)
+            info = dataclasses.replace(
+                info, decoder=report.decoder, decoder_reason=report.decoder_reason
+            )
+            verdict = judge(
+                evidence,
+                report,
+                self.calibration,
+                options,
+                model=self.engine.model,
+                engine=self.engine.info,
+                video=info,
+                failure=failure,
+            )
+            scan = Scan(
+                path=path,
+                sha256=known["sha256"],
+                size=known["size"],
+                verdict=verdict,
+                report=report,
+                settings=_settings(options),
+                versions=_versions(),
+                timings=watch.timings,
+                started=known["started"],
+                first_pts=first_pts,
+            )
+            written = self._write(source, scan, spool, wanted, watch, progress)
+            return Scanned(path, dataclasses.replace(scan, timings=watch.timings), written)
+
+    def _write(
+        self,
+        source: Path,
+        scan: Scan,
+        spool: Spool,
+        wanted: Mapping[str, Path],
+        watch: Stopwatch,
+        progress: Progress,
+    ) -> tuple[Output, ...]:
+        """The second pass: all sinks but the record at once, then the record, then the renaming."""
+        parts = {kind: (_aside(wanted[kind]), wanted[kind]) for kind in SINKS if kind in wanted}
+        try:
+            with ExitStack() as held:
+                sinks = {}
+                for kind, (part, _) in parts.items():
+                    if kind != "record":
+                        sinks[kind] = _open_sink(kind, part, scan)
+                        held.callback(sinks[kind].abort)
+                if sinks:
+                    self._feed(source, scan, spool, sinks, watch, progress)
+                for kind, sink in sinks.items():
+                    with watch.measure(kind):
+                        sink.close()
+                held.pop_all()
+            made = tuple(_output(kind, *parts[kind]) for kind in sinks)
+            if "record" in parts:
+                timed = dataclasses.replace(scan, timings=watch.timings)
+                _open_sink("record", parts["record"][0], timed, made).close()
+            return _publish(parts)
+        except BaseException:
+            for part, _ in parts.values():
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
+            raise
+
+    def _feed(
+        self,
+        source: Path,
+        scan: Scan,
+        spool: Spool,
+        sinks: Mapping[str, Sink],
+        watch: Stopwatch,
+        progress: Progress,
+    ) -> None:
+        """Hand every result to every sink, with pictures if one of them shows any."""
+        with ExitStack() as held:
+            frames: Iterator[Frame] | None = None
+            if any(sink.needs_images for sink in sinks.values()):
+                # What the first pass read is read again by the reader that read it.
+                decoder = scan.report.decoder
+                still = scan.verdict.video is not None and scan.verdict.video.still
+                reader = held.enter_context(
+                    open_video(
+                        source,
+                        decoder="decord" if decoder == "decord" else "auto" if still else "pyav",
+                        limits=self.options.limits,
+                        isolate=self.options.isolate,
+                    )
+                )
+                frames = held.enter_context(
+                    closing(prefetch(watch.each("decode again", reader.frames())))
+                )
+            duration = scan.verdict.coverage.seconds
+            for done, result in enumerate(spool.replay(frames), start=1):
+                for kind, sink in sinks.items():
+                    with watch.measure(kind):
+                        sink.write(result)
+                progress("writing", done, result.frame.time, duration)
+
+
+def check_outputs(wanted: Mapping[str, Path], path: Path, *, force: bool) -> None:
+    """Refuse, before any work, what could not be written or would be lost.
+
+    Raises:
+        UsageError: a sink that does not exist, or an output that is the input.
+        OutputError: the folder is missing, or a file is there and `force` is not set.
+    """
+    for kind, target in wanted.items():
+        if kind not in SINKS:
+            raise UsageError(f"no output {kind!r}; there are {', '.join(SINKS)}")
+        if not target.parent.is_dir():
+            raise OutputError(f"the folder {target.parent} does not exist: create it first")
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise OutputError(f"the folder {target.parent} may not be written to")
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder: name a file")
+        if target.exists():
+            with suppress(OSError):
+                if target.samefile(path):
+                    raise UsageError(f"{target} is the input itself: name another output")
+            if not force:
+                raise OutputError(f"{target} is there already: name another, or give --force")
+
+
+def hash_file(path: Path, limit: int) -> str:
+    """SHA-256 of a regular file, read once in pieces.
+
+    Raises:
+        UnreadableError: it cannot be read.
+        LimitError: it is larger than `limit` bytes.
+    """
+    from deepscan.options import Limits
+    from deepscan.video.source import open_source
+
+    source = open_source(path, dataclasses.replace(Limits(), file_size=limit))
+    digest = hashlib.sha256()
+    try:
+        with os.fdopen(source.descriptor, "rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _resolved(path: Path) -> Path:
+    """The file that a name given by the user stands for; links are followed once, here."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UnreadableError(f"{path} cannot be opened: {why}") from error
+
+
+def _identity(path: Path) -> tuple[int, int, int, int]:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be opened: {error.strerror}") from error
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _changed(report: ReadReport, before: tuple[int, int, int, int], path: Path) -> ReadReport:
+    """A file that is not the same after reading was not read as a whole."""
+    try:
+        same = _identity(path) == before
+    except UnreadableError:
+        same = False
+    if same:
+        return report
+    reasons = (*report.reasons, "changed: the file was altered or replaced while it was read")
+    return dataclasses.replace(report, complete=False, reasons=reasons)
+
+
+def _skipped(path: Path, error: VideoError) -> Skipped:
+    label = Label.NOT_APPLICABLE if isinstance(error, NoVideoError) else Label.ERROR
+    return Skipped(path, label, Reason(error.reason, str(error)))
+
+
+def _load_detector(options: ScanOptions) -> FaceDetector:
+    if options.detector not in DETECTORS:
+        raise UsageError(f"no face detector {options.detector!r}; there are {', '.join(DETECTORS)}")
+    module, name = DETECTORS[options.detector].split(":")
+    detector: FaceDetector = getattr(import_module(module), name)(
+        min_face=options.min_face,
+        min_confidence=options.min_confidence,
+        max_faces=options.max_faces,
+    )
+    return detector
+
+
+def _open_sink(kind: str, path: Path, scan: Scan, embed: tuple[Output, ...] = ()) -> Sink:
+    module, name = SINKS[kind].split(":")
+    sink: Sink = getattr(import_module(module), name)(path, scan, embed=embed)
+    return sink
+
+
+def _aside(path: Path) -> Path:
+    """A name beside the final one; it keeps the suffix, which tells writers the container."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+
+
+def _output(kind: str, part: Path, final: Path) -> Output:
+    try:
+        digest = hashlib.sha256()
+        with part.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+            os.fsync(file.fileno())
+        return Output(kind, final, digest.hexdigest(), part.stat().st_size)
+    except OSError as error:
+        raise OutputError(f"{final} cannot be completed: {error.strerror}") from error
+
+
+def _publish(parts: Mapping[str, tuple[Path, Path]]) -> tuple[Output, ...]:
+    """Give finished files their names; whoever sees a name sees a whole file."""
+    made = tuple(_output(kind, part, final) for kind, (part, final) in parts.items())
+    for part, final in parts.values():
+        try:
+            os.replace(part, final)
+        except OSError as error:
+            raise OutputError(f"{final} cannot be written: {error.strerror}") from error
+    return made
+
+
+def _settings(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:
+    flat: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(options).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": given for inner, given in value.items()})
+        else:
+            flat[key] = value
+    return tuple(flat.items())
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = [("deepscan", __version__), ("python", platform.python_version())]
+    for package in _VERSIONED:
+        with suppress(PackageNotFoundError):
+            found.append((package, version(package)))
+    return tuple(found)

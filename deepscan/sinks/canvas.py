@@ -1,0 +1,208 @@
+"""The picture of a verdict video: marked areas, face boxes and labels over a frame, strip below.
+
+A finding is drawn as strongly as it stands: inside a manipulated or suspicious interval the mask is
+tinted and hatched; where the network marked something that did not reach an interval, only its
+outline is drawn; a face that was judged without finding has a thin box, one that was not judged a
+dashed box with the reason. Labels stand beside faces, never on one if there is any other place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image as Pillow
+
+from deepscan.faces.crop import paste
+from deepscan.sinks import draw
+from deepscan.sinks.draw import Area, Mark
+from deepscan.sinks.footer import lay_out, probability, show
+from deepscan.types import Box, FacePrediction, FrameResult, Image, Interval, Scan
+
+THRESHOLD = 0.5  # P(manipulated) from which a pixel counts as marked
+
+_UNJUDGED = {
+    "too_small": "too small",
+    "too_blurred": "too blurred",
+    "limit_faces": "too many faces",
+}
+_MIN_WIDTH = 320  # pixels; below that the words in the strip do not fit
+_ORDER = (Mark.UNJUDGED, Mark.JUDGED, Mark.SUSPICIOUS, Mark.MANIPULATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One face in one frame, ready to draw; `words` are its possible labels, the longest first."""
+
+    area: Area
+    mark: Mark
+    words: tuple[str, ...]
+    track_id: int | None
+    prediction: FacePrediction | None = None
+
+
+class Canvas:
+    """Paints frame results of one scan. Holds one frame that every call paints anew."""
+
+    def __init__(self, scan: Scan, width: int, height: int, aspect: float = 1.0) -> None:
+        """Prepare for pictures of `width` x `height` pixels.
+
+        `aspect` is the width of a pixel over its height when shown; text is narrowed by it.
+        """
+        video = scan.verdict.video
+        self._still = video is not None and video.still
+        self._intervals: defaultdict[int | None, list[Interval]] = defaultdict(list)
+        for interval in scan.verdict.intervals:
+            self._intervals[interval.track_id].append(interval)
+        self._aspect = aspect
+        size = max(11, round(0.021 * math.sqrt(width * height)))
+        self._size = max(10, round(0.82 * size))
+        self._line = max(1, round(size / 10))
+        whole = max(width, _MIN_WIDTH)
+        whole += whole % 2
+        self._footer = lay_out(scan, whole, height, size, aspect)
+        total = height + self._footer.strip.shape[0]
+        self._whole: Image = np.empty((total, whole, 3), np.uint8)
+        self._whole[:] = draw.NIGHT
+        left = (whole - width) // 2
+        self._picture = self._whole[:height, left : left + width]
+        self._strip = self._whole[height:]
+        self._slots: dict[int | None, int] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what `paint` gives, both even."""
+        height, width = self._whole.shape[:2]
+        return height, width
+
+    def paint(self, result: FrameResult) -> Image:
+        """(H, W, 3) uint8 RGB of one result, valid until the next call."""
+        self._place(result.frame.image)
+        sightings = self._sightings(result)
+        for sighting in sightings:
+            self._tint(sighting)
+        for sighting in sightings:
+            line = self._line_for(sighting.area)
+            draw.frame(self._picture, sighting.area, sighting.mark.value, line)
+        self._label(sightings)
+        show(self._strip, self._footer, result.frame.time, result.analysed)
+        return self._whole
+
+    def _place(self, image: Image) -> None:
+        """Copy the frame; one of another size than announced is cut or leaves a dark rest."""
+        if image.shape == self._picture.shape:
+            self._picture[:] = image
+            return
+        height = min(image.shape[0], self._picture.shape[0])
+        width = min(image.shape[1], self._picture.shape[1])
+        self._picture[:] = draw.NIGHT
+        self._picture[:height, :width] = image[:height, :width]
+
+    def _sightings(self, result: FrameResult) -> list[Sighting]:
+        """All faces of the frame, the most telling last."""
+        sightings = []
+        for prediction in result.faces:
+            face = prediction.crop.face
+            mark = self._mark(face.track_id, result.frame.time)
+            score = probability(prediction.score)
+            words = _words(face.track_id, score, score, bare=mark is Mark.JUDGED)
+            sightings.append(Sighting(self._area(face.box), mark, words, face.track_id, prediction))
+        for unscored in result.unscored:
+            face = unscored.face
+            reason = _UNJUDGED.get(unscored.reason, unscored.reason.replace("_", " "))
+            words = _words(face.track_id, f"not judged: {reason}", reason, bare=True)
+            sightings.append(Sighting(self._area(face.box), Mark.UNJUDGED, words, face.track_id))
+        seen = [sighting for sighting in sightings if sighting.area.width and sighting.area.height]
+        return sorted(seen, key=lambda sighting: _ORDER.index(sighting.mark))
+
+    def _mark(self, track_id: int | None, time: float) -> Mark:
+        marks = [
+            Mark.of(interval.label)
+            for interval in self._intervals.get(track_id, ())
+            # An interval of a still picture may have no length.
+            if self._still or interval.start <= time < interval.end
+        ]
+        return max(marks, key=_ORDER.index, default=Mark.JUDGED)
+
+    def _area(self, box: Box) -> Area:
+        """The whole pixels of a box that lie in the picture."""
+        height, width = self._picture.shape[:2]
+        x1, y1 = (min(max(0, math.floor(v)), n) for v, n in ((box.x1, width), (box.y1, height)))
+        x2, y2 = (min(max(0, math.ceil(v)), n) for v, n in ((box.x2, width), (box.y2, height)))
+        return Area(x1, y1, max(x1, x2), max(y1, y2))
+
+    def _tint(self, sighting: Sighting) -> None:
+        prediction = sighting.prediction
+        if prediction is None or not (prediction.mask >= THRESHOLD).any():
+            return
+        height, width = self._picture.shape[:2]
+        region, values = paste(prediction.mask, prediction.crop.box, height, width)
+        if not values.size:
+            return
+        inside = (values >= THRESHOLD).astype(np.uint8) * np.uint8(255)
+        line = self._line_for(sighting.area)
+        draw.mark(self._picture[region], inside, sighting.mark.value, line)
+
+    def _line_for(self, area: Area) -> int:
+        """Width of a thin line: thinner round a small face, which it would hide."""
+        return max(1, min(self._line, round(min(area.width, area.height) / 48)))
+
+    def _label(self, sightings: list[Sighting]) -> None:
+        faces = [sighting.area for sighting in sightings]
+        taken: list[Area] = []
+        few = len(sightings) <= 3
+        for sighting in reversed(sightings):
+            room = 0.45 * self._picture.shape[1] if few else 1.5 * sighting.area.width
+            sprite = self._sprite(sighting, room)
+            slots = self._slots_for(sighting.area, sprite.width, sprite.height)
+            held = self._slots.get(sighting.track_id, 0)
+            # A label that jumps cannot be read: the place of the frame before is tried first.
+            order = [held, *(n for n in range(len(slots)) if n != held)]
+
+            def cost(n: int, slots: list[Area] = slots) -> int:
+                place = slots[n]
+                hidden = sum(place.common(face) for face in faces)
+                return hidden + 2 * sum(place.common(other) for other in taken)
+
+            best = min(order, key=cost)
+            self._slots[sighting.track_id] = best
+            taken.append(slots[best])
+            draw.blit(self._picture, sprite, slots[best].x1, slots[best].y1)
+
+    def _sprite(self, sighting: Sighting, room: float) -> Pillow.Image:
+        """The label with the most words that is no wider than `room` pixels, or the shortest."""
+        for words in sighting.words:
+            sprite = draw.label(words, sighting.mark.value, self._size, self._aspect)
+            if sprite.width <= room:
+                break
+        return sprite
+
+    def _slots_for(self, face: Area, width: int, height: int) -> list[Area]:
+        """Six places beside a face for a label, best first, all inside the picture."""
+        gap = 2 * self._line + 1
+        above, below = face.y1 - height - gap, face.y2 + gap
+        corners = (
+            (face.x1, above),
+            (face.x2 - width, above),
+            (face.x1, below),
+            (face.x2 - width, below),
+            (face.x2 + gap, face.y1),
+            (face.x1 - width - gap, face.y1),
+        )
+        rows, columns = self._picture.shape[:2]
+        places = []
+        for left, upper in corners:
+            x = max(0, min(left, columns - width))
+            y = max(0, min(upper, rows - height))
+            places.append(Area(x, y, x + width, y + height))
+        return places
+
+
+def _words(track_id: int | None, long: str, short: str, *, bare: bool) -> tuple[str, ...]:
+    """Labels for a face, the longest first; the last may be the bare number of its track."""
+    if track_id is None:
+        return (long, short)
+    words = (f"face {track_id} · {long}", f"{track_id} · {short}")
+    return (*words, f"{track_id}") if bare else words

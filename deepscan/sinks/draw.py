@@ -1,0 +1,346 @@
+"""Drawing into (H, W, 3) uint8 pictures in place: lines, text, labels, marked areas.
+
+Every function touches only the pixels that it changes, so that its cost follows what is drawn, not
+the size of the frame. What is drawn often (text, labels) is rendered once into a sprite.
+
+Every kind of finding differs in colour, line and sign at once, so that none hangs on colour alone;
+the colours are from the palette of Okabe and Ito, which stays apart in every common form of colour
+blindness.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFilter, ImageFont
+
+from deepscan.types import Image, Label
+
+RGB = tuple[int, int, int]
+Plane = NDArray[np.uint8]  # (h, w) uint8
+
+WHITE: RGB = (245, 246, 248)
+SOFT: RGB = (168, 174, 184)
+NIGHT: RGB = (17, 19, 23)
+LINE: RGB = (52, 57, 66)
+BLACK: RGB = (0, 0, 0)
+
+VERMILLION: RGB = (232, 86, 12)  # Okabe-Ito's, lighter, to stand on skin
+YELLOW: RGB = (240, 228, 66)
+SKY: RGB = (110, 190, 235)
+GREY: RGB = (190, 194, 200)
+
+_SMOOTH = 4  # shapes are drawn this many times larger and scaled down
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How one kind of finding looks: colour, sign, brackets in the corners of its box, dashes.
+
+    `slope` is the direction of the lines in a marked area: 1 for /, -1 for \\, 0 for none.
+    """
+
+    colour: RGB
+    sign: str
+    corners: bool
+    dashed: bool
+    slope: int
+
+
+class Mark(Enum):
+    """What can be said about a face in one frame."""
+
+    MANIPULATED = Style(VERMILLION, "triangle", True, False, 1)
+    SUSPICIOUS = Style(YELLOW, "diamond", True, False, -1)
+    JUDGED = Style(SKY, "ring", False, False, 0)
+    UNJUDGED = Style(GREY, "bar", False, True, 0)
+
+    @classmethod
+    def of(cls, label: Label) -> Mark:
+        """The look of a verdict's or an interval's label."""
+        if label is Label.MANIPULATED:
+            return cls.MANIPULATED
+        if label is Label.SUSPICIOUS:
+            return cls.SUSPICIOUS
+        if label is Label.NO_EVIDENCE:
+            return cls.JUDGED
+        return cls.UNJUDGED
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Whole pixels [x1, x2) x [y1, y2)."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    @property
+    def width(self) -> int:
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> int:
+        return self.y2 - self.y1
+
+    def common(self, other: Area) -> int:
+        """Number of pixels in both."""
+        width = min(self.x2, other.x2) - max(self.x1, other.x1)
+        height = min(self.y2, other.y2) - max(self.y1, other.y1)
+        return max(0, width) * max(0, height)
+
+    def moved(self, dx: int, dy: int) -> Area:
+        return Area(self.x1 + dx, self.y1 + dy, self.x2 + dx, self.y2 + dy)
+
+
+def fill(picture: Image, area: Area, colour: RGB) -> None:
+    """Paint the part of `area` that lies inside the picture."""
+    picture[max(0, area.y1) : max(0, area.y2), max(0, area.x1) : max(0, area.x2)] = colour
+
+
+def shade(picture: Image, area: Area) -> None:
+    """Darken the part of `area` that lies inside the picture to a third."""
+    part = picture[max(0, area.y1) : max(0, area.y2), max(0, area.x1) : max(0, area.x2)]
+    part //= 3
+
+
+def frame(picture: Image, area: Area, style: Style, line: int) -> None:
+    """Draw the outline of `area` inwards; `line` is the width of a thin line in pixels.
+
+    A shadow on both sides of each line keeps it visible on every background. A style with corners
+    has brackets there, three lines wide.
+    """
+    thin = _sides(area, line)
+    if style.dashed:
+        thin = [dash for side in thin for dash in dashes(side, 5 * line)]
+    parts = thin + (_brackets(area, 3 * line) if style.corners else [])
+    edge = max(1, line // 2)
+    for part in parts:
+        shade(picture, Area(part.x1 - edge, part.y1 - edge, part.x2 + edge, part.y2 + edge))
+    for part in parts:
+        fill(picture, part, style.colour)
+
+
+def _sides(area: Area, width: int) -> list[Area]:
+    return [
+        Area(area.x1, area.y1, area.x2, area.y1 + width),
+        Area(area.x1, area.y2 - width, area.x2, area.y2),
+        Area(area.x1, area.y1 + width, area.x1 + width, area.y2 - width),
+        Area(area.x2 - width, area.y1 + width, area.x2, area.y2 - width),
+    ]
+
+
+def dashes(side: Area, dash: int) -> list[Area]:
+    """A long bar cut into pieces and gaps of `dash` pixels."""
+    if side.width >= side.height:
+        return [
+            Area(x, side.y1, min(x + dash, side.x2), side.y2)
+            for x in range(side.x1, side.x2, 2 * dash)
+        ]
+    return [
+        Area(side.x1, y, side.x2, min(y + dash, side.y2)) for y in range(side.y1, side.y2, 2 * dash)
+    ]
+
+
+def _brackets(area: Area, width: int) -> list[Area]:
+    """Eight bars, two in each corner, a fifth of the shorter side long."""
+    reach = max(width, min(area.width, area.height) // 5)
+    bars = []
+    for side in _sides(area, width):
+        if side.width >= side.height:
+            bars.append(Area(side.x1, side.y1, side.x1 + reach, side.y2))
+            bars.append(Area(side.x2 - reach, side.y1, side.x2, side.y2))
+        else:
+            bars.append(Area(side.x1, side.y1, side.x2, side.y1 + reach - width))
+            bars.append(Area(side.x1, side.y2 - reach + width, side.x2, side.y2))
+    return bars
+
+
+def blit(picture: Image, sprite: Pillow.Image, x: int, y: int) -> None:
+    """Lay an RGBA sprite over the picture with its corner at (x, y)."""
+    height, width = picture.shape[:2]
+    x1, y1 = max(0, x), max(0, y)
+    x2, y2 = min(width, x + sprite.width), min(height, y + sprite.height)
+    if x1 >= x2 or y1 >= y2:
+        return
+    below = Pillow.fromarray(picture[y1:y2, x1:x2])
+    # Pillow takes a negative corner and cuts the sprite off there.
+    below.paste(sprite, (x - x1, y - y1), sprite)
+    picture[y1:y2, x1:x2] = np.asarray(below)
+
+
+def mark(picture: Image, inside: Plane, style: Style, line: int) -> None:
+    """Mark the pixels of the picture where `inside` (of its shape) is 255 and not where it is 0.
+
+    The area gets a line round it and, if the style has a slope, a light tint with diagonal lines,
+    through which the face below stays visible.
+    """
+    rows = np.flatnonzero(inside.max(axis=1))
+    if rows.size == 0:
+        return
+    columns = np.flatnonzero(inside.max(axis=0))
+    reach = 3 * line
+    x1, x2 = max(0, columns[0] - reach), min(inside.shape[1], columns[-1] + 1 + reach)
+    y1, y2 = max(0, rows[0] - reach), min(inside.shape[0], rows[-1] + 1 + reach)
+    inside = inside[y1:y2, x1:x2]
+    area = Pillow.fromarray(inside)
+    contour = _contour(area, line)
+    part = picture[y1:y2, x1:x2]
+    below = Pillow.fromarray(part)
+    below.paste(BLACK, (0, 0), _contour(area, 2 * line).point(_HALF))
+    if style.slope:
+        tint = np.minimum(inside, _hatch(y2 - y1, x2 - x1, line, style.slope))
+        below.paste(style.colour, (0, 0), Pillow.fromarray(tint))
+    below.paste(style.colour, (0, 0), contour)
+    part[:] = np.asarray(below)
+
+
+_HALF = [value * 2 // 5 for value in range(256)]
+# A box blur turns the border of an area into a ramp; the middle of the ramp is the line.
+_RIDGE = [min(255, 3 * (255 - abs(2 * value - 255))) for value in range(256)]
+
+
+def _contour(area: Pillow.Image, radius: int) -> Pillow.Image:
+    return area.filter(ImageFilter.BoxBlur(radius)).point(_RIDGE)
+
+
+def _hatch(height: int, width: int, line: int, slope: int) -> Plane:
+    """Opacity of the tint: (height, width) with diagonal lines, sliced from a tile in store."""
+    tile = _hatch_tile(line)[:, ::slope]
+    reach = tile.shape[0]
+    if height <= reach and width <= reach:
+        return tile[:height, :width]
+    return np.tile(tile, (-(-height // reach), -(-width // reach)))[:height, :width]
+
+
+@lru_cache(maxsize=8)
+def _hatch_tile(line: int) -> Plane:
+    period = 8 * line
+    side = period * max(1, 512 // period)
+    y, x = np.ogrid[0:side, 0:side]
+    distance = np.abs((x + y) % period - period / 2)
+    ridge = np.clip(1.0 + line / 2 - distance, 0, 1)
+    return (40 + 104 * ridge).astype(np.uint8)
+
+
+@lru_cache(maxsize=16)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The typeface that Pillow carries (Aileron, CC0): no system fonts, alike everywhere."""
+    face = ImageFont.load_default(size)
+    if not isinstance(face, ImageFont.FreeTypeFont):
+        raise TypeError("Pillow was built without FreeType")
+    return face
+
+
+# What the typeface can show beside ASCII.
+_LETTERS = frozenset("°±·»«‘’“”…")
+
+
+def clean(text: str) -> str:
+    """The text with everything that the typeface cannot show, line ends too, as "?"."""
+    return "".join(c if c in _LETTERS or " " <= c <= "~" else "?" for c in text)
+
+
+@lru_cache(maxsize=256)
+def text(words: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Image:
+    """One line of text as an RGBA sprite, as high as a line of `size`.
+
+    `aspect` is the width of a pixel over its height when shown; text is narrowed by it.
+    """
+    words = clean(words)
+    # Hinting pulls the letters of small text together; drawn large and scaled down they stay apart.
+    face = font(size * _SMOOTH)
+    height = line_height(size)
+    width = max(1, math.ceil(face.getlength(words) / _SMOOTH))
+    alpha = Pillow.new("L", (width * _SMOOTH, height * _SMOOTH), 0)
+    ImageDraw.Draw(alpha).text((0, 0), words, fill=255, font=face)
+    small = alpha.resize((width, height), Pillow.Resampling.BOX)
+    return squeeze(_coloured(small, colour), aspect)
+
+
+def line_height(size: int) -> int:
+    """Pixels from the top of the highest to the bottom of the lowest letter of a line of text."""
+    return math.ceil(sum(font(size * _SMOOTH).getmetrics()) / _SMOOTH)
+
+
+def _coloured(alpha: Pillow.Image, colour: RGB) -> Pillow.Image:
+    sprite = Pillow.new("RGBA", alpha.size, (*colour, 0))
+    sprite.putalpha(alpha)
+    return sprite
+
+
+def squeeze(sprite: Pillow.Image, aspect: float) -> Pillow.Image:
+    """The sprite narrowed for pixels that are shown `aspect` times as wide as high."""
+    if aspect == 1.0:
+        return sprite
+    return sprite.resize(
+        (max(1, round(sprite.width / aspect)), sprite.height), Pillow.Resampling.BILINEAR
+    )
+
+
+@lru_cache(maxsize=64)
+def sign(name: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Image:
+    """A small sign `size` pixels high: triangle, diamond, ring, bar, question or cross."""
+    side = size * _SMOOTH
+    alpha = Pillow.new("L", (side, side), 0)
+    pen = ImageDraw.Draw(alpha)
+    low, mid, high = 0.08 * side, side / 2, 0.92 * side
+    thick = max(_SMOOTH, round(0.17 * side))
+    if name == "triangle":
+        pen.polygon([(mid, low), (high, high), (low, high)], fill=255)
+        pen.rectangle([mid - 0.05 * side, 0.4 * side, mid + 0.05 * side, 0.66 * side], fill=0)
+        pen.rectangle([mid - 0.05 * side, 0.73 * side, mid + 0.05 * side, 0.82 * side], fill=0)
+    elif name == "diamond":
+        pen.polygon([(mid, low), (high, mid), (mid, high), (low, mid)], fill=255)
+    elif name == "ring":
+        pen.ellipse([1.5 * low, 1.5 * low, side - 1.5 * low, side - 1.5 * low], 0, 255, thick)
+    elif name == "bar":
+        for start in (low, mid + 0.08 * side):
+            pen.rectangle([start, mid - thick / 2, start + 0.34 * side, mid + thick / 2], fill=255)
+    elif name == "cross":
+        pen.line([(low, low), (high, high)], fill=255, width=thick)
+        pen.line([(low, high), (high, low)], fill=255, width=thick)
+    else:
+        raise ValueError(f"no sign is called {name!r}")
+    small = alpha.resize((size, size), Pillow.Resampling.BOX)
+    return squeeze(_coloured(small, colour), aspect)
+
+
+@lru_cache(maxsize=256)
+def label(words: str, style: Style, size: int, aspect: float = 1.0) -> Pillow.Image:
+    """Words with their sign on a rounded, translucent panel, as an RGBA sprite."""
+    line = text(words, size, WHITE)
+    symbol = sign(style.sign, round(0.8 * size), style.colour)
+    pad = round(0.4 * size)
+    height = round(1.5 * size)
+    width = pad + symbol.width + pad + line.width + pad
+    sprite = panel(width, height, round(0.36 * size), NIGHT, 205)
+    sprite.alpha_composite(symbol, (pad, (height - symbol.height) // 2))
+    sprite.alpha_composite(line, (pad + symbol.width + pad, top(size, height)))
+    return squeeze(sprite, aspect)
+
+
+def panel(width: int, height: int, radius: int, colour: RGB, opacity: int) -> Pillow.Image:
+    """A rounded rectangle as an RGBA sprite."""
+    alpha = Pillow.new("L", (width * _SMOOTH, height * _SMOOTH), 0)
+    ImageDraw.Draw(alpha).rounded_rectangle(
+        [0, 0, alpha.width - 1, alpha.height - 1], radius * _SMOOTH, fill=opacity
+    )
+    return _coloured(alpha.resize((width, height), Pillow.Resampling.BOX), colour)
+
+
+def top(size: int, height: int) -> int:
+    """Where a line of text of `size` has to start so that it looks centred in `height` pixels."""
+    return round((height + 0.7 * size) / 2) - ascent(size)  # 0.7: height of a capital
+
+
+def ascent(size: int) -> int:
+    """Pixels from the top of a line of text to its base line."""
+    return round(font(size * _SMOOTH).getmetrics()[0] / _SMOOTH)

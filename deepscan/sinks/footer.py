@@ -1,0 +1,365 @@
+"""The strip below the picture of a verdict video: verdict, time line, legend, origin.
+
+It stands below the picture, not over it, so that it hides nothing. All that does not change is
+rendered once; a frame costs one copy of the strip, the play head and the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image as Pillow
+
+from deepscan.sinks import draw
+from deepscan.sinks.draw import Area, Mark
+from deepscan.sinks.wording import say
+from deepscan.types import FaceTrack, Image, Interval, Label, Scan
+
+_SIGNS = {
+    Label.MANIPULATED: "triangle",
+    Label.SUSPICIOUS: "diamond",
+    Label.NO_EVIDENCE: "ring",
+    Label.INCONCLUSIVE: "bar",
+    Label.NOT_APPLICABLE: "bar",
+    Label.ERROR: "cross",
+}
+_LEGEND = (
+    (Mark.MANIPULATED, "manipulated"),
+    (Mark.SUSPICIOUS, "suspicious"),
+    (Mark.JUDGED, "no evidence"),
+    (Mark.UNJUDGED, "not judged"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """A rendered strip and the places in it where something moves.
+
+    `strip` is (h, width, 3) uint8. `axis` is the part that the play head crosses, None for a still
+    picture. `duration` is in seconds. The clock ends at `clock` (x, y of its upper right corner).
+    """
+
+    strip: Image
+    axis: Area | None
+    duration: float
+    clock: tuple[int, int]
+    size: int
+    aspect: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the time line: a name, the tracks on it and their intervals."""
+
+    name: str
+    tracks: tuple[FaceTrack, ...]
+    intervals: tuple[Interval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Sizes in the strip, in pixels: `size` is that of its text, `width` that of the strip.
+
+    `aspect` is the width of a pixel over its height when shown.
+    """
+
+    width: int
+    size: int
+    aspect: float
+
+    @property
+    def small(self) -> int:
+        return max(10, round(0.82 * self.size))
+
+    @property
+    def big(self) -> int:
+        return round(1.15 * self.size)
+
+    @property
+    def pad(self) -> int:
+        return round(0.7 * self.size)
+
+    @property
+    def gap(self) -> int:
+        return round(0.9 * self.size)
+
+    def words(self, text: str) -> Pillow.Image:
+        """A sprite of words that explain."""
+        return draw.text(text, self.small, draw.SOFT, self.aspect)
+
+
+def lay_out(scan: Scan, width: int, height: int, size: int, aspect: float = 1.0) -> Footer:
+    """Render the strip for a picture of `width` x `height` with text of `size` pixels.
+
+    The strip and the picture together are an even number of pixels high. `aspect` is the width of
+    a pixel over its height when shown; text is narrowed by it.
+    """
+    measures = Measures(width, size, aspect)
+    video = scan.verdict.video
+    still = video is not None and video.still
+    end = duration(scan)
+    head, left_over = _head(scan, measures)
+    bands = [head]
+    axis = None
+    if not still:
+        pitch = round(1.25 * measures.small)
+        # Rows may take an eighth of the picture's height, but no more than five are of use.
+        limit = max(1, min(5, int(0.12 * height / pitch)))
+        lines, axis = _time_line(_rows(scan, limit), end, pitch, measures)
+        axis = axis.moved(0, head.shape[0])
+        bands += [lines, _blank(round(0.35 * size), width)]
+    clock_top = sum(band.shape[0] for band in bands)
+    reserve = 0 if still else _clock_width(end, measures)
+    bands.append(_legend(left_over, reserve, measures))
+    total = height + sum(band.shape[0] for band in bands)
+    bands.append(_blank(total % 2, width))
+    strip = np.concatenate(bands)
+    draw.fill(strip, Area(0, 0, width, max(1, size // 12)), draw.LINE)
+    clock = (width - measures.pad, clock_top + draw.top(measures.small, _line(measures)))
+    return Footer(strip, axis, end, clock, measures.small, aspect)
+
+
+def _line(measures: Measures) -> int:
+    """Height of a line of the legend."""
+    return round(1.5 * measures.small)
+
+
+def _blank(height: int, width: int) -> Image:
+    band = np.empty((height, width, 3), np.uint8)
+    band[:] = draw.NIGHT
+    return band
+
+
+def _head(scan: Scan, measures: Measures) -> tuple[Image, list[Pillow.Image]]:
+    """The line with the verdict and the words "analysis copy".
+
+    What else there is room for stands between them; the origin comes back where there is none.
+    """
+    verdict = scan.verdict
+    size, gap, aspect = measures.size, measures.gap, measures.aspect
+    band = _blank(round(1.9 * size), measures.width)
+    height = band.shape[0]
+    base = draw.top(measures.big, height) + draw.ascent(measures.big)  # of all words in the line
+    small_top = base - draw.ascent(measures.small)
+
+    colour = Mark.of(verdict.label).value.colour
+    symbol = draw.sign(_SIGNS[verdict.label], size, colour, aspect)
+    label = draw.text(say(f"label.{verdict.label}"), measures.big, draw.WHITE, aspect)
+    x = measures.pad
+    draw.blit(band, symbol, x, (height - symbol.height) // 2)
+    x += symbol.width + gap // 2
+    draw.blit(band, label, x, base - draw.ascent(measures.big))
+    x += label.width + gap
+    if verdict.score is not None:
+        score = measures.words(f"P(manipulated) {probability(verdict.score)}")
+        draw.blit(band, score, x, small_top)
+        x += score.width + gap
+
+    pill = _pill("analysis copy", measures.small, aspect)
+    end = measures.width - measures.pad - pill.width
+    draw.blit(band, pill, end, (height - pill.height) // 2)
+    origin = [
+        measures.words(f"model {verdict.model.name}"),
+        measures.words(f"source {scan.sha256[:12]}"),
+    ]
+    if x + sum(item.width + gap for item in origin) > end:
+        return band, origin
+    for item in reversed(origin):
+        end -= gap + item.width
+        draw.blit(band, item, end, small_top)
+    sentence = measures.words(say(f"headline.{verdict.label}"))
+    if x + sentence.width + gap <= end:
+        draw.blit(band, sentence, x, small_top)
+    return band, []
+
+
+def _legend(more: list[Pillow.Image], reserve: int, measures: Measures) -> Image:
+    """The looks of a face with their meaning, then `more`; `reserve` pixels stay free."""
+    entries = [_entry(mark, words, measures) for mark, words in _LEGEND]
+    inner = measures.width - 2 * measures.pad
+    lines = _flow(entries + more, inner, measures.gap, reserve)
+    # Where it costs no line of its own: the number at a face is not the calibrated one above.
+    hint = measures.words("number at a face: network score, this frame")
+    hinted = _flow([*entries, *more, hint], inner, measures.gap, reserve)
+    lines = hinted if len(hinted) == len(lines) else lines
+    height = _line(measures)
+    band = _blank(height * len(lines) + round(0.35 * measures.size), measures.width)
+    for number, line in enumerate(lines):
+        x, y = measures.pad, number * height
+        for item in line:
+            draw.blit(band, item, x, y + (height - item.height) // 2)
+            x += item.width + measures.gap
+    return band
+
+
+def _clock_width(end: float, measures: Measures) -> int:
+    clocks = (clock_text(end, end), unanalysed_text(end, end))
+    return measures.gap + max(measures.words(words).width for words in clocks)
+
+
+def show(picture: Image, footer: Footer, time: float, analysed: bool) -> None:
+    """Draw the strip for one moment into `picture`, which has the strip's shape."""
+    picture[:] = footer.strip
+    axis = footer.axis
+    if axis is None:
+        return
+    share = min(1.0, max(0.0, time / footer.duration)) if footer.duration > 0 else 0.0
+    x = axis.x1 + round(share * (axis.width - 1))
+    half = max(1, footer.size // 10)
+    draw.fill(picture, Area(x - 2 * half, axis.y1, x + 2 * half + 1, axis.y2), draw.NIGHT)
+    draw.fill(picture, Area(x - half // 2, axis.y1, x - half // 2 + half, axis.y2), draw.WHITE)
+    words = (clock_text if analysed else unanalysed_text)(time, footer.duration)
+    clock = draw.text(words, footer.size, draw.WHITE, footer.aspect)
+    draw.blit(picture, clock, footer.clock[0] - clock.width, footer.clock[1])
+
+
+def duration(scan: Scan) -> float:
+    """Seconds that the time line spans: as far as anything in the scan reaches."""
+    verdict = scan.verdict
+    ends = [verdict.coverage.seconds]
+    ends += [interval.end for interval in verdict.intervals]
+    ends += [track.end for track in verdict.tracks]
+    return max(ends)
+
+
+def clock_text(time: float, end: float) -> str:
+    """The present time and the end, as "1:02.34 / 5:00.00", with hours if there are any."""
+    return f"{_clock(time, end)} / {_clock(end, end)}"
+
+
+def unanalysed_text(time: float, end: float) -> str:
+    """The present time in a frame that nobody looked at; `end` decides whether hours are shown."""
+    return f"not analysed · {_clock(time, end)}"
+
+
+def _clock(time: float, end: float) -> str:
+    cents = round(max(0.0, time) * 100)
+    minutes, cents = divmod(cents, 6000)
+    seconds = f"{cents // 100:02d}.{cents % 100:02d}"
+    if end < 3600:
+        return f"{minutes}:{seconds}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds}"
+
+
+def probability(score: float) -> str:
+    """A probability for people; never rounded to certainty."""
+    if score > 0.99:
+        return ">0.99"
+    if score < 0.01:
+        return "<0.01"
+    return f"{score:.2f}"
+
+
+def _pill(words: str, size: int, aspect: float) -> Pillow.Image:
+    line = draw.text(words, size, draw.NIGHT)
+    pad, height = round(0.5 * size), round(1.4 * size)
+    sprite = draw.panel(line.width + 2 * pad, height, height // 2, draw.SOFT, 255)
+    sprite.alpha_composite(line, (pad, draw.top(size, height)))
+    return draw.squeeze(sprite, aspect)
+
+
+def _entry(mark: Mark, words: str, measures: Measures) -> Pillow.Image:
+    """A legend entry: a small face box in its look, and words."""
+    style, size = mark.value, measures.small
+    line = draw.text(words, size, draw.SOFT)
+    width, side = round(1.5 * size), size
+    swatch = np.empty((side, width, 3), np.uint8)
+    swatch[:] = (60, 64, 72)
+    thin = max(1, size // 12)
+    if style.corners:
+        inside = np.full((side, width), 255, np.uint8)
+        draw.mark(swatch, inside, style, thin)
+    draw.frame(swatch, Area(0, 0, width, side), style, thin)
+    gap = round(0.4 * size)
+    sprite = Pillow.new("RGBA", (width + gap + line.width, max(side, line.height)), (0, 0, 0, 0))
+    sprite.paste(Pillow.fromarray(swatch), (0, (sprite.height - side) // 2))
+    sprite.alpha_composite(line, (width + gap, draw.top(size, sprite.height)))
+    return draw.squeeze(sprite, measures.aspect)
+
+
+def _flow(
+    items: Sequence[Pillow.Image], width: int, gap: int, reserve: int
+) -> list[list[Pillow.Image]]:
+    """Break items into lines of at most `width`; the first is shorter by `reserve`."""
+    lines: list[list[Pillow.Image]] = [[]]
+    x = 0
+    for item in items:
+        room = width - (reserve if len(lines) == 1 else 0)
+        if lines[-1] and x + item.width > room:
+            lines.append([])
+            x = 0
+        lines[-1].append(item)
+        x += item.width + gap
+    return lines
+
+
+def _rows(scan: Scan, limit: int) -> list[Row]:
+    """The tracks with the strongest evidence on a row each, all others on the last."""
+    verdict = scan.verdict
+
+    def strength(track: FaceTrack) -> tuple[bool, float, int]:
+        marked = any(interval.track_id == track.track_id for interval in verdict.intervals)
+        score = -1.0 if track.score is None else track.score
+        return (not marked, -score, track.track_id)
+
+    tracks = sorted(verdict.tracks, key=strength)
+    own = tracks if len(tracks) <= limit else tracks[: limit - 1]
+    rest = tracks[len(own) :]
+    rows = [
+        Row(
+            f"face {track.track_id}",
+            (track,),
+            tuple(i for i in verdict.intervals if i.track_id == track.track_id),
+        )
+        for track in own
+    ]
+    if rest:
+        ids = {track.track_id for track in rest}
+        name = f"{len(rest)} more" if own else f"{len(rest)} faces"
+        intervals = tuple(i for i in verdict.intervals if i.track_id in ids)
+        rows.append(Row(name, tuple(rest), intervals))
+    return rows or [Row("", (), ())]
+
+
+def _time_line(
+    rows: Sequence[Row], end: float, pitch: int, measures: Measures
+) -> tuple[Image, Area]:
+    """The rows below each other, `pitch` pixels each, and the part that stands for 0 to `end`."""
+    band = _blank(pitch * len(rows), measures.width)
+    names = [measures.words(row.name) for row in rows]
+    named = any(row.name for row in rows)
+    pad, size = measures.pad, measures.small
+    x1 = pad + (max(name.width for name in names) + round(0.7 * size) if named else 0)
+    axis = Area(x1, 0, measures.width - pad, band.shape[0])
+    thin = max(1, size // 8)
+
+    def column(time: float) -> int:
+        share = min(1.0, max(0.0, time / end)) if end > 0 else 0.0
+        return axis.x1 + round(share * axis.width)
+
+    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
+        top = number * pitch
+        middle = top + pitch // 2
+        if row.name:
+            draw.blit(band, name, pad, top + draw.top(size, pitch))
+        draw.fill(band, Area(axis.x1, middle, axis.x2, middle + max(1, thin // 2)), draw.LINE)
+        # Judged stretches lie over unjudged ones where a row holds several tracks.
+        for track in sorted(row.tracks, key=lambda track: track.score is not None):
+            start = column(track.start)
+            stop = max(column(track.end), start + 2)
+            line = Area(start, middle - thin // 2, stop, middle - thin // 2 + thin)
+            if track.score is not None:
+                draw.fill(band, line, draw.SKY)
+                continue
+            for dash in draw.dashes(line, 3 * thin):
+                draw.fill(band, dash, draw.GREY)
+        for interval in sorted(row.intervals, key=lambda i: i.label is Label.MANIPULATED):
+            start = column(interval.start)
+            stop = max(column(interval.end), start + 3)
+            # Height tells the two kinds apart without colour.
+            half = round((0.4 if interval.label is Label.MANIPULATED else 0.22) * pitch)
+            colour = Mark.of(interval.label).value.colour
+            draw.fill(band, Area(start, middle - half, stop, middle + half + 1), colour)
+    return band, axis

@@ -1,0 +1,126 @@
+"""One line of JSON for each frame: the scores and boxes under the verdict, for other programs.
+
+The first line is a header that names the schema (schemas/frames-1.json) and the input's hash. The
+scores are those of the network for single frames, before calibration: a single high one is no
+finding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from deepscan.errors import OutputError
+from deepscan.types import Box, FrameResult, Output, Scan
+
+SCHEMA = "deepscan.frames/1"
+
+
+class FramesSink:
+    """Writes JSON Lines as frames come; nothing of a frame is kept."""
+
+    suffix: ClassVar[str] = ".frames.jsonl"
+    needs_images: ClassVar[bool] = False
+
+    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+        self._path = path
+        video = scan.verdict.video
+        base = video.time_base if video else None
+        try:
+            self._file = path.open("w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise self._failed(error) from error
+        self._line(
+            {
+                "schema": SCHEMA,
+                "input_sha256": scan.sha256,
+                "model_sha256": scan.verdict.model.sha256,
+                "time_base": f"{base.numerator}/{base.denominator}" if base else None,
+            }
+        )
+
+    def write(self, result: FrameResult) -> None:
+        """Add a frame.
+
+        Raises:
+            OutputError: the file cannot be written, or a score is no number.
+        """
+        self._line(line_of(result))
+
+    def close(self) -> None:
+        """Complete the file.
+
+        Raises:
+            OutputError: the rest cannot be written.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def abort(self) -> None:
+        """Let the file go."""
+        try:
+            self._file.close()
+        except OSError:
+            return  # the disk is full: the caller removes the file anyway
+
+    def _line(self, value: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n")
+        except OSError as error:
+            raise self._failed(error) from error
+        except ValueError as error:
+            message = f"{self._path}: a score or box is NaN or infinite; please report this"
+            raise OutputError(message) from error
+
+    def _failed(self, error: OSError) -> OutputError:
+        return OutputError(f"{self._path}: the frame list cannot be written: {error.strerror}")
+
+
+def line_of(result: FrameResult) -> dict[str, Any]:
+    """What one line says: judged faces first, then those that were seen but not judged."""
+    faces: list[dict[str, Any]] = [
+        {
+            "track": prediction.crop.face.track_id,
+            "box": _box(prediction.crop.face.box),
+            "confidence": _short(prediction.crop.face.confidence, 4),
+            "p_manipulated": _short(prediction.score, 5),
+            "reason": None,
+            "mask_share": _short(float(np.mean(prediction.mask > 0.5)), 4),
+            "interpolated": prediction.crop.face.interpolated,
+        }
+        for prediction in result.faces
+    ]
+    faces += [
+        {
+            "track": unscored.face.track_id,
+            "box": _box(unscored.face.box),
+            "confidence": _short(unscored.face.confidence, 4),
+            "p_manipulated": None,
+            "reason": unscored.reason,
+            "mask_share": None,
+            "interpolated": unscored.face.interpolated,
+        }
+        for unscored in result.unscored
+    ]
+    return {
+        "index": result.frame.index,
+        "pts": result.frame.pts,
+        "time": _short(result.frame.time, 5),
+        "analysed": result.analysed,
+        "faces": faces,
+    }
+
+
+def _box(box: Box) -> list[float]:
+    return [_short(side, 1) for side in (box.x1, box.y1, box.x2, box.y2)]
+
+
+def _short(value: float, digits: int) -> float:
+    # The addition turns -0.0 into 0.0; NaN passes through and is refused when written.
+    return round(float(value), digits) + 0.0 if math.isfinite(value) else float(value)

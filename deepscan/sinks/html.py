@@ -1,0 +1,304 @@
+"""The page for people: one self-contained HTML file with verdict, time lines, faces and provenance.
+
+It has to be safe to open and to pass on: no script, no request to anywhere, pictures only as data
+URIs, everything from the input escaped. Memory stays small however long the video is: a score line
+keeps the maximum of each of at most 1,000 bins, and only the strongest frames are held, as
+thumbnails. Colours are Okabe and Ito's, always with a shape, hatching or word beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote
+
+from deepscan.errors import OutputError
+from deepscan.sinks import wording
+from deepscan.sinks.record import name_bytes, record_of
+from deepscan.sinks.scoreline import Chart, ScoreLine
+from deepscan.sinks.shots import ORDER, Shot, Shots, data_uri, marked, square, thumbnail
+from deepscan.types import (
+    Box,
+    Coverage,
+    FaceTrack,
+    FrameResult,
+    Image,
+    Output,
+    Scan,
+    Verdict,
+)
+
+TRACKS = 24  # faces with a card of their own; the record has all
+INTERVALS = 24  # stretches listed
+SENTENCES = 6
+PORTRAIT = 160  # pixels of a face card's picture
+
+
+class HtmlSink:
+    """Gathers scores and thumbnails while frames pass, and writes the page when they end."""
+
+    suffix: ClassVar[str] = ".html"
+    needs_images: ClassVar[bool] = True
+
+    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+        self._path = path
+        self._scan = scan
+        self._embed = embed
+        verdict = scan.verdict
+        self._length = length_of(verdict)
+        self._tracks = sorted(verdict.tracks, key=lambda track: _rank(track, verdict))[:TRACKS]
+        self._lines = {
+            track.track_id: ScoreLine(track, self._length, verdict.coverage)
+            for track in self._tracks
+        }
+        self._portraits: dict[int, _Portrait] = {}
+        self._shots = Shots(self._tracks, verdict.intervals)
+
+    def write(self, result: FrameResult) -> None:
+        """Take a frame's scores, and its pictures where they are among the strongest so far."""
+        time = result.frame.time
+        for prediction in result.faces:
+            face = prediction.crop.face
+            line = self._lines.get(face.track_id) if face.track_id is not None else None
+            if line is None or face.track_id is None:
+                continue
+            line.add(time, prediction.score)
+            self._shots.offer(result, prediction)
+            self._portray(face.track_id, prediction.crop.sharpness + 1, prediction.crop.box, result)
+        for unscored in result.unscored:
+            track_id = unscored.face.track_id
+            line = self._lines.get(track_id) if track_id is not None else None
+            if line is None or track_id is None:
+                continue
+            line.add(time, None)
+            self._portray(track_id, 0.0, square(unscored.face.box, 1.3), result)
+
+    def close(self) -> None:
+        """Write the page.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        page = self._page()
+        try:
+            self._path.write_text(page, encoding="utf-8", newline="\n")
+        except OSError as error:
+            message = f"{self._path}: the page cannot be written: {error.strerror}"
+            raise OutputError(message) from error
+
+    def abort(self) -> None:
+        """Let the pictures go."""
+        self._lines.clear()
+        self._portraits.clear()
+        self._shots = Shots((), ())
+
+    def _portray(self, track_id: int, sharpness: float, box: Box, result: FrameResult) -> None:
+        # Large and sharp is what people recognise. A new picture must be clearly better, so that a
+        # face that walks towards the camera is not cut out again in every frame.
+        quality = sharpness * max(1.0, box.area) + box.area * 1e-3
+        held = self._portraits.get(track_id)
+        if result.frame.image.size and (held is None or quality > 1.15 * held.quality):
+            picture = thumbnail(result.frame.image, box, PORTRAIT)
+            self._portraits[track_id] = _Portrait(quality, picture)
+
+    def _page(self) -> str:
+        from jinja2 import Environment, StrictUndefined
+
+        # `autoescape` for every template whatever its name: all that comes from the input is text.
+        environment = Environment(
+            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters.update(
+            clock=wording.clock, percent=wording.percent, visible=wording.visible
+        )
+        source = resources.files("deepscan.sinks").joinpath("report.html.j2")
+        template = environment.from_string(source.read_text(encoding="utf-8"))
+        scan, verdict = self._scan, self._scan.verdict
+        record = record_of(scan, self._embed)
+        words = wording.wording_of(verdict)
+        intervals = sorted(verdict.intervals, key=lambda each: (ORDER[each.label], -each.score))
+        return template.render(
+            scan=scan,
+            verdict=verdict,
+            words=words,
+            evidence=wording.evidence_sentence(verdict),
+            sentences=[wording.interval_sentence(each, verdict) for each in intervals[:SENTENCES]]
+            or words.sentences,
+            sentences_left=max(0, len(intervals) - SENTENCES),
+            intervals=[
+                (each, wording.ratio(each.llr), wording.say(f"label.{each.label}"))
+                for each in sorted(intervals[:INTERVALS], key=lambda each: each.start)
+            ],
+            intervals_left=max(0, len(intervals) - INTERVALS),
+            length=self._length,
+            people=[self._person(track) for track in self._tracks],
+            people_left=len(verdict.tracks) - len(self._tracks),
+            shots=[_shown(shot) for shot in self._shots.strongest()],
+            bars=bars_of(verdict.coverage),
+            provenance=provenance_of(scan),
+            links=[_link(output) for output in self._embed],
+            digest=record["digest"],
+        )
+
+    def _person(self, track: FaceTrack) -> Person:
+        verdict = self._scan.verdict
+        intervals = [each for each in verdict.intervals if each.track_id == track.track_id]
+        portrait = self._portraits.get(track.track_id)
+        labels = [each.label for each in intervals]
+        if track.score is None:
+            state, text = "not-judged", "Not judged"
+        elif labels:
+            label = min(labels, key=ORDER.__getitem__)
+            state, text = str(label), wording.say(f"label.{label}")
+        else:
+            state, text = "quiet", "Nothing over the level for review"
+        return Person(
+            track=track,
+            state=state,
+            text=text,
+            portrait=data_uri(portrait.picture) if portrait else "",
+            ratio="" if track.llr is None else wording.ratio(track.llr),
+            chart=self._lines[track.track_id].chart(intervals, verdict),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A face card."""
+
+    track: FaceTrack
+    state: str
+    text: str
+    portrait: str
+    ratio: str
+    chart: Chart
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One line of the coverage table; `share` is None where there was nothing to count."""
+
+    name: str
+    done: str
+    of: str
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Portrait:
+    quality: float
+    picture: Image
+
+
+def length_of(verdict: Verdict) -> float:
+    """Seconds that the time lines span; above zero also for a still picture."""
+    ends = [track.end for track in verdict.tracks]
+    return max(verdict.coverage.seconds, *ends, 1e-3) if ends else verdict.coverage.seconds or 1e-3
+
+
+def bars_of(coverage: Coverage) -> list[Bar]:
+    """The coverage table: what was done, of how much."""
+
+    def bar(name: str, done: float, of: float, digits: int = 0) -> Bar:
+        share = min(1.0, done / of) if of > 0 else None
+        return Bar(name, f"{done:,.{digits}f}", f"{of:,.{digits}f}", share)
+
+    frames = coverage.decoded + coverage.failed
+    return [
+        bar("Frames decoded", coverage.decoded, frames),
+        bar("Frames analysed in full", coverage.analysed, frames),
+        bar("Frames with a face", coverage.with_face, frames),
+        bar("Face sightings judged", coverage.faces_scored, coverage.faces),
+        bar("Seconds with a judged face", coverage.seconds_scored, coverage.seconds, 1),
+    ]
+
+
+def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Where everything came from: (heading, rows of name and value), all of it plain text."""
+    verdict, report = scan.verdict, scan.report
+    model, engine, calibration, video = (
+        verdict.model,
+        verdict.engine,
+        verdict.calibration,
+        verdict.video,
+    )
+    source = [
+        ("File", str(scan.path)),
+        ("SHA-256", scan.sha256),
+        ("Size", f"{scan.size:,} bytes"),
+    ]
+    if video is not None:
+        colour = video.colour
+        source += [
+            ("Stream", f"{video.container}, {video.codec}, {video.pixel_format}"),
+            ("Picture", f"{video.width} × {video.height}, turned by {video.rotation}°"),
+            ("Frame rate", f"{float(video.frame_rate):.3f} ({video.frame_rate})"),
+            ("Time base", f"{video.time_base} s"),
+            (
+                "Colour",
+                f"{colour.matrix}, {'full' if colour.full_range else 'limited'} range,"
+                f" {'as tagged' if colour.tagged else 'assumed: the stream does not say'}",
+            ),
+            ("Audio", ", ".join(video.audio) or "none"),
+        ]
+    parity = "not compared (this engine is the reference)"
+    if engine.max_score_difference is not None:
+        parity = f"largest score difference {engine.max_score_difference:.4f}"
+        if engine.mean_mask_iou is not None:
+            parity += f", mean mask IoU {engine.mean_mask_iou:.4f}"
+    low, high = calibration.false_alarm_interval
+    analysis = [
+        ("Decoder", f"{report.decoder}: {report.decoder_reason}"),
+        (
+            "Reading",
+            "complete" if report.complete else "not complete: " + "; ".join(report.reasons),
+        ),
+        ("Model", f"{model.name}, {model.input_size} px"),
+        ("Weights SHA-256", model.sha256),
+        ("Engine", f"{engine.name}: {engine.reason}"),
+        ("Parity with torch", parity),
+        (
+            "Calibration",
+            f"{calibration.name}, on {calibration.clips:,} clips of {calibration.population}",
+        ),
+        (
+            "False alarms",
+            f"{wording.percent(calibration.false_alarm_rate)} of clips"
+            f" [95 % interval {wording.percent(low)} to {wording.percent(high)}]",
+        ),
+        (
+            "Levels",
+            f"operating point {calibration.operating_point:g}, review {calibration.review_point:g}",
+        ),
+        ("Corrected for", f"{verdict.looks:.1f} independent chances of a false alarm"),
+        ("Started", scan.started),
+    ]
+    groups = [
+        ("Input", source),
+        ("Analysis", analysis),
+        ("Settings", [(name, _plain(value)) for name, value in scan.settings]),
+        ("Versions", list(scan.versions)),
+    ]
+    return [(name, rows) for name, rows in groups if rows]
+
+
+def _shown(shot: Shot) -> tuple[Shot, str, str]:
+    return shot, data_uri(shot.picture), data_uri(marked(shot.picture, shot.mask))
+
+
+def _rank(track: FaceTrack, verdict: Verdict) -> tuple[int, float, float]:
+    labels = [ORDER[each.label] for each in verdict.intervals if each.track_id == track.track_id]
+    return min(labels, default=2), -(track.score or 0.0), track.start
+
+
+def _plain(value: str | int | float | bool | None) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _link(output: Output) -> tuple[Output, str]:
+    # "./" and full quoting: whatever the name is, it can only lead to a file beside the page.
+    return output, "./" + quote(name_bytes(output.path.name), safe="")

@@ -1,0 +1,73 @@
+"""The verdict video: the source with every face boxed, marked areas tinted, and the verdict below.
+
+The picture keeps its pixels except where something is drawn on it (see `canvas`); the verdict, the
+time line and the legend stand in a strip below it (see `footer`). H.264 in MP4, for people: every
+frame at the time of its source frame, the sound copied.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import ClassVar
+
+from deepscan.errors import OutputError
+from deepscan.sinks.canvas import Canvas
+from deepscan.types import FrameResult, Output, Scan
+from deepscan.video.writer import VideoWriter
+
+logger = logging.getLogger(__name__)
+
+
+class OverlaySink:
+    """Writes the verdict video. Without a single frame there is nothing to show, and no file.
+
+    A still picture becomes a clip of two seconds.
+    """
+
+    suffix: ClassVar[str] = ".mp4"
+    needs_images: ClassVar[bool] = True
+
+    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+        self._path = path
+        self._scan = scan
+        self._open: tuple[Canvas, VideoWriter] | None = None
+
+    def write(self, result: FrameResult) -> None:
+        """Paint and encode the next frame.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        canvas, writer = self._open or self._begin()
+        writer.write(canvas.paint(result), result.frame.pts)
+
+    def close(self) -> None:
+        """Complete the file.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        if self._open is None:
+            return
+        _, writer = self._open
+        writer.close()
+        for note in writer.notes:
+            logger.warning("%s: %s", self._path, note)
+
+    def abort(self) -> None:
+        """Give up; what lies at the path is not a video."""
+        if self._open is not None:
+            self._open[1].abort()
+
+    def _begin(self) -> tuple[Canvas, VideoWriter]:
+        scan = self._scan
+        video = scan.verdict.video
+        if video is None:
+            raise OutputError(f"{self._path}: no verdict video without the facts of the stream")
+        canvas = Canvas(scan, video.width, video.height, float(video.sample_aspect_ratio))
+        height, width = canvas.shape
+        source = scan.path if video.audio else None
+        writer = VideoWriter(self._path, video, size=(width, height), source=source)
+        self._open = canvas, writer
+        return self._open

@@ -1,0 +1,382 @@
+"""The JSON record: all that is known about one file, for machines and for the file cabinet.
+
+It names every other output with its hash but holds no pixels: faces are personal data, and a record
+outlives the media. Its shape is published in schemas/result-1.json.
+
+Two hashes stand in it. `digest` covers what was found and how (everything but `run`, `outputs` and
+the hashes), so the same file under the same settings has the same digest wherever it is scanned.
+`manifest` covers the whole record, with the hashes of all outputs: noted somewhere else, it shows
+that nothing was changed since. Both are SHA-256 over canonical JSON (sorted keys, no spaces,
+UTF-8).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+from deepscan.errors import OutputError
+from deepscan.sinks.wording import Wording, wording_of, wording_without_verdict
+from deepscan.types import (
+    Coverage,
+    FaceTrack,
+    FrameResult,
+    Interval,
+    Output,
+    Reason,
+    Scan,
+    Skipped,
+    VideoInfo,
+)
+
+SCHEMA = "deepscan.result/1"
+
+Record = dict[str, Any]
+Setting = str | int | float | bool | None
+
+_NOT_FOUND_HERE = ("run", "outputs", "digest", "manifest")  # what `digest` leaves out
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class RecordSink:
+    """Writes the record as indented JSON with sorted keys and a newline at its end."""
+
+    suffix: ClassVar[str] = ".json"
+    needs_images: ClassVar[bool] = False
+
+    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+        self._path = path
+        self._scan = scan
+        self._outputs = embed
+
+    def write(self, result: FrameResult) -> None:
+        """Nothing to take from it: all is in the scan already."""
+
+    def close(self) -> None:
+        """Write the record.
+
+        Raises:
+            OutputError: the file cannot be written, or a number in it is no number.
+        """
+        write_record(self._path, record_of(self._scan, self._outputs, host=host_facts()))
+
+    def abort(self) -> None:
+        """Nothing is held."""
+
+
+def record_of(
+    scan: Scan,
+    outputs: Iterable[Output] = (),
+    *,
+    host: Mapping[str, Setting] | None = None,
+) -> Record:
+    """The record of a scan, ready for JSON.
+
+    `host` is what `host_facts` says.
+    Outputs are named relative to the folder of the record, in which they lie.
+
+    Raises:
+        OutputError: a number in it is NaN or infinite.
+    """
+    verdict, video = scan.verdict, scan.verdict.video
+    base, first_pts = video.time_base if video else None, scan.first_pts
+    calibration, model, engine = verdict.calibration, verdict.model, verdict.engine
+    record: Record = {
+        "schema": SCHEMA,
+        "verdict": {
+            "label": str(verdict.label),
+            "p_manipulated": _rounded(verdict.score),
+            "looks": _rounded(verdict.looks),
+            "reasons": _reasons(verdict.reasons),
+            "intervals": [_interval(each, base, first_pts) for each in verdict.intervals],
+            "tracks": [_track(each, base, first_pts) for each in verdict.tracks],
+        },
+        "coverage": _coverage(verdict.coverage),
+        "input": {
+            **_name(scan.path),
+            "sha256": scan.sha256,
+            "size": scan.size,
+            "stream": _stream(video, first_pts) if video else None,
+        },
+        "reading": {
+            "decoded": scan.report.decoded,
+            "failed": scan.report.failed,
+            "complete": scan.report.complete,
+            "reasons": list(scan.report.reasons),
+        },
+        "decoder": {"name": scan.report.decoder, "reason": scan.report.decoder_reason},
+        "model": {
+            "name": model.name,
+            "sha256": model.sha256,
+            "input_size": model.input_size,
+            "evidence": {
+                "auc": _rounded(model.auc),
+                "auc_interval": [_rounded(each) for each in model.auc_interval],
+                "evaluated_on": model.evaluated_on,
+            },
+        },
+        "engine": {
+            "name": engine.name,
+            "reason": engine.reason,
+            "parity": {
+                "max_score_difference": _rounded(engine.max_score_difference),
+                "mean_mask_iou": _rounded(engine.mean_mask_iou),
+            },
+        },
+        "calibration": {
+            "name": calibration.name,
+            "population": calibration.population,
+            "operating_point": _rounded(calibration.operating_point),
+            "review_point": _rounded(calibration.review_point),
+            "false_alarm_rate": _rounded(calibration.false_alarm_rate),
+            "false_alarm_interval": [_rounded(each) for each in calibration.false_alarm_interval],
+            "clips": calibration.clips,
+        },
+        "settings": dict(scan.settings),
+        "versions": dict(scan.versions),
+        "wording": _wording(wording_of(verdict)),
+        "ignored": list(scan.ignored),
+        "outputs": [_output(each) for each in outputs],
+        "run": {
+            "started": scan.started,
+            "timings": [
+                {"stage": stage, "seconds": _rounded(seconds)} for stage, seconds in scan.timings
+            ],
+            "host": dict(host or {}),
+        },
+    }
+    return _sealed(record)
+
+
+def error_record(
+    skipped: Skipped,
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    settings: Iterable[tuple[str, Setting]] = (),
+    versions: Iterable[tuple[str, str]] = (),
+    started: str | None = None,
+    host: Mapping[str, Setting] | None = None,
+) -> Record:
+    """The record of a file that gave no verdict from its content: same shape, nulls for the rest.
+
+    Raises:
+        OutputError: a number in it is NaN or infinite.
+    """
+    record: Record = {
+        "schema": SCHEMA,
+        "verdict": {
+            "label": str(skipped.label),
+            "p_manipulated": None,
+            "looks": 0,
+            "reasons": _reasons((skipped.reason,)),
+            "intervals": [],
+            "tracks": [],
+        },
+        "input": {**_name(skipped.path), "sha256": sha256, "size": size, "stream": None},
+        **dict.fromkeys(("coverage", "reading", "decoder", "model", "engine", "calibration")),
+        "settings": dict(settings),
+        "versions": dict(versions),
+        "wording": _wording(wording_without_verdict(skipped.label)),
+        "ignored": [],
+        "outputs": [_output(each) for each in skipped.outputs],
+        "run": {"started": started, "timings": [], "host": dict(host or {})},
+    }
+    return _sealed(record)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record as UTF-8 JSON: sorted keys, indented, a newline at the end.
+
+    Raises:
+        OutputError: the file cannot be written, or a number in it is NaN or infinite.
+    """
+    try:
+        path.write_bytes(_dumped(record, indent=2) + b"\n")
+    except OSError as error:
+        raise OutputError(f"{path}: the record cannot be written: {error.strerror}") from error
+
+
+def digest_of(record: Record) -> str:
+    """SHA-256 of what was found and how; equal for the same file under the same settings."""
+    return _sha256({key: value for key, value in record.items() if key not in _NOT_FOUND_HERE})
+
+
+def manifest_of(record: Record) -> str:
+    """SHA-256 of the whole record without the field that holds it."""
+    return _sha256({key: value for key, value in record.items() if key != "manifest"})
+
+
+def host_facts() -> dict[str, Setting]:
+    """The machine that scans, without its name: the record may be published."""
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+
+
+def name_bytes(name: str) -> bytes:
+    """The bytes that a file name stands for, also where no file system could hold it."""
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return name.encode("utf-8", "surrogatepass")
+
+
+def _sealed(record: Record) -> Record:
+    record["digest"] = digest_of(record)
+    record["manifest"] = manifest_of(record)
+    return record
+
+
+def _sha256(record: Record) -> str:
+    return hashlib.sha256(_dumped(record, indent=None)).hexdigest()
+
+
+def _dumped(record: Record, *, indent: int | None) -> bytes:
+    separators = (",", ":") if indent is None else (",", ": ")
+    try:
+        text = json.dumps(
+            record,
+            sort_keys=True,
+            ensure_ascii=False,
+            allow_nan=False,
+            indent=indent,
+            separators=separators,
+        )
+    except ValueError as error:
+        message = "the record holds NaN or infinity and is not written; please report this"
+        raise OutputError(message) from error
+    # Lone surrogates stand for bytes of names that are not UTF-8, which `path_b64` keeps.
+    return _SURROGATE.sub("\ufffd", text).encode()
+
+
+def _rounded(value: float | None) -> float | None:
+    # Six digits: finer than any measured difference between engines, and it keeps the digest from
+    # hanging on the last bit of a sum.
+    return None if value is None else round(float(value), 6)
+
+
+def _reasons(reasons: Iterable[Reason]) -> list[dict[str, str]]:
+    return [{"code": reason.code, "text": reason.text} for reason in reasons]
+
+
+def _name(path: Path) -> dict[str, str]:
+    names = {
+        "path": _SURROGATE.sub("\ufffd", str(path)),
+        "name": _SURROGATE.sub("\ufffd", path.name),
+    }
+    if names["path"] != str(path):
+        names["path_b64"] = base64.b64encode(name_bytes(str(path))).decode("ascii")
+    return names
+
+
+def _time(seconds: float, base: Fraction | None, first_pts: int) -> dict[str, float | int | None]:
+    pts = None
+    if base is not None and math.isfinite(seconds):
+        pts = first_pts + round(Fraction(seconds) / base)
+    return {"seconds": _rounded(seconds), "pts": pts}
+
+
+def _interval(interval: Interval, base: Fraction | None, first_pts: int) -> Record:
+    return {
+        "track_id": interval.track_id,
+        "label": str(interval.label),
+        "start": _time(interval.start, base, first_pts),
+        "end": _time(interval.end, base, first_pts),
+        "p_manipulated": _rounded(interval.score),
+        "llr": _rounded(interval.llr),
+    }
+
+
+def _track(track: FaceTrack, base: Fraction | None, first_pts: int) -> Record:
+    return {
+        "track_id": track.track_id,
+        "start": _time(track.start, base, first_pts),
+        "end": _time(track.end, base, first_pts),
+        "frames": track.frames,
+        "frames_judged": track.scored,
+        "p_manipulated": _rounded(track.score),
+        "llr": _rounded(track.llr),
+        "size": _rounded(track.size),
+        "sharpness": _rounded(track.sharpness),
+        "mask_share": _rounded(track.mask_share),
+        "not_judged": dict(track.unscored),
+    }
+
+
+def _coverage(coverage: Coverage) -> Record:
+    return {
+        "frames_decoded": coverage.decoded,
+        "frames_failed": coverage.failed,
+        "frames_with_face": coverage.with_face,
+        "frames_analysed": coverage.analysed,
+        "faces": coverage.faces,
+        "faces_judged": coverage.faces_scored,
+        "faces_not_judged": dict(coverage.faces_unscored),
+        "seconds": _rounded(coverage.seconds),
+        "seconds_judged": _rounded(coverage.seconds_scored),
+        "complete": coverage.complete,
+    }
+
+
+def _stream(video: VideoInfo, first_pts: int) -> Record:
+    return {
+        "container": video.container,
+        "codec": video.codec,
+        "pixel_format": video.pixel_format,
+        "width": video.width,
+        "height": video.height,
+        "frame_rate": _rational(video.frame_rate),
+        "time_base": _rational(video.time_base),
+        "first_pts": first_pts,
+        "duration": _rounded(video.duration),
+        "rotation": video.rotation,
+        "sample_aspect_ratio": _rational(video.sample_aspect_ratio),
+        "colour": {
+            "matrix": video.colour.matrix,
+            "full_range": video.colour.full_range,
+            "primaries": video.colour.primaries,
+            "transfer": video.colour.transfer,
+            "tagged": video.colour.tagged,
+        },
+        "audio": list(video.audio),
+        "still": video.still,
+    }
+
+
+def _rational(value: Fraction) -> str:
+    return f"{value.numerator}/{value.denominator}"
+
+
+def _output(output: Output) -> Record:
+    return {
+        "kind": output.kind,
+        "file": _SURROGATE.sub("\ufffd", output.path.name),
+        "sha256": output.sha256,
+        "size": output.size,
+    }
+
+
+def _wording(words: Wording) -> Record:
+    return {
+        "language": words.language,
+        "label": words.label,
+        "headline": words.headline,
+        "means": words.means,
+        "does_not_mean": words.does_not_mean,
+        "sentences": list(words.sentences),
+        "scale": words.scale,
+    }

@@ -1,0 +1,195 @@
+"""The strongest frames: which to keep while they pass, as thumbnails with and without the mask."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepscan.types import Box, FacePrediction, FaceTrack, FrameResult, Image, Interval, Label
+
+STRONGEST = 6  # frames shown
+SLOTS = 24  # frames held for the faces, and as many intervals that have a turn
+PARTS = 3  # of an interval, each with its own strongest frame
+APART = 0.5  # seconds between two frames shown of one face
+SIDE = 256  # pixels of a thumbnail
+CONTEXT = 1.25  # side of a thumbnail over the side of the crop: some neck and hair helps people
+ORDER = {Label.MANIPULATED: 0, Label.SUSPICIOUS: 1}  # the graver first
+
+_VERMILLION = (213.0, 94.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A frame worth showing: the face with its surroundings, and the mask over the same square."""
+
+    track_id: int
+    time: float
+    index: int
+    score: float
+    mask_share: float
+    picture: Image  # (SIDE, SIDE, 3)
+    mask: NDArray[np.float32]  # (SIDE, SIDE) in [0, 1]
+
+
+class Shots:
+    """The strongest frames seen so far: one for each interval, a few for each face."""
+
+    def __init__(self, tracks: Iterable[FaceTrack], intervals: Iterable[Interval]) -> None:
+        self._tracks = {track.track_id: track for track in tracks}
+        self._intervals = sorted(
+            (each for each in intervals if each.track_id in self._tracks),
+            key=lambda each: (ORDER[each.label], -each.score),
+        )[:SLOTS]
+        # Slots, and with them memory, stay bounded however many faces there are.
+        self._parts = max(1, min(STRONGEST, SLOTS // max(1, len(self._tracks))))
+        self._held: dict[tuple[str, int, int], Shot] = {}
+
+    def offer(self, result: FrameResult, prediction: FacePrediction) -> None:
+        """Keep the frame where its score is the highest of its interval or part of its track."""
+        track_id, time = prediction.crop.face.track_id, result.frame.time
+        track = self._tracks.get(track_id) if track_id is not None else None
+        if track is None:
+            return
+        span = max(track.end - track.start, 1e-6)
+        part = min(max(int((time - track.start) / span * self._parts), 0), self._parts - 1)
+        slots = [("track", track.track_id, part)]
+        slots += [
+            ("interval", place, int((time - each.start) / max(each.end - each.start, 1e-6) * PARTS))
+            for place, each in enumerate(self._intervals)
+            # The interval of a still picture has no length.
+            if each.track_id == track.track_id
+            and (each.start <= time < each.end or each.start == time)
+        ]
+        slots = [
+            slot
+            for slot in slots
+            if slot not in self._held or prediction.score > self._held[slot].score
+        ]
+        if slots:
+            shot = _shot(result, prediction, track.track_id)
+            self._held.update(dict.fromkeys(slots, shot))
+
+    def strongest(self) -> list[Shot]:
+        """At most `STRONGEST` frames, strongest first.
+
+        Each interval has its turn, then they share what is left; without intervals it is the
+        faces. Where something was found, quiet frames of other stretches would only dilute it.
+        """
+        by_score = sorted(self._held.items(), key=lambda item: -item[1].score)
+        if any(kind == "interval" for kind, _, _ in self._held):
+            owned = [(place, shot) for (kind, place, _), shot in by_score if kind == "interval"]
+        else:
+            owned = [(shot.track_id, shot) for _, shot in by_score]
+        first: dict[int, Shot] = {}
+        for owner, shot in owned:
+            first.setdefault(owner, shot)
+        chosen: list[Shot] = []
+        for shot in (*first.values(), *(shot for _, shot in owned)):
+            near = any(
+                shot.track_id == other.track_id and abs(shot.time - other.time) < APART
+                for other in chosen
+            )
+            if not near and len(chosen) < STRONGEST:
+                chosen.append(shot)
+        return sorted(chosen, key=lambda shot: -shot.score)
+
+
+def thumbnail(image: Image, box: Box, side: int) -> Image:
+    """The square `box` of a frame, scaled to (side, side, 3); grey where it reaches outside."""
+    from PIL import Image as Pictures
+
+    x1, y1 = math.floor(box.x1), math.floor(box.y1)
+    span = max(1, round(max(box.width, box.height)))
+    height, width = image.shape[:2]
+    left, top = max(0, x1), max(0, y1)
+    right, bottom = min(width, x1 + span), min(height, y1 + span)
+    # Scale what is there, not the whole square: a box may reach far beyond the frame.
+    square = np.full((side, side, 3), 118, np.uint8)
+    if right <= left or bottom <= top:
+        return square
+    scale = side / span
+    a, b = round((left - x1) * scale), round((top - y1) * scale)
+    c, d = max(a + 1, round((right - x1) * scale)), max(b + 1, round((bottom - y1) * scale))
+    part = Pictures.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+    small = part.resize((c - a, d - b), Pictures.Resampling.LANCZOS, reducing_gap=2.0)
+    square[b:d, a:c] = np.asarray(small)[: side - b, : side - a]
+    return square
+
+
+def marked(picture: Image, mask: NDArray[np.float32]) -> Image:
+    """A picture in grey with the mask over it: heat by value, a contour where it passes 0.5.
+
+    `picture` is (S, S, 3) uint8 RGB, `mask` (S, S) in [0, 1].
+    """
+    luma = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    base = 0.35 * picture + 0.65 * luma[..., None]
+    heat = (0.5 * np.clip(mask, 0, 1))[..., None]
+    mixed = base * (1 - heat) + np.array(_VERMILLION, np.float32) * heat
+    inside = mask > 0.5
+    edge = inside & ~_shrunk(inside)
+    # Dark beside light, so that the contour is seen on any skin, in print and by anybody.
+    mixed[_grown(_grown(edge))] = (20, 20, 20)
+    mixed[_grown(edge) & inside] = (255, 255, 255)
+    result: Image = np.rint(mixed).clip(0, 255).astype(np.uint8)
+    return result
+
+
+def data_uri(picture: Image) -> str:
+    """A picture as a JPEG data URI."""
+    from PIL import Image as Pictures
+
+    held = io.BytesIO()
+    Pictures.fromarray(picture).save(held, "JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
+
+
+def square(box: Box, scale: float) -> Box:
+    """The square round a box's centre whose side is `scale` times its longer side."""
+    half = scale * max(box.width, box.height) / 2
+    x, y = box.centre
+    return Box(x - half, y - half, x + half, y + half)
+
+
+def _shot(result: FrameResult, prediction: FacePrediction, track_id: int) -> Shot:
+    from PIL import Image as Pictures
+
+    crop = prediction.crop
+    image, box = result.frame.image, crop.box
+    if not image.size:  # nobody decoded pictures: the crop is all there is
+        image, box = crop.image, Box(0, 0, crop.image.shape[1], crop.image.shape[0])
+    context = square(box, CONTEXT)
+    mask = np.zeros((SIDE, SIDE), np.float32)
+    inner = round(SIDE / CONTEXT)
+    inset = (SIDE - inner) // 2
+    scaled = Pictures.fromarray(np.ascontiguousarray(prediction.mask, np.float32)).resize(
+        (inner, inner), Pictures.Resampling.BILINEAR
+    )
+    mask[inset : inset + inner, inset : inset + inner] = np.asarray(scaled)
+    return Shot(
+        track_id=track_id,
+        time=result.frame.time,
+        index=result.frame.index,
+        score=float(prediction.score),
+        mask_share=float(np.mean(prediction.mask > 0.5)),
+        picture=thumbnail(image, context, SIDE),
+        mask=mask,
+    )
+
+
+def _grown(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    grown = area.copy()
+    grown[1:] |= area[:-1]
+    grown[:-1] |= area[1:]
+    grown[:, 1:] |= area[:, :-1]
+    grown[:, :-1] |= area[:, 1:]
+    return grown
+
+
+def _shrunk(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return ~_grown(~area)

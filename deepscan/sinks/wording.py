@@ -1,0 +1,301 @@
+"""The verdict in words, so that page, record and terminal say the same thing.
+
+All sentences stand in `WORDING`, one table of keys for each language; numbers and the scale are
+shared. The words follow forensic practice: support for one proposition against another, with the
+population and the false-alarm rate beside it, and always what the verdict does not mean.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from deepscan.types import Interval, Label, Verdict
+
+WORDING: dict[str, dict[str, str]] = {
+    "en": {
+        "label.manipulated": "Manipulated",
+        "label.suspicious": "Suspicious",
+        "label.no-evidence": "No evidence",
+        "label.inconclusive": "Inconclusive",
+        "label.not-applicable": "Not applicable",
+        "label.error": "Error",
+        "headline.manipulated": "Signs of face manipulation were found.",
+        "headline.suspicious": "Something here needs a closer look.",
+        "headline.no-evidence": "No evidence of face manipulation was found.",
+        "headline.inconclusive": "The analysis could not reach a conclusion.",
+        "headline.not-applicable": "There was no face to analyse.",
+        "headline.error": "The file could not be analysed.",
+        "means.manipulated": (
+            "For at least one face and one stretch of time, the model’s score lies over the"
+            " operating point, a level that unmanipulated video seldom reaches."
+        ),
+        "means.suspicious": (
+            "A score lies over the level for review but the evidence is not strong enough to call"
+            " the face manipulated. A person should look at what is named below."
+        ),
+        "means.no-evidence": (
+            "Enough of the faces was judged, and no stretch of any face scored over the level for"
+            " review."
+        ),
+        "means.inconclusive": (
+            "Too little could be judged, or it could not be judged well enough, to say anything"
+            " either way. The reasons are given below."
+        ),
+        "means.not-applicable": (
+            "The file was read, but it shows no face that the model could judge."
+        ),
+        "means.error": (
+            "The file could not be read, or reading it had to be stopped. The reason is given"
+            " below."
+        ),
+        "caveat.manipulated": (
+            "It is not proof. It does not say who changed the picture, how or why, and beauty"
+            " filters, strong compression or filming from a screen can raise scores too."
+        ),
+        "caveat.suspicious": (
+            "It does not say that the video is manipulated, nor that it is not. Single scores at"
+            " this level also occur in unmanipulated video."
+        ),
+        "caveat.no-evidence": (
+            "It does not say that the video is real. The model can only fail to find: it sees"
+            " faces, and only manipulations of the kinds it has learned. It does not judge voices,"
+            " wholly generated scenes, misleading cuts or a false context."
+        ),
+        "caveat.inconclusive": (
+            "It does not lean towards either answer: neither that the video is manipulated nor"
+            " that it is not."
+        ),
+        "caveat.not-applicable": (
+            "It does not say that the video is real or that nobody appears in it. Nothing was"
+            " judged."
+        ),
+        "caveat.error": (
+            "It says nothing about the content of the file. A damaged file is not a manipulated"
+            " one, and a file that was not analysed is not a clean one."
+        ),
+        "interval": (
+            "The analysed frames give {verbal} support for the proposition that face {face}"
+            " between {start} and {end} was {proposition} rather than {alternative}, under model"
+            " {model} (LR {ratio}, calibrated on {population}; false-alarm rate at this setting"
+            " {rate} [95 % interval {low} to {high}]). {coverage}"
+        ),
+        "interval.neutral": (
+            "The analysed frames support neither proposition about face {face} between {start} and"
+            " {end}, manipulated or not, under model {model} (LR {ratio}, calibrated on"
+            " {population}; false-alarm rate at this setting {rate} [95 % interval {low} to"
+            " {high}]). {coverage}"
+        ),
+        "proposition.manipulated": "manipulated",
+        "proposition.not": "not",
+        "proposition.unmanipulated": "not manipulated",
+        "coverage": "{share} of the file was analysed.",
+        "coverage.seconds": (
+            "{share} of the file was analysed; a face was judged in {scored} of {seconds} seconds."
+        ),
+        "coverage.none": "Nothing of the file was analysed.",
+        "proof": "This is a screening result and not proof.",
+        "verbal.limited": "limited",
+        "verbal.moderate": "moderate",
+        "verbal.moderately-strong": "moderately strong",
+        "verbal.strong": "strong",
+        "verbal.very-strong": "very strong",
+        "scale": (
+            "Words for the likelihood ratio (LR): 1 to 10 limited, 10 to 100 moderate, 100 to"
+            " 1,000 moderately strong, 1,000 to 10,000 strong, above 10,000 very strong support;"
+            " below 1 the same words hold for the opposite proposition, with 1/LR."
+        ),
+        "evidence": (
+            "On people whom training never saw, and on manipulations of these kinds:"
+            " {evaluated_on}, the model {model} tells manipulated from unmanipulated frames with"
+            " an AUC of {auc} [95 % interval {low} to {high}]. That is not a figure for deepfakes"
+            " at large."
+        ),
+    }
+}
+
+_SCALE = (
+    (10.0, "limited"),
+    (100.0, "moderate"),
+    (1_000.0, "moderately-strong"),
+    (10_000.0, "strong"),
+    (math.inf, "very-strong"),
+)
+
+# C0 and C1 controls, zero-width and bidirectional marks, line separators and lone surrogates: all
+# of them can make a file name look like another one, or move the cursor of a terminal.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """The verdict for people: `sentences` holds one evaluative sentence for each interval, then
+    what was covered. `scale` explains the verbal terms and is empty where none appears."""
+
+    language: str
+    label: str
+    headline: str
+    means: str
+    does_not_mean: str
+    sentences: tuple[str, ...]
+    scale: str
+
+
+def wording_of(verdict: Verdict, language: str = "en") -> Wording:
+    """All words for a verdict.
+
+    Raises:
+        KeyError: no words exist in that language.
+    """
+    sentences = [interval_sentence(interval, verdict, language) for interval in verdict.intervals]
+    if not sentences:
+        sentences = [f"{coverage_sentence(verdict, language)} {say('proof', language)}"]
+    scale = say("scale", language) if verdict.intervals else ""
+    return _of_label(verdict.label, language, tuple(sentences), scale)
+
+
+def wording_without_verdict(label: Label, language: str = "en") -> Wording:
+    """The words for a file from whose content no verdict was won."""
+    return _of_label(label, language, (), "")
+
+
+def interval_sentence(interval: Interval, verdict: Verdict, language: str = "en") -> str:
+    """How strongly the frames of an interval support that its face was manipulated."""
+    calibration = verdict.calibration
+    low, high = calibration.false_alarm_interval
+    values = {
+        "face": str(interval.track_id),
+        "start": clock(interval.start),
+        "end": clock(interval.end),
+        "model": verdict.model.name,
+        "ratio": ratio(interval.llr),
+        "population": calibration.population,
+        "rate": percent(calibration.false_alarm_rate),
+        "low": percent(low),
+        "high": percent(high),
+        "coverage": coverage_sentence(verdict, language),
+    }
+    if interval.llr == 0:
+        text = say("interval.neutral", language, **values)
+    else:
+        found = interval.llr > 0
+        text = say(
+            "interval",
+            language,
+            verbal=say(f"verbal.{verbal(interval.llr)}", language),
+            proposition=say(f"proposition.{'manipulated' if found else 'unmanipulated'}", language),
+            alternative=say(f"proposition.{'not' if found else 'manipulated'}", language),
+            **values,
+        )
+    return f"{text} {say('proof', language)}"
+
+
+def coverage_sentence(verdict: Verdict, language: str = "en") -> str:
+    """How much of the file the verdict rests on: share of frames, seconds with a judged face."""
+    coverage = verdict.coverage
+    if not coverage.decoded:
+        return say("coverage.none", language)
+    share = percent(coverage.analysed / coverage.decoded)
+    if not coverage.seconds > 0:
+        return say("coverage", language, share=share)
+    return say(
+        "coverage.seconds",
+        language,
+        share=share,
+        scored=f"{coverage.seconds_scored:.1f}",
+        seconds=f"{coverage.seconds:.1f}",
+    )
+
+
+def evidence_sentence(verdict: Verdict, language: str = "en") -> str:
+    """What was measured about the model, and for what it holds."""
+    model = verdict.model
+    low, high = model.auc_interval
+    return say(
+        "evidence",
+        language,
+        evaluated_on=model.evaluated_on,
+        model=model.name,
+        auc=f"{model.auc:.3f}",
+        low=f"{low:.3f}",
+        high=f"{high:.3f}",
+    )
+
+
+def say(key: str, language: str = "en", **values: str) -> str:
+    """One entry of the table with its places filled.
+
+    Raises:
+        KeyError: the language or the key is unknown, or a value is missing.
+    """
+    return WORDING[language][key].format(**values)
+
+
+def verbal(llr: float) -> str:
+    """The step of the verbal scale for a natural log-likelihood ratio, of either sign."""
+    # A rounding error of the logarithm must not lift LR 10 over its bound.
+    size = round(abs(llr), 9)
+    return next(word for bound, word in _SCALE if size <= round(math.log(bound), 9))
+
+
+def ratio(llr: float) -> str:
+    """The likelihood ratio of a natural log-likelihood ratio, to two digits: "340", "1/12"."""
+    size = abs(llr)
+    if size > math.log(1e6):
+        text = "over 1,000,000"
+        return text if llr > 0 else "under 1/1,000,000"
+    value = math.exp(size)
+    digits = 1 if value < 9.95 else 0
+    if value >= 99.5:
+        value = round(value, 1 - math.floor(math.log10(value)))
+    text = f"{value:,.{digits}f}"
+    return text if llr >= 0 else f"1/{text}"
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] in words. Never "100 %" or "0 %" unless it is exactly that."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}".replace("%", " %")
+    value = 100 * share
+    if value > 99:
+        return f"{min(value, 99.99):.2f} %"
+    if value < 0.005:
+        return "under 0.01 %"
+    return f"{value:.0f} %" if value >= 9.95 else f"{value:.{1 if value >= 0.95 else 2}f} %"
+
+
+def clock(seconds: float) -> str:
+    """A time for people: "0:02.4", "1:00:07.0"; minutes and seconds, hours where there are any."""
+    tenths = round(max(0.0, seconds) * 10)
+    minutes, tenths = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    rest = f"{tenths // 10:02d}.{tenths % 10}"
+    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
+
+
+def visible(text: str) -> str:
+    """Text from outside with everything that hides or moves text written out: "\\x1b", "\\u202e".
+
+    The result can always be encoded as UTF-8.
+    """
+
+    def spell(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+    return _UNSEEN.sub(spell, text)
+
+
+def _of_label(label: Label, language: str, sentences: tuple[str, ...], scale: str) -> Wording:
+    return Wording(
+        language=language,
+        label=say(f"label.{label}", language),
+        headline=say(f"headline.{label}", language),
+        means=say(f"means.{label}", language),
+        does_not_mean=say(f"caveat.{label}", language),
+        sentences=sentences,
+        scale=scale,
+    )

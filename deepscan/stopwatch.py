@@ -1,0 +1,102 @@
+"""How long each stage was busy: turns "it is slow" into one line of the record."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepscan.engines.engine import Engine, Predictions
+from deepscan.faces.detector import Detection, FaceDetector
+from deepscan.types import EngineInfo, Image, ModelInfo
+
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """Adds up wall seconds by stage; stages may run in several threads at once."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Count the time inside the `with` block."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - started
+            with self._lock:
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+
+    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """Count the time that `items` takes to give each item."""
+        iterator = iter(items)
+        while True:
+            try:
+                with self.measure(stage):
+                    item = next(iterator)
+            except StopIteration:
+                return
+            yield item
+
+    @property
+    def timings(self) -> tuple[tuple[str, float], ...]:
+        """(stage, seconds) in the order in which stages began."""
+        with self._lock:
+            return tuple((stage, round(spent, 3)) for stage, spent in self._seconds.items())
+
+
+class TimedDetector:
+    """A face detector under the stopwatch."""
+
+    def __init__(self, detector: FaceDetector, watch: Stopwatch) -> None:
+        self._detector, self._watch = detector, watch
+
+    def detect(self, image: Image) -> Detection:
+        with self._watch.measure("detect"):
+            return self._detector.detect(image)
+
+    def close(self) -> None:
+        self._detector.close()
+
+
+class TimedEngine:
+    """An engine under the stopwatch."""
+
+    def __init__(self, engine: Engine, watch: Stopwatch) -> None:
+        self._engine, self._watch = engine, watch
+
+    @property
+    def name(self) -> str:
+        return self._engine.name
+
+    @property
+    def input_size(self) -> int:
+        return self._engine.input_size
+
+    @property
+    def max_batch(self) -> int:
+        return self._engine.max_batch
+
+    @property
+    def model(self) -> ModelInfo:
+        return self._engine.model
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        with self._watch.measure("network"):
+            return self._engine.predict(crops)
+
+    def close(self) -> None:
+        self._engine.close()

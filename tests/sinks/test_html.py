@@ -1,0 +1,600 @@
+"""The page: it says what the verdict says, stays small, is safe to open and fits a phone."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import io
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pictures
+
+from deepscan.errors import OutputError
+from deepscan.sinks import wording
+from deepscan.sinks.html import TRACKS, HtmlSink
+from deepscan.sinks.record import RecordSink, name_bytes
+from deepscan.sinks.scoreline import BINS, ScoreLine
+from deepscan.sinks.shots import SIDE, STRONGEST, marked, thumbnail
+from deepscan.types import Box, Frame, FrameResult, Interval, Label, Output, Reason, Scan
+from tests.sinks import build
+
+OUTPUTS = (
+    Output("overlay", Path("out/clip.overlay.mp4"), "a" * 64, 12_345),
+    Output("masks", Path("out/clip.masks.mkv"), "b" * 64, 678),
+)
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+@dataclass
+class Seen:
+    """What a page is made of."""
+
+    tags: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
+    policy: str = ""
+    headings: list[int] = field(default_factory=list)
+    text: str = ""
+
+
+class Reader(HTMLParser):
+    """Parses a page and refuses tags that do not close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = Seen()
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.seen.tags.append((tag, tuple(name for name, _ in attrs)))
+        if re.fullmatch("h[1-6]", tag):
+            self.seen.headings.append(int(tag[1]))
+        for name in ("href", "src", "xlink:href", "action", "data", "poster", "srcset"):
+            value = values.get(name)
+            if value is not None:
+                (self.seen.pictures if tag == "img" else self.seen.links).append(value)
+        if values.get("http-equiv") == "Content-Security-Policy":
+            self.seen.policy = values["content"] or ""
+        if tag == "img":
+            assert values["alt"], "a picture without words"
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.seen.text += data
+
+
+def parsed(page: str) -> Seen:
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    reader.seen.text = " ".join(reader.seen.text.split())
+    return reader.seen
+
+
+def page_of(path: Path, scan: Scan, *, frames: int = 25, embed: tuple[Output, ...] = ()) -> str:
+    sink = HtmlSink(path, scan, embed=embed)
+    for result in build.results(scan, frames=frames):
+        sink.write(result)
+    sink.close()
+    return path.read_text(encoding="utf-8")
+
+
+def scan_of(label: Label = Label.MANIPULATED, faces: int = 2, unjudged: int = 1) -> Scan:
+    if label in (Label.ERROR, Label.NOT_APPLICABLE):
+        faces = unjudged = 0
+    return build.scan(info=build.video(), label=label, faces=faces, unjudged=unjudged)
+
+
+@pytest.mark.parametrize("label", list(Label))
+def test_page_says_verdict_meaning_and_limits(label: Label, tmp_path: Path) -> None:
+    scan = scan_of(label)
+    text = parsed(page_of(tmp_path / "p.html", scan)).text
+    words = wording.wording_of(scan.verdict)
+    for part in (
+        words.label,
+        words.headline,
+        words.means,
+        words.does_not_mean,
+        *words.sentences,
+        scan.verdict.reasons[0].text,
+        scan.verdict.reasons[0].code,
+        scan.sha256,
+        scan.verdict.model.sha256,
+        scan.verdict.model.evaluated_on,
+        scan.verdict.calibration.population,
+        scan.verdict.engine.name,
+        scan.report.decoder,
+    ):
+        assert part in text
+
+
+def test_page_shows_the_digest_of_the_record(tmp_path: Path) -> None:
+    scan = scan_of()
+    page = page_of(tmp_path / "p.html", scan, embed=OUTPUTS)
+    sink = RecordSink(tmp_path / "r.json", scan, embed=OUTPUTS)
+    for result in build.results(scan):
+        sink.write(result)
+    sink.close()
+    assert json.loads((tmp_path / "r.json").read_text())["digest"] in page
+
+
+def test_headings_nest_without_gaps(tmp_path: Path) -> None:
+    levels = parsed(page_of(tmp_path / "p.html", scan_of(), embed=OUTPUTS)).headings
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_every_picture_is_a_jpeg_in_the_page(tmp_path: Path) -> None:
+    seen = parsed(page_of(tmp_path / "p.html", scan_of()))
+    assert seen.pictures
+    for source in seen.pictures:
+        kind, _, data = source.partition(",")
+        assert kind == "data:image/jpeg;base64"
+        picture = Pictures.open(io.BytesIO(base64.b64decode(data)))
+        assert max(picture.size) <= SIDE and not picture.getexif()
+
+
+def test_outputs_are_linked_relatively_with_their_hashes(tmp_path: Path) -> None:
+    odd = Output("masks", Path("out/a b#?%:é.mkv"), "c" * 64, 1)
+    seen = parsed(page_of(tmp_path / "p.html", scan_of(), embed=(*OUTPUTS, odd)))
+    assert seen.links[:2] == ["./clip.overlay.mp4", "./clip.masks.mkv"]
+    assert seen.links[2] == "./a%20b%23%3F%25%3A%C3%A9.mkv"
+    assert all(output.sha256 in seen.text for output in OUTPUTS)
+
+
+# Safety
+
+HOSTILE = st.one_of(
+    st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=60),
+    st.binary(min_size=1, max_size=40)
+    .filter(lambda raw: b"/" not in raw and b"\0" not in raw)
+    .map(os.fsdecode),
+    st.sampled_from(
+        [
+            "<img src=x onerror=alert(1)>",
+            "\"onclick='alert(1)'",
+            "javascript:alert(1)",
+            "--><script>alert(1)<!--",
+            "'><style>*{background:url(http:\\\\x)}",
+            "{{ 7 * 7 }}{% raw %}",
+            "]]><svg onload=alert(1)>",
+            "&lt;script&gt;&#x3c;script&#62;",
+            "http:evil.example",
+            "\u202efdp.exe\u2066",
+            "\ud800",
+        ]
+    ),
+)
+
+
+def hostile_scan(name: str) -> Scan:
+    scan = scan_of(Label.INCONCLUSIVE)
+    verdict, report = scan.verdict, scan.report
+    video = verdict.video
+    assert video is not None
+    track = replace(verdict.tracks[2], unscored=((name, 3),))
+    return replace(
+        scan,
+        path=Path("folder") / name,
+        verdict=replace(
+            verdict,
+            tracks=(*verdict.tracks[:2], track),
+            coverage=replace(verdict.coverage, faces_unscored=((name, 3),)),
+            reasons=(Reason(name, name),),
+            engine=replace(verdict.engine, reason=name),
+            video=replace(video, codec=name, container=name, audio=(name,)),
+        ),
+        report=replace(report, complete=False, reasons=(name,), decoder_reason=name),
+        settings=((name, name),),
+        versions=((name, name),),
+        ignored=(name,),
+    )
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(name=HOSTILE)
+def test_nothing_from_the_input_becomes_markup(name: str, tmp_path: Path) -> None:
+    def made(text: str) -> Seen:
+        path = tmp_path / "p.html"
+        output = Output("masks", Path("out") / text, "c" * 64, 1)
+        HtmlSink(path, hostile_scan(text), embed=(output,)).close()
+        return parsed(path.read_text(encoding="utf-8"))
+
+    plain, hostile = made("plain"), made(name)
+    assert hostile.tags == plain.tags
+    assert not any(tag == "script" for tag, _ in hostile.tags)
+    assert not any(attr.startswith("on") for _, attrs in hostile.tags for attr in attrs)
+    (link,) = hostile.links
+    assert re.fullmatch(r"\./[A-Za-z0-9_.~%-]*", link)
+    assert unquote_to_bytes(link[2:]) == name_bytes(Path("out", name).name)
+
+
+def test_policy_forbids_everything_but_styles_and_data_pictures(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "p.html", scan_of())
+    seen = parsed(page)
+    assert seen.policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert "//" not in re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", page)
+    assert "@import" not in page and set(re.findall(r"url\((.)", page)) == {"#"}
+
+
+# Bounds
+
+
+def long_scan(seconds: float, tracks: int = 1) -> Scan:
+    scan = build.scan(info=build.video(), faces=tracks, unjudged=0, label=Label.NO_EVIDENCE)
+    frames = round(seconds * 25)
+    verdict = replace(
+        scan.verdict,
+        tracks=tuple(
+            build.track(each, score=0.1 + 0.8 * each / tracks, end=seconds)
+            for each in range(tracks)
+        ),
+        coverage=replace(scan.verdict.coverage, decoded=frames, seconds=seconds),
+    )
+    return replace(scan, verdict=verdict)
+
+
+def test_score_line_is_bounded_and_keeps_its_peak() -> None:
+    scan = long_scan(7_200)
+    track, coverage = scan.verdict.tracks[0], scan.verdict.coverage
+    line = ScoreLine(track, 7_200, coverage)
+    for index in range(0, 180_000, 2):
+        line.add(index / 25, 0.987 if index == 90_002 else 0.1)
+    (points,) = line.chart((), scan.verdict).lines
+    places = [tuple(map(float, point.split(","))) for point in points.split()]
+    assert len(places) <= BINS
+    assert min(y for _, y in places) == pytest.approx(1.3, abs=0.06)
+    assert "0.99 at 1:00:00.1" in line.chart((), scan.verdict).summary
+
+
+def test_gaps_are_shown_as_not_judged() -> None:
+    scan = long_scan(20)
+    line = ScoreLine(scan.verdict.tracks[0], 20, scan.verdict.coverage)
+    for index in range(500):
+        time = index / 25
+        if 5 <= time < 8:
+            line.add(time, None)  # seen, but too small
+        elif not 12 <= time < 15:  # nobody looked
+            line.add(time, 0.4)
+    chart = line.chart((), scan.verdict)
+    assert len(chart.lines) == 3
+    blind = [(band.x, band.x + band.width) for band in chart.bands if band.kind == "blind"]
+    assert blind == [
+        (pytest.approx(25, abs=0.5), pytest.approx(40, abs=0.5)),
+        (pytest.approx(60, abs=0.5), pytest.approx(75, abs=0.5)),
+    ]
+
+
+def test_stride_is_no_gap() -> None:
+    scan = long_scan(100)
+    line = ScoreLine(scan.verdict.tracks[0], 100, scan.verdict.coverage)
+    for second in range(0, 100, 2):
+        line.add(second, 0.4)
+    chart = line.chart((), scan.verdict)
+    assert len(chart.lines) == 1 and not chart.bands
+
+
+def test_short_face_in_a_long_film_gets_its_own_scale() -> None:
+    scan = long_scan(3_600)
+    track = replace(scan.verdict.tracks[0], start=1_800.0, end=1_803.0)
+    line = ScoreLine(track, 3_600, scan.verdict.coverage)
+    line.add(1_801.0, 0.5)
+    chart = line.chart((), scan.verdict)
+    assert chart.locator is not None and chart.locator.x == pytest.approx(50, abs=0.1)
+    assert chart.ticks[0][1].startswith("29:59")
+
+
+def test_page_of_a_long_crowded_video_stays_small(tmp_path: Path) -> None:
+    scan = long_scan(40, tracks=40)
+    image = build.picture(120, 160)
+    sink = HtmlSink(tmp_path / "p.html", scan)
+    for index in range(0, 1_000, 20):
+        faces = tuple(
+            build.prediction(image, Box(10, 10, 50, 60), track, 0.5 + index / 2_500, 8)
+            for track in range(40)
+        )
+        sink.write(FrameResult(Frame(index, index * 512, index / 25, image), faces))
+    sink.close()
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert len(page) < 2_000_000
+    assert page.count("<article") == TRACKS
+    assert f"{40 - TRACKS} more faces" in page
+    assert page.count("<figure>") == STRONGEST
+
+
+def test_strongest_frames_are_spread_over_the_intervals(tmp_path: Path) -> None:
+    scan = long_scan(10)
+    intervals = (
+        Interval(1, 3, 0, 0.97, 5.0, Label.MANIPULATED),
+        Interval(6, 8, 0, 0.75, 1.0, Label.SUSPICIOUS),
+    )
+    verdict = replace(scan.verdict, intervals=intervals, label=Label.MANIPULATED)
+    image = build.picture(120, 160)
+    sink = HtmlSink(tmp_path / "p.html", replace(scan, verdict=verdict))
+    for index in range(250):
+        time = index / 25
+        score = 0.96 if 1 <= time < 3 else 0.74 if 6 <= time < 8 else 0.2
+        face = build.prediction(image, Box(10, 10, 50, 60), 0, score, 8)
+        sink.write(FrameResult(Frame(index, index * 512, time, image), (face,)))
+    sink.close()
+    text = parsed((tmp_path / "p.html").read_text(encoding="utf-8")).text
+    assert text.count("score 0.96") == 3 and text.count("score 0.74") == 3
+    assert "score 0.20" not in text
+
+
+def test_still_picture_has_its_strongest_frame(tmp_path: Path) -> None:
+    still = Interval(0, 0, 0, 0.97, 5.0, Label.MANIPULATED)
+    scan = build.scan(info=build.video(still=True, frames=1), faces=1, unjudged=0, frames=1)
+    scan = replace(scan, verdict=replace(scan.verdict, intervals=(still,)))
+    assert page_of(tmp_path / "p.html", scan, frames=1).count("<figure>") == 1
+
+
+def test_frames_without_pictures_do_not_end_the_page(tmp_path: Path) -> None:
+    scan = scan_of()
+    sink = HtmlSink(tmp_path / "p.html", scan)
+    for result in build.results(scan, images=False):
+        sink.write(result)
+    sink.close()
+    assert "no picture" in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_is_gone_says_where(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="page cannot be written"):
+        HtmlSink(tmp_path / "gone" / "p.html", scan_of()).close()
+
+
+# Pictures
+
+
+def test_thumbnail_is_the_box_and_grey_outside_the_frame() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, :, 0] = 200
+    cut = thumbnail(image, Box(-20, 0, 20, 40), 64)
+    assert cut.shape == (64, 64, 3)
+    assert (cut[:, :31] == 118).all()
+    assert (cut[:, 33:, 0] == 200).all() and (cut[:, 33:, 1] == 0).all()
+    assert (thumbnail(image, Box(500, 500, 520, 520), 16) == 118).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    x=st.floats(-300, 300), y=st.floats(-300, 300), side=st.floats(0.1, 900), out=st.integers(1, 70)
+)
+def test_thumbnail_of_any_box_has_its_size(x: float, y: float, side: float, out: int) -> None:
+    image = np.full((50, 80, 3), 7, np.uint8)
+    cut = thumbnail(image, Box(x, y, x + side, y + side), out)
+    assert cut.shape == (out, out, 3) and cut.dtype == np.uint8
+
+
+def test_mask_colours_only_what_it_marks() -> None:
+    picture = np.full((64, 64, 3), 128, np.uint8)
+    mask = np.zeros((64, 64), np.float32)
+    assert (marked(picture, mask) == 128).all()
+    mask[20:44, 20:44] = 1
+    shown = marked(picture, mask)
+    assert (shown[:16] == 128).all()
+    red, _, blue = shown[32, 32]
+    assert int(red) > int(blue) + 50  # orange heat inside
+    assert (shown[20, 32] == 255).all()  # the contour, light ...
+    assert (shown[18, 32] < 40).all()  # ... beside dark
+
+
+# In a browser
+
+_START = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
+class Browser:
+    """A headless Chromium that is spoken to over a pipe: no port, no driver."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
+        command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
+        command += ["--disable-component-update", f"--user-data-dir={profile}"]
+        command += ["--remote-debugging-pipe", "about:blank"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, str(theirs_in), str(theirs_out), *command],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        fcntl.fcntl(self._in, fcntl.F_SETFL, os.O_NONBLOCK)
+        self._held = b""
+        self._count = 0
+        self.events: list[dict[str, Any]] = []
+        targets = self.ask("Target.getTargets")["targetInfos"]
+        target = next(each["targetId"] for each in targets if each["type"] == "page")
+        attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+
+    _session: str | None = None
+
+    def ask(self, method: str, **params: object) -> dict[str, Any]:
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": params}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._count:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+            self.events.append(answer)
+
+    def open(self, page: Path) -> None:
+        self.events.clear()
+        self.ask("Page.navigate", url=page.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next())
+
+    def evaluate(self, expression: str) -> Any:
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def close(self) -> None:
+        os.close(self._out)
+        os.close(self._in)
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._held:
+            ready, _, _ = select.select([self._in], [], [], 60)
+            assert ready, "the browser says nothing"
+            part = os.read(self._in, 1 << 20)
+            assert part, "the browser went away"
+            self._held += part
+        line, _, self._held = self._held.partition(b"\0")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        if "browser" in os.environ.get("DEEPSCAN_REQUIRE", ""):
+            pytest.fail("DEEPSCAN_REQUIRE names the browser, but no Chromium is installed")
+        pytest.skip("no Chromium is installed")
+    started = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1_280])
+@pytest.mark.parametrize(
+    ("label", "faces"),
+    [
+        (Label.MANIPULATED, 1),
+        (Label.MANIPULATED, 8),
+        (Label.NO_EVIDENCE, 2),
+        (Label.INCONCLUSIVE, 1),
+        (Label.ERROR, 0),
+    ],
+)
+def test_browser_shows_the_page(
+    browser: Browser, tmp_path: Path, label: Label, faces: int, width: int
+) -> None:
+    name = "a-very-long-name-without-any-place-to-break-" * 4 + "<b>.mp4"
+    scan = replace(scan_of(label, faces), path=Path(name))
+    page_of(tmp_path / "p.html", scan, embed=OUTPUTS)
+    browser.ask(
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=900,
+        deviceScaleFactor=1,
+        mobile=width < 500,
+    )
+    browser.open(tmp_path / "p.html")
+
+    heading = browser.evaluate("document.querySelector('h1').innerText")
+    assert heading == wording.say(f"headline.{label}")
+    room = browser.evaluate("document.documentElement.clientWidth")
+    assert width - 20 < room <= width  # a scroll bar may take some
+    assert browser.evaluate("document.documentElement.scrollWidth") == room
+    outside = browser.evaluate(
+        "[...document.querySelectorAll('body *')].filter(e => !e.closest('svg') &&"
+        " (e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5 ||"
+        " e.getBoundingClientRect().left < -0.5)).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert outside == []
+    assert browser.evaluate("[...document.images].filter(i => !i.naturalWidth).length") == 0
+    assert browser.evaluate("document.images.length") >= (2 if faces else 0)
+    logged = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
+    assert [event for event in browser.events if event.get("method") in logged] == []
+    asked = [
+        event["params"]["request"]["url"]
+        for event in browser.events
+        if event.get("method") == "Network.requestWillBeSent"
+    ]
+    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    shot = base64.b64decode(browser.ask("Page.captureScreenshot", format="png")["data"])
+    assert Pictures.open(io.BytesIO(shot)).size == (width, 900)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    page_of(tmp_path / "p.html", scan_of(), embed=OUTPUTS)
+    browser.ask(
+        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+    )
+    browser.open(tmp_path / "p.html")
+    pairs = browser.evaluate(
+        """
+        [...document.querySelectorAll('p, dt, dd, h1, h2, h3, td, th, li, figcaption, .chip')]
+          .filter(e => e.innerText.trim()).map(e => {
+            let back = e;
+            const clear = 'rgba(0, 0, 0, 0)';
+            while (getComputedStyle(back).backgroundColor === clear) back = back.parentElement;
+            return [getComputedStyle(e).color, getComputedStyle(back).backgroundColor,
+                    e.innerText.slice(0, 40)];
+          })
+        """
+    )
+    assert len(pairs) > 50
+
+    def light(colour: str) -> float:
+        levels = [int(level) / 255 for level in re.findall(r"\d+", colour)[:3]]
+        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in levels)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    # 4.5 is what WCAG 2.2 asks of text at level AA.
+    pale = [
+        text
+        for ink, paper, text in pairs
+        if (max(light(ink), light(paper)) + 0.05) / (min(light(ink), light(paper)) + 0.05) < 4.5
+    ]
+    assert pale == []
+    assert (light(pairs[0][1]) < 0.1) == (scheme == "dark")
