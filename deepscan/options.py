@@ -36,7 +36,7 @@ class ScanOptions:
 
     # Faces
     min_face: int = 40  # smallest face that is judged: box side in frame pixels
-    min_sharpness: float = 12.0  # variance of the crop's Laplacian below which nothing is judged
+    min_sharpness: float = 5.0  # variance of the crop's Laplacian below which nothing is judged
     min_confidence: float = 0.90  # of the face detector
     crop_scale: float = 1.3  # side of the square crop over the longer side of the box (the field's)
     detect_every: float = 0.4  # seconds between two key frames of the face search

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the command line needs labels long before it needs arrays
+    import numpy as np
+    from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]  # (H, W, 3) uint8 RGB, upright
-Mask = NDArray[np.float32]  # (h, w) float32 in [0, 1], P(manipulated)
+Image: TypeAlias = "NDArray[np.uint8]"  # (H, W, 3) uint8 RGB, upright
+Mask: TypeAlias = "NDArray[np.float32]"  # (h, w) float32 in [0, 1], P(manipulated)
 
 
 class Label(StrEnum):

@@ -6,6 +6,7 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deepscan.errors import UsageError
 from deepscan.models.msccnet import MODELS
@@ -68,6 +69,15 @@ def read_recipe(path: Path) -> Recipe:
         values = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"recipe {path} cannot be read: {error}") from error
+    return _checked(path, values)
+
+
+def parse_recipe(text: str) -> Recipe:
+    """The recipe that `Recipe.to_json` wrote, as it stands in the metadata of weights."""
+    return _checked(Path("in the weights"), json.loads(text))
+
+
+def _checked(path: Path, values: dict[str, Any]) -> Recipe:
     try:
         schedule = dict(values.pop("schedule"))
         stages = tuple(Stage(**stage) for stage in schedule.pop("stages"))

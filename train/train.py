@@ -130,9 +130,7 @@ def train(recipe: Recipe, data: Path, out: Path, *, workers: int, device: str) -
         end = _end_of_stage(recipe, step)
         set_input_size(network, stage.size)
         pairs = recipe.schedule.pairs
-        stream = Pairs(
-            people, recipe.forges, size=stage.size, seed=recipe.seed, length=end * pairs
-        )
+        stream = Pairs(people, recipe.forges, size=stage.size, seed=recipe.seed, length=end * pairs)
         loader = DataLoader(
             stream,
             batch_size=pairs,
@@ -254,7 +252,9 @@ class _Log:
 
 
 def main(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, for instance train/recipes/msccnet-s.toml")],
+    recipe: Annotated[
+        Path, typer.Argument(help="Recipe, for instance train/recipes/msccnet-s.toml")
+    ],
     data: Annotated[Path, typer.Option(help="Folder of faces with provenance.csv")],
     out: Annotated[Path, typer.Option(help="Folder of the run; a stopped run goes on there")],
     workers: Annotated[int, typer.Option(help="Processes that make samples")] = 2,
