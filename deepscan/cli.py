@@ -5,20 +5,23 @@ Everything heavy is imported inside functions, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from deepscan import __version__
 from deepscan.errors import DeepscanError, OutputError, UsageError
-from deepscan.exits import ERROR, INTERRUPTED, ExitPolicy, counted
+from deepscan.exits import ERROR, INTERRUPTED, OK, ExitPolicy, counted
 from deepscan.options import ScanOptions
+from deepscan.sinks.wording import visible
 
 if TYPE_CHECKING:
     from deepscan.types import Label, Scanned, Skipped
@@ -162,20 +165,27 @@ def _scan_all(
     from deepscan.progress import Bar
     from deepscan.scan import Scanner, check_outputs
 
-    for path, target in zip(inputs, targets, strict=True):
-        check_outputs(target, path, force=force)
+    for target in targets:
+        check_outputs(target, inputs, force=force)
     labels: list[Label] = []
-    with Bar(enabled=not quiet and sys.stderr.isatty()) as bar, Scanner(options) as scanner:
-        for path, target in zip(inputs, targets, strict=True):
-            outcome = scanner.scan(path, target, force=force, progress=bar.of(path))
-            labels.append(outcome.label)
-            bar.finish()
-            _print(_told(outcome, format_))
-    if format_ == "text":
-        _print(counted(labels))
-    elif not quiet:
-        typer.echo(counted(labels), err=True)
+    with Scanner(options) as scanner:
+        try:
+            with Bar(enabled=not quiet and _is_terminal(sys.stderr)) as bar:
+                for path, target in zip(inputs, targets, strict=True):
+                    outcome = scanner.scan(path, target, force=force, progress=bar.of(path))
+                    labels.append(outcome.label)
+                    bar.finish()
+                    _print(_told(outcome, format_))
+        finally:  # also what was done before an error or Ctrl-C is counted
+            if format_ == "text":
+                _print(counted(labels))
+            elif not quiet:
+                typer.echo(counted(labels), err=True)
     return labels
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _told(outcome: Scanned | Skipped, format_: str) -> str:
@@ -200,8 +210,17 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python flushes stdout once more at its end; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
+    except OSError as error:
+        _silence_stdout()
+        raise OutputError(f"the answer cannot be written to stdout: {error.strerror}") from error
+
+
+def _silence_stdout() -> None:
+    """Python flushes stdout once more at its end; let that go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _targets(inputs: list[Path], out: Path | None, write: str) -> list[dict[str, Path]]:
@@ -210,6 +229,8 @@ def _targets(inputs: list[Path], out: Path | None, write: str) -> list[dict[str,
         if path.is_dir():
             raise UsageError(f"{path} is a folder: name the files in it")
     if out is None:
+        if write != ",".join(KINDS):
+            raise UsageError("--write without --out: name what to write to, --out RESULT.mp4")
         return [{} for _ in inputs]
     kinds = [kind.strip() for kind in write.split(",") if kind.strip()]
     for kind in kinds:
@@ -228,8 +249,9 @@ def _targets(inputs: list[Path], out: Path | None, write: str) -> list[dict[str,
     except OSError as error:
         raise OutputError(f"the folder {out} cannot be made: {error.strerror}") from error
     stems = [path.stem for path in inputs]
-    named = [s if stems.count(s) == 1 else f"{s}-{n}" for n, s in enumerate(stems, 1)]
-    return [{KINDS[k][0]: out / (stem + KINDS[k][1]) for k in kinds} for stem in named]
+    if len({stem.casefold() for stem in stems}) < len(stems):
+        stems = [f"{stem}-{number}" for number, stem in enumerate(stems, start=1)]
+    return [{KINDS[k][0]: out / (stem + KINDS[k][1]) for k in kinds} for stem in stems]
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -238,30 +260,60 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+class _Harmless(logging.Formatter):
+    """Log lines name files, and a file name can hold what moves the cursor of a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return visible(super().formatMessage(record))
+
+
 def _log(*, quiet: bool, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="deepscan: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Harmless("deepscan: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("deepscan").setLevel(level)
 
 
 def _fail(error: DeepscanError, *, debug: bool) -> NoReturn:
     if debug:
-        logging.getLogger("deepscan").exception("failed")
-    typer.echo(f"deepscan: {error}", err=True)
+        traceback.print_exc()
+    _say(str(error))
     raise typer.Exit(ERROR) from error
+
+
+def _say(text: str) -> None:
+    """One line on stderr."""
+    typer.echo(visible(f"deepscan: {text}"), err=True)
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def run() -> None:
-    """Run the command line and exit."""
+def run() -> NoReturn:
+    """Run the command line and exit. No exit code but 1 of a finding is 1."""
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding is
     try:
-        app(prog_name="deepscan", standalone_mode=True)
-    except KeyboardInterrupt:
-        typer.echo("deepscan: interrupted; nothing half-written was left", err=True)
-        sys.exit(INTERRUPTED)
+        code = app(prog_name="deepscan", standalone_mode=False) or OK
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()  # nobody reads the help any more
+        code = OK
+    except Exception as error:
+        # Typer brings its own copy of click, older ones do not: their errors have no common name.
+        wrong_usage = getattr(error, "format_message", None)
+        if wrong_usage is None:
+            traceback.print_exc()
+            _say("this is a bug, please report it with the lines above")
+        else:
+            _say(f"{wrong_usage()} See deepscan --help")
+        code = ERROR
+    if code == INTERRUPTED:
+        _say("interrupted; nothing half-written was left")
+    sys.exit(code)

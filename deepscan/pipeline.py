@@ -1,15 +1,16 @@
 """The chain from frames to frame results: the only threads, the only batching.
 
-Memory is bounded: `prefetch` holds at most `depth` items, `find_faces` at most one stretch between
-two key frames (see there), `predict` at most MAX_WAITING frames or the frames whose crops fill one
-batch. At 1920x1080 (6.2 MB a frame) that is about 8 + 32 + 8 + 8 pictures, 350 MB in the worst
-case, whatever the length of the file; a face-filled 25 frames/s video needs about half.
+Memory is bounded: `prefetch` holds `depth` items and the one in the making, `find_faces` at most
+one stretch between two key frames (see there), `predict` at most MAX_WAITING frames. At 1920x1080
+(6.2 MB a frame) that is about 9 + 32 + 9 + 8 pictures, 360 MB in the worst case, whatever the
+length of the file; a 25 frames/s video needs about half.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import TypeVar
@@ -21,7 +22,7 @@ from deepscan.errors import EngineError
 from deepscan.faces.detector import FaceDetector
 from deepscan.faces.follow import find_faces
 from deepscan.options import ScanOptions
-from deepscan.types import FacePrediction, Frame, FrameCrops, FrameResult
+from deepscan.types import FacePrediction, Frame, FrameCrops, FrameResult, Image, Mask
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ DEPTH = 8  # items between two threads
 
 
 def prefetch(items: Iterable[T], depth: int = DEPTH) -> Generator[T]:
-    """Run `items` in a thread of its own, at most `depth` items ahead.
+    """Run `items` in a thread of its own: `depth` items wait at most, and one is in the making.
 
     An error in `items` is raised here, after the items before it. Closing this iterator, or leaving
     the loop over it, stops the thread, closes `items` there and joins it.
@@ -48,18 +49,19 @@ def prefetch(items: Iterable[T], depth: int = DEPTH) -> Generator[T]:
         return False
 
     def work() -> None:
-        iterator = iter(items)
         try:
-            for item in iterator:
-                if not put((True, item)):
-                    return
+            iterator = iter(items)
+            try:
+                for item in iterator:
+                    if not put((True, item)):
+                        return
+            finally:
+                close = getattr(iterator, "close", None)
+                if close is not None:
+                    close()
             put((False, None))
         except BaseException as error:
             put((False, error))
-        finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
@@ -78,46 +80,46 @@ def prefetch(items: Iterable[T], depth: int = DEPTH) -> Generator[T]:
 
 
 def predict(frames: Iterable[FrameCrops], engine: Engine) -> Iterator[FrameResult]:
-    """Judge the crops of whole frames in batches; frames leave in the order in which they came.
+    """Judge the crops of frames in full batches; frames leave in the order in which they came.
 
     Raises:
         EngineError: the engine failed, or gave something that is not a probability.
     """
-    waiting: list[FrameCrops] = []
-    crops = 0
+    waiting: deque[FrameCrops] = deque()
+    images: list[Image] = []  # crops of waiting frames that are not judged yet
+    judged: deque[tuple[float, Mask]] = deque()  # and what was said about those before them
     for frame in frames:
         waiting.append(frame)
-        crops += len(frame.crops)
-        if crops >= engine.max_batch or len(waiting) >= MAX_WAITING:
-            yield from _judge(waiting, engine)
-            waiting, crops = [], 0
-    yield from _judge(waiting, engine)
-
-
-def _judge(frames: list[FrameCrops], engine: Engine) -> Iterator[FrameResult]:
-    images = [crop.image for frame in frames for crop in frame.crops]
-    scores: list[float] = []
-    masks = []
+        images += [crop.image for crop in frame.crops]
+        while len(images) >= engine.max_batch or (images and len(waiting) >= MAX_WAITING):
+            judged += _judge(images[: engine.max_batch], engine)
+            del images[: engine.max_batch]
+        while waiting and len(waiting[0].crops) <= len(judged):
+            yield _result(waiting.popleft(), judged)
     for start in range(0, len(images), engine.max_batch):
-        batch = np.stack(images[start : start + engine.max_batch])
-        predictions = _checked(engine.predict(batch), len(batch), engine.name)
-        scores += predictions.scores.tolist()
-        masks += list(predictions.masks)
-    place = 0
-    for frame in frames:
-        faces = []
-        for crop in frame.crops:
-            faces.append(FacePrediction(crop, scores[place], masks[place]))
-            place += 1
-        yield FrameResult(frame.frame, tuple(faces), frame.unscored, frame.looked)
+        judged += _judge(images[start : start + engine.max_batch], engine)
+    for frame in waiting:
+        yield _result(frame, judged)
 
 
-def _checked(predictions: Predictions, count: int, name: str) -> Predictions:
+def _result(frame: FrameCrops, judged: deque[tuple[float, Mask]]) -> FrameResult:
+    faces = tuple(FacePrediction(crop, *judged.popleft()) for crop in frame.crops)
+    return FrameResult(frame.frame, faces, frame.unscored, frame.looked)
+
+
+def _judge(images: list[Image], engine: Engine) -> Iterator[tuple[float, Mask]]:
+    predictions = engine.predict(np.stack(images))
+    _check(predictions, len(images), engine.name)
+    return zip(predictions.scores.tolist(), predictions.masks, strict=True)
+
+
+def _check(predictions: Predictions, count: int, name: str) -> None:
     """No verdict may rest on a NaN, a missing row or a number that is no probability."""
     scores, masks = predictions.scores, predictions.masks
-    if scores.shape != (count,) or masks.shape[0] != count:
+    if scores.shape != (count,) or masks.ndim != 3 or len(masks) != count or not masks.size:
         raise EngineError(
-            f"engine {name} answered {scores.shape} scores and {masks.shape} masks to {count} crops"
+            f"engine {name} answered {scores.shape} scores and {masks.shape} masks to {count} "
+            "crops: run `deepscan doctor`"
         )
     for what in (scores, masks):
         if not (np.isfinite(what).all() and what.min() >= 0 and what.max() <= 1):
@@ -125,13 +127,15 @@ def _checked(predictions: Predictions, count: int, name: str) -> Predictions:
                 f"engine {name} gave values that are no probabilities (NaN, infinity or out of "
                 "0 to 1): run `deepscan doctor`"
             )
-    return predictions
 
 
 def analyze(
     frames: Iterable[Frame], detector: FaceDetector, engine: Engine, options: ScanOptions
-) -> Iterator[FrameResult]:
-    """The whole chain: decoding, face search and network each in a thread of its own."""
+) -> Generator[FrameResult]:
+    """The whole chain: decoding, face search and network each in a thread of its own.
+
+    Close it before closing what `frames` reads from.
+    """
     read = prefetch(frames)
     found = prefetch(find_faces(read, detector, options, size=engine.input_size))
     with closing(read), closing(found):

@@ -12,8 +12,9 @@ import hashlib
 import logging
 import os
 import platform
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from fractions import Fraction
 from importlib import import_module
@@ -34,9 +35,9 @@ from deepscan.errors import (
 )
 from deepscan.faces.detector import DETECTORS, FaceDetector
 from deepscan.models.weights import read_card
-from deepscan.options import ScanOptions
+from deepscan.options import Limits, ScanOptions
 from deepscan.pipeline import analyze, prefetch
-from deepscan.sinks.record import error_record, write_record
+from deepscan.sinks.record import error_record, host_facts, write_record
 from deepscan.sinks.sink import SINKS, Sink
 from deepscan.spool import Spool
 from deepscan.stopwatch import Stopwatch, TimedDetector, TimedEngine
@@ -54,6 +55,7 @@ from deepscan.types import (
 )
 from deepscan.verdict import Calibration, Evidence, judge
 from deepscan.video import open_video
+from deepscan.video.source import open_source
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +81,7 @@ def scan_video(
         EngineError, ModelError: the network cannot run.
     """
     with Scanner(options or ScanOptions()) as scanner:
-        outcome = scanner.scan(Path(path), progress=progress)
-        if isinstance(outcome, Skipped):
-            raise VideoError(f"{path}: {outcome.reason.text}")
-        return outcome.scan.verdict
+        return scanner._scan(Path(path), {}, {}, progress).scan.verdict
 
 
 def analyze_video(path: Path | str, options: ScanOptions | None = None) -> Iterator[FrameResult]:
@@ -140,7 +139,7 @@ class Scanner:
         detector: FaceDetector | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        """Load what is not given.
+        """Load what is not given. All of it is closed at the end, given or not.
 
         Raises:
             EngineError, ModelError: the network cannot run, or has no calibration.
@@ -148,17 +147,12 @@ class Scanner:
         """
         self.options = options
         self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
-        self._held = ExitStack()
-        if engine is None:
-            from deepscan.engines.load import load_engine
-
-            engine = load_engine(options.engine, options.model)
-        self.engine = engine
-        self._held.callback(engine.close)
-        if detector is None:
-            detector = _load_detector(options)
-        self.detector = detector
-        self._held.callback(detector.close)
+        with ExitStack() as held:
+            self.engine = engine or _load_engine(options)
+            held.callback(self.engine.close)
+            self.detector = detector or _load_detector(options)
+            held.callback(self.detector.close)
+            self._held = held.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -182,42 +176,47 @@ class Scanner:
         """Scan one file and write what is asked for.
 
         Raises:
-            UsageError: an unknown sink.
+            UsageError: an unknown sink, or an output that is the input.
             OutputError: an output is there already and `force` is not set, or cannot be written.
             EngineError: the engine failed.
         """
         wanted = dict(outputs or {})
-        check_outputs(wanted, path, force=force)
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        known: dict[str, Any] = {"started": started}
+        check_outputs(wanted, [path], force=force)
+        known: dict[str, Any] = {}
         try:
-            return self._scan(_resolved(path), path, wanted, known, progress)
+            return self._scan(path, wanted, known, progress)
         except VideoError as error:
             skipped = _skipped(path, error)
             logger.info("%s: %s", path, error)
             if "record" not in wanted:
                 return skipped
-            record = error_record(
-                skipped, settings=_settings(self.options), versions=_versions(), **known
-            )
             final = wanted["record"]
-            part = _aside(final)
-            write_record(part, record)
-            return dataclasses.replace(skipped, outputs=_publish({"record": (part, final)}))
+            parts = {"record": (_aside(final), final)}
+            with _whole_or_absent(parts):
+                settings, versions, host = _settings(self.options), _versions(), host_facts()
+                record = error_record(
+                    skipped, settings=settings, versions=versions, host=host, **known
+                )
+                write_record(parts["record"][0], record)
+                outputs_made = (_output("record", *parts["record"]),)
+                _publish(parts)
+            return dataclasses.replace(skipped, outputs=outputs_made)
 
     def _scan(
         self,
-        source: Path,
         path: Path,
         wanted: Mapping[str, Path],
         known: dict[str, Any],
         progress: Progress,
     ) -> Scanned:
+        """Like `scan`, but raises. What is learnt on the way to an error stays in `known`."""
         options, watch = self.options, Stopwatch()
+        known["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+        source = _resolved(path)
         with watch.measure("hash"):
             before = _identity(source)
             known["size"] = before[2]
-            known["sha256"] = hash_file(source, options.limits.file_size)
+            known["sha256"] = hash_file(source, options.limits)
         with Spool() as spool:
             evidence = Evidence()
             with watch.measure("open"):
@@ -231,26 +230,28 @@ class Scanner:
             first_pts = 0
             with reader:
                 info = dataclasses.replace(reader.info, path=path)
-                results = analyze(
+                chain = analyze(
                     watch.each("decode", reader.frames()),
                     TimedDetector(self.detector, watch),
                     TimedEngine(self.engine, watch),
                     options,
                 )
-                try:
-                    for result in results:
-                        if evidence.frames == 0:
-                            at_zero = Fraction(result.frame.time) / info.time_base
-                            first_pts = result.frame.pts - round(at_zero)
-                        evidence.add(result)
-                        if wanted:
-                            with watch.measure("spool"):
-                                spool.append(result)
-                        progress("analysing", evidence.frames, result.frame.time, info.duration)
-                except VideoError as error:
-                    if not evidence.frames:
-                        raise
-                    failure = Reason(error.reason, str(error))
+                # Its threads use the reader and have to end before that is closed.
+                with closing(chain):
+                    try:
+                        for result in chain:
+                            if evidence.frames == 0:
+                                at_zero = Fraction(result.frame.time) / info.time_base
+                                first_pts = result.frame.pts - round(at_zero)
+                            evidence.add(result)
+                            if wanted:
+                                with watch.measure("spool"):
+                                    spool.append(result)
+                            progress("analysing", evidence.frames, result.frame.time, info.duration)
+                    except VideoError as error:
+                        if not evidence.frames:
+                            raise
+                        failure = Reason(error.reason, str(error))
                 report = reader.report()
             if not evidence.frames:
                 raise CorruptError(f"{path} holds no frame that can be decoded")
@@ -294,7 +295,7 @@ class Scanner:
     ) -> tuple[Output, ...]:
         """The second pass: all sinks but the record at once, then the record, then the renaming."""
         parts = {kind: (_aside(wanted[kind]), wanted[kind]) for kind in SINKS if kind in wanted}
-        try:
+        with _whole_or_absent(parts):
             with ExitStack() as held:
                 sinks = {}
                 for kind, (part, _) in parts.items():
@@ -311,12 +312,9 @@ class Scanner:
             if "record" in parts:
                 timed = dataclasses.replace(scan, timings=watch.timings)
                 _open_sink("record", parts["record"][0], timed, made).close()
-            return _publish(parts)
-        except BaseException:
-            for part, _ in parts.values():
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
-            raise
+                made += (_output("record", *parts["record"]),)
+            _publish(parts)
+        return made
 
     def _feed(
         self,
@@ -353,13 +351,15 @@ class Scanner:
                 progress("writing", done, result.frame.time, duration)
 
 
-def check_outputs(wanted: Mapping[str, Path], path: Path, *, force: bool) -> None:
+def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: bool) -> None:
     """Refuse, before any work, what could not be written or would be lost.
 
     Raises:
-        UsageError: a sink that does not exist, or an output that is the input.
+        UsageError: a sink that does not exist, two for one file, or an output that is an input.
         OutputError: the folder is missing, or a file is there and `force` is not set.
     """
+    if len(set(wanted.values())) < len(wanted):
+        raise UsageError(f"two outputs have one name: {', '.join(map(str, wanted.values()))}")
     for kind, target in wanted.items():
         if kind not in SINKS:
             raise UsageError(f"no output {kind!r}; there are {', '.join(SINKS)}")
@@ -370,24 +370,23 @@ def check_outputs(wanted: Mapping[str, Path], path: Path, *, force: bool) -> Non
         if target.is_dir():
             raise OutputError(f"{target} is a folder: name a file")
         if target.exists():
-            with suppress(OSError):
-                if target.samefile(path):
-                    raise UsageError(f"{target} is the input itself: name another output")
+            for path in inputs:
+                with suppress(OSError):
+                    if target.samefile(path):
+                        raise UsageError(f"{target} is an input: name another output")
             if not force:
                 raise OutputError(f"{target} is there already: name another, or give --force")
 
 
-def hash_file(path: Path, limit: int) -> str:
+def hash_file(path: Path, limits: Limits) -> str:
     """SHA-256 of a regular file, read once in pieces.
 
     Raises:
         UnreadableError: it cannot be read.
-        LimitError: it is larger than `limit` bytes.
+        LimitError: it is larger than the limit.
+        CorruptError: it is empty.
     """
-    from deepscan.options import Limits
-    from deepscan.video.source import open_source
-
-    source = open_source(path, dataclasses.replace(Limits(), file_size=limit))
+    source = open_source(path, limits)
     digest = hashlib.sha256()
     try:
         with os.fdopen(source.descriptor, "rb", buffering=0) as file:
@@ -432,6 +431,12 @@ def _skipped(path: Path, error: VideoError) -> Skipped:
     return Skipped(path, label, Reason(error.reason, str(error)))
 
 
+def _load_engine(options: ScanOptions) -> Engine:
+    from deepscan.engines.load import load_engine
+
+    return load_engine(options.engine, options.model)
+
+
 def _load_detector(options: ScanOptions) -> FaceDetector:
     if options.detector not in DETECTORS:
         raise UsageError(f"no face detector {options.detector!r}; there are {', '.join(DETECTORS)}")
@@ -451,31 +456,44 @@ def _open_sink(kind: str, path: Path, scan: Scan, embed: tuple[Output, ...] = ()
 
 
 def _aside(path: Path) -> Path:
-    """A name beside the final one; it keeps the suffix, which tells writers the container."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    """A free name beside the final one; it keeps the suffix, which tells writers the container."""
+    # 40 characters: with what is added, the longest name that a file system takes is not passed.
+    return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
+
+
+@contextmanager
+def _whole_or_absent(parts: Mapping[str, tuple[Path, Path]]) -> Iterator[None]:
+    """Leave no half-written file behind, whatever happens, also on Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        for part, _ in parts.values():
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        raise
 
 
 def _output(kind: str, part: Path, final: Path) -> Output:
+    """What is known of a finished file, which is on the disk when this returns."""
+    digest = hashlib.sha256()
     try:
-        digest = hashlib.sha256()
         with part.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
             os.fsync(file.fileno())
-        return Output(kind, final, digest.hexdigest(), part.stat().st_size)
+            size = file.tell()
     except OSError as error:
         raise OutputError(f"{final} cannot be completed: {error.strerror}") from error
+    return Output(kind, final, digest.hexdigest(), size)
 
 
-def _publish(parts: Mapping[str, tuple[Path, Path]]) -> tuple[Output, ...]:
+def _publish(parts: Mapping[str, tuple[Path, Path]]) -> None:
     """Give finished files their names; whoever sees a name sees a whole file."""
-    made = tuple(_output(kind, part, final) for kind, (part, final) in parts.items())
     for part, final in parts.values():
         try:
             os.replace(part, final)
         except OSError as error:
             raise OutputError(f"{final} cannot be written: {error.strerror}") from error
-    return made
 
 
 def _settings(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:

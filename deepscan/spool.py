@@ -10,13 +10,14 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from deepscan.errors import OutputError
+from deepscan.errors import CorruptError, OutputError
 from deepscan.types import Frame, FrameResult
 
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
@@ -53,19 +54,19 @@ class Spool:
         try:
             pickle.dump(bare, self._file, protocol=5)
         except OSError as error:
-            raise OutputError(
-                f"the temporary folder {tempfile.gettempdir()} cannot take the results "
-                f"({error}): free some space or set TMPDIR"
-            ) from error
+            raise _full(error) from error
 
     def replay(self, frames: Iterable[Frame] | None = None) -> Iterator[FrameResult]:
         """Yield the results in order, with the pictures of `frames` if given.
 
         Raises:
-            OutputError: `frames` are not those of the first pass.
+            OutputError: the disk is full.
+            CorruptError: `frames` are not those of the first pass.
         """
-        self._file.flush()
-        self._file.seek(0)
+        try:
+            self._file.seek(0)  # writes what is still in memory
+        except OSError as error:
+            raise _full(error) from error
         pictures = None if frames is None else iter(frames)
         while True:
             try:
@@ -74,18 +75,20 @@ class Spool:
             except EOFError:
                 return
             masks = tuple(
-                replace(face, mask=face.mask.astype(np.float32) / 255) for face in result.faces
+                replace(face, mask=face.mask.astype(np.float32) / np.float32(255))
+                for face in result.faces
             )
             frame = result.frame if pictures is None else next(pictures, None)
             if frame is None or (frame.index, frame.pts) != (result.frame.index, result.frame.pts):
-                raise OutputError(
+                raise CorruptError(
                     f"the file gave other frames when it was read again (at frame "
                     f"{result.frame.index}): it changed during the scan"
                 )
             yield replace(result, frame=frame, faces=masks)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # on a full disk the rest is not written: nobody needs it now
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -97,3 +100,10 @@ class Spool:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _full(error: OSError) -> OutputError:
+    return OutputError(
+        f"the temporary folder {tempfile.gettempdir()} cannot take the results "
+        f"({error.strerror}): free some space or set TMPDIR"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -36,16 +36,21 @@ class Stopwatch:
             with self._lock:
                 self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
-    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """Count the time that `items` takes to give each item."""
+    def each(self, stage: str, items: Iterable[T]) -> Generator[T]:
+        """Count the time that `items` takes to give each item; closing this closes `items`."""
         iterator = iter(items)
-        while True:
-            try:
-                with self.measure(stage):
-                    item = next(iterator)
-            except StopIteration:
-                return
-            yield item
+        try:
+            while True:
+                try:
+                    with self.measure(stage):
+                        item = next(iterator)
+                except StopIteration:
+                    return
+                yield item
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
 
     @property
     def timings(self) -> tuple[tuple[str, float], ...]:

@@ -6,8 +6,9 @@ The rule, in order:
    `Calibration.window` seconds round every sighting. A calibration fitted on held-out people turns
    the average into a natural log-likelihood ratio (LLR).
 2. Every window that does not overlap another is one more chance of a false alarm. The number of
-   looks is the sum over tracks of max(1, judged seconds / window). From the tail of the LLR of
-   unmanipulated windows, P(LLR > x) = q exp(-(x - u) / b), the threshold is set so that the
+   looks is the sum over tracks of max(1, judged seconds / window), where a sighting stands for the
+   time to the next one but for no more than a window: a pause is no chance. From the tail of the
+   LLR of unmanipulated windows, P(LLR > x) = q exp(-(x - u) / b), the threshold is set so that the
    expected number of false alarms in the whole file stays at the stated rate:
    x(looks) = u + b ln(looks q / rate). More faces and longer files need stronger evidence.
 3. Windows over the threshold join to intervals; a manipulated interval whose mask is empty is a
@@ -48,6 +49,7 @@ from deepscan.types import (
 LOGIT_LIMIT = 8.0  # scores of exactly 0 or 1 are not infinitely sure
 MODEL_FLOOR = 0.75  # AUC below which a model may not decide
 EMPTY_MASK = 0.002  # share of the crop below which a mask counts as empty
+ONE_FRAME = 0.04  # seconds that a single picture counts for
 JOIN_GAP = 0.5  # seconds between two intervals of one face that are told as one
 Floats = NDArray[np.float64]
 
@@ -94,6 +96,20 @@ class Calibration:
     measured: float
     measured_interval: tuple[float, float]
     clips: int
+
+    def __post_init__(self) -> None:
+        """A threshold that is NaN, or a slope that turns the polarity round, would find nothing.
+
+        Raises:
+            ValueError: a number cannot be meant.
+        """
+        for scale in (self.clip, self.still):
+            tail = scale.tail
+            sound = 0 < tail.q <= 1 and 0 < tail.b < math.inf and math.isfinite(tail.u)
+            if not (sound and 0 < scale.slope < math.inf and math.isfinite(scale.offset)):
+                raise ValueError(f"no scale of evidence: {scale}")
+        if not (0 < self.window < math.inf and 0 < self.rate <= self.review_rate < 1):
+            raise ValueError(f"window {self.window}, rates {self.rate} and {self.review_rate}")
 
     @classmethod
     def from_card(cls, values: Mapping[str, Any]) -> Calibration:
@@ -163,23 +179,23 @@ class Evidence:
         self.scored = 0
         self.first: float | None = None
         self.last = 0.0
-        self.step = 0.04  # seconds between the last two frames
-        self.judged_seconds = 0.0
+        self._judged_seconds = 0.0  # up to the last frame
+        self._last_judged = False
 
     def add(self, result: FrameResult) -> None:
         """Take the next frame."""
         time = result.frame.time
         if self.first is None:
             self.first = time
-        elif time > self.last:
-            self.step = time - self.last
+        elif self._last_judged:
+            self._judged_seconds += time - self.last
         self.last = time
+        self._last_judged = bool(result.faces)
         self.frames += 1
         self.faces += len(result.faces) + len(result.unscored)
         self.scored += len(result.faces)
         self.with_face += bool(result.faces or result.unscored)
         self.analysed += result.analysed and not result.unscored
-        self.judged_seconds += self.step if result.faces else 0.0
         for face in result.faces:
             series = self._series(face.crop.face.track_id)
             series.times.append(time)
@@ -201,6 +217,13 @@ class Evidence:
         assert track_id is not None, "find_faces names every face that it hands on"
         return self.tracks.setdefault(track_id, _Series())
 
+    @property
+    def step(self) -> float:
+        """Mean seconds from frame to frame: how long the last one is shown."""
+        if self.first is None or self.frames < 2:
+            return ONE_FRAME
+        return (self.last - self.first) / (self.frames - 1)
+
     def coverage(self, report: ReadReport) -> Coverage:
         """The ledger of what was looked at."""
         return Coverage(
@@ -212,7 +235,7 @@ class Evidence:
             faces_scored=self.scored,
             faces_unscored=tuple(sorted(self.unscored.items())),
             seconds=0.0 if self.first is None else self.last - self.first + self.step,
-            seconds_scored=self.judged_seconds,
+            seconds_scored=self._judged_seconds + (self.step if self._last_judged else 0.0),
             complete=report.complete,
         )
 
@@ -252,7 +275,9 @@ def looks_of(evidence: Evidence, window: float) -> float:
     looks = 0.0
     for series in evidence.tracks.values():
         if series.judged:
-            looks += max(1.0, len(series.judged) * evidence.step / window)
+            times = np.array(series.judged)
+            shown = np.diff(times, append=times[-1] + evidence.step)
+            looks += max(1.0, float(np.minimum(shown, window).sum()) / window)
     return max(1.0, looks)
 
 
@@ -287,7 +312,7 @@ def judge(
         tracks.append(track)
         intervals += found
     coverage = evidence.coverage(report)
-    label, reasons = _label(intervals, coverage, report, model, options)
+    label, reasons = _label(intervals, operating, coverage, report, model, options)
     if failure is not None:
         label, reasons = Label.ERROR, [failure, *(r for r in reasons if r.code != "complete")]
     best = [track.llr for track in tracks if track.llr is not None]
@@ -361,7 +386,14 @@ def _intervals(
         empty = float(shares[start:stop].mean()) < EMPTY_MASK
         label = Label.SUSPICIOUS if empty else Label.MANIPULATED
         intervals.append(
-            Interval(times[start], times[stop - 1] + step, track_id, sigmoid(peak), peak, label)
+            Interval(
+                float(times[start]),
+                float(times[stop - 1]) + step,
+                track_id,
+                sigmoid(peak),
+                peak,
+                label,
+            )
         )
     for start, stop in _runs(llr >= review, times):
         first, last = float(times[start]), float(times[stop - 1]) + step
@@ -385,6 +417,7 @@ def _runs(over: NDArray[np.bool_], times: Floats) -> list[tuple[int, int]]:
 
 def _label(
     intervals: list[Interval],
+    operating: float,
     coverage: Coverage,
     report: ReadReport,
     model: ModelInfo,
@@ -394,7 +427,7 @@ def _label(
     limits = _limits(coverage, report, model, options)
     manipulated = [i for i in intervals if i.label is Label.MANIPULATED]
     suspicious = [i for i in intervals if i.label is Label.SUSPICIOUS]
-    if model.auc < MODEL_FLOOR:
+    if coverage.faces_scored and _below_floor(model):
         return Label.INCONCLUSIVE, limits
     if manipulated:
         text = f"{_count(manipulated)} above the operating point"
@@ -408,10 +441,16 @@ def _label(
     if limits:
         return Label.INCONCLUSIVE, limits
     if suspicious:
-        text = f"{_count(suspicious)} worth a look: above the review point only"
-        if any(i.llr >= 0 and i.label is Label.SUSPICIOUS for i in suspicious):
-            text += ", or the score is high while the mask is empty"
-        return Label.SUSPICIOUS, [Reason("over_review_point", text)]
+        empty = [i for i in suspicious if i.llr >= operating]
+        weak = [i for i in suspicious if i.llr < operating]
+        reasons = []
+        if empty:
+            text = f"{_count(empty)} above the operating point, but the mask there is empty"
+            reasons.append(Reason("heads_disagree", text))
+        if weak:
+            text = f"{_count(weak)} above the review point only"
+            reasons.append(Reason("over_review_point", text))
+        return Label.SUSPICIOUS, reasons
     text = "nothing above the review point; the coverage says what was looked at"
     return Label.NO_EVIDENCE, [Reason("complete", text)]
 
@@ -421,7 +460,7 @@ def _limits(
 ) -> list[Reason]:
     """Everything that forbids no-evidence."""
     limits = []
-    if model.auc < MODEL_FLOOR:
+    if coverage.faces_scored and _below_floor(model):  # without a face it had no say
         text = f"the model's measured AUC {model.auc:.3f} is below the floor of {MODEL_FLOOR}"
         limits.append(Reason("model_floor", text))
     if not report.complete:
@@ -430,11 +469,16 @@ def _limits(
     if unscored.get("limit_faces"):
         text = f"{unscored['limit_faces']} face sightings beyond the limit were not judged"
         limits.append(Reason("limit_faces", text))
-    if coverage.faces and coverage.faces_scored < options.min_coverage * coverage.faces:
+    # At least one, also for those who ask for no coverage at all.
+    if coverage.faces_scored < max(options.min_coverage * coverage.faces, min(coverage.faces, 1)):
         told = ", ".join(f"{count} {reason}" for reason, count in coverage.faces_unscored)
         text = f"only {coverage.faces_scored} of {coverage.faces} face sightings were judged"
         limits.append(Reason("low_coverage", f"{text} ({told})" if told else text))
     return limits
+
+
+def _below_floor(model: ModelInfo) -> bool:
+    return not model.auc >= MODEL_FLOOR  # NaN is below everything
 
 
 def _listed(reasons: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ Writes the weights and their card (JSON) to FOLDER and the model card for people
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -26,6 +27,8 @@ import typer
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from deepscan.engines.machine import look_around
+from deepscan.engines.parity import selftest_values
 from deepscan.engines.torch import TorchEngine
 from deepscan.errors import DeepscanError
 from deepscan.faces.crop import cut, square
@@ -37,7 +40,7 @@ from train.clips import film, hold_camera, through_codec
 from train.faces import Person, read_faces
 from train.model_card import model_card
 from train.pairs import forge_face
-from train.recipe import Recipe, parse_recipe
+from train.recipe import parse_recipe
 from train.validate import Validation, validate
 
 RATE, REVIEW_RATE = 0.01, 0.05  # false alarms a file at the operating and the review point
@@ -231,19 +234,25 @@ def wilson(count: int, total: int) -> tuple[float, float, float]:
 
 
 def card_of(
-    weights: Path, sha256: str, recipe: Recipe, metadata: dict[str, str], **parts: Any
+    weights: Path,
+    sha256: str,
+    metadata: dict[str, str],
+    *,
+    validation: Validation,
+    calibration: Calibration,
+    rates: Rates,
+    data: str,
+    selftest: dict[str, Any],
+    attribution: str,
 ) -> dict[str, Any]:
     """The card's JSON: what these weights are, what made them, what they scored."""
-    validation: Validation = parts["validation"]
-    calibration: Calibration = parts["calibration"]
-    rates: Rates = parts["rates"]
     return {
         "name": weights.stem,
         "sha256": sha256,
         "config": json.loads(metadata["config"]),
         "training": {key: value for key, value in metadata.items() if key != "config"},
         "evaluation": {
-            "data": parts["data"],
+            "data": data,
             "samples": validation.samples,
             "auc": validation.auc._asdict(),
             "mask_iou": validation.iou._asdict(),
@@ -251,14 +260,10 @@ def card_of(
             "false_pixels": validation.false_pixels,
             "clips": asdict(rates),
         },
-        "calibration": {
-            **asdict(calibration),
-            "clip": asdict(calibration.clip),
-            "still": asdict(calibration.still),
-        },
-        "selftest": parts["selftest"],
+        "calibration": asdict(calibration),
+        "selftest": selftest,
         "licence": "Apache-2.0",
-        "attribution": parts["attribution"],
+        "attribution": attribution,
     }
 
 
@@ -284,21 +289,31 @@ def main(
 
 
 def calibrate(weights: Path, data: Path, out: Path) -> dict[str, Any]:
-    """Evaluate, calibrate, copy the weights to `out` and write the card beside them."""
-    import hashlib
+    """Evaluate, calibrate, copy the weights to `out` and write the card beside them.
 
-    from deepscan.doctor import selftest
-
+    Raises:
+        UsageError: the data folder or the recipe in the weights is not as expected.
+        ModelError: the weights do not fit their config.
+    """
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     with safe_open(weights, "pt") as file:
         metadata = dict(file.metadata())
     recipe = parse_recipe(metadata["recipe"])
     people = read_faces(data, "val")
-    draft = Card(weights.stem, weights, sha256, {"config": json.loads(metadata["config"])})
-    model = load_model(draft)
-    validation = validate(model, people, recipe.forges)
+    values: dict[str, Any] = {"config": json.loads(metadata["config"])}
+    validation = validate(
+        load_model(Card(weights.stem, weights, sha256, values)), people, recipe.forges
+    )
     typer.echo(f"crops: {validation}", err=True)
-    engine = TorchEngine.of(model, weights.stem, sha256)
+    forges = ", ".join(sorted(recipe.forges))
+    evaluated_on = (
+        f"{validation.samples} crops of {len(people)} pictures of people never trained on, "
+        f"forged by {forges} or untouched; no real deepfake"
+    )
+    values["evaluation"] = {"auc": validation.auc._asdict(), "data": evaluated_on}
+    engine = TorchEngine(
+        Card(weights.stem, weights, sha256, values), look_around(), device="cpu", precision="fp32"
+    )
     clips = make_clips(people, sorted(recipe.forges), engine, lambda t: typer.echo(t, err=True))
     population = (
         f"{len(people)} clips of {len({p.person for p in people})} people held out from training, "
@@ -306,21 +321,21 @@ def calibrate(weights: Path, data: Path, out: Path) -> dict[str, Any]:
     )
     rates = cross_fit(clips, population)
     typer.echo(f"clips: {rates}", err=True)
-    calibration = fit(clips, rates.false_alarm, population)
-    values = card_of(
-        weights, sha256, recipe, metadata,
-        validation=validation, calibration=calibration, rates=rates,
-        data=(
-            f"{validation.samples} crops of {len(people)} pictures of people never trained on, "
-            f"forged by {', '.join(sorted(recipe.forges))} or untouched; no real deepfake"
-        ),
-        selftest=selftest(engine),
+    card = card_of(
+        weights,
+        sha256,
+        metadata,
+        validation=validation,
+        calibration=fit(clips, rates.false_alarm, population),
+        rates=rates,
+        data=evaluated_on,
+        selftest=selftest_values(engine),
         attribution=(data / "ATTRIBUTION.md").read_text(),
-    )  # fmt: skip
+    )
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights, out / weights.name)
-    (out / f"{weights.stem}.json").write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
-    return values
+    (out / f"{weights.stem}.json").write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    return card
 
 
 if __name__ == "__main__":

@@ -1,39 +1,69 @@
-"""A training recipe: everything that decides what a run learns, read from TOML."""
+"""A training recipe: everything that decides what a run learns, read from TOML.
+
+A recipe learns either from `[forges]` (fakes made from a folder of real faces) or from `[dataset]`
+(a data set on disk). What is not named has the default of its field here; what is unknown, of the
+wrong type or out of range ends the run before it starts, in one line.
+"""
 
 from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
-from deepscan.errors import UsageError
-from deepscan.models.msccnet import MODELS
+from deepscan.errors import ModelError, UsageError
+from deepscan.models.msccnet import MODELS, MSCCNetConfig
+from train.datasets import DATASETS
 from train.forge.forged import FORGES
 from train.losses import LOSSES
+from train.transforms import TRANSFORMS
+
+OUTPUTS = ("image", "mask", "coarse")
+PRECISIONS = ("bf16", "fp32")
+OPTIMISERS = ("adamw", "sgd")
+CURVES = ("cosine", "poly")
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """So many steps at one crop side in pixels."""
+    """So many steps at one crop side in pixels, or so many epochs of the data set."""
 
     size: int
-    steps: int
+    steps: int = 0
+    epochs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
+    """How the weights move. `pairs` is the total batch over all processes: so many fakes and as
+    many originals.
+
+    `curve` "cosine" falls to `floor`, "poly" as (1 - t / T) ** power, both over all stages; `floor`
+    is a share of `learning_rate`. `clip` is the largest norm of the gradient and `ema` the decay of
+    the weights' moving average; 0 leaves either out. `validate_every` counts steps; 0: at the end
+    only. `momentum` and `power` are read by "sgd" and "poly" alone.
+    """
+
     stages: tuple[Stage, ...]
     pairs: int
     learning_rate: float
-    weight_decay: float
-    warmup: int
-    clip: float
-    ema: float
+    weight_decay: float = 0.0
+    warmup: int = 0
+    clip: float = 0.0
+    ema: float = 0.0
+    optimiser: str = "adamw"
+    momentum: float = 0.9
+    curve: str = "cosine"
+    power: float = 0.9
+    floor: float = 0.0
+    validate_every: int = 1000
 
     @property
     def steps(self) -> int:
+        """All steps; only of a schedule whose epochs have been turned into steps."""
         return sum(stage.steps for stage in self.stages)
 
     def stage_at(self, step: int) -> Stage:
@@ -44,16 +74,79 @@ class Schedule:
             step -= stage.steps
         return self.stages[-1]
 
+    def end_of_stage(self, step: int) -> int:
+        """The first step after the stage that a step belongs to."""
+        end = 0
+        for stage in self.stages:
+            end += stage.steps
+            if step < end:
+                break
+        return end
+
+    def in_steps(self, pairs: int | None) -> Schedule:
+        """The same with epochs as steps, where an epoch has so many pairs; the rest is dropped.
+
+        Raises:
+            UsageError: an epoch is less than one batch, or `pairs` is None (made data, which have
+                no epochs).
+        """
+        if not any(stage.epochs for stage in self.stages):
+            return self
+        if pairs is None:
+            raise UsageError("a recipe with [forges] has no epochs: give its stages steps")
+        batches = pairs // self.pairs
+        if batches == 0:
+            raise UsageError(
+                f"the data set gives {pairs} pairs, one batch of the recipe takes {self.pairs}: "
+                "lower schedule.pairs"
+            )
+        return replace(
+            self,
+            stages=tuple(
+                Stage(stage.size, stage.steps or stage.epochs * batches) for stage in self.stages
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSource:
+    """A data set on disk: which one, what of it, and what happens to a picture on its way.
+
+    `compression` is needed where the set has several; no `manipulations` means all of them.
+    `transforms` are applied in order: (name, its settings). `val` is the split to validate on, ""
+    for none; at most `val_crops` of its pictures are looked at, 0 for all.
+    """
+
+    name: str
+    split: str = "train"
+    compression: str = ""
+    manipulations: tuple[str, ...] = ()
+    transforms: tuple[tuple[str, Mapping[str, float]], ...] = ()
+    val: str = "val"
+    val_crops: int = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One run. `losses` maps an output (image, mask, coarse) to its weighted terms."""
+    """One run. `losses` maps an output (image, mask, coarse) to its weighted terms.
+
+    `network` changes fields of the model's configuration; `forges` are the shares of each forge.
+    """
 
     model: str
     seed: int
-    forges: dict[str, float]
     schedule: Schedule
+    forges: dict[str, float] = field(default_factory=dict)
+    dataset: DatasetSource | None = None
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    precision: str = "bf16"
+    network: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> MSCCNetConfig:
+        """The network, for crops of the first stage."""
+        config = MODELS[self.model]
+        return replace(config, **self.network, input_size=self.schedule.stages[0].size)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -63,37 +156,182 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        UsageError: the file is missing, or names a model, forge, loss or key that is not there.
+        UsageError: the file is missing, or has a key or value that is unknown or cannot work; the
+            message names it.
     """
     try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"recipe {path} cannot be read: {error}") from error
-    return _checked(path, values)
+    return _recipe(f"recipe {path}", values)
 
 
 def parse_recipe(text: str) -> Recipe:
-    """The recipe that `Recipe.to_json` wrote, as it stands in the metadata of weights."""
-    return _checked(Path("in the weights"), json.loads(text))
+    """The recipe that `Recipe.to_json` wrote, as it stands in the metadata of weights.
 
-
-def _checked(path: Path, values: dict[str, Any]) -> Recipe:
+    Raises:
+        UsageError: it is none.
+    """
     try:
-        schedule = dict(values.pop("schedule"))
-        stages = tuple(Stage(**stage) for stage in schedule.pop("stages"))
-        recipe = Recipe(schedule=Schedule(stages=stages, **schedule), **values)
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"recipe {path}: {error}") from error
-    _known(path, "model", [recipe.model], MODELS)
-    _known(path, "forge", recipe.forges, FORGES)
-    _known(path, "output", recipe.losses, ("image", "mask", "coarse"))
-    for terms in recipe.losses.values():
-        _known(path, "loss", terms, LOSSES)
+        values = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"recipe in the weights cannot be read: {error}") from error
+    return _recipe("recipe in the weights", values)
+
+
+def _recipe(where: str, values: dict[str, Any]) -> Recipe:
+    given = dict(values)
+    schedule = dict(_table(where, "schedule", given.get("schedule", {})))
+    stages = schedule.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise UsageError(f"{where}: schedule.stages must be a list such as [{{size, steps}}]")
+    schedule["stages"] = tuple(
+        _build(f"{where}: schedule.stages", Stage, _table(where, "schedule.stages", stage))
+        for stage in stages
+    )
+    given["schedule"] = _build(f"{where}: schedule", Schedule, schedule)
+    if given.get("dataset") is not None:
+        given["dataset"] = _dataset(where, _table(where, "dataset", given["dataset"]))
+    recipe = _build(where, Recipe, given)
+    _check_sources(where, recipe)
+    _check_schedule(where, recipe.schedule)
+    _one_of(where, "precision", recipe.precision, PRECISIONS)
+    _check_losses(where, recipe)
+    _check_network(where, recipe)
     return recipe
 
 
-def _known(path: Path, kind: str, names: object, table: object) -> None:
-    assert hasattr(names, "__iter__") and hasattr(table, "__iter__")
-    unknown = [name for name in names if name not in list(table)]
-    if unknown:
-        raise UsageError(f"recipe {path}: no {kind} {unknown[0]!r}; there are {', '.join(table)}")
+def _dataset(where: str, given: dict[str, Any]) -> DatasetSource:
+    given = dict(given)
+    steps = []
+    for step in given.get("transforms", ()):
+        # From TOML a table with its kind; from weights the pair that it became.
+        name, settings = step if isinstance(step, list) else _kind(where, step)
+        _one_of(where, "transform", name, TRANSFORMS)
+        known = TRANSFORMS[name].settings
+        for key, value in settings.items():
+            _one_of(where, f"setting of transform {name}", key, known)
+            _typed(f"{where}: transform {name}", key, value, float)
+        steps.append((str(name), dict(settings)))
+    given["transforms"] = tuple(steps)
+    given["manipulations"] = tuple(given.get("manipulations", ()))
+    source = _build(f"{where}: dataset", DatasetSource, given)
+    _one_of(where, "data set", source.name, DATASETS)
+    if source.val_crops < 0:
+        raise UsageError(f"{where}: dataset.val_crops must be 0 or more")
+    return source
+
+
+def _kind(where: str, step: object) -> tuple[str, dict[str, Any]]:
+    table = dict(_table(where, "dataset.transforms", step))
+    if "kind" not in table:
+        raise UsageError(f"{where}: a transform needs its kind; there are {', '.join(TRANSFORMS)}")
+    return table.pop("kind"), table
+
+
+def _check_sources(where: str, recipe: Recipe) -> None:
+    _one_of(where, "model", recipe.model, MODELS)
+    if bool(recipe.forges) == (recipe.dataset is not None):
+        raise UsageError(f"{where}: give either [forges] or [dataset]")
+    for name, share in recipe.forges.items():
+        _one_of(where, "forge", name, FORGES)
+        _typed(f"{where}: forges", name, share, float)
+        if share < 0:
+            raise UsageError(f"{where}: forges.{name} is {share}: a share is 0 or more")
+    if recipe.forges and sum(recipe.forges.values()) <= 0:
+        raise UsageError(f"{where}: all shares of forges are 0")
+
+
+def _check_schedule(where: str, schedule: Schedule) -> None:
+    _one_of(where, "optimiser", schedule.optimiser, OPTIMISERS)
+    _one_of(where, "curve", schedule.curve, CURVES)
+    for stage in schedule.stages:
+        if stage.size < 1 or min(stage.steps, stage.epochs) < 0:
+            raise UsageError(f"{where}: {stage}: sizes, steps and epochs are positive")
+        if bool(stage.steps) == bool(stage.epochs):
+            raise UsageError(f"{where}: a stage needs either steps or epochs; got {stage}")
+    ranges: dict[str, tuple[float, float]] = {
+        "pairs": (1, 1e6), "learning_rate": (1e-12, 1e3), "weight_decay": (0, 1e3),
+        "warmup": (0, 1e9), "clip": (0, 1e9), "ema": (0, 1 - 1e-9), "momentum": (0, 1 - 1e-9),
+        "power": (1e-9, 100), "floor": (0, 1), "validate_every": (0, 1e9),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        value = getattr(schedule, name)
+        if not low <= value <= high:
+            raise UsageError(f"{where}: schedule.{name} is {value}: outside [{low:g}, {high:g}]")
+
+
+def _check_losses(where: str, recipe: Recipe) -> None:
+    if not recipe.losses:
+        raise UsageError(f"{where}: [losses] is missing: nothing would be learned")
+    for output, terms in recipe.losses.items():
+        _one_of(where, "output", output, OUTPUTS)
+        for name, weight in _table(where, f"losses.{output}", terms).items():
+            _one_of(where, "loss", name, LOSSES)
+            _typed(f"{where}: losses.{output}", name, weight, float)
+
+
+def _check_network(where: str, recipe: Recipe) -> None:
+    known = [name.name for name in fields(MSCCNetConfig) if name.name != "input_size"]
+    for name in recipe.network:
+        _one_of(where, "setting of network", name, known)
+    try:
+        config = recipe.config
+        for stage in recipe.schedule.stages:
+            replace(config, input_size=stage.size)
+    except (ModelError, TypeError) as error:
+        raise UsageError(f"{where}: network: {error}") from error
+    sizes = {stage.size for stage in recipe.schedule.stages}
+    if len(sizes) > 1 and config.mscc and config.filters not in ("fixed-dct", "none"):
+        raise UsageError(
+            f"{where}: filters {config.filters!r} belong to one size, the stages have "
+            f"{sorted(sizes)}"
+        )
+
+
+Built = TypeVar("Built")
+
+
+def _build(where: str, kind: type[Built], values: Mapping[str, Any]) -> Built:
+    """A dataclass from a table, every key known, present and of its type."""
+    known = {part.name: part for part in fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"{where}: no key {key!r}; there are {', '.join(known)}")
+        _typed(where, key, value, hints[key])
+    for name, part in known.items():
+        if name not in values and part.default is MISSING and part.default_factory is MISSING:
+            raise UsageError(f"{where}: {name} is missing")
+    return kind(**values)
+
+
+def _typed(where: str, key: str, value: object, hint: object) -> None:
+    """Plain types are checked; composed ones have been built already."""
+    if hint is float:
+        right = isinstance(value, (int, float)) and not isinstance(value, bool)
+    elif hint is int:
+        right = isinstance(value, int) and not isinstance(value, bool)
+    elif hint is str:
+        right = isinstance(value, str)
+    elif getattr(hint, "__origin__", None) is dict:
+        right = isinstance(value, dict)
+    elif hint == tuple[str, ...]:
+        right = isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+    else:
+        right = True
+    if not right:
+        name = getattr(hint, "__name__", str(hint))
+        wanted = {"float": "a number", "int": "a whole number", "str": "a text"}.get(name, name)
+        raise UsageError(f"{where}: {key} must be {wanted}; got {value!r}")
+
+
+def _table(where: str, name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: {name} must be a table; got {value!r}")
+    return value
+
+
+def _one_of(where: str, kind: str, name: object, known: Collection[str]) -> None:
+    if name not in list(known):
+        raise UsageError(f"{where}: no {kind} {name!r}; there are {', '.join(known)}")

@@ -168,7 +168,7 @@ def _shrink(image: Image, scale: float) -> Image:
     if scale == 1:
         return image
     size = [max(1, math.ceil(side * scale)) for side in image.shape[:2]]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, 3, H, W)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, H, W)
     small = nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
 

@@ -1,4 +1,4 @@
-"""Backbones: timm networks that give three feature maps at one resolution.
+"""Backbones: timm networks that give the maps of their last three stages.
 
 timm imports torchvision, which does not load beside every build of torch: hence the import inside.
 """
@@ -29,7 +29,8 @@ def backbone(
 
     Args:
         name: a timm model that supports `features_only`; "resnet50c" is the paper's ResNet-50 v1c.
-        output_stride: 8 or 16; later stages are dilated instead of strided.
+        output_stride: 8 or 16; later stages are dilated instead of strided. At 16 the map of stage
+            2 is still at 8.
         arguments: further arguments of the timm model.
 
     Returns:

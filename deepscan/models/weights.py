@@ -57,14 +57,35 @@ def read_card(name: str, folder: Path = FOLDER) -> Card:
     path = folder / f"{name}.json"
     try:
         values = json.loads(path.read_text())
-        return Card(name, folder / f"{name}.safetensors", str(values["sha256"]), values)
+        card = Card(name, folder / f"{name}.safetensors", str(values["sha256"]), values)
+        _ = card.info  # a card that cannot say this is of no use
     except FileNotFoundError:
         there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none"
+        raise ModelError(f"no model {name!r} with weights in {folder}; there is: {there}") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(
-            f"no model {name!r} with weights in {folder}; there is: {there}"
-        ) from None
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelError(f"the card {path} is damaged ({error}): install deepscan anew") from error
+            f"the card {path} is damaged ({error!r}): install deepscan anew"
+        ) from error
+    return card
+
+
+def read_weights(card: Card) -> bytes:
+    """The bytes of a card's weights file, after comparing their SHA-256 with the card's.
+
+    Raises:
+        ModelError: the file is missing or is not the one that the card names.
+    """
+    try:
+        data = card.path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"weights {card.path} cannot be read: {error}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != card.sha256:
+        raise ModelError(
+            f"weights {card.path} have SHA-256 {found[:12]}..., the card says "
+            f"{card.sha256[:12]}...: install deepscan anew"
+        )
+    return data
 
 
 def load_model(card: Card) -> Deployed:
@@ -79,16 +100,7 @@ def load_model(card: Card) -> Deployed:
     from deepscan.models.deploy import Deployed
     from deepscan.models.msccnet import MSCCNet, MSCCNetConfig
 
-    try:
-        data = card.path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"weights {card.path} cannot be read: {error}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != card.sha256:
-        raise ModelError(
-            f"weights {card.path} have SHA-256 {found[:12]}..., the card says "
-            f"{card.sha256[:12]}...: install deepscan anew"
-        )
+    data = read_weights(card)
     try:
         network = MSCCNet(MSCCNetConfig(**card.values["config"]))
         network.load_state_dict(load(data), strict=True)

@@ -90,10 +90,11 @@ WORDING: dict[str, dict[str, str]] = {
         "proposition.manipulated": "manipulated",
         "proposition.not": "not",
         "proposition.unmanipulated": "not manipulated",
-        "coverage": "{share} of the file was analysed.",
-        "coverage.seconds": (
-            "{share} of the file was analysed; a face was judged in {scored} of {seconds} seconds."
+        "coverage": (
+            "{judged} of {faces} face sightings were judged, in {scored} of {seconds} seconds."
         ),
+        "coverage.still": "{judged} of the {faces} faces in the picture were judged.",
+        "coverage.no-face": "{frames} frames were looked at; no face was found.",
         "coverage.none": "Nothing of the file was analysed.",
         "proof": "This is a screening result and not proof.",
         "verbal.limited": "limited",
@@ -194,17 +195,18 @@ def interval_sentence(interval: Interval, verdict: Verdict, language: str = "en"
 
 
 def coverage_sentence(verdict: Verdict, language: str = "en") -> str:
-    """How much of the file the verdict rests on: share of frames, seconds with a judged face."""
+    """How much of what is there the verdict rests on: faces, and seconds with a judged face."""
     coverage = verdict.coverage
     if not coverage.decoded:
         return say("coverage.none", language)
-    share = percent(coverage.analysed / coverage.decoded)
-    if not coverage.seconds > 0:
-        return say("coverage", language, share=share)
+    if not coverage.faces:
+        return say("coverage.no-face", language, frames=str(coverage.decoded))
+    still = verdict.video is not None and verdict.video.still
     return say(
-        "coverage.seconds",
+        "coverage.still" if still else "coverage",
         language,
-        share=share,
+        judged=str(coverage.faces_scored),
+        faces=str(coverage.faces),
         scored=f"{coverage.seconds_scored:.1f}",
         seconds=f"{coverage.seconds:.1f}",
     )

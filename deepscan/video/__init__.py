@@ -1,0 +1,32 @@
+"""From a file to frames: `open_video` gives upright RGB pictures with exact times.
+
+A video is untrusted input for a million lines of C. It is decoded in a worker process with limits
+(see worker.py), so a crash or hang costs one file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepscan.options import Decoder, Limits
+from deepscan.video.reader import VideoReader
+
+__all__ = ["open_video"]
+
+
+def open_video(
+    path: Path, *, decoder: Decoder = "auto", limits: Limits | None = None, isolate: bool = True
+) -> VideoReader:
+    """Open a video or still picture; use the result with `with`.
+
+    `decoder` "auto" lets decord read what it is proven to read right and PyAV all else. With
+    `isolate` the file is decoded in a process of its own, and neither av nor decord is imported
+    into this one. Symbolic links are not followed: resolve them first.
+
+    Raises:
+        VideoError: the file cannot be opened, holds no video, or is outside `limits`.
+    """
+    from deepscan.video.open import open_here, open_isolated
+
+    opener = open_isolated if isolate else open_here
+    return opener(Path(path), decoder, limits or Limits())

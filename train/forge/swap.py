@@ -14,7 +14,7 @@ from train.forge.shape import place
 def match_colour(
     source: Picture, target: Picture, weight: NDArray[np.float32], space: str
 ) -> Picture:
-    """Give source the mean and spread of target's colours under a mask ("lab", "ycrcb" or "rgb")."""
+    """Give source the colours (mean, spread) of target under a mask, in "lab", "ycrcb" or "rgb"."""
     forth, back = {
         "lab": (cv2.COLOR_RGB2LAB, cv2.COLOR_LAB2RGB),
         "ycrcb": (cv2.COLOR_RGB2YCrCb, cv2.COLOR_YCrCb2RGB),

@@ -1,0 +1,37 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Two OpenMP teams that spin on the same cores slow each other down.
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: demo test test-slow check format schema clean
+
+demo: $(STAMP)  ## make a clip with two manipulated seconds, scan it, compare with the truth
+	$(BIN)/python -m train.demo demo-out
+
+test: $(STAMP) check  ## linters, types, import contract, tests
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the checks that take longer
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-out build dist

@@ -1,0 +1,216 @@
+"""The network in OpenVINO: the fastest engine on a CPU at every precision.
+
+A network is converted once and kept in the cache, so the next start needs no torch model. What is
+kept is OpenVINO's own portable form; compiling that for the CPU takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepscan.engines.border import check_crops, check_predictions
+from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
+from deepscan.engines.engine import Predictions
+from deepscan.engines.machine import Machine
+from deepscan.errors import EngineError
+from deepscan.models import weights as models
+from deepscan.models.weights import Card
+from deepscan.types import EngineInfo
+
+MAX_BATCH = 8
+CENTRES = "__module.network.mscc/"  # what convert_model calls the operations of MSCC.forward
+
+
+class OpenVINOEngine:
+    """Runs `Deployed` as compiled by OpenVINO for this CPU.
+
+    In bf16 the class-centre product, the graph step and the attention stay in fp32.
+    """
+
+    CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (("cpu", "bf16"), ("cpu", "fp32"))
+
+    def __init__(
+        self,
+        card: Card,
+        machine: Machine,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """
+        Args:
+            card: the model.
+            machine: what is there to run it on.
+            device: "cpu", the only one.
+            precision: "bf16" or "fp32"; by default bf16 if the CPU has instructions for it.
+            threads: CPU threads; by default one for each core.
+
+        Raises:
+            EngineError: OpenVINO is not there, cannot take the network, or the CPU has no bf16.
+            ModelError: the weights are missing, damaged or of another network.
+        """
+        precision = precision or ("bf16" if machine.has_bf16 else "fp32")
+        self.name = f"openvino-cpu-{precision}"
+        if device not in (None, "cpu"):
+            raise EngineError(f"engine openvino-{device}: only the CPU. Use --engine {self.name}")
+        if precision == "bf16" and not machine.has_bf16:
+            raise EngineError(
+                f"engine {self.name}: this CPU ({machine.cpu}) has no bf16 instructions. "
+                "Use --engine openvino-fp32"
+            )
+        self.model = card.info
+        self.input_size = card.info.input_size
+        self.max_batch = MAX_BATCH
+        self.info = EngineInfo(self.name, "asked for", None, None)
+        openvino = _import_openvino(self.name)
+        graph, constants = _converted(card, openvino)
+        self.fingerprint = key_of(
+            {
+                "engine": self.name,
+                "weights": card.sha256,
+                "openvino": openvino.__version__,
+                "cpu": f"{machine.cpu} {' '.join(machine.flags)}",
+                "graph": hashlib.sha256(graph + constants).hexdigest(),
+            }
+        )
+        try:
+            core = openvino.Core()
+            model = core.read_model(graph, openvino.Tensor(np.frombuffer(constants, np.uint8)))
+            self._compiled: Any = core.compile_model(
+                model,
+                "CPU",
+                {
+                    # Left alone, OpenVINO takes bf16 wherever it can.
+                    "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+                    "INFERENCE_NUM_THREADS": threads or machine.cores,
+                    "NUM_STREAMS": 1,
+                    # Two scans on one machine would pin their threads to the same cores.
+                    "ENABLE_CPU_PINNING": False,
+                },
+            )
+        except RuntimeError as error:
+            raise EngineError(f"engine {self.name} cannot be compiled: {error}") from error
+
+    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
+
+        Raises:
+            ValueError: the crops are of another shape or type.
+            EngineError: a number is NaN or infinite, OpenVINO failed, or the engine is closed.
+        """
+        check_crops(crops, self.input_size, self.max_batch)
+        if self._compiled is None:
+            raise EngineError(f"engine {self.name} is closed")
+        try:
+            found = self._compiled(np.ascontiguousarray(crops))
+        except RuntimeError as error:
+            raise EngineError(
+                f"engine {self.name} failed on {len(crops)} crops: {error}"
+            ) from error
+        return check_predictions(found[0], found[1], self.name)
+
+    def close(self) -> None:
+        """Give back the compiled network."""
+        self._compiled = None
+
+
+def _import_openvino(name: str) -> Any:
+    # On import OpenVINO tells its vendor that it was imported. Its own code takes a silent
+    # stand-in where the package that does so is not to be had.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(
+            f"engine {name}: OpenVINO cannot be imported ({error}). Run: pip install openvino, or "
+            "use --engine torch"
+        ) from error
+    return openvino
+
+
+def _converted(card: Card, openvino: Any) -> tuple[bytes, bytes]:
+    """The network in OpenVINO's form, XML and constants: from the cache, else converted now."""
+    facts = {
+        "kind": "openvino",
+        "weights": card.sha256,
+        "config": repr(sorted(card.values["config"].items())),
+        "openvino": openvino.__version__,
+        "code": _code(),
+    }
+    folder, key = cache_folder(), key_of(facts)
+    models.read_weights(card)  # a changed or missing file is an error also if the cache has it
+    kept = read_entry(folder, key)
+    if kept is not None and len(kept) == 2:
+        return kept[0], kept[1]
+    graph, constants = _convert(card, openvino, folder)
+    write_entry(folder, key, facts, graph, constants)
+    return graph, constants
+
+
+def _code() -> str:
+    """A hash of the code that a converted network comes from: it changes without the weights."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for path in sorted(Path(models.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _convert(card: Card, openvino: Any, folder: Path | None) -> tuple[bytes, bytes]:
+    import torch
+
+    deployed = models.load_model(card)
+    side = deployed.input_size
+    try:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=folder) as work:
+            # The tracer remarks on every constant and size check, which are meant.
+            warnings.simplefilter("ignore")
+            model = openvino.convert_model(
+                deployed,
+                example_input=torch.zeros((2, side, side, 3), dtype=torch.uint8),
+                input=[openvino.PartialShape([-1, side, side, 3])],
+            )
+            path = Path(work, "model.xml")
+            openvino.serialize(model, path, path.with_suffix(".bin"))
+            graph, constants = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    except (RuntimeError, OSError) as error:
+        raise EngineError(f"{card.name} cannot be converted for OpenVINO: {error}") from error
+    graph, kept = keep_centres(graph)
+    if not kept and card.values["config"].get("mscc", True):
+        raise EngineError(
+            f"{card.name} as converted by OpenVINO {openvino.__version__} does not show its class "
+            "centres, so they cannot be kept in fp32. Use --engine torch"
+        )
+    return graph, constants
+
+
+def keep_centres(graph: bytes) -> tuple[bytes, int]:
+    """Mark the operations of MSCC as those that stay in fp32; also says how many they are.
+
+    The mark ("precise") is OpenVINO's own, but there is none in its Python interface. It does not
+    outlive the rewriting of a new softmax into the old one, so that is done here.
+    """
+    tree = ElementTree.fromstring(graph)
+    kept = 0
+    for layer in tree.iter("layer"):
+        if not layer.get("name", "").startswith(CENTRES) or layer.get("type") == "Const":
+            continue
+        data = layer.find("data")
+        if layer.get("type") == "SoftMax" and data is not None and data.get("axis", "-").isdigit():
+            layer.set("version", "opset1")
+        notes = layer.find("rt_info")
+        if notes is None:
+            notes = ElementTree.Element("rt_info")
+            layer.insert(0 if data is None else 1, notes)
+        ElementTree.SubElement(notes, "attribute", name="precise", version="0")
+        kept += 1
+    return ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True), kept

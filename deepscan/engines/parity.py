@@ -1,0 +1,242 @@
+"""Proof that an engine computes what the network means: its agreement with torch in fp32.
+
+Every engine judges the same made-up crops as the reference before it may judge anything else. An
+engine that is out of tolerance is refused, with the figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
+from deepscan.engines.engine import Engine, Predictions
+from deepscan.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+SEED = 1
+FACES = 12
+SELFTEST_TOLERANCE = 0.02  # of stored scores: what the least precise engine may be off
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far an engine is from the reference over the probe.
+
+    `mean_mask_iou` is of the masks thresholded at 0.5, where two empty masks count as 1.
+    """
+
+    max_score_difference: float
+    mean_score_difference: float
+    mean_mask_iou: float
+    max_mask_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The largest differences, and the smallest mean mask IoU, that an engine may have."""
+
+    max_score_difference: float
+    mean_score_difference: float
+    mean_mask_iou: float
+    max_mask_difference: float
+
+
+# A mask of one pixel that comes or goes costs 1/24 = 0.042 of the mean IoU, so that figure only
+# guards against masks that are elsewhere; the differences guard the numbers.
+TOLERANCES = {
+    # Another order of the same sums: measured 1e-7 to 1e-6. More is another computation.
+    "fp32": Tolerance(1e-3, 1e-4, 0.95, 5e-3),
+    # Eight significant bits in each of some 25 layers: measured 1e-3 to 5e-3 for scores. 0.02 at a
+    # score of 0.5 is 0.08 of log-likelihood ratio; a verdict needs several units.
+    "bf16": Tolerance(0.02, 0.005, 0.90, 0.10),
+}
+
+
+def probe(side: int) -> NDArray[np.uint8]:
+    """The crops that engines are compared on, (24, side, side, 3) uint8 RGB.
+
+    Twelve drawn faces, some with a patch of another one; then shades, noise of three grains, black,
+    white, grey, and pictures of extremes. The same bytes on every machine and version: integers
+    come from a hash, reals use only operations that IEEE 754 defines exactly.
+    """
+    noise = _Noise(SEED)
+    faces = [_draw_face(side, noise) for _ in range(FACES)]
+    for place in range(0, FACES, 3):
+        faces[place] = _patched(faces[place], faces[place + 1], noise)
+    ramp = np.linspace(0.0, 255.0, side)
+    across, down = np.broadcast_to(ramp, (side, side)), np.broadcast_to(ramp[:, None], (side, side))
+    shades = [
+        np.stack([across, across, across], axis=2),
+        np.stack([across, down, 255.0 - across], axis=2),
+        np.stack([down * across / 255.0, across, down], axis=2),
+    ]
+    grains = [noise.picture(side, grain) for grain in (1, 4, 16)]
+    flat = [np.full((side, side, 3), level, np.float64) for level in (0.0, 255.0, 128.0)]
+    index = np.arange(side)
+    checks = ((index[:, None] + index) % 2 * 255.0)[..., None] * np.ones(3)
+    stripes = np.broadcast_to((index // 8 % 2 * 255.0)[:, None, None], (side, side, 3))
+    colours = np.stack([across > 85, (across > 170) ^ (down > 128), down > 85], axis=2) * 255.0
+    pictures = [*faces, *shades, *grains, *flat, checks, stripes, colours]
+    return np.stack([np.clip(np.floor(p + 0.5), 0, 255).astype(np.uint8) for p in pictures])
+
+
+def compare(engine: Engine, reference: Engine) -> Parity:
+    """Let both engines judge the probe and measure how far they are apart.
+
+    Raises:
+        EngineError: one of them failed, or their answers differ in shape.
+    """
+    crops = probe(engine.input_size)
+    ours, theirs = judge(engine, crops), judge(reference, crops)
+    if ours.masks.shape != theirs.masks.shape:
+        raise EngineError(
+            f"engine {engine.name} gives masks of {ours.masks.shape[1:]}, {reference.name} of "
+            f"{theirs.masks.shape[1:]}"
+        )
+    scores = np.abs(ours.scores.astype(np.float64) - theirs.scores)
+    mine, true = ours.masks > 0.5, theirs.masks > 0.5
+    either = (mine | true).sum(axis=(1, 2))
+    both = (mine & true).sum(axis=(1, 2))
+    iou = np.where(either == 0, 1.0, both / np.maximum(either, 1))
+    return Parity(
+        float(scores.max()),
+        float(scores.mean()),
+        float(iou.mean()),
+        float(np.abs(ours.masks - theirs.masks).max()),
+    )
+
+
+def judge(engine: Engine, crops: NDArray[np.uint8]) -> Predictions:
+    """Predictions for any number of crops, batch by batch."""
+    parts = [
+        engine.predict(crops[start : start + engine.max_batch])
+        for start in range(0, len(crops), engine.max_batch)
+    ]
+    return Predictions(
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.masks for part in parts]),
+    )
+
+
+def complaints(parity: Parity, tolerance: Tolerance) -> tuple[str, ...]:
+    """What is out of tolerance, one line for each figure; nothing if the engine may be used."""
+    found = [
+        f"{what} differs by {value:.4g}, at most {limit:.4g} is allowed"
+        for what, value, limit in (
+            ("a score", parity.max_score_difference, tolerance.max_score_difference),
+            ("the mean score", parity.mean_score_difference, tolerance.mean_score_difference),
+            ("a mask", parity.max_mask_difference, tolerance.max_mask_difference),
+        )
+        if not value <= limit
+    ]
+    if not parity.mean_mask_iou >= tolerance.mean_mask_iou:
+        found.append(
+            f"mean mask IoU is {parity.mean_mask_iou:.4f}, at least "
+            f"{tolerance.mean_mask_iou:.4f} is needed"
+        )
+    return tuple(found)
+
+
+def kept_parity(fingerprint: str) -> Parity | None:
+    """The figures measured earlier for an engine with this fingerprint, if the cache has them."""
+    entry = read_entry(cache_folder(), key_of(_facts(fingerprint)))
+    if entry is None:
+        return None
+    try:
+        values = json.loads(entry[0])
+        return Parity(**{name: float(value) for name, value in values.items()})
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        logger.warning("a proof of parity in the cache is damaged (%s)", error)
+        return None
+
+
+def keep_parity(fingerprint: str, parity: Parity) -> None:
+    """Keep the figures for the next start."""
+    facts = _facts(fingerprint)
+    write_entry(cache_folder(), key_of(facts), facts, json.dumps(asdict(parity)).encode())
+
+
+def selftest_scores(engine: Engine) -> list[float]:
+    """The engine's scores over the probe: what a card stores and `deepscan doctor` compares."""
+    scores = judge(engine, probe(engine.input_size)).scores
+    return [round(float(score), 6) for score in scores]
+
+
+def selftest_values(engine: Engine) -> dict[str, Any]:
+    """What a card holds under "selftest"; `engine` should be torch on the CPU in fp32."""
+    return {"seed": SEED, "scores": selftest_scores(engine), "tolerance": SELFTEST_TOLERANCE}
+
+
+def _facts(fingerprint: str) -> dict[str, str]:
+    # The probe and the arithmetic of the figures are in this file.
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return {"kind": "parity", "engine": fingerprint, "code": code}
+
+
+class _Noise:
+    """Numbers from a hash: NumPy's generators may change between versions."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._drawn = 0
+
+    def bytes(self, count: int) -> NDArray[np.uint8]:
+        self._drawn += 1
+        stream = hashlib.shake_256(f"{self._seed} {self._drawn}".encode())
+        return np.frombuffer(stream.digest(count), np.uint8)
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * int(self.bytes(1)[0]) / 255.0
+
+    def picture(self, side: int, grain: int) -> NDArray[np.float64]:
+        cells = -(-side // grain)
+        coarse = self.bytes(cells * cells * 3).reshape(cells, cells, 3).astype(np.float64)
+        return coarse.repeat(grain, axis=0).repeat(grain, axis=1)[:side, :side]
+
+
+def _draw_face(side: int, noise: _Noise) -> NDArray[np.float64]:
+    """A skin-coloured oval with eyes, nose and mouth before a shaded ground, with some grain."""
+    y, x = np.mgrid[0:side, 0:side] / float(side)
+    light = noise.between(0.6, 1.1)
+    ground = np.array([noise.between(20, 220) for _ in range(3)])
+    skin = np.array([noise.between(150, 235), noise.between(105, 180), noise.between(80, 150)])
+    picture = ground * (0.6 + 0.4 * y)[..., None]
+    cx, cy = noise.between(0.45, 0.55), noise.between(0.47, 0.55)
+
+    def put(dx: float, dy: float, width: float, height: float, colour: NDArray[np.float64]) -> None:
+        nonlocal picture
+        distance = ((x - cx - dx) / width) ** 2 + ((y - cy - dy) / height) ** 2
+        share = np.clip((1.15 - distance) / 0.3, 0.0, 1.0)[..., None]  # soft edge
+        picture = picture * (1 - share) + colour * share
+
+    put(0, 0, 0.27, 0.37, skin * light)
+    put(0, -0.30, 0.27, 0.13, np.array([noise.between(10, 120)] * 3))
+    for eye in (-0.11, 0.11):
+        put(eye, -0.08, 0.055, 0.025, np.array([235.0, 235.0, 235.0]) * light)
+        put(eye, -0.08, 0.02, 0.02, np.array([noise.between(10, 90)] * 3))
+    put(0.0, 0.05, 0.03, 0.08, skin * 0.85 * light)
+    put(0.0, 0.19, 0.09, noise.between(0.015, 0.04), np.array([150.0, 60.0, 60.0]) * light)
+    shade: NDArray[np.float64] = picture * (1.1 - 0.3 * x)[..., None]
+    return shade + (noise.picture(side, 1) - 127.5) * noise.between(0.01, 0.08)
+
+
+def _patched(
+    face: NDArray[np.float64], other: NDArray[np.float64], noise: _Noise
+) -> NDArray[np.float64]:
+    """A face with an oval of another one blended in."""
+    side = len(face)
+    y, x = np.mgrid[0:side, 0:side] / float(side)
+    width, height = noise.between(0.12, 0.25), noise.between(0.12, 0.3)
+    distance = ((x - 0.5) / width) ** 2 + ((y - noise.between(0.4, 0.6)) / height) ** 2
+    share = np.clip((1.1 - distance) / 0.2, 0.0, 1.0)[..., None]
+    blend: NDArray[np.float64] = face * (1 - share) + other * share
+    return blend

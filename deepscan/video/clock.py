@@ -1,0 +1,49 @@
+"""Turns the time stamps of a container into strictly rising pts and seconds from the start.
+
+Time 0 is where the stream's presentation starts as the container states it, which is the first
+frame shown; a lost first frame so does not shift the others. If the stated start lies after the
+first frame, or long before it, the first frame itself is time 0.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+LATEST_START = 5.0  # seconds that the first frame may come after the stated start
+LARGEST = 2**62  # pts beyond this are damage, and would overflow when added to
+
+
+class Clock:
+    """Repairs time stamps one by one, in order of presentation.
+
+    A frame without a time stamp comes one usual step after the last; one that does not rise comes
+    one tick after it.
+    """
+
+    def __init__(self, time_base: Fraction, start: int | None, step: float) -> None:
+        self._time_base = time_base
+        self._start = start
+        self._step = max(1, round(step / time_base))
+        self._last: int | None = None
+
+    def tick(self, stated: int | None) -> tuple[int, float]:
+        """Give (pts, time in seconds) of the next frame, `stated` being its pts in the file."""
+        if stated is not None and abs(stated) > LARGEST:
+            stated = None
+        last = self._last
+        if last is None:
+            pts = stated if stated is not None else (self._start or 0)
+            self._start = self._zero(pts)
+        elif stated is None:
+            pts = last + self._step
+        else:
+            pts = max(stated, last + 1)
+        self._last = pts
+        assert self._start is not None
+        return pts, float((pts - self._start) * self._time_base)
+
+    def _zero(self, first: int) -> int:
+        start = self._start
+        if start is None or start > first:
+            return first
+        return start if (first - start) * self._time_base <= LATEST_START else first

@@ -1,0 +1,192 @@
+"""From decoded samples to upright RGB, in one place: matrix, range, pixel format, turns, size.
+
+A file that names no colour matrix is read as players do: BT.709 from 720 lines or 1280 columns on,
+BT.601 below. FFmpeg's own default (BT.601 always) is up to 16 levels off on HD.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from deepscan.types import Colour, Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from av import VideoFrame
+    from av.sidedata.sidedata import SideData
+    from av.video.reformatter import VideoReformatter
+
+HD_WIDTH = 1280  # pixels
+HD_HEIGHT = 720  # lines
+
+# ITU-T H.273 numbers, as FFmpeg uses them, with FFmpeg's names.
+MATRICES = {
+    0: "gbr",
+    1: "bt709",
+    4: "fcc",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "ycgco",
+    9: "bt2020nc",
+    10: "bt2020c",
+    14: "ictcp",
+}
+PRIMARIES = {
+    1: "bt709",
+    4: "bt470m",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "film",
+    9: "bt2020",
+    10: "smpte428",
+    11: "smpte431",
+    12: "smpte432",
+    22: "ebu3213",
+}
+TRANSFERS = {
+    1: "bt709",
+    4: "gamma22",
+    5: "gamma28",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "linear",
+    11: "iec61966-2-4",
+    13: "iec61966-2-1",
+    14: "bt2020-10",
+    15: "bt2020-12",
+    16: "smpte2084",
+    17: "smpte428",
+    18: "arib-std-b67",
+}
+SCALER = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # H.273 matrix -> swscale's number of it
+FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
+UNTAGGED = 2  # "unspecified" in H.273
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How decoded pictures are made upright: transpose first, then flip rows and columns."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    @property
+    def degrees(self) -> int:
+        """The clockwise turn: 0, 90, 180 or 270; a mirrored picture counts as its turn alone."""
+        if self.transpose:
+            return 270 if self.flip_rows else 90
+        return 180 if self.flip_rows and self.flip_columns else 0
+
+    def apply(self, image: Image) -> Image:
+        """A view of `image` (H, W, 3), upright."""
+        if self.transpose:
+            image = image.transpose(1, 0, 2)
+        if self.flip_rows:
+            image = image[::-1]
+        if self.flip_columns:
+            image = image[:, ::-1]
+        return image
+
+
+def turn_of(matrix: bytes) -> Turn:
+    """Read a display matrix of nine 32-bit numbers; one without a right angle turns nothing."""
+    if len(matrix) < 36:
+        return Turn()
+    a, b, _, c, d = struct.unpack("=9i", matrix[:36])[:5]  # x' = ax + cy, y' = bx + dy
+    small = max(abs(a), abs(b), abs(c), abs(d)) // 100
+    if min(abs(a), abs(d)) > small >= max(abs(b), abs(c)):
+        return Turn(False, d < 0, a < 0)
+    if min(abs(b), abs(c)) > small >= max(abs(a), abs(d)):
+        return Turn(True, b < 0, c < 0)
+    return Turn()
+
+
+def turn_of_frame(frame: VideoFrame) -> Turn:
+    """The turn that the container asks for; FFmpeg hangs it on each frame."""
+    # PyAV's stubs call this a TypedDict; iterating over it gives the buffers.
+    for item in cast("Iterable[SideData]", frame.side_data):
+        if item.type.name == "DISPLAYMATRIX":
+            return turn_of(bytes(item))
+    return Turn()
+
+
+def is_rgb(pixel_format: str) -> bool:
+    return pixel_format.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal", "0rgb", "0bgr"))
+
+
+def is_gray(pixel_format: str) -> bool:
+    return pixel_format.startswith(("gray", "ya8", "ya16", "mono"))
+
+
+def matrix_for(frame: VideoFrame) -> int:
+    """The H.273 number of the matrix that turns this frame into RGB (0: it is RGB already)."""
+    if is_rgb(frame.format.name):
+        return 0
+    named = int(frame.colorspace)
+    if named in (0, UNTAGGED) or named not in MATRICES:
+        return 1 if frame.height >= HD_HEIGHT or frame.width >= HD_WIDTH else 6
+    return named
+
+
+def is_full_range(frame: VideoFrame) -> bool:
+    name = frame.format.name
+    if is_rgb(name) or is_gray(name) or name.startswith("yuvj"):
+        return True
+    return int(frame.color_range) == FULL_RANGE
+
+
+def colour_of(frame: VideoFrame) -> Colour:
+    """How the samples of `frame` are read, and whether the stream said so."""
+    matrix = matrix_for(frame)
+    return Colour(
+        matrix=MATRICES[matrix],
+        full_range=is_full_range(frame),
+        primaries=PRIMARIES.get(int(frame.color_primaries), "unknown"),
+        transfer=TRANSFERS.get(int(frame.color_trc), "unknown"),
+        tagged=int(frame.colorspace) == matrix,
+    )
+
+
+class Converter:
+    """Turns decoded frames into upright (H, W, 3) uint8 RGB of one size.
+
+    Holds one swscale context: building it for each frame costs up to 4.7 times the time. `width`
+    and `height` are of the picture as decoded, before `turn`; frames of another size are scaled.
+    """
+
+    def __init__(self, width: int, height: int, turn: Turn) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.size = (width, height)
+        self._turn = turn
+        self._reformatter: VideoReformatter = VideoReformatter()
+
+    def convert(self, frame: VideoFrame) -> Image:
+        """Give the picture, read-only; alpha is dropped, as players do on an opaque page.
+
+        Raises:
+            av.error.FFmpegError: swscale cannot read this pixel format or matrix.
+        """
+        converted = self._reformatter.reformat(
+            frame,
+            width=self.size[0],
+            height=self.size[1],
+            format="rgb24",
+            src_colorspace=SCALER.get(matrix_for(frame)),
+            src_color_range=FULL_RANGE if is_full_range(frame) else LIMITED_RANGE,
+            dst_color_range=FULL_RANGE,
+            threads=1,
+        )
+        decoded = converted.to_ndarray().astype(np.uint8, copy=False)  # a view of FFmpeg's memory
+        image = np.ascontiguousarray(self._turn.apply(decoded))
+        image.flags.writeable = False
+        return image

@@ -1,0 +1,280 @@
+"""The reader that reads everything: PyAV, packet by packet, so that one bad packet ends nothing.
+
+Slice threading with one thread: with frame threading damaged HEVC deadlocks FFmpeg, and the number
+of frames that come out of a damaged file changes from run to run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from deepscan.errors import CorruptError, LimitError
+from deepscan.options import Limits
+from deepscan.types import Frame, ReadReport, VideoInfo
+from deepscan.video.account import Account, shows_nothing
+from deepscan.video.clock import Clock
+from deepscan.video.colour import Converter, Turn, colour_of, turn_of_frame
+from deepscan.video.probe import CODECS, Probe, check_size, open_container, pick_stream
+from deepscan.video.source import Source, open_source
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+REASON = "asked for"
+
+
+class PyAVReader:
+    """Reads the frames of one video with PyAV.
+
+    The first frame is decoded on opening, so that `info` tells what the pictures are and not what
+    the header claims. `source` is an open file to use instead of opening `path`; it stays open.
+    `beat` is called once a packet, also where no frame comes of it.
+
+    Raises:
+        VideoError: the file cannot be opened, holds no video, or no frame of it can be decoded.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        limits: Limits | None = None,
+        source: Source | None = None,
+        reason: str = REASON,
+        beat: Callable[[], None] | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._beat = beat
+        self._finished = False
+        self._index = 0
+        with ExitStack() as held:
+            if source is None:
+                source = open_source(path, self._limits)
+                held.callback(os.close, source.descriptor)
+            self._source = source
+            self._container: InputContainer = held.enter_context(
+                open_container(source, self._limits)
+            )
+            self._stream, self.probe = pick_stream(self._container, source, self._limits)
+            self._account = _account(self.probe)
+            self._clock = Clock(self.probe.time_base, self.probe.start, self.probe.step)
+            self._counts_packets = self.probe.container == "avi"
+            self._waiting: deque[int] = deque()
+            self._decoded = self._decode(self._stream)
+            self._first: VideoFrame | None = next(self._decoded, None)
+            if self._first is None:
+                raise CorruptError(f"{path}: no frame of it can be decoded")
+            self._size = (self._first.width, self._first.height)
+            self._turn = turn_of_frame(self._first)
+            self._converter = Converter(*self._size, self._turn)
+            self._info = _info(path, self.probe, self._first, self._turn, reason)
+            self._held = held.pop_all()
+
+    @property
+    def info(self) -> VideoInfo:
+        return self._info
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames; `image` is read-only and belongs to the frame alone.
+
+        Raises:
+            LimitError: too many frames, too large a frame, too long, or no memory.
+        """
+        import av.error
+
+        limits = self._limits
+        while (decoded := self._next()) is not None:
+            check_size(decoded.width, decoded.height, self._source, limits)
+            self._note_size(decoded)
+            pts, time = self._clock.tick(self._pts_of(decoded))
+            if self._index >= limits.frames:
+                raise LimitError(
+                    "limit_frames", f"{self._info.path}: more than {limits.frames} frames"
+                )
+            if time > limits.duration:
+                raise LimitError(
+                    "limit_time",
+                    f"{self._info.path}: runs past {limits.duration:.0f} s of media time",
+                )
+            try:
+                image = self._converter.convert(decoded)
+            except MemoryError as error:
+                raise _no_memory(self._source) from error
+            except (av.error.FFmpegError, ValueError):
+                self._account.errors += 1
+                continue
+            self._account.corrupt_frames += bool(decoded.is_corrupt)
+            self._account.interlaced |= bool(decoded.interlaced_frame)
+            self._account.times.append(time)
+            frame = Frame(self._index, pts, time, image)
+            self._index += 1
+            # A kept picture costs a fresh allocation for the next: a quarter of the speed.
+            del decoded, image
+            yield frame
+            del frame
+        self._finished = True
+        if self._account.decoded == 0:
+            raise CorruptError(f"{self._info.path}: no frame of it can be turned into a picture")
+
+    def report(self) -> ReadReport:
+        return self._account.report("pyav", self._info.decoder_reason, finished=self._finished)
+
+    def because(self, reason: str) -> None:
+        """Say why this reader was chosen, where that is known only after opening."""
+        self._info = replace(self._info, decoder_reason=reason)
+
+    def close(self) -> None:
+        self._first = None
+        self._decoded.close()
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _next(self) -> VideoFrame | None:
+        first, self._first = self._first, None
+        return first if first is not None else next(self._decoded, None)
+
+    def _packets(self, stream: VideoStream) -> Iterator[Packet[VideoStream] | None]:
+        """Every packet of the stream; None for a place where the container is damaged."""
+        import av.error
+
+        while True:
+            try:
+                yield from self._container.demux(stream)
+                return
+            except MemoryError as error:
+                raise _no_memory(self._source) from error
+            except av.error.EOFError:
+                return
+            except (av.error.FFmpegError, OSError, IndexError):
+                # IndexError: damage looks like a new stream, which PyAV does not expect.
+                yield None
+
+    def _decode(self, stream: VideoStream) -> Generator[VideoFrame, None, None]:
+        import av.error
+
+        stream.thread_type = "SLICE"
+        context = stream.codec_context
+        context.thread_count = 1
+        # PyAV ignores these when they are given on opening the container.
+        context.options = {
+            "max_pixels": str(self._limits.pixels),
+            "codec_whitelist": ",".join(CODECS),
+        }
+        account = self._account
+        failed_in_a_row = 0
+        for packet in self._packets(stream):
+            if self._beat is not None:
+                self._beat()
+            try:
+                frames = [] if packet is None else self._decode_packet(packet)
+            except av.error.EOFError:
+                return
+            except MemoryError as error:
+                raise _no_memory(self._source) from error
+            except av.error.FFmpegError:
+                packet = None
+            if packet is None:
+                account.errors += 1
+                failed_in_a_row += 1
+                if failed_in_a_row >= self._limits.consecutive_errors:
+                    account.gave_up = True
+                    return
+                continue
+            for frame in frames:
+                failed_in_a_row = 0
+                yield frame
+            frames.clear()
+
+    def _decode_packet(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        if packet.size and not packet.is_discard:
+            self._account.corrupt_packets += bool(packet.is_corrupt)
+            if not shows_nothing(self.probe.codec, bytes(packet)):
+                self._account.packets += 1
+        if self._counts_packets and packet.size and packet.dts is not None:
+            self._waiting.append(packet.dts)
+            try:
+                return list(packet.decode())
+            except Exception:
+                self._waiting.pop()
+                raise
+        return list(packet.decode())
+
+    def _pts_of(self, frame: VideoFrame) -> int | None:
+        """An AVI knows places and no times: the n-th picture shown has the n-th place."""
+        if self._counts_packets and self._waiting:
+            return self._waiting.popleft()
+        return frame.pts
+
+    def _note_size(self, frame: VideoFrame) -> None:
+        size = (frame.width, frame.height)
+        if size == self._size:
+            return
+        self._size = size
+        width, height = self._converter.size
+        note = (
+            f"resolution_change: {size[0]}x{size[1]} from frame {self._index} on, "
+            f"scaled to {width}x{height}"
+        )
+        if size[0] * size[1] > width * height:
+            self._account.notes.append(note)  # detail was lost: a small face may have been missed
+        self.because(f"{self._info.decoder_reason}; {note}")
+
+
+def _no_memory(source: Source) -> LimitError:
+    return LimitError("limit_memory", f"{source.path}: the decoder ran out of memory")
+
+
+def _account(probe: Probe) -> Account:
+    # MPEG-4 in AVI packs two pictures into one packet and sends an empty one for the second.
+    packed = probe.codec == "mpeg4" and probe.container == "avi"
+    return Account(
+        step=probe.step,
+        promised_frames=probe.promised_frames,
+        promised_duration=probe.duration,
+        one_to_one=not packed,
+        notes=list(probe.notes),
+    )
+
+
+def _info(path: Path, probe: Probe, first: VideoFrame, turn: Turn, reason: str) -> VideoInfo:
+    width, height = first.width, first.height
+    ratio = probe.sample_aspect_ratio
+    if turn.transpose:
+        width, height, ratio = height, width, 1 / ratio
+    return VideoInfo(
+        path=path,
+        container=probe.container,
+        codec=probe.codec,
+        pixel_format=first.format.name,
+        width=width,
+        height=height,
+        frame_rate=probe.frame_rate,
+        time_base=probe.time_base,
+        duration=probe.duration,
+        rotation=turn.degrees,
+        sample_aspect_ratio=ratio,
+        colour=colour_of(first),
+        audio=probe.audio,
+        still=False,
+        decoder="pyav",
+        decoder_reason=reason,
+    )

@@ -1,0 +1,155 @@
+"""Brings the sound of a source into a new file: bit for bit where the container can hold it.
+
+The source is as untrusted as for its pictures, so a worker process takes it apart (soundtrack.py)
+and this side only files the packets away, with the times that they had: picture and sound stay as
+far apart as they were.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepscan.errors import VideoError
+from deepscan.options import Limits
+from deepscan.video import protocol
+from deepscan.video.process import DecoderProcess
+from deepscan.video.protocol import ProtocolError
+from deepscan.video.source import open_source, still_format
+
+if TYPE_CHECKING:
+    from av import AudioStream
+    from av.container import OutputContainer
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    track: int
+    pts: int
+    dts: int
+    duration: int
+    time_base: Fraction
+    data: bytes
+
+
+class Sound:
+    """Copies the sound of `path` into `out`, a piece at a time as the pictures move on.
+
+    A source without sound, or whose sound cannot be read, gives none; `notes` says why.
+    """
+
+    def __init__(self, path: Path, out: OutputContainer, limits: Limits | None = None) -> None:
+        self._out = out
+        self._limits = limits or Limits()
+        self._start = Fraction(0)
+        self._notes: list[str] = []
+        self._targets: list[AudioStream] = []
+        self._last: dict[int, int] = {}  # dts of the last packet of each track
+        self._worker: DecoderProcess | None = None
+        self._next: _Sample | None = None
+        try:
+            with ExitStack() as held:
+                source = open_source(path, self._limits)
+                held.callback(os.close, source.descriptor)
+                if still_format(source) is not None:
+                    return
+                source.rewind()
+                self._worker = DecoderProcess(source, self._limits, task="sound")
+            self._next = self._read()
+        except VideoError as error:
+            self._give_up(error)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._notes)
+
+    def start_at(self, time: Fraction) -> None:
+        """Make `time` (s) of the source the zero of the new file."""
+        self._start = time
+
+    def copy_until(self, time: Fraction) -> None:
+        """Copy what comes before `time` (s) in the new file, so that both streams interleave."""
+        while self._next is not None:
+            if self._next.dts * self._next.time_base - self._start >= time:
+                return
+            self._copy(self._next)
+            self._next = self._read()
+
+    def copy_rest(self) -> None:
+        """Copy all that is left."""
+        while self._next is not None:
+            self._copy(self._next)
+            self._next = self._read()
+
+    def close(self) -> None:
+        self._next = None
+        if self._worker is not None:
+            self._worker.close(finished=False)
+            self._worker = None
+
+    def _give_up(self, error: Exception) -> None:
+        self._notes.append(f"sound left out or cut short: {error}")
+        self.close()
+
+    def _read(self) -> _Sample | None:
+        """The next packet; None at the end, also where the worker fails."""
+        try:
+            while self._worker is not None:
+                allowed = self._limits.time_factor * self._limits.duration
+                kind, payload = self._worker.hear(allowed)
+                if kind == protocol.PACKET:
+                    return self._sample(payload)
+                if kind == protocol.TRACKS and not self._targets:
+                    self._add_tracks(payload)
+                elif kind == protocol.NOTES:
+                    self._notes += protocol.unpack_notes(payload)
+                elif kind == protocol.FAILED:
+                    self._give_up(protocol.unpack_failure(payload, 0)[0])
+                elif kind == protocol.END:
+                    self.close()
+                elif kind != protocol.BEAT:
+                    raise ProtocolError("an unexpected message")
+        except (VideoError, ProtocolError) as error:
+            self._give_up(error)
+        return None
+
+    def _sample(self, payload: bytes) -> _Sample:
+        sample = _Sample(*protocol.unpack_packet(payload))
+        if sample.track >= len(self._targets):
+            raise ProtocolError("a packet of no track")
+        return sample
+
+    def _add_tracks(self, template: bytes) -> None:
+        import av
+        import av.error
+
+        try:
+            with av.open(io.BytesIO(template), format="mp4") as tracks:
+                for stream in tracks.streams.audio:
+                    self._targets.append(self._out.add_stream_from_template(stream))
+        except (av.error.FFmpegError, ValueError) as error:
+            raise ProtocolError("tracks that are none") from error
+
+    def _copy(self, sample: _Sample) -> None:
+        import av.error
+        from av import Packet
+
+        ticks = round(self._start / sample.time_base)
+        # A damaged clock must not end the film: MP4 wants rising times.
+        dts = max(sample.dts - ticks, self._last.get(sample.track, -protocol.HUGE) + 1)
+        self._last[sample.track] = dts
+        packet = Packet(sample.data)
+        packet.dts = dts
+        packet.pts = max(sample.pts - ticks, dts)
+        packet.duration = sample.duration
+        packet.time_base = sample.time_base
+        packet.stream = self._targets[sample.track]
+        try:
+            self._out.mux(packet)
+        except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+            self._give_up(error)

@@ -1,0 +1,135 @@
+"""The door for untrusted files: one descriptor to a regular file, and what its first bytes say.
+
+Everything after this works on the descriptor. A path is never handed to a decoder, since FFmpeg
+reads names such as `http:x.mp4` or `concat:a` as instructions and follows playlists.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepscan.errors import (
+    CorruptError,
+    LimitError,
+    NoVideoError,
+    UnreadableError,
+    UnsupportedError,
+)
+from deepscan.options import Limits
+
+HEAD = 64  # bytes that tell the formats below apart
+
+STILL = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+}
+
+UNSUPPORTED = {
+    b"GIF87a": "a GIF animation",
+    b"GIF89a": "a GIF animation",
+    b"#EXTM3U": "a playlist that names other files",
+    b"ffconcat": "a playlist that names other files",
+    b"[playlist]": "a playlist that names other files",
+    b"v=0": "a network session description (SDP)",
+    b"<?xml": "an XML document",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive",
+}
+
+SOUND = {
+    b"ID3": "MP3",
+    b"fLaC": "FLAC",
+    b"\xff\xf1": "AAC",
+    b"\xff\xf9": "AAC",
+    b"\xff\xfb": "MP3",
+    b"\xff\xf3": "MP3",
+    b"#!AMR": "AMR",
+}
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open regular file. `path` is for messages only; whoever opened it closes `descriptor`."""
+
+    path: Path
+    descriptor: int
+    size: int
+
+    def rewind(self) -> None:
+        """Go to the first byte: FFmpeg reads a descriptor from where it stands."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+
+    def head(self) -> bytes:
+        return os.pread(self.descriptor, HEAD, 0)
+
+
+def open_source(path: Path, limits: Limits) -> Source:
+    """Open a regular file for reading without ever blocking; symbolic links are not followed.
+
+    Raises:
+        UnreadableError: missing, no permission, or a directory, device, pipe, socket or link.
+        LimitError: larger than `limits.file_size`.
+        CorruptError: the file is empty.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError) as error:
+        if path.is_symlink():
+            raise UnreadableError(
+                f"{path}: a symbolic link; give the file that it points to"
+            ) from None
+        why = getattr(error, "strerror", None) or str(error)
+        raise UnreadableError(f"{path}: cannot be opened: {why}") from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
+            raise UnreadableError(f"{path}: is {kind}, not a regular file")
+        if found.st_size > limits.file_size:
+            raise LimitError(
+                "limit_size",
+                f"{path}: {found.st_size} bytes, the limit is {limits.file_size}",
+            )
+        if found.st_size == 0:
+            raise CorruptError(f"{path}: empty file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Source(path, descriptor, found.st_size)
+
+
+def still_format(source: Source) -> str | None:
+    """Pillow's name of the picture format that the first bytes announce, None for anything else.
+
+    Raises:
+        UnsupportedError: a format that deepscan knows but does not read.
+        NoVideoError: a sound file.
+    """
+    head = source.head()
+    for magic, what in UNSUPPORTED.items():
+        if head.startswith(magic):
+            raise UnsupportedError(f"{source.path}: {what}, not a video that deepscan reads")
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        raise UnsupportedError(
+            f"{source.path}: a HEIF or AVIF picture; convert it to PNG or JPEG first"
+        )
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        raise NoVideoError(f"{source.path}: a sound file (WAVE) without pictures")
+    for magic, what in SOUND.items():
+        if head.startswith(magic):
+            raise NoVideoError(f"{source.path}: a sound file ({what}) without video")
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    for magic, name in STILL.items():
+        if head.startswith(magic):
+            return name
+    return None

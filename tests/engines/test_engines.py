@@ -1,0 +1,218 @@
+"""One suite over every engine of the table, on every device and in every precision.
+
+To add an engine, add it to `ENGINES`: nothing here names one.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from deepscan.engines.engine import ENGINES
+from deepscan.engines.load import engine_class, load_engine
+from deepscan.engines.machine import look_around
+from deepscan.engines.parity import TOLERANCES, compare, complaints, judge, probe
+from deepscan.errors import EngineError, ModelError
+from deepscan.models.weights import read_card
+from deepscan.testing import FakeEngine
+from tests.models.build import build_network, write_model
+
+CHOICES = [
+    f"{runtime}-{device}-{precision}"
+    for runtime in ENGINES
+    for device, precision in engine_class(runtime).CHOICES
+]
+
+
+def runs_here(name):
+    here = look_around()
+    return (here.cuda or "cuda" not in name) and (here.has_bf16 or not name.endswith("cpu-bf16"))
+
+
+@pytest.fixture(scope="module", params=CHOICES)
+def name(request):
+    if not runs_here(request.param):
+        if "cuda" in request.param and "cuda" in os.environ.get("DEEPSCAN_REQUIRE", ""):
+            pytest.fail("DEEPSCAN_REQUIRE names cuda, but there is no CUDA device")
+        pytest.skip(f"{request.param} needs another machine")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(name, models, warm_cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPSCAN_CACHE", str(warm_cache))
+        engine = load_engine(name, "tiny", folder=models)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def reference(models):
+    engine = engine_class("torch")(
+        read_card("tiny", models), look_around(), device="cpu", precision="fp32"
+    )
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def crops():
+    return probe(64)
+
+
+def test_it_says_what_it_is(engine, name, models):
+    assert engine.name == engine.info.name == name
+    assert engine.model == read_card("tiny", models).info
+    assert engine.input_size == 64 and engine.max_batch >= 1
+    assert engine.info.reason == "asked for"
+
+
+def test_predictions_are_probabilities(engine, crops):
+    found = engine.predict(crops[:5])
+    assert found.scores.shape == (5,) and found.masks.shape == (5, 16, 16)
+    for values in (found.scores, found.masks):
+        assert values.dtype == np.float32
+        assert values.min() >= 0 and values.max() <= 1
+
+
+def test_it_agrees_with_the_reference(engine, reference, name, crops):
+    parity = compare(engine, reference)
+    assert complaints(parity, TOLERANCES[name.rpartition("-")[2]]) == ()
+    theirs = judge(reference, crops)
+    # The comparison means something: crops differ by far more than engines may.
+    assert theirs.scores.std() > 5 * max(parity.mean_score_difference, 1e-6)
+    assert theirs.masks.std() > 5 * parity.max_mask_difference / 10
+    if name != "torch-cpu-fp32":
+        assert engine.info.max_score_difference == pytest.approx(
+            parity.max_score_difference, abs=1e-6
+        )
+        assert engine.info.mean_mask_iou == pytest.approx(parity.mean_mask_iou, abs=1e-3)
+
+
+def test_class_one_is_manipulated_in_every_engine(tmp_path, name):
+    network = build_network()
+    with torch.no_grad():
+        for layer, towards in ((network.classifier, 4.0), (network.decoder[-1], -4.0)):
+            layer.weight.zero_()
+            layer.bias[:] = torch.tensor([-towards, towards])
+    write_model(tmp_path, network=network)
+    engine = engine_class(name.split("-")[0])(
+        read_card("tiny", tmp_path),
+        look_around(),
+        device=name.split("-")[1],
+        precision=name.split("-")[2],
+    )
+    found = engine.predict(np.zeros((1, 64, 64, 3), np.uint8))
+    assert found.scores.item() > 0.99 and found.masks.max() < 0.01
+
+
+def test_the_same_crops_give_the_same_numbers(engine, crops):
+    first, second = engine.predict(crops[:6]), engine.predict(crops[:6])
+    assert np.array_equal(first.scores, second.scores)
+    assert np.array_equal(first.masks, second.masks)
+
+
+def test_neither_company_nor_order_matters(engine, name, crops):
+    batch = crops[: min(8, engine.max_batch)]
+    order = np.random.default_rng(0).permutation(len(batch))
+    together, shuffled = engine.predict(batch), engine.predict(batch[order])
+    alone = judge(_OneByOne(engine), batch)
+    near = 1e-5 if name.endswith("fp32") else 5e-3
+    for other in (shuffled,):
+        assert np.allclose(together.scores[order], other.scores, atol=near)
+        assert np.allclose(together.masks[order], other.masks, atol=near * 4)
+    assert np.allclose(together.scores, alone.scores, atol=near)
+    assert np.allclose(together.masks, alone.masks, atol=near * 4)
+
+
+class _OneByOne:
+    max_batch = 1
+
+    def __init__(self, engine):
+        self.predict = engine.predict
+
+
+def test_crops_are_left_as_they_are_and_may_be_read_only(engine, crops):
+    batch = crops[:3].copy()
+    batch.setflags(write=False)
+    first = engine.predict(batch)
+    assert np.array_equal(batch, crops[:3])
+    flipped = engine.predict(crops[:3, :, ::-1])
+    assert np.array_equal(flipped.scores, engine.predict(crops[:3, :, ::-1].copy()).scores)
+    assert np.array_equal(first.scores, engine.predict(crops[:3]).scores)
+
+
+def test_predictions_outlive_the_next_call(engine, crops):
+    first = engine.predict(crops[:2])
+    kept = first.scores.copy(), first.masks.copy()
+    engine.predict(crops[2:4])
+    assert np.array_equal(first.scores, kept[0]) and np.array_equal(first.masks, kept[1])
+
+
+def check_refusals(engine):
+    side = engine.input_size
+    good = np.zeros((1, side, side, 3), np.uint8)
+    with pytest.raises(ValueError, match="at once"):
+        engine.predict(np.zeros((engine.max_batch + 1, side, side, 3), np.uint8))
+    with pytest.raises(ValueError, match="at once"):
+        engine.predict(good[:0])
+    with pytest.raises(ValueError, match="must be uint8"):
+        engine.predict(good.astype(np.float32))
+    for shape in ((1, side + 8, side, 3), (side, side, 3), (1, 3, side, side), (1, side, side, 4)):
+        with pytest.raises(ValueError, match="must be"):
+            engine.predict(np.zeros(shape, np.uint8))
+    assert engine.predict(good).scores.shape == (1,)
+
+
+def test_wrong_crops_are_refused(engine):
+    check_refusals(engine)
+
+
+def test_the_fake_refuses_the_same_crops_and_is_as_steady():
+    engine = FakeEngine(max_batch=4)
+    check_refusals(engine)
+    crops = probe(64)[:4]
+    assert np.array_equal(engine.predict(crops).scores, engine.predict(crops).scores)
+    assert engine.predict(crops).masks.shape == (4, 16, 16)
+    assert engine.batches[-3:] == [4, 4, 4]
+
+
+def test_closing_twice_is_fine_and_a_closed_engine_says_so(name, models):
+    engine = load_engine(name, "tiny", folder=models)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.predict(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_give_no_numbers_are_an_error(name, tmp_path, value):
+    network = build_network()
+    with torch.no_grad():
+        network.decoder[0].weight[3, 5] = value
+    write_model(tmp_path, network=network)
+    with pytest.raises(EngineError, match="NaN"):
+        engine = load_engine(name, "tiny", folder=tmp_path)
+        engine.predict(probe(64)[:4])  # the reference itself is not compared with anything
+
+
+def test_a_missing_model_is_an_error_whatever_the_engine(name, tmp_path):
+    with pytest.raises(ModelError):
+        load_engine(name, "tiny", folder=tmp_path)
+
+
+def test_the_number_of_threads_changes_nothing_that_matters(name, models, crops):
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            engine = load_engine(name, "tiny", folder=models, threads=threads)
+            found.append(engine.predict(crops[:4]).scores)
+            engine.close()
+    finally:
+        torch.set_num_threads(before)
+    assert np.allclose(*found, atol=1e-5 if name.endswith("fp32") else 5e-3)

@@ -1,0 +1,174 @@
+"""Which engine is taken and why, and that a named one is never replaced."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deepscan.engines import load, machine
+from deepscan.engines.engine import ENGINES, Predictions
+from deepscan.engines.load import Choice, candidates, load_engine, parse_name
+from deepscan.engines.machine import Machine
+from deepscan.errors import EngineError, UsageError
+from deepscan.testing import FakeEngine
+from tests.models.build import write_model
+
+PLAIN = Machine("a plain CPU", ("avx2",), 2, None)
+MODERN = Machine("a modern CPU", ("avx2", "avx512_bf16"), 2, None)
+GPU = replace(PLAIN, cuda="a GPU")
+
+
+@pytest.mark.parametrize(
+    ("here", "names"),
+    [
+        (PLAIN, ["openvino-cpu-fp32", "torch-cpu-fp32"]),
+        (MODERN, ["openvino-cpu-bf16", "openvino-cpu-fp32", "torch-cpu-fp32"]),
+        (GPU, ["torch-cuda-fp32", "openvino-cpu-fp32", "torch-cpu-fp32"]),
+    ],
+)
+def test_auto_follows_the_machine(here, names):
+    found = candidates(here)
+    assert [choice.name for choice, _ in found] == names
+    assert all(reason.startswith("auto: ") for _, reason in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        ("torch", Choice("torch")),
+        ("openvino", Choice("openvino")),
+        ("openvino-bf16", Choice("openvino", None, "bf16")),
+        ("torch-cpu", Choice("torch", "cpu")),
+        ("torch-cuda-bf16", Choice("torch", "cuda", "bf16")),
+    ],
+)
+def test_names_are_runtime_device_precision(name, choice):
+    assert parse_name(name) == choice
+    assert choice.name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "onnx", "torch-", "torch-fp16", "torch-bf16-cpu", "cpu", "AUTO", "openvino-fp32-x"]
+)
+def test_other_names_are_refused(name, models):
+    with pytest.raises(EngineError, match="no engine"):
+        load_engine(name, "tiny", folder=models)
+
+
+def test_tensorrt_says_what_to_use_instead(models):
+    with pytest.raises(EngineError, match="--engine torch-cuda"):
+        load_engine("tensorrt", "tiny", folder=models)
+
+
+def test_no_threads_is_a_wrong_use(models):
+    with pytest.raises(UsageError):
+        load_engine("torch", "tiny", folder=models, threads=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["torch-cuda", "torch-cuda-bf16", "openvino-bf16", "torch-cpu-bf16"]
+)
+def test_a_named_engine_that_does_not_run_here_fails(name, models, monkeypatch):
+    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    with pytest.raises(EngineError, match=r"[Uu]se --engine"):
+        load_engine(name, "tiny", folder=models)
+
+
+def test_openvino_is_not_for_cuda(models):
+    with pytest.raises(EngineError, match="only the CPU"):
+        load_engine("openvino-cuda", "tiny", folder=models)
+
+
+def test_what_a_name_leaves_out_follows_the_machine(models, monkeypatch):
+    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    for name, full in (("openvino", "openvino-cpu-fp32"), ("torch", "torch-cpu-fp32")):
+        engine = load_engine(name, "tiny", folder=models)
+        assert engine.name == full and engine.info.reason == "asked for"
+        engine.close()
+
+
+def test_auto_says_why(models, monkeypatch):
+    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    engine = load_engine("auto", "tiny", folder=models)
+    assert engine.name == "openvino-cpu-fp32"
+    assert engine.info.reason == "auto: no CUDA device; OpenVINO is fastest on a CPU"
+    assert engine.info.max_score_difference < 1e-4 and engine.info.mean_mask_iou > 0.99
+    engine.close()
+
+
+class Other(FakeEngine):
+    """Stands in the table for an engine that computes something else than the network."""
+
+    def __init__(self, card, here, *, device=None, precision=None, threads=None):
+        super().__init__(input_size=64, judge=self.nonsense)
+        self.name = f"openvino-cpu-{precision or 'fp32'}"
+        self.info = replace(self.info, name=self.name)
+        self.fingerprint = f"nonsense {self.name}"
+
+    @staticmethod
+    def nonsense(crops):
+        return Predictions(
+            np.ones(len(crops), np.float32), np.ones((len(crops), 16, 16), np.float32)
+        )
+
+
+def test_a_named_engine_out_of_tolerance_is_refused_with_the_figures(models, monkeypatch):
+    monkeypatch.setitem(ENGINES, "openvino", f"{__name__}:Other")
+    with pytest.raises(EngineError, match=r"a score differs by 0\.\d+, at most 0\.001"):
+        load_engine("openvino", "tiny", folder=models)
+
+
+def test_auto_takes_the_next_and_says_what_it_refused(models, monkeypatch, caplog):
+    monkeypatch.setitem(ENGINES, "openvino", f"{__name__}:Other")
+    monkeypatch.setattr(load, "look_around", lambda: MODERN)
+    with caplog.at_level(logging.WARNING):
+        engine = load_engine("auto", "tiny", folder=models)
+    assert engine.name == "torch-cpu-fp32"
+    assert "openvino-cpu-bf16 refused" in engine.info.reason
+    assert "openvino-cpu-fp32 refused" in engine.info.reason
+    assert "a score differs" in engine.info.reason
+    assert len(caplog.records) == 2
+    engine.close()
+
+
+def test_without_openvino_auto_takes_torch(models, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    engine = load_engine("auto", "tiny", folder=models)
+    assert engine.name == "torch-cpu-fp32" and "OpenVINO cannot be imported" in engine.info.reason
+    engine.close()
+    with pytest.raises(EngineError, match="pip install openvino"):
+        load_engine("openvino", "tiny", folder=models)
+
+
+def test_auto_fails_if_nothing_is_left(tmp_path, monkeypatch):
+    write_model(tmp_path)
+
+    def broken(*args, **options):
+        raise EngineError("broken")
+
+    monkeypatch.setattr(load, "build", broken)
+    with pytest.raises(EngineError, match=r"no engine runs here: .*broken"):
+        load_engine("auto", "tiny", folder=tmp_path)
+
+
+def test_flags_and_name_come_from_the_system(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text(
+        "processor\t: 0\nmodel name\t: Some CPU 9\nflags\t\t: fpu avx2 amx_bf16 sse\n\n"
+        "processor\t: 1\nmodel name\t: Some CPU 9\nflags\t\t: fpu avx2 amx_bf16 sse\n"
+    )
+    assert machine._cpu(info) == ("Some CPU 9", ("avx2", "amx_bf16"))
+    name, flags = machine._cpu(tmp_path / "nothing")
+    assert name and flags == ()
+
+
+def test_bf16_needs_its_instructions():
+    assert MODERN.has_bf16 and not PLAIN.has_bf16
+    assert Machine("x", ("amx_bf16",), 1, None).has_bf16
+    assert not Machine("x", ("avx512f", "avx512_vnni"), 1, None).has_bf16

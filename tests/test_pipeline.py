@@ -1,0 +1,258 @@
+"""The chain: order, bounds, batches, and threads that end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import count, islice
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepscan.engines.engine import Predictions
+from deepscan.errors import CorruptError, EngineError
+from deepscan.options import ScanOptions
+from deepscan.pipeline import DEPTH, MAX_WAITING, analyze, predict, prefetch
+from deepscan.testing import FakeDetector, FakeEngine
+from deepscan.types import Box, Face, FaceCrop, Frame, FrameCrops, UnscoredFace
+from tests.conftest import HIGH, LOW, blue_engine, draw_face
+
+BLANK = np.zeros((0, 0, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    yield
+    assert running() == []
+
+
+def running():
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+class Source:
+    """Numbers that are counted as they are taken; says whether it was closed."""
+
+    def __init__(self, length=None, error=None):
+        self.taken, self.closed = 0, False
+        self._length, self._error = length, error
+
+    def __iter__(self):
+        try:
+            for number in count() if self._length is None else range(self._length):
+                self.taken += 1
+                yield number
+            if self._error is not None:
+                raise self._error
+        finally:
+            self.closed = True
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_prefetch_keeps_every_item_in_order(items, depth):
+    assert list(prefetch(items, depth)) == items
+
+
+def test_an_error_comes_after_the_items_before_it():
+    source = Source(5, CorruptError("broken"))
+    seen = []
+    with pytest.raises(CorruptError, match="broken"):
+        for item in prefetch(source, depth=2):
+            seen.append(item)
+    assert seen == [0, 1, 2, 3, 4]
+    assert source.closed
+
+
+def test_what_cannot_even_be_begun_is_an_error_too():
+    class Bad:
+        def __iter__(self):
+            raise CorruptError("no beginning")
+
+    with pytest.raises(CorruptError, match="no beginning"):
+        list(prefetch(Bad()))
+
+
+@pytest.mark.parametrize("taken", [1, 3])
+def test_leaving_early_closes_the_source_and_ends_the_thread(taken):
+    source = Source()
+    stream = prefetch(source, depth=2)
+    assert list(islice(stream, taken)) == list(range(taken))
+    stream.close()
+    assert source.closed
+    assert running() == []
+
+
+def test_leaving_a_loop_by_an_error_ends_the_thread():
+    source = Source()
+    with pytest.raises(ZeroDivisionError):
+        for item in prefetch(source, depth=2):
+            1 / item
+    assert source.closed
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_it_runs_ahead_by_no_more_than_it_says(depth):
+    source = Source()
+    stream = prefetch(source, depth)
+    next(stream)
+    before = -1
+    while source.taken != before:  # until it no longer runs
+        before = source.taken
+        time.sleep(0.25)
+    assert source.taken == 1 + depth + 1  # given out, waiting, in the making
+    stream.close()
+
+
+def test_two_in_a_row_end_together():
+    source = Source()
+    first = prefetch(source, 2)
+    second = prefetch((item for item in first), 2)
+    assert next(second) == 0
+    second.close()
+    first.close()
+    assert source.closed
+
+
+# Predicting
+
+
+def frame_of(index, values, unscored=(), looked=True):
+    """A frame whose crops are grey pictures of those values."""
+    crops = tuple(
+        FaceCrop(Face(Box(0, 0, 9, 9), 1.0, None, track), Box(0, 0, 9, 9), grey(value), 99.0)
+        for track, value in enumerate(values)
+    )
+    return FrameCrops(Frame(index, index, index / 25, BLANK), crops, unscored, looked)
+
+
+def grey(value):
+    return np.full((64, 64, 3), value, np.uint8)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 255), max_size=11), max_size=25),
+    st.integers(1, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_crop_gets_its_own_answer_and_frames_stay_in_order(crops, max_batch):
+    engine = FakeEngine(max_batch=max_batch)
+    frames = [frame_of(index, values) for index, values in enumerate(crops)]
+    results = list(predict(frames, engine))
+    assert [result.frame.index for result in results] == list(range(len(crops)))
+    for values, result in zip(crops, results, strict=True):
+        assert [face.score for face in result.faces] == pytest.approx([v / 255 for v in values])
+        assert [face.crop.face.track_id for face in result.faces] == list(range(len(values)))
+        assert [face.mask.mean() for face in result.faces] == pytest.approx(
+            [v / 255 for v in values]
+        )
+    assert sum(engine.batches) == sum(map(len, crops))
+
+
+@pytest.mark.parametrize("faces", [1, 2, 3, 5, 20])
+def test_batches_are_filled_across_frames(faces):
+    engine = FakeEngine(max_batch=8)
+    frames = [frame_of(index, [7] * faces) for index in range(16)]
+    assert len(list(predict(frames, engine))) == 16
+    assert set(engine.batches[:-1]) == {8}
+    assert sum(engine.batches) == 16 * faces
+
+
+def test_a_stretch_without_faces_flows():
+    source = iter([frame_of(0, [9]), *(frame_of(index, []) for index in range(1, 100))])
+    results = predict(source, FakeEngine(max_batch=64))
+    assert next(results).frame.index == 0
+    assert next(source).frame.index == MAX_WAITING  # read no further than it had to
+    for index in range(1, 40):
+        result = next(results)
+        assert result.frame.index == index or result.frame.index > MAX_WAITING
+
+
+def test_what_was_not_judged_passes_through():
+    seen = UnscoredFace(Face(Box(0, 0, 5, 5), 0.9), "too_small")
+    (result,) = predict([frame_of(3, [], (seen,), looked=False)], FakeEngine())
+    assert result.unscored == (seen,)
+    assert not result.analysed
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Predictions(ones(2) * np.nan, ones(2, 4, 4)),
+        Predictions(ones(2), ones(2, 4, 4) * np.nan),
+        Predictions(ones(2), ones(2, 4, 4) * np.inf),
+        Predictions(ones(2) * 1.5, ones(2, 4, 4)),
+        Predictions(ones(2), ones(2, 4, 4) * -0.5),
+        Predictions(ones(1), ones(2, 4, 4)),
+        Predictions(ones(2, 1), ones(2, 4, 4)),
+        Predictions(ones(2), ones(3, 4, 4)),
+        Predictions(ones(2), ones(2, 16)),
+        Predictions(ones(2), ones(2, 0, 0)),
+    ],
+)
+def test_what_is_no_probability_is_an_error(answer):
+    engine = FakeEngine(judge=lambda crops: answer)
+    with pytest.raises(EngineError, match="fake"):
+        list(predict([frame_of(0, [1, 2])], engine))
+
+
+# The whole chain
+
+
+def frames(number, forged=()):
+    for index in range(number):
+        yield Frame(index, index * 512, index / 25, draw_face(index, forged=index in forged))
+
+
+def test_from_frames_to_results():
+    engine, detector = blue_engine(), FakeDetector()
+    results = list(analyze(frames(60, range(20, 40)), detector, engine, ScanOptions()))
+    assert [result.frame.index for result in results] == list(range(60))
+    assert all(len(result.faces) == 1 for result in results)
+    scores = [result.faces[0].score for result in results]
+    assert scores == pytest.approx([HIGH if 20 <= i < 40 else LOW for i in range(60)])
+    assert detector.calls < 20  # most boxes are interpolated
+    assert {result.faces[0].crop.face.track_id for result in results} == {0}
+    assert not engine.closed and not detector.closed  # they belong to the caller
+
+
+def test_leaving_the_chain_early_closes_the_frames():
+    closed = []
+
+    def endless():
+        try:
+            for index in count():
+                yield Frame(index, index, index / 25, draw_face(index))
+        finally:
+            closed.append(True)
+
+    chain = analyze(endless(), FakeDetector(), blue_engine(), ScanOptions())
+    next(chain)
+    chain.close()
+    assert closed == [True]
+
+
+def test_an_error_of_the_reader_comes_through_the_chain():
+    def broken():
+        yield from frames(3 * DEPTH)
+        raise CorruptError("the end is missing")
+
+    chain = analyze(broken(), FakeDetector(), blue_engine(), ScanOptions())
+    with pytest.raises(CorruptError, match="the end is missing"):
+        for _ in chain:
+            continue
+
+
+def test_an_error_of_the_detector_comes_through_the_chain():
+    def fail(image):
+        raise EngineError("no device")
+
+    chain = analyze(frames(5), FakeDetector(fail), blue_engine(), ScanOptions())
+    with pytest.raises(EngineError, match="no device"):
+        list(chain)

@@ -1,0 +1,217 @@
+"""Crops to compare networks on, made once and held in memory, so that all see the same.
+
+A comparison that draws its data anew for each network compares draws too; and making a forged crop
+costs as much as a small network's step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+from zlib import crc32
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from deepscan.errors import UsageError
+from train.annotate.procedure import annotate
+from train.datasets import open_dataset
+from train.datasets.mask import read_mask
+from train.faces import Person
+from train.forge.forged import Forged
+from train.frames import is_picture, read_picture
+from train.pairs import INSIDE, Pair, Pairs, crop_square, cut, cut_pair, forge_face
+
+MaskSource = Literal["blend", "annotated"]
+MASK_SOURCES: tuple[MaskSource, ...] = get_args(MaskSource)
+# Apart from every training seed, and the same for all runs, so that their figures compare.
+_MEASURE_SEED = 7_000_003
+_CALIBRATION_SHARE = 10  # of so many people in training, one is kept for calibration
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Crops (N, S, S, 3) uint8 RGB, labels (N,) int64, masks (N, S, S) uint8 of 0, 1, 255 unknown.
+
+    `groups` names whom or which video a crop shows, `kinds` how it was manipulated. `unit` crops in
+    a row belong together: 2 are a forged one and its original. N crops of side S take 4 N S² bytes.
+    """
+
+    crops: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    masks: NDArray[np.uint8]
+    groups: tuple[str, ...]
+    kinds: tuple[str, ...]
+    unit: int = 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def size(self) -> int:
+        return int(self.crops.shape[1])
+
+
+def kept_for_calibration(people: Sequence[Person]) -> tuple[list[Person], list[Person]]:
+    """People to train on, and people to calibrate on: nobody is in both.
+
+    About one in ten, chosen by a checksum of the name, so that it is the same in every run.
+
+    Raises:
+        UsageError: too few people: one of the two would be empty.
+    """
+    chosen = [crc32(person.person.encode()) % _CALIBRATION_SHARE == 0 for person in people]
+    rest = [person for person, kept in zip(people, chosen, strict=True) if not kept]
+    kept = [person for person, kept in zip(people, chosen, strict=True) if kept]
+    if not rest or len({person.person for person in kept}) < 2:
+        raise UsageError(
+            f"{len(people)} pictures to train on leave {len(kept)} for calibration: more people are "
+            "needed"
+        )
+    return rest, kept
+
+
+def forge_samples(
+    people: Sequence[Person],
+    forges: Mapping[str, float],
+    *,
+    size: int,
+    seed: int,
+    pairs: int,
+    masks: MaskSource = "blend",
+    augmentation: bool = True,
+    workers: int = 0,
+) -> Samples:
+    """The first pairs of the stream of that seed: forged and original in turn.
+
+    Args:
+        people: real faces.
+        forges: share of each forge.
+        size: side of the crops in pixels.
+        seed: of the stream.
+        pairs: how many; twice as many crops.
+        masks: "blend" is where the forge blended; "annotated" what the procedure of P-FF++ finds
+            between forged and original picture before any degradation.
+        augmentation: degrade both pictures of a pair as cameras and platforms do.
+        workers: processes that make pairs.
+    """
+    cv2.setNumThreads(0)  # its pool does not survive the fork of the workers
+    stream = Pairs(people, forges, size=size, seed=seed, length=pairs)
+    made = _Made(stream, masks, augmentation)
+    return _gathered(list(DataLoader(made, batch_size=None, num_workers=workers)))
+
+
+def measured_samples(
+    people: Sequence[Person], forges: Mapping[str, float], *, size: int, workers: int = 0
+) -> Samples:
+    """One pair a picture, forge i mod n for picture i, with exact masks: crops to measure on."""
+    cv2.setNumThreads(0)
+    stream = Pairs(people, forges, size=size, seed=_MEASURE_SEED, length=len(people))
+    made = _Measured(stream, sorted(forges))
+    return _gathered(list(DataLoader(made, batch_size=None, num_workers=workers)))
+
+
+def dataset_samples(
+    name: str, root: Path, split: str, *, size: int, limit: int | None = None
+) -> Samples:
+    """Pictures of a data set that are face crops already, resized to the network's input.
+
+    As in the official protocol the aspect is not kept. Videos are cut into crops first, by
+    `python -m train.annotate`.
+
+    Raises:
+        UsageError: the data set or split is not there, or its samples are no pictures.
+    """
+    crops, labels, masks, groups, kinds = [], [], [], [], []
+    dataset = open_dataset(name, root)
+    if split not in dataset.splits:
+        raise UsageError(f"{root}: no split {split!r}; there are {', '.join(dataset.splits)}")
+    for sample in dataset.samples(split):
+        if limit is not None and len(labels) == limit:
+            break
+        if not is_picture(sample.path):
+            raise UsageError(
+                f"{sample.path}: expected a picture of a face; found a video or a folder. Cut "
+                "it into crops first: python -m train.annotate"
+            )
+        picture = read_picture(sample.path)
+        mask = read_mask(sample, *picture.shape[:2])
+        crops.append(cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR))
+        masks.append(cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST))
+        labels.append(sample.label)
+        groups.append(str(sample.video if sample.source is None else sample.source))
+        kinds.append(sample.manipulation)
+    if not labels:
+        raise UsageError(f"{root}: split {split} has no samples")
+    return Samples(
+        np.stack(crops), np.array(labels), np.stack(masks), tuple(groups), tuple(kinds)
+    )
+
+
+class _Made(Dataset[Pair]):
+    """Pair i of a stream, with the masks and degradations asked for."""
+
+    def __init__(self, stream: Pairs, masks: MaskSource, augmentation: bool) -> None:
+        self.stream, self.masks, self.augmentation = stream, masks, augmentation
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: int) -> Pair:
+        if self.masks == "blend" and self.augmentation:
+            return self.stream.pair(index)
+        stream = self.stream
+        rng = np.random.default_rng([stream.seed, index])
+        source = stream.sources[rng.choice(len(stream.sources), p=stream.shares)]
+        chosen = int(source[rng.integers(len(source))])
+        forge = stream.names[rng.choice(len(stream.names), p=stream.weights)]
+        forged = forge_face(stream.people, chosen, forge, rng)
+        if self.masks == "annotated":
+            forged = _annotated(forged)
+        person = stream.people[chosen]
+        if self.augmentation:
+            return cut_pair(forged, person, stream.size, rng)
+        return _cut_untouched(forged, person, stream.size, rng)
+
+
+class _Measured(Dataset[Pair]):
+    """Picture i with forge i mod n."""
+
+    def __init__(self, stream: Pairs, forges: Sequence[str]) -> None:
+        self.stream, self.forges = stream, forges
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: int) -> Pair:
+        forge = self.forges[index % len(self.forges)]
+        return self.stream.pair(index, person=index, forge=forge)
+
+
+def _annotated(forged: Forged) -> Forged:
+    found = annotate(forged.original, forged.image)
+    if found is None:
+        return replace(forged, mask=np.zeros_like(forged.mask))
+    return replace(forged, mask=(found.mask > 0).astype(np.float32))
+
+
+def _cut_untouched(forged: Forged, person: Person, size: int, rng: np.random.Generator) -> Pair:
+    square = crop_square(person.face, rng, 1.0)
+    crops = [cut(image, square, size, cv2.INTER_AREA) for image in (forged.image, forged.original)]
+    inside = cut(forged.mask, square, size, cv2.INTER_LINEAR) > INSIDE
+    return Pair(crops[0], crops[1], inside.astype(np.uint8), forged.tags, person.person)
+
+
+def _gathered(pairs: Sequence[Pair]) -> Samples:
+    return Samples(
+        np.stack([crop for pair in pairs for crop in (pair.forged, pair.original)]),
+        np.tile(np.array([1, 0]), len(pairs)),
+        np.stack([mask for pair in pairs for mask in (pair.mask, np.zeros_like(pair.mask))]),
+        tuple(pair.person for pair in pairs for _ in range(2)),
+        tuple(kind for pair in pairs for kind in (pair.tags[0], pair.tags[0])),
+        unit=2,
+    )
