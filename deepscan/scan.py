@@ -55,6 +55,7 @@ from deepscan.types import (
 )
 from deepscan.verdict import Calibration, Evidence, judge
 from deepscan.video import open_video
+from deepscan.video.reader import OTHER_STREAMS
 from deepscan.video.source import open_source
 
 logger = logging.getLogger(__name__)
@@ -256,6 +257,8 @@ class Scanner:
             if not evidence.frames:
                 raise CorruptError(f"{path} holds no frame that can be decoded")
             report = _changed(report, before, source)
+            beside = self._other_streams(source, report, watch)
+            report = _accounted(report, beside)
             info = dataclasses.replace(
                 info, decoder=report.decoder, decoder_reason=report.decoder_reason
             )
@@ -269,6 +272,7 @@ class Scanner:
                 video=info,
                 failure=failure,
             )
+            verdict = _with_streams(verdict, beside)
             scan = Scan(
                 path=path,
                 sha256=known["sha256"],
@@ -280,9 +284,53 @@ class Scanner:
                 timings=watch.timings,
                 started=known["started"],
                 first_pts=first_pts,
+                ignored=tuple(_stream_note(n, v) for n, v in enumerate(beside, 1)),
             )
             written = self._write(source, scan, spool, wanted, watch, progress)
             return Scanned(path, dataclasses.replace(scan, timings=watch.timings), written)
+
+    def _other_streams(
+        self, source: Path, report: ReadReport, watch: Stopwatch
+    ) -> list[Verdict | VideoError]:
+        """Judge the picture streams beside the main one: a file must not hide a face in them."""
+        found: list[Verdict | VideoError] = []
+        if not any(reason.startswith(OTHER_STREAMS) for reason in report.reasons):
+            return found
+        options = self.options
+        while True:
+            try:
+                with open_video(
+                    source,
+                    decoder="pyav",
+                    limits=options.limits,
+                    isolate=options.isolate,
+                    stream=len(found) + 1,
+                ) as reader:
+                    evidence = Evidence()
+                    chain = analyze(
+                        watch.each("decode", reader.frames()),
+                        TimedDetector(self.detector, watch),
+                        TimedEngine(self.engine, watch),
+                        options,
+                    )
+                    with closing(chain):
+                        for result in chain:
+                            evidence.add(result)
+                    found.append(
+                        judge(
+                            evidence,
+                            _accounted(reader.report(), ()),
+                            self.calibration,
+                            options,
+                            model=self.engine.model,
+                            engine=self.engine.info,
+                            video=reader.info,
+                        )
+                    )
+            except NoVideoError:
+                return found
+            except VideoError as error:
+                found.append(error)
 
     def _write(
         self,
@@ -424,6 +472,47 @@ def _changed(report: ReadReport, before: tuple[int, int, int, int], path: Path) 
         return report
     reasons = (*report.reasons, "changed: the file was altered or replaced while it was read")
     return dataclasses.replace(report, complete=False, reasons=reasons)
+
+
+def _accounted(report: ReadReport, beside: Iterable[Verdict | VideoError]) -> ReadReport:
+    """The report once the other picture streams were judged too: they are no gap any more."""
+    failed = [error for error in beside if isinstance(error, VideoError)]
+    others = tuple(r for r in report.reasons if not r.startswith(OTHER_STREAMS))
+    if failed:
+        others += tuple(f"{OTHER_STREAMS}: {error}" for error in failed)
+    return dataclasses.replace(report, complete=not others, reasons=others)
+
+
+_SEVERITY = (
+    Label.NOT_APPLICABLE,
+    Label.NO_EVIDENCE,
+    Label.INCONCLUSIVE,
+    Label.SUSPICIOUS,
+    Label.MANIPULATED,
+    Label.ERROR,
+)
+
+
+def _with_streams(verdict: Verdict, beside: Iterable[Verdict | VideoError]) -> Verdict:
+    """The file's verdict: the gravest of its picture streams, and which one said it."""
+    for number, other in enumerate(beside, 1):
+        if isinstance(other, VideoError):
+            continue
+        if _SEVERITY.index(other.label) > _SEVERITY.index(verdict.label):
+            reason = Reason("other_stream", _stream_note(number, other))
+            verdict = dataclasses.replace(
+                verdict, label=other.label, reasons=(reason, *verdict.reasons)
+            )
+    return verdict
+
+
+def _stream_note(number: int, other: Verdict | VideoError) -> str:
+    if isinstance(other, VideoError):
+        return f"picture stream {number + 1} could not be read: {other}"
+    spans = ", ".join(f"{i.start:.1f} s to {i.end:.1f} s {i.label}" for i in other.intervals)
+    size = f"{other.video.width}x{other.video.height}" if other.video else "unknown size"
+    told = f" ({spans})" if spans else ""
+    return f"picture stream {number + 1}, {size}, was judged too: {other.label}{told}"
 
 
 def _skipped(path: Path, error: VideoError) -> Skipped:

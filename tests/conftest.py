@@ -40,10 +40,10 @@ CALIBRATION = Calibration(
 
 
 def draw_face(index: int, *, forged: bool = False, size: tuple[int, int] = SIZE) -> Image:
-    """A grey picture with one face that drifts to the right, a pixel a frame."""
+    """A grey picture with one face that drifts to the right, half a pixel a frame."""
     width, height = size
     image = np.full((height, width, 3), 70, np.uint8)
-    left, top = 10 + index % (width - SIDE - 20), (height - SIDE) // 2
+    left, top = 10 + index // 2 % (width - SIDE - 20), (height - SIDE) // 2
     colour = (*FACE_COLOUR[:2], FORGED_BLUE if forged else HONEST_BLUE)
     image[top : top + SIDE, left : left + SIDE] = colour
     return image
@@ -80,9 +80,9 @@ def blue_engine(**wanted: Any) -> FakeEngine:
 
 def fake_scanner(options: Any, **wanted: Any) -> Any:
     """A Scanner that needs neither weights nor torch."""
-    from deepscan.scan import Scanner
+    import deepscan.scan
 
-    return Scanner(
+    return deepscan.scan.Scanner(
         options,
         **{
             "engine": blue_engine(),
@@ -107,10 +107,9 @@ def put_fakes() -> None:
 
     real = deepscan.scan.Scanner
 
-    def build(options: Any) -> Any:
-        return real(
-            options, engine=blue_engine(), detector=FakeDetector(), calibration=CALIBRATION
-        )
+    def build(options: Any, **given: Any) -> Any:
+        parts = {"engine": blue_engine(), "detector": FakeDetector(), "calibration": CALIBRATION}
+        return real(options, **{**parts, **given})
 
     deepscan.scan.Scanner = build  # type: ignore[assignment,misc]
 
@@ -125,17 +124,23 @@ class Ran:
 
 
 @pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever builds a scanner without saying with what gets one with fakes."""
+    import deepscan.scan
+
+    monkeypatch.setattr(deepscan.scan, "Scanner", deepscan.scan.Scanner)  # put back afterwards
+    put_fakes()
+
+
+@pytest.fixture
 def deepscan_cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fakes: None
 ) -> Callable[..., Ran]:
     """The command line in this process, with fakes."""
     import signal
 
-    import deepscan.scan
     from deepscan import cli
 
-    monkeypatch.setattr(deepscan.scan, "Scanner", deepscan.scan.Scanner)  # put back afterwards
-    put_fakes()
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test run keeps its own
 
     def run(*args: object) -> Ran:

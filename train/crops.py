@@ -7,7 +7,7 @@ plain folder layout, so that a recipe can learn from it with `name = "folder"`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
@@ -198,7 +198,7 @@ def _frames(sample: Sample, reading: Reading) -> Iterator[tuple[int, Image, Trut
                     yield frame.index, image, _truth(sample, levels, *image.shape[:2])
 
 
-def _mask_frames(sample: Sample, first: int) -> Iterator[Image]:
+def _mask_frames(sample: Sample, first: int) -> Generator[Image, None, None]:
     if sample.mask is None:
         return
     if not (is_video(sample.mask) or sample.mask.is_dir()):
@@ -233,8 +233,10 @@ def _cut(picture: NDArray[np.uint8], box: Box, outside: int | None = None) -> ND
     inside = picture[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)]
     borders = max(-y1, 0), max(y2 - height, 0), max(-x1, 0), max(x2 - width, 0)
     if outside is None:
-        return cv2.copyMakeBorder(inside, *borders, cv2.BORDER_REPLICATE)
-    return cv2.copyMakeBorder(inside, *borders, cv2.BORDER_CONSTANT, value=(outside,))
+        framed: NDArray[np.uint8] = cv2.copyMakeBorder(inside, *borders, cv2.BORDER_REPLICATE)
+    else:
+        framed = cv2.copyMakeBorder(inside, *borders, cv2.BORDER_CONSTANT, value=(outside,))
+    return framed
 
 
 def mtcnn(reading: Reading, device: str = "cpu") -> Callable[[], FaceDetector]:

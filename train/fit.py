@@ -17,6 +17,7 @@ from train.cam import MAPS
 from train.losses import LOSSES
 from train.plan import Fit
 from train.samples import Samples
+from train.schedule import optimiser_of, rate_at
 from train.zoo import Answer, Paired, Whole, build
 
 
@@ -40,11 +41,12 @@ def fit(plan: Fit, samples: Samples, *, seed: int, device: str = "cpu") -> Paire
     )
     network.to(device, memory_format=torch.channels_last).train()
     torch.manual_seed(seed)  # dropout starts alike, however many numbers the weights took
-    optimiser = _optimiser(plan, network)
+    schedule = plan.schedule
+    optimiser = optimiser_of(network, schedule)
     order = batches(samples, plan.batch, seed)
     for step in range(plan.steps):
         for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, plan)
+            group["lr"] = rate_at(step, schedule)
         chosen = next(order)
         images, labels, masks = _tensors(samples, chosen, device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.bf16):
@@ -79,14 +81,6 @@ def loss_of(answer: Answer, labels: Tensor, masks: Tensor, plan: Fit) -> Tensor:
         for loss, weight in terms.items():
             total = total + weight * LOSSES[loss](output, target)
     return total
-
-
-def rate_at(step: int, plan: Fit) -> float:
-    """Learning rate: linear warm-up, then cosine to zero."""
-    if step < plan.warmup:
-        return plan.learning_rate * (step + 1) / plan.warmup
-    share = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def batches(samples: Samples, size: int, seed: int) -> Iterator[np.ndarray]:
@@ -167,18 +161,6 @@ def _tensors(samples: Samples, chosen: np.ndarray, device: str) -> tuple[Tensor,
     )
     images = normalise(crops).contiguous(memory_format=torch.channels_last)
     return images, labels, masks.long()
-
-
-def _optimiser(plan: Fit, network: nn.Module) -> torch.optim.Optimizer:
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    free = [p for p in network.parameters() if p.dim() <= 1]  # biases and norms
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": plan.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ],
-        lr=plan.learning_rate,
-    )
 
 
 def _enlarged(map_: Tensor, size: int) -> Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 
 from deepscan.errors import UsageError
 from train.datasets import DATASETS
+from train.faces import read_faces
 from train.forge.forged import FORGES
 from train.losses import LOSSES
+from train.recipe import Schedule, Stage
 from train.samples import (
     MASK_SOURCES,
     MaskSource,
@@ -21,18 +23,17 @@ from train.samples import (
     kept_for_calibration,
     measured_samples,
 )
-from train.faces import read_faces
 from train.zoo import ARCHITECTURES, TASKS, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What networks see. With `dataset` the folder holds that data set, of ready face crops; without
-    it is a folder of real faces (see train/faces.py), and `forges` makes the fakes.
+    """What networks see. With `dataset` the folder holds that data set, of ready face crops;
+    without it is a folder of real faces (see train/faces.py), and `forges` makes the fakes.
 
     `pairs` is how many training pairs are made (with a data set: how many pictures are read at
     most); with `limit` that many pictures are measured at most. `masks` and `augmentation` concern
-    the training pairs alone: what is measured stays the same.
+    the training pairs alone, `degraded` those that are calibrated and measured on.
     """
 
     size: int = 96
@@ -40,9 +41,11 @@ class Data:
     forges: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(FORGES, 1.0))
     masks: MaskSource = "blend"
     augmentation: bool = True
+    degraded: bool = True
     seed: int = 1
     limit: int | None = None
     dataset: str = ""
+    compression: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,18 @@ class Fit:
         }
     )
     changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def schedule(self) -> Schedule:
+        """AdamW, linear warm-up, cosine to zero."""
+        return Schedule(
+            stages=(Stage(0, self.steps),),
+            pairs=self.batch // 2,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            clip=self.clip,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +126,8 @@ def fit_of(values: Mapping[str, Any]) -> Fit:
     """A plan's [fit].
 
     Raises:
-        UsageError: a key, architecture, task, output or loss that is not there, or a useless number.
+        UsageError: a key, architecture, task, output or loss that is not there, or a number that
+            cannot work.
     """
     fit = _filled(Fit, "[fit]", values)
     _known("architecture", [fit.architecture], ARCHITECTURES)
@@ -131,7 +147,14 @@ def make_sets(data: Data, folder: Path, *, workers: int = 0) -> Sets:
     """
     if data.dataset:
         training, calibration, measured = (
-            dataset_samples(data.dataset, folder, split, size=data.size, limit=limit)
+            dataset_samples(
+                data.dataset,
+                folder,
+                split,
+                size=data.size,
+                compression=data.compression,
+                limit=limit,
+            )
             for split, limit in (("train", data.pairs), ("val", data.limit), ("test", data.limit))
         )
         return Sets(training, calibration, measured)
@@ -148,7 +171,7 @@ def make_sets(data: Data, folder: Path, *, workers: int = 0) -> Sets:
     )
     held_out = read_faces(folder, "val")[: data.limit]
     calibration, measured = (
-        measured_samples(some, data.forges, size=data.size, workers=workers)
+        measured_samples(some, data.forges, size=data.size, degraded=data.degraded, workers=workers)
         for some in (kept, held_out)
     )
     return Sets(training, calibration, measured)

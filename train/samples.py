@@ -19,11 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from deepscan.errors import UsageError
 from train.annotate.procedure import annotate
+from train.crops import choose, pictures_of, read_pair
 from train.datasets import open_dataset
-from train.datasets.mask import read_mask
 from train.faces import Person
 from train.forge.forged import Forged
-from train.frames import is_picture, read_picture
 from train.pairs import INSIDE, Pair, Pairs, crop_square, cut, cut_pair, forge_face
 
 MaskSource = Literal["blend", "annotated"]
@@ -69,8 +68,8 @@ def kept_for_calibration(people: Sequence[Person]) -> tuple[list[Person], list[P
     kept = [person for person, kept in zip(people, chosen, strict=True) if kept]
     if not rest or len({person.person for person in kept}) < 2:
         raise UsageError(
-            f"{len(people)} pictures to train on leave {len(kept)} for calibration: more people are "
-            "needed"
+            f"{len(people)} pictures to train on leave {len(kept)} for calibration: "
+            "more people are needed"
         )
     return rest, kept
 
@@ -101,95 +100,89 @@ def forge_samples(
     """
     cv2.setNumThreads(0)  # its pool does not survive the fork of the workers
     stream = Pairs(people, forges, size=size, seed=seed, length=pairs)
-    made = _Made(stream, masks, augmentation)
+    made = _Made(stream, masks, degraded=augmentation)
     return _gathered(list(DataLoader(made, batch_size=None, num_workers=workers)))
 
 
 def measured_samples(
-    people: Sequence[Person], forges: Mapping[str, float], *, size: int, workers: int = 0
+    people: Sequence[Person],
+    forges: Mapping[str, float],
+    *,
+    size: int,
+    degraded: bool = True,
+    workers: int = 0,
 ) -> Samples:
     """One pair a picture, forge i mod n for picture i, with exact masks: crops to measure on."""
     cv2.setNumThreads(0)
     stream = Pairs(people, forges, size=size, seed=_MEASURE_SEED, length=len(people))
-    made = _Measured(stream, sorted(forges))
+    made = _Made(stream, "blend", degraded, in_turn=True)
     return _gathered(list(DataLoader(made, batch_size=None, num_workers=workers)))
 
 
 def dataset_samples(
-    name: str, root: Path, split: str, *, size: int, limit: int | None = None
+    name: str,
+    root: Path,
+    split: str,
+    *,
+    size: int,
+    compression: str = "",
+    limit: int | None = None,
 ) -> Samples:
     """Pictures of a data set that are face crops already, resized to the network's input.
 
-    As in the official protocol the aspect is not kept. Videos are cut into crops first, by
-    `python -m train.annotate`.
+    As in the official protocol the aspect is not kept. With a limit, pictures are taken evenly over
+    the split.
 
     Raises:
-        UsageError: the data set or split is not there, or its samples are no pictures.
+        UsageError: the data set, split or compression is not there, or its samples are videos.
     """
-    crops, labels, masks, groups, kinds = [], [], [], [], []
-    dataset = open_dataset(name, root)
-    if split not in dataset.splits:
-        raise UsageError(f"{root}: no split {split!r}; there are {', '.join(dataset.splits)}")
-    for sample in dataset.samples(split):
-        if limit is not None and len(labels) == limit:
-            break
-        if not is_picture(sample.path):
-            raise UsageError(
-                f"{sample.path}: expected a picture of a face; found a video or a folder. Cut "
-                "it into crops first: python -m train.annotate"
-            )
-        picture = read_picture(sample.path)
-        mask = read_mask(sample, *picture.shape[:2])
-        crops.append(cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR))
+    chosen = choose(open_dataset(name, root), split, compression)
+    pictures = [picture for sample in chosen for picture in pictures_of(sample)]
+    if limit is not None and limit < len(pictures):
+        pictures = [pictures[i] for i in np.linspace(0, len(pictures) - 1, limit).astype(int)]
+    crops, masks = [], []
+    for picture in pictures:
+        image, mask = read_pair(picture)
+        crops.append(cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR))
         masks.append(cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST))
-        labels.append(sample.label)
-        groups.append(str(sample.video if sample.source is None else sample.source))
-        kinds.append(sample.manipulation)
-    if not labels:
-        raise UsageError(f"{root}: split {split} has no samples")
     return Samples(
-        np.stack(crops), np.array(labels), np.stack(masks), tuple(groups), tuple(kinds)
+        np.stack(crops),
+        np.array([picture.label for picture in pictures]),
+        np.stack(masks),
+        tuple(str(picture.source or picture.video) for picture in pictures),
+        tuple(picture.manipulation for picture in pictures),
     )
 
 
 class _Made(Dataset[Pair]):
-    """Pair i of a stream, with the masks and degradations asked for."""
+    """Pair i of a stream, with the masks and degradations asked for.
 
-    def __init__(self, stream: Pairs, masks: MaskSource, augmentation: bool) -> None:
-        self.stream, self.masks, self.augmentation = stream, masks, augmentation
+    `in_turn` is picture i with forge i mod n, else both are drawn.
+    """
+
+    def __init__(
+        self, stream: Pairs, masks: MaskSource, degraded: bool, *, in_turn: bool = False
+    ) -> None:
+        self.stream, self.masks, self.degraded, self.in_turn = stream, masks, degraded, in_turn
 
     def __len__(self) -> int:
         return len(self.stream)
 
     def __getitem__(self, index: int) -> Pair:
-        if self.masks == "blend" and self.augmentation:
-            return self.stream.pair(index)
         stream = self.stream
         rng = np.random.default_rng([stream.seed, index])
         source = stream.sources[rng.choice(len(stream.sources), p=stream.shares)]
         chosen = int(source[rng.integers(len(source))])
         forge = stream.names[rng.choice(len(stream.names), p=stream.weights)]
+        if self.in_turn:
+            chosen, forge = index, sorted(stream.names)[index % len(stream.names)]
         forged = forge_face(stream.people, chosen, forge, rng)
         if self.masks == "annotated":
             forged = _annotated(forged)
         person = stream.people[chosen]
-        if self.augmentation:
+        if self.degraded:
             return cut_pair(forged, person, stream.size, rng)
         return _cut_untouched(forged, person, stream.size, rng)
-
-
-class _Measured(Dataset[Pair]):
-    """Picture i with forge i mod n."""
-
-    def __init__(self, stream: Pairs, forges: Sequence[str]) -> None:
-        self.stream, self.forges = stream, forges
-
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def __getitem__(self, index: int) -> Pair:
-        forge = self.forges[index % len(self.forges)]
-        return self.stream.pair(index, person=index, forge=forge)
 
 
 def _annotated(forged: Forged) -> Forged:

@@ -21,7 +21,7 @@ def rate_at(step: int, schedule: Schedule) -> float:
     share = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
     share = min(1.0, share)
     if schedule.curve == "poly":
-        level = (1 - share) ** schedule.power
+        level: float = (1 - share) ** schedule.power
     else:
         level = 0.5 * (1 + math.cos(math.pi * share))
     if schedule.floor == 0:

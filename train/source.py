@@ -72,7 +72,7 @@ def open_source(recipe: Recipe, data: Path) -> Source:
 class ForgedFaces:
     """Fakes made on the fly; mask (S, S) of the forged, the original's is empty."""
 
-    pairs = None
+    pairs: int | None = None
 
     def __init__(self, recipe: Recipe, data: Path) -> None:
         self._recipe = recipe

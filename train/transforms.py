@@ -103,7 +103,8 @@ def distort(
 
     out = np.array(picture, np.float32)
     if chance():
-        out = _clipped(out + np.float32(rng.uniform(-settings["brightness"], settings["brightness"])))
+        shift = rng.uniform(-settings["brightness"], settings["brightness"])
+        out = _clipped(out + np.float32(shift))
     first = chance()
     if first and chance():
         out = _clipped(out * np.float32(round_one(settings["contrast"])))

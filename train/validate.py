@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,17 +69,30 @@ def validate(model: Deployed, people: Sequence[Person], forges: Mapping[str, flo
     per_forge = {}
     for name in names:
         here = np.flatnonzero(np.array(kinds) == name)
-        per_forge[name] = bootstrap(
-            lambda chosen, here=here: area(here[chosen]), [groups[i] for i in here]
-        )
+        if len(here):
+            per_forge[name] = _estimate(_within(area, here), [groups[i] for i in here])
     counts = np.array(overlaps, float)
     return Validation(
-        bootstrap(area, groups),
-        bootstrap(lambda chosen: _iou(counts[chosen]), groups[::2]),
+        _estimate(area, groups),
+        _estimate(lambda chosen: _iou(counts[chosen]), groups[::2]),
         per_forge,
         float(np.mean(false)),
         len(labels),
     )
+
+
+def _estimate(statistic: Callable[[np.ndarray], float], groups: Sequence[str]) -> Estimate:
+    """With its interval; one person alone says nothing about others: [0, 1]."""
+    if len(set(groups)) > 1:
+        return bootstrap(statistic, groups)
+    return Estimate(statistic(np.arange(len(groups))), 0.0, 1.0)
+
+
+def _within(
+    statistic: Callable[[np.ndarray], float], here: np.ndarray
+) -> Callable[[np.ndarray], float]:
+    """The same measure over a part of the observations."""
+    return lambda chosen: statistic(here[chosen])
 
 
 def _overlap(mask: np.ndarray, pair: Pair) -> tuple[int, int]:

@@ -227,9 +227,7 @@ def build(
         ModelError: the parts do not fit, or the weights are not to be had.
     """
     if architecture not in ARCHITECTURES:
-        raise UsageError(
-            f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}"
-        )
+        raise UsageError(f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
     if task not in TASKS:
         raise UsageError(f"no task {task!r}; there are {', '.join(TASKS)}")
     plan = _changed(architecture, ARCHITECTURES[architecture], changes or {})
@@ -275,10 +273,11 @@ def _timm(architecture: Architecture, pretrained: bool) -> Any:
     import timm
 
     # Some encoders know no dilation and refuse the very argument.
-    stride = {} if architecture.output_stride == 32 else {"output_stride": architecture.output_stride}
+    stride = architecture.output_stride
+    options = {} if stride == 32 else {"output_stride": stride}
     try:
         return timm.create_model(
-            architecture.encoder, pretrained=pretrained, features_only=True, **stride
+            architecture.encoder, pretrained=pretrained, features_only=True, **options
         )
     except Exception as error:  # timm raises many kinds for an unknown name or argument
         raise ModelError(f"encoder {architecture.encoder!r} cannot be built: {error}") from error

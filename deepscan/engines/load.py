@@ -10,7 +10,14 @@ from typing import Any
 
 from deepscan.engines.engine import ENGINES, Engine
 from deepscan.engines.machine import Machine, look_around
-from deepscan.engines.parity import TOLERANCES, compare, complaints, keep_parity, kept_parity
+from deepscan.engines.parity import (
+    TOLERANCES,
+    Parity,
+    compare,
+    complaints,
+    keep_parity,
+    kept_parity,
+)
 from deepscan.errors import EngineError, UsageError
 from deepscan.models.weights import FOLDER, Card, read_card
 
@@ -54,7 +61,7 @@ def load_engine(
             else torch on the CPU, and says in `info.reason` why.
         model: a model whose card and weights lie in `folder`.
         folder: where models lie; by default those that ship.
-        threads: CPU threads; by default as many as there are cores.
+        threads: CPU threads; by default one for each core (torch: its own setting).
 
     Raises:
         EngineError: there is no such engine, it does not run here, or it is out of tolerance; with
@@ -122,7 +129,12 @@ def parse_name(name: str) -> Choice:
 
 
 def engine_class(runtime: str) -> Any:
-    """The class of the table's entry; imports what it needs."""
+    """The class of the table's entry; imports what it needs.
+
+    Beyond the contract such a class has `CHOICES`, its (device, precision) pairs, best first; a
+    constructor `(card, machine, *, device, precision, threads)` that raises `EngineError` where it
+    cannot run; and `fingerprint`, a string that changes with all that its numbers depend on.
+    """
     module, _, attribute = ENGINES[runtime].partition(":")
     return getattr(import_module(module), attribute)
 
@@ -145,6 +157,7 @@ def build(
             parity = kept_parity(engine.fingerprint)
             if parity is None:
                 parity = _measure(engine, card, machine)
+                keep_parity(engine.fingerprint, parity)
             found = complaints(parity, TOLERANCES[engine.name.rpartition("-")[2]])
             if found:
                 raise EngineError(
@@ -154,7 +167,6 @@ def build(
         except BaseException:
             engine.close()
             raise
-        keep_parity(engine.fingerprint, parity)
         info = replace(
             info,
             max_score_difference=parity.max_score_difference,
@@ -165,7 +177,7 @@ def build(
     return built
 
 
-def _measure(engine: Engine, card: Card, machine: Machine) -> Any:
+def _measure(engine: Engine, card: Card, machine: Machine) -> Parity:
     reference = engine_class("torch")(card, machine, device="cpu", precision="fp32")
     try:
         return compare(engine, reference)

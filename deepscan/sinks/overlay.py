@@ -67,7 +67,7 @@ class OverlaySink:
             raise OutputError(f"{self._path}: no verdict video without the facts of the stream")
         canvas = Canvas(scan, video.width, video.height, float(video.sample_aspect_ratio))
         height, width = canvas.shape
-        source = scan.path if video.audio else None
+        source = scan.path.resolve() if video.audio else None  # the sound of what a link means
         writer = VideoWriter(self._path, video, size=(width, height), source=source)
         self._open = canvas, writer
         return self._open

@@ -15,13 +15,19 @@ __all__ = ["open_video"]
 
 
 def open_video(
-    path: Path, *, decoder: Decoder = "auto", limits: Limits | None = None, isolate: bool = True
+    path: Path,
+    *,
+    decoder: Decoder = "auto",
+    limits: Limits | None = None,
+    isolate: bool = True,
+    stream: int = 0,
 ) -> VideoReader:
     """Open a video or still picture; use the result with `with`.
 
     `decoder` "auto" lets decord read what it is proven to read right and PyAV all else. With
     `isolate` the file is decoded in a process of its own, and neither av nor decord is imported
-    into this one. Symbolic links are not followed: resolve them first.
+    into this one. `stream` chooses among several picture streams, 0 being the largest. Symbolic
+    links are not followed: resolve them first.
 
     Raises:
         VideoError: the file cannot be opened, holds no video, or is outside `limits`.
@@ -29,4 +35,4 @@ def open_video(
     from deepscan.video.open import open_here, open_isolated
 
     opener = open_isolated if isolate else open_here
-    return opener(Path(path), decoder, limits or Limits())
+    return opener(Path(path), decoder, limits or Limits(), stream)

@@ -81,22 +81,22 @@ def may_need_decord(source: Source, decoder: Decoder) -> bool:
     return is_installed() if decoder == "decord" else may_fit(source)
 
 
-def open_here(path: Path, decoder: Decoder, limits: Limits) -> VideoReader:
+def open_here(path: Path, decoder: Decoder, limits: Limits, stream: int = 0) -> VideoReader:
     """Open a file and its reader in this process, without isolation."""
 
     def opening(source: Source, wish: Decoder, reason: str | None) -> VideoReader:
         return choose_reader(source, wish, limits, reason=reason)
 
-    return _open(path, decoder, limits, opening)
+    return _open(path, decoder, limits, opening, stream)
 
 
-def open_isolated(path: Path, decoder: Decoder, limits: Limits) -> VideoReader:
+def open_isolated(path: Path, decoder: Decoder, limits: Limits, stream: int = 0) -> VideoReader:
     """Open a file and let a worker process read it."""
 
     def opening(source: Source, wish: Decoder, reason: str | None) -> VideoReader:
         return IsolatedReader(source, wish, limits, reason=reason)
 
-    return _open(path, decoder, limits, opening)
+    return _open(path, decoder, limits, opening, stream)
 
 
 def _open(
@@ -104,9 +104,10 @@ def _open(
     decoder: Decoder,
     limits: Limits,
     opening: Callable[[Source, Decoder, str | None], VideoReader],
+    stream: int = 0,
 ) -> VideoReader:
     with ExitStack() as held:
-        source = open_source(path, limits)
+        source = open_source(path, limits, stream)
         held.callback(os.close, source.descriptor)
 
         def reopen(why: str) -> VideoReader:

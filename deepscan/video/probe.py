@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from deepscan.errors import CorruptError, LimitError, NoVideoError, UnsupportedError
 from deepscan.options import Limits
+from deepscan.video.reader import OTHER_STREAMS
 from deepscan.video.source import Source
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ def _words(error: BaseException) -> str:
 def pick_stream(
     container: InputContainer, source: Source, limits: Limits
 ) -> tuple[VideoStream, Probe]:
-    """Choose the largest picture stream that is not cover art, and describe it.
+    """Choose the picture stream that `source.stream` names, cover art apart, and describe it.
 
     Raises:
-        NoVideoError: no picture stream, or only cover art.
+        NoVideoError: no picture stream, only cover art, or not so many streams.
         UnsupportedError: a codec outside the allow-list.
         LimitError: the pictures are larger than allowed.
     """
@@ -147,7 +148,9 @@ def pick_stream(
             raise CorruptError(f"{source.path}: holds neither pictures nor sound that can be read")
         what = "only cover art" if videos else "no picture stream"
         raise NoVideoError(f"{source.path}: holds {what}")
-    stream = max(films, key=_area)
+    if source.stream >= len(films):
+        raise NoVideoError(f"{source.path}: holds {len(films)} picture streams")
+    stream = sorted(films, key=_area, reverse=True)[source.stream]
     context = stream.codec_context
     if context is None or context.name not in CODECS:
         name = "unknown" if context is None else context.name
@@ -155,9 +158,7 @@ def pick_stream(
     check_size(context.width, context.height, source, limits)
     notes = []
     if len(films) > 1:
-        notes.append(
-            f"not_all_streams_scanned: {len(films)} picture streams, only the largest was read"
-        )
+        notes.append(f"{OTHER_STREAMS}: {len(films)} picture streams, one was read")
     return stream, _describe(container, stream, source, notes)
 
 

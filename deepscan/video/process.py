@@ -94,6 +94,7 @@ class DecoderProcess:
                         "kill_with_parent": threading.current_thread() is threading.main_thread(),
                         "path": os.fspath(source.path),
                         "size": source.size,
+                        "stream": source.stream,
                         "task": task,
                         "decoder": decoder,
                         "limits": asdict(limits),

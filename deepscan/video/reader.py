@@ -42,6 +42,9 @@ class VideoReader(Protocol):
     ) -> None: ...
 
 
+OTHER_STREAMS = "not_all_streams_scanned"
+"""Begins the reason for a file that holds more picture streams than the one that was read."""
+
 READERS: dict[str, str] = {
     "pyav": "deepscan.video.pyav:PyAVReader",
     "decord": "deepscan.video.decord:DecordReader",

@@ -129,12 +129,16 @@ def _template(
 
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as out:
-        for index, track in zip(order, tracks, strict=True):
+        # All streams before the first packet: FFmpeg divides by zero if one comes after the header.
+        streams = []
+        for track in tracks:
             if track.encoder is None:
-                stream = out.add_stream_from_template(track.stream)
+                streams.append(out.add_stream_from_template(track.stream))
             else:
                 stream = out.add_stream("aac", rate=track.encoder.sample_rate)
                 stream.codec_context.layout = track.encoder.layout
+                streams.append(stream)
+        for index, stream in zip(order, streams, strict=True):
             packet = next(packet for place, packet in first if place == index)
             sample = av.Packet(bytes(packet))
             sample.pts = sample.dts = 0

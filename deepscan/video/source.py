@@ -57,11 +57,15 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open regular file. `path` is for messages only; whoever opened it closes `descriptor`."""
+    """An open regular file. `path` is for messages only; whoever opened it closes `descriptor`.
+
+    `stream` is which of its picture streams is wanted, by size: 0 is the largest.
+    """
 
     path: Path
     descriptor: int
     size: int
+    stream: int = 0
 
     def rewind(self) -> None:
         """Go to the first byte: FFmpeg reads a descriptor from where it stands."""
@@ -71,7 +75,7 @@ class Source:
         return os.pread(self.descriptor, HEAD, 0)
 
 
-def open_source(path: Path, limits: Limits) -> Source:
+def open_source(path: Path, limits: Limits, stream: int = 0) -> Source:
     """Open a regular file for reading without ever blocking; symbolic links are not followed.
 
     Raises:
@@ -104,7 +108,7 @@ def open_source(path: Path, limits: Limits) -> Source:
     except BaseException:
         os.close(descriptor)
         raise
-    return Source(path, descriptor, found.st_size)
+    return Source(path, descriptor, found.st_size, stream)
 
 
 def still_format(source: Source) -> str | None:

@@ -56,6 +56,7 @@ class Order:
     kill_with_parent: bool
     path: str
     size: int
+    stream: int
     task: Literal["frames", "sound"]
     decoder: Decoder
     limits: Limits
@@ -79,7 +80,7 @@ def main(argument: str) -> None:
         os._exit(0)
     os.set_blocking(order.talk, True)
     talk = Talk(socket.socket(fileno=order.talk))
-    source = Source(Path(order.path), order.video, order.size)
+    source = Source(Path(order.path), order.video, order.size, order.stream)
     status = 0
     try:
         _prepare(source, order)

@@ -84,8 +84,7 @@ def test_it_agrees_with_the_reference(engine, reference, name, crops):
     assert complaints(parity, TOLERANCES[name.rpartition("-")[2]]) == ()
     theirs = judge(reference, crops)
     # The comparison means something: crops differ by far more than engines may.
-    assert theirs.scores.std() > 5 * max(parity.mean_score_difference, 1e-6)
-    assert theirs.masks.std() > 5 * parity.max_mask_difference / 10
+    assert theirs.scores.std() > 0.05 and theirs.masks.std() > 0.05
     if name != "torch-cpu-fp32":
         assert engine.info.max_score_difference == pytest.approx(
             parity.max_score_difference, abs=1e-6
@@ -120,20 +119,13 @@ def test_neither_company_nor_order_matters(engine, name, crops):
     batch = crops[: min(8, engine.max_batch)]
     order = np.random.default_rng(0).permutation(len(batch))
     together, shuffled = engine.predict(batch), engine.predict(batch[order])
-    alone = judge(_OneByOne(engine), batch)
     near = 1e-5 if name.endswith("fp32") else 5e-3
-    for other in (shuffled,):
-        assert np.allclose(together.scores[order], other.scores, atol=near)
-        assert np.allclose(together.masks[order], other.masks, atol=near * 4)
-    assert np.allclose(together.scores, alone.scores, atol=near)
-    assert np.allclose(together.masks, alone.masks, atol=near * 4)
-
-
-class _OneByOne:
-    max_batch = 1
-
-    def __init__(self, engine):
-        self.predict = engine.predict
+    assert np.allclose(together.scores[order], shuffled.scores, atol=near)
+    assert np.allclose(together.masks[order], shuffled.masks, atol=near * 4)
+    for place in range(len(batch)):
+        alone = engine.predict(batch[place : place + 1])
+        assert np.allclose(together.scores[place], alone.scores[0], atol=near)
+        assert np.allclose(together.masks[place], alone.masks[0], atol=near * 4)
 
 
 def test_crops_are_left_as_they_are_and_may_be_read_only(engine, crops):

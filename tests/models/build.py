@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from deepscan.models.deploy import normalise
 from deepscan.models.msccnet import MSCCNet, MSCCNetConfig
 from deepscan.models.weights import save_weights
 
@@ -33,8 +34,14 @@ def build_network(config=TINY, seed=0):
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.running_mean.normal_(0, 0.1)
                 layer.running_var.uniform_(0.5, 1.5)
-        network.decoder[-1].weight.mul_(8)
-        network.classifier.weight.mul_(8)
+        # Spread out, and round 0.5: answers at either end would agree whatever was computed.
+        crops = torch.randint(0, 256, (16, config.input_size, config.input_size, 3))
+        crops[8:] = torch.linspace(0, 255, 8)[:, None, None, None]
+        for layer, answer in ((network.decoder[-1], "mask"), (network.classifier, "image")):
+            logits = getattr(network(normalise(crops)), answer).transpose(0, 1).flatten(1)
+            layer.weight.mul_(1.5 / (logits[1] - logits[0]).std())
+            logits = getattr(network(normalise(crops)), answer).transpose(0, 1).flatten(1)
+            layer.bias.sub_(logits.mean(dim=1))
     return network
 
 

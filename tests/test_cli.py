@@ -1,0 +1,401 @@
+"""The command line: defaults, answers, exit codes, and behaving well in a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import deepscan
+import deepscan.scan
+from deepscan import cli
+from deepscan.errors import EngineError, OutputError
+from tests.conftest import make_face_clip
+
+ROOT = Path(__file__).parent.parent
+HELP_SECONDS = 1.5  # generous: a busy machine with two cores
+FAKES = "from tests.conftest import run_with_fakes; run_with_fakes()"
+ALL = ["r.frames.jsonl", "r.html", "r.json", "r.masks.mkv", "r.mp4"]
+
+
+def real(*args, **rest):
+    """The installed program, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "deepscan", *map(str, args)],
+        **{"capture_output": True, "text": True, "timeout": 60, "check": False, **rest},
+    )
+
+
+def with_fakes(*args):
+    """The arguments that start the program with fakes in a process of its own."""
+    return [sys.executable, "-c", FAKES, *map(str, args)]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Help and version
+
+
+def test_help_tells_the_exit_codes():
+    for args in ((), ("--help",), ("scan", "--help")):
+        ran = real(*args)
+        assert ran.returncode == 0
+        text = " ".join(ran.stdout.split())
+        for told in ("0 no finding", "1 at least one", "2 a file", "3 no finding", "130 interr"):
+            assert told in text
+        assert "--fail-on" in text and "doctor" in text and "--out" in text
+
+
+def test_help_answers_fast_and_without_the_heavy_libraries():
+    look = (
+        "import sys, atexit\n"
+        "heavy = ('torch', 'torchvision', 'av', 'numpy', 'openvino', 'decord', 'PIL', 'jinja2')\n"
+        "atexit.register(lambda: print('HEAVY', [m for m in heavy if m in sys.modules]))\n"
+        "sys.argv = ['deepscan', '--help']\n"
+        "from deepscan.__main__ import main\n"
+        "main()\n"
+    )
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True
+    )
+    spent = time.monotonic() - began
+    print(f"--help took {spent:.2f} s")
+    assert "HEAVY []" in ran.stdout
+    assert spent < HELP_SECONDS
+
+
+def test_version():
+    ran = real("--version")
+    assert (ran.returncode, ran.stdout) == (0, f"deepscan {deepscan.__version__}\n")
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--no-such-option", "{clip}"),
+        ("{clip}", "--min-coverage", "2"),
+        ("{clip}", "--stride", "0"),
+        ("{clip}", "--stride"),
+        ("{clip}", "--min-face", "big"),
+        ("{clip}", "--decoder", "vlc"),
+        ("{clip}", "--format", "xml"),
+        ("{clip}", "--fail-on", "nothing"),
+        ("{clip}", "--write", "poem", "--out", "{out}/r.mp4"),
+        ("{clip}", "--write", "json"),
+        ("{clip}", "--out", "{out}/r.avi"),
+        ("{clip}", "--out", "{out}/no/r.mp4"),
+        ("{clip}", "{clip}", "--out", "{out}/r.mp4"),
+        ("{clip}", "--out", "{clip}", "--force"),
+        ("{out}",),
+        ("scan",),
+        ("doctor", "--format", "xml"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_and_code_2(deepscan_cli, clips, tmp_path, args):
+    clip = tmp_path / "in.mp4"
+    shutil.copy(clips["honest"], clip)
+    before = clip.read_bytes()
+    (tmp_path / "out").mkdir()
+    ran = deepscan_cli(*(arg.format(clip=clip, out=tmp_path / "out") for arg in args))
+    assert ran.code == 2
+    assert ran.out == ""
+    assert re.fullmatch(r"deepscan: [^\n]+\n", ran.err)
+    assert names(tmp_path / "out") == []
+    assert clip.read_bytes() == before
+
+
+def test_wrong_usage_in_a_real_process():
+    ran = real("--no-such-option", "x.mp4")
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.count("\n") == 1 and ran.stderr.startswith("deepscan: ")
+
+
+def test_a_model_that_does_not_exist(tmp_path):
+    ran = real(tmp_path / "a.mp4", "--model", "oracle")
+    assert ran.returncode == 2
+    assert "oracle" in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_an_output_that_is_there_is_code_2(deepscan_cli, clips, tmp_path):
+    (tmp_path / "r.html").write_text("mine")
+    ran = deepscan_cli(clips["honest"], "--out", tmp_path / "r.mp4")
+    assert ran.code == 2
+    assert "--force" in ran.err
+    assert names(tmp_path) == ["r.html"]
+    assert deepscan_cli(clips["honest"], "--out", tmp_path / "r.mp4", "--force").code == 0
+
+
+# Exit codes and answers
+
+
+@pytest.mark.parametrize(
+    ("files", "args", "code", "counts"),
+    [
+        (["honest"], [], 0, "1 file: 1 no-evidence"),
+        (["forged"], [], 1, "1 file: 1 manipulated"),
+        (["junk"], [], 2, "1 file: 1 error"),
+        (["cut_off"], [], 3, "1 file: 1 inconclusive"),
+        (["cut_off"], ["--allow-inconclusive"], 0, "1 file: 1 inconclusive"),
+        (["no_face"], [], 0, "1 file: 1 not-applicable"),
+        (["no_face"], ["--require-face"], 3, "1 file: 1 not-applicable"),
+        (["sound"], [], 0, "1 file: 1 not-applicable"),
+        (["honest", "cut_off", "forged"], [], 1,
+         "3 files: 1 manipulated, 1 no-evidence, 1 inconclusive"),
+        (["forged", "junk"], [], 2, "2 files: 1 manipulated, 1 error"),
+        (["forged", "junk"], ["--exit-zero"], 0, "2 files: 1 manipulated, 1 error"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value)[:7],
+)  # fmt: skip
+def test_exit_codes_of_real_files(deepscan_cli, clips, files, args, code, counts):
+    ran = deepscan_cli(*(clips[name] for name in files), *args)
+    assert ran.code == code
+    assert ran.out.splitlines()[-1] == counts
+    for name in files:
+        assert f"{clips[name]}: " in ran.out
+
+
+def test_suspicious_is_1_only_if_asked(deepscan_cli, clips, monkeypatch):
+    import numpy as np
+
+    from deepscan.engines.engine import Predictions
+    from tests import conftest
+
+    def weak(crops):
+        empty = np.zeros((len(crops), 8, 8), np.float32)
+        return Predictions(np.full(len(crops), 0.97, np.float32), empty)
+
+    monkeypatch.setattr(conftest, "judge_blue", weak)
+    ran = deepscan_cli(clips["forged"])
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "1 file: 1 suspicious")
+    assert "heads_disagree" in ran.out
+    assert deepscan_cli(clips["forged"], "--fail-on", "suspicious").code == 1
+
+
+def test_results_go_where_out_says(deepscan_cli, clips, tmp_path):
+    ran = deepscan_cli(clips["forged"], "--out", tmp_path / "r.mp4")
+    assert ran.code == 1
+    assert names(tmp_path) == ALL
+    for name in ALL:
+        assert f"wrote {tmp_path / name}" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("out", "write", "made"),
+    [
+        ("r", "json", ["r.json"]),
+        ("r.json", "json", ["r.json"]),
+        ("r.html", "html,json", ["r.html", "r.json"]),
+        ("", "frames", ["forged.frames.jsonl"]),
+    ],
+)
+def test_out_and_write(deepscan_cli, clips, tmp_path, out, write, made):
+    assert deepscan_cli(clips["forged"], "--out", tmp_path / out, "--write", write).code == 1
+    assert names(tmp_path) == made
+
+
+def test_several_files_go_to_a_folder_and_never_over_each_other(deepscan_cli, clips, tmp_path):
+    inputs = [tmp_path / name for name in ("a.mp4", "a-1.mp4", "A.MOV")]
+    for path in inputs:
+        shutil.copy(clips["honest"], path)
+    out = tmp_path / "new" / "folder"
+    assert deepscan_cli(*inputs, "--out", out, "--write", "json,video").code == 0
+    made = names(out)
+    assert len({name.casefold() for name in made}) == 6
+    found = {json.loads((out / n).read_text())["input"]["name"] for n in made if n.endswith("json")}
+    assert found == {path.name for path in inputs}
+
+
+def test_an_output_never_is_another_input(deepscan_cli, clips, tmp_path):
+    (tmp_path / "x").mkdir()
+    inputs = [tmp_path / "x" / "c.mov", tmp_path / "c-1.mp4", tmp_path / "c.mp4"]
+    for path in inputs:
+        shutil.copy(clips["honest"], path)
+    before = [path.read_bytes() for path in inputs]
+    ran = deepscan_cli(*inputs, "--out", tmp_path, "--force")
+    assert ran.code == 2
+    assert "is an input" in ran.err
+    assert [path.read_bytes() for path in inputs] == before
+
+
+def test_the_answer_as_json(deepscan_cli, clips):
+    ran = deepscan_cli(clips["forged"], clips["junk"], "--format", "json")
+    assert ran.code == 2
+    lines = ran.out.splitlines()
+    assert len(lines) == 2  # the counts are no record: they go to stderr
+    assert ran.err == "2 files: 1 manipulated, 1 error\n"
+    folder = Path(deepscan.__file__).parent / "schemas"
+    schema = json.loads((folder / "result-1.json").read_text())
+    for line, label in zip(lines, ("manipulated", "error"), strict=True):
+        record = json.loads(line)
+        jsonschema.Draft202012Validator(schema).validate(record)
+        assert record["verdict"]["label"] == label
+
+
+def test_hostile_names_are_written_out(deepscan_cli, clips, tmp_path):
+    path = tmp_path / "a\x1b[2J\nb\u202e.mp4"
+    shutil.copy(clips["honest"], path)
+    for ran in (
+        deepscan_cli(path),
+        deepscan_cli(tmp_path / "gone\x1b[2J\n.mp4"),
+        deepscan_cli(path, path, "--out", path),
+        deepscan_cli(path, "--out", tmp_path / "no\x1b[2J\n" / "r.mp4"),
+        deepscan_cli("--x\x1b[2J\n"),
+    ):
+        told = ran.out + ran.err
+        assert "\\x1b[2J\\x0a" in told
+        assert "\x1b" not in told and "\u202e" not in told
+        assert "\n.mp4" not in told
+
+
+def test_what_was_done_before_an_error_is_counted(deepscan_cli, clips, monkeypatch):
+    real_scan = deepscan.scan.Scanner
+
+    def build(options):
+        scanner = real_scan(options)
+        scan, seen = scanner.scan, []
+
+        def once(path, *args, **rest):
+            seen.append(path)
+            if len(seen) == 2:
+                raise OutputError("no space left")
+            return scan(path, *args, **rest)
+
+        scanner.scan = once
+        return scanner
+
+    monkeypatch.setattr(deepscan.scan, "Scanner", build)
+    ran = deepscan_cli(clips["honest"], clips["forged"], clips["honest"])
+    assert ran.code == 2
+    assert ran.out.splitlines()[-1] == "1 file: 1 no-evidence"
+    assert ran.err == "deepscan: no space left\n"
+
+
+def test_debug_shows_where_an_error_came_from(deepscan_cli, clips, monkeypatch):
+    def build(options):
+        raise EngineError("no device")
+
+    monkeypatch.setattr(deepscan.scan, "Scanner", build)
+    assert deepscan_cli(clips["honest"]).err == "deepscan: no device\n"
+    ran = deepscan_cli(clips["honest"], "--debug")
+    assert ran.code == 2
+    assert "Traceback" in ran.err and ran.err.endswith("deepscan: no device\n")
+
+
+def test_a_bug_is_not_a_finding(deepscan_cli, clips, monkeypatch):
+    def build(options):
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(deepscan.scan, "Scanner", build)
+    ran = deepscan_cli(clips["honest"])
+    assert ran.code == 2  # Python's own code for it would be 1, "manipulated"
+    assert "oops" in ran.err and "report" in ran.err
+
+
+def test_the_options_reach_the_scan(deepscan_cli, clips):
+    ran = deepscan_cli(
+        clips["honest"], "--format", "json", "--stride", "3", "--min-face", "33",
+        "--min-coverage", "0.7", "--decoder", "pyav",
+    )  # fmt: skip
+    settings = json.loads(ran.out)["settings"]
+    assert (settings["stride"], settings["min_face"]) == (3, 33)
+    assert (settings["min_coverage"], settings["decoder"]) == (0.7, "pyav")
+
+
+def test_every_write_names_a_sink():
+    assert {kind for kind, _ in cli.KINDS.values()} == set(deepscan.scan.SINKS)
+
+
+# In a shell
+
+
+def test_a_reader_that_leaves_does_not_change_the_code(clips):
+    ran = subprocess.run(
+        ["bash", "-c", '"$@" | head -1; exit ${PIPESTATUS[0]}', "-"]
+        + with_fakes(*[clips["forged"]] * 3),
+        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stdout == f"{clips['forged']}: manipulated\n"
+    assert ran.stderr == ""
+
+
+def test_help_for_a_reader_that_leaves():
+    command = f"{sys.executable} -m deepscan --help | true; exit ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0
+    assert ran.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_stdout_that_is_full_is_an_error(clips):
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            with_fakes(clips["honest"]),
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("deepscan: the answer cannot be written")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_terminal_without_unicode(clips):
+    ran = subprocess.run(
+        with_fakes(clips["forged"]),
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stdout.endswith("1 file: 1 manipulated\n")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(tmp_path, sent):
+    clip = make_face_clip(tmp_path / "long.mp4", frames=600, options={"preset": "ultrafast"})
+    out = tmp_path / "out"
+    out.mkdir()
+    process = subprocess.Popen(
+        with_fakes(clip, "--out", out / "r.mp4"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while not names(out):  # the second pass has begun to write
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(sent)
+        told, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors == "deepscan: interrupted; nothing half-written was left\n"
+    assert told == "0 files: nothing scanned\n"
+    assert names(out) == []
+
+
+# With the weights that ship
+
+
+def test_a_scan_with_the_shipped_model(shipped_model, clips, tmp_path):
+    ran = real(clips["no_face"], "--out", tmp_path / "r.mp4")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "1 file: 1 not-applicable"
+    assert json.loads((tmp_path / "r.json").read_text())["model"]["name"] == shipped_model
