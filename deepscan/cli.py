@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
@@ -85,7 +86,11 @@ def scan(
     ] = "text",
     decoder: Annotated[str, typer.Option(help="auto, decord or pyav.")] = DEFAULTS.decoder,
     engine: Annotated[
-        str, typer.Option(help="auto, or one by name; a named engine works or fails.")
+        str,
+        typer.Option(
+            help="auto, or RUNTIME[-DEVICE][-PRECISION]: openvino-bf16, torch-cuda, "
+            "torch-cpu-fp32. A named engine runs or fails; only auto looks for another."
+        ),
     ] = DEFAULTS.engine,
     model: Annotated[str, typer.Option(help="Network to use.")] = DEFAULTS.model,
     min_face: Annotated[
@@ -134,6 +139,9 @@ def scan(
         labels = _scan_all(inputs, targets, options, force, format_, quiet=quiet)
     except DeepscanError as error:
         _fail(error, debug=debug)
+    except BrokenPipeError as error:
+        # Typer would take it for a reader of stdout that left and exit with 1, "manipulated".
+        raise RuntimeError("a pipe broke inside the scan") from error
     raise typer.Exit(policy.code(labels))
 
 
@@ -180,7 +188,7 @@ def _scan_all(
             if format_ == "text":
                 _print(counted(labels))
             elif not quiet:
-                typer.echo(counted(labels), err=True)
+                _print_aside(counted(labels))
     return labels
 
 
@@ -284,7 +292,13 @@ def _fail(error: DeepscanError, *, debug: bool) -> NoReturn:
 
 def _say(text: str) -> None:
     """One line on stderr."""
-    typer.echo(visible(f"deepscan: {text}"), err=True)
+    _print_aside(visible(f"deepscan: {text}"))
+
+
+def _print_aside(text: str) -> None:
+    """To stderr; if nobody reads that, the exit code still counts."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
@@ -302,8 +316,8 @@ def run() -> NoReturn:
         code = app(prog_name="deepscan", standalone_mode=False) or OK
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:
-        _silence_stdout()  # nobody reads the help any more
+    except SystemExit:  # typer's only one: nobody reads the help any more
+        _silence_stdout()
         code = OK
     except Exception as error:
         # Typer brings its own copy of click, older ones do not: their errors have no common name.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import TypeVar
 
@@ -77,6 +77,65 @@ def prefetch(items: Iterable[T], depth: int = DEPTH) -> Generator[T]:
     finally:
         stopped.set()
         thread.join()
+
+
+def fan_out(
+    items: Iterable[T], consumers: Iterable[Callable[[T], None]], depth: int = DEPTH
+) -> Generator[T]:
+    """Hand every item to every consumer, each in a thread of its own, and yield it.
+
+    A consumer gets the items in order and is at most `depth` items behind. An error in one is
+    raised here at the next item; the others stop where they are. When this ends, for whatever
+    reason, no consumer runs any more.
+    """
+    failures: list[BaseException] = []
+    stopped = threading.Event()
+
+    def work(waiting: queue.Queue[tuple[T] | None], consume: Callable[[T], None]) -> None:
+        while not stopped.is_set():
+            try:
+                entry = waiting.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if entry is None:
+                return
+            try:
+                consume(entry[0])
+            except BaseException as error:
+                failures.append(error)
+                stopped.set()
+
+    def put(waiting: queue.Queue[tuple[T] | None], entry: tuple[T] | None) -> None:
+        while not stopped.is_set():
+            try:
+                return waiting.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    lines: list[queue.Queue[tuple[T] | None]] = []
+    threads = []
+    try:
+        for consume in consumers:
+            waiting: queue.Queue[tuple[T] | None] = queue.Queue(depth)
+            lines.append(waiting)
+            threads.append(threading.Thread(target=work, args=(waiting, consume), daemon=True))
+            threads[-1].start()
+        for item in items:
+            for waiting in lines:
+                put(waiting, (item,))
+            if failures:
+                break
+            yield item
+        for waiting in lines:
+            put(waiting, None)
+    except BaseException:
+        stopped.set()
+        raise
+    finally:
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
 
 
 def predict(frames: Iterable[FrameCrops], engine: Engine) -> Iterator[FrameResult]:

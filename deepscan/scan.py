@@ -36,7 +36,7 @@ from deepscan.errors import (
 from deepscan.faces.detector import DETECTORS, FaceDetector
 from deepscan.models.weights import read_card
 from deepscan.options import Limits, ScanOptions
-from deepscan.pipeline import analyze, prefetch
+from deepscan.pipeline import analyze, fan_out, prefetch
 from deepscan.sinks.record import error_record, host_facts, write_record
 from deepscan.sinks.sink import SINKS, Sink
 from deepscan.spool import Spool
@@ -392,10 +392,9 @@ class Scanner:
                     closing(prefetch(watch.each("decode again", reader.frames())))
                 )
             duration = scan.verdict.coverage.seconds
-            for done, result in enumerate(spool.replay(frames), start=1):
-                for kind, sink in sinks.items():
-                    with watch.measure(kind):
-                        sink.write(result)
+            writing = [watch.around(kind, sink.write) for kind, sink in sinks.items()]
+            handed = held.enter_context(closing(fan_out(spool.replay(frames), writing)))
+            for done, result in enumerate(handed, start=1):
                 progress("writing", done, result.frame.time, duration)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -51,6 +51,15 @@ class Stopwatch:
             close = getattr(iterator, "close", None)
             if close is not None:
                 close()
+
+    def around(self, stage: str, do: Callable[[T], None]) -> Callable[[T], None]:
+        """`do`, with the time of each call counted."""
+
+        def timed(item: T) -> None:
+            with self.measure(stage):
+                do(item)
+
+        return timed
 
     @property
     def timings(self) -> tuple[tuple[str, float], ...]:

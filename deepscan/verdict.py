@@ -4,7 +4,8 @@ The rule, in order:
 
 1. For each face track the logits of the network's scores are averaged over a window of
    `Calibration.window` seconds round every sighting. A calibration fitted on held-out people turns
-   the average into a natural log-likelihood ratio (LLR).
+   the average into a natural log-likelihood ratio (LLR). A track with so few sightings that their
+   mean strays like single pictures (short, or with a long stride) is judged on the scale of those.
 2. Every window that does not overlap another is one more chance of a false alarm. The number of
    looks is the sum over tracks of max(1, judged seconds / window), where a sighting stands for the
    time to the next one but for no more than a window: a pause is no chance. From the tail of the
@@ -50,6 +51,7 @@ LOGIT_LIMIT = 8.0  # scores of exactly 0 or 1 are not infinitely sure
 MODEL_FLOOR = 0.75  # AUC below which a model may not decide
 EMPTY_MASK = 0.002  # share of the crop below which a mask counts as empty
 ONE_FRAME = 0.04  # seconds that a single picture counts for
+MIN_SIGHTINGS = 6  # a window, for the scale of windows; half of what calibration clips have
 JOIN_GAP = 0.5  # seconds between two intervals of one face that are told as one
 Floats = NDArray[np.float64]
 
@@ -275,10 +277,15 @@ def looks_of(evidence: Evidence, window: float) -> float:
     looks = 0.0
     for series in evidence.tracks.values():
         if series.judged:
-            times = np.array(series.judged)
-            shown = np.diff(times, append=times[-1] + evidence.step)
-            looks += max(1.0, float(np.minimum(shown, window).sum()) / window)
+            looks += max(1.0, _windows_of(series, evidence.step, window))
     return max(1.0, looks)
+
+
+def _windows_of(series: _Series, step: float, window: float) -> float:
+    """Judged time of a track in windows; may be less than one."""
+    times = np.array(series.judged)
+    shown = np.diff(times, append=times[-1:] + step)
+    return float(np.minimum(shown, window).sum()) / window
 
 
 def judge(
@@ -303,16 +310,22 @@ def judge(
     still = video.still
     looks = looks_of(evidence, calibration.window)
     operating, review = calibration.points(looks, still=still)
-    scale = calibration.still if still else calibration.clip
-    tracks, intervals = [], []
+    tracks: list[FaceTrack] = []
+    intervals: list[Interval] = []
+    disagree: list[Interval] = []  # over the operating point, but with an empty mask
     for track_id, series in sorted(evidence.tracks.items()):
+        windows = _windows_of(series, evidence.step, calibration.window)
+        alone = still or len(series.judged) < MIN_SIGHTINGS * max(1.0, windows)
+        scale = calibration.still if alone else calibration.clip
+        points = calibration.points(looks, still=alone)
         track, found = _judge_track(
-            track_id, series, scale, calibration.window, operating, review, evidence.step
+            track_id, series, scale, calibration.window, *points, evidence.step
         )
         tracks.append(track)
         intervals += found
+        disagree += [i for i in found if i.label is Label.SUSPICIOUS and i.llr >= points[0]]
     coverage = evidence.coverage(report)
-    label, reasons = _label(intervals, operating, coverage, report, model, options)
+    label, reasons = _label(intervals, disagree, coverage, report, model, options)
     if failure is not None:
         label, reasons = Label.ERROR, [failure, *(r for r in reasons if r.code != "complete")]
     best = [track.llr for track in tracks if track.llr is not None]
@@ -417,7 +430,7 @@ def _runs(over: NDArray[np.bool_], times: Floats) -> list[tuple[int, int]]:
 
 def _label(
     intervals: list[Interval],
-    operating: float,
+    disagree: list[Interval],
     coverage: Coverage,
     report: ReadReport,
     model: ModelInfo,
@@ -441,11 +454,10 @@ def _label(
     if limits:
         return Label.INCONCLUSIVE, limits
     if suspicious:
-        empty = [i for i in suspicious if i.llr >= operating]
-        weak = [i for i in suspicious if i.llr < operating]
+        weak = [i for i in suspicious if i not in disagree]
         reasons = []
-        if empty:
-            text = f"{_count(empty)} above the operating point, but the mask there is empty"
+        if disagree:
+            text = f"{_count(disagree)} above the operating point, but the mask there is empty"
             reasons.append(Reason("heads_disagree", text))
         if weak:
             text = f"{_count(weak)} above the review point only"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepscan.answer import answer
+from deepscan.sinks.wording import coverage_sentence, wording_of
 from deepscan.types import Label, Output, Reason, Scanned, Skipped
 from tests.sinks import build
 
@@ -35,11 +36,11 @@ def test_every_interval_has_its_face_time_and_strength():
 
 @pytest.mark.parametrize("label", Label)
 def test_coverage_reasons_and_the_caveat_are_always_there(label):
-    text = answer(scanned(label))
-    assert "of the file was analysed" in text
+    outcome = scanned(label)
+    text = answer(outcome)
+    assert coverage_sentence(outcome.scan.verdict) in text
     assert "over_operating_point: One face lies over the operating point." in text
-    assert "t does not say" in text or "not proof" in text or "either answer" in text
-    assert "says nothing about" in text or label is not Label.ERROR
+    assert wording_of(outcome.scan.verdict).does_not_mean in text
 
 
 def test_a_file_without_a_verdict_says_why():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from itertools import count, islice
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from deepscan.engines.engine import Predictions
 from deepscan.errors import CorruptError, EngineError
 from deepscan.options import ScanOptions
-from deepscan.pipeline import DEPTH, MAX_WAITING, analyze, predict, prefetch
+from deepscan.pipeline import DEPTH, MAX_WAITING, analyze, fan_out, predict, prefetch
 from deepscan.testing import FakeDetector, FakeEngine
 from deepscan.types import Box, Face, FaceCrop, Frame, FrameCrops, UnscoredFace
 from tests.conftest import HIGH, LOW, blue_engine, draw_face
@@ -60,8 +61,7 @@ def test_an_error_comes_after_the_items_before_it():
     source = Source(5, CorruptError("broken"))
     seen = []
     with pytest.raises(CorruptError, match="broken"):
-        for item in prefetch(source, depth=2):
-            seen.append(item)
+        seen.extend(prefetch(source, depth=2))
     assert seen == [0, 1, 2, 3, 4]
     assert source.closed
 
@@ -259,3 +259,43 @@ def test_an_error_of_the_detector_comes_through_the_chain():
     chain = analyze(frames(5), FakeDetector(fail), blue_engine(), ScanOptions())
     with pytest.raises(EngineError, match="no device"):
         list(chain)
+
+
+def test_fan_out_gives_every_item_to_every_consumer_in_order() -> None:
+    one: list[int] = []
+    two: list[int] = []
+    assert list(fan_out(range(50), [one.append, two.append], depth=2)) == list(range(50))
+    assert one == two == list(range(50))
+
+
+def test_fan_out_raises_what_a_consumer_raised_and_stops_the_others() -> None:
+    seen: list[int] = []
+
+    def fail(item: int) -> None:
+        if item == 5:
+            raise OSError("full")
+
+    before = threading.active_count()
+    with pytest.raises(OSError, match="full"):
+        for _ in fan_out(iter(range(1000)), [fail, seen.append], depth=1):
+            pass
+    assert len(seen) < 20
+    assert threading.active_count() == before
+
+
+def test_fan_out_that_is_left_early_leaves_no_thread() -> None:
+    before = threading.active_count()
+    handed = fan_out(iter(range(1000)), [lambda item: None] * 3)
+    assert next(handed) == 0
+    handed.close()
+    assert threading.active_count() == before
+
+
+def test_fan_out_raises_what_its_source_raised() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise ValueError("no more")
+
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="no more"):
+        list(fan_out(source(), [seen.append]))

@@ -1,4 +1,4 @@
-"""A scan as a whole, with fakes: files that are whole or absent, and nothing passed off as clean."""
+"""A scan as a whole, with fakes: files whole or absent, and nothing passed off as clean."""
 
 from __future__ import annotations
 
@@ -478,9 +478,7 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path):
 def test_one_bad_file_does_not_end_the_run(clips, tmp_path, fakes):
     paths = [clips["honest"], clips["junk"], tmp_path / "missing.mp4", clips["forged"]]
     outcomes = list(
-        scan_paths(
-            paths, HERE, outputs=lambda path: outputs_in(tmp_path, "record", stem=path.stem)
-        )
+        scan_paths(paths, HERE, outputs=lambda path: outputs_in(tmp_path, "record", stem=path.stem))
     )
     assert [outcome.label for outcome in outcomes] == [
         Label.NO_EVIDENCE,

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -306,7 +307,7 @@ def test_a_picture_is_judged_on_its_own_scale():
     still = Scale(1.0, 0.0, Tail(3.0, 0.1, 0.5))  # single pictures stray further
     calibration = replace(CALIBRATION, still=still)
     results = [result(0.0, (HIGH,))]
-    assert verdict_of(results, calibration=calibration).label is Label.MANIPULATED
+    assert verdict_of(steady(2, HIGH), calibration=calibration).label is Label.MANIPULATED
     picture = verdict_of(results, calibration=calibration, video=replace(VIDEO, still=True))
     assert picture.label is Label.SUSPICIOUS
     assert picture.looks == 1
@@ -315,6 +316,33 @@ def test_a_picture_is_judged_on_its_own_scale():
     )
     assert sure.label is Label.MANIPULATED
     assert sure.intervals[0].end > sure.intervals[0].start
+
+
+def test_few_sightings_are_judged_like_pictures():
+    still = Scale(1.0, 0.0, Tail(3.0, 0.1, 0.5))
+    calibration = replace(CALIBRATION, still=still)
+    moment = [result(i / RATE, (HIGH if i < 5 else None,)) for i in range(100)]
+    assert verdict_of(moment, calibration=calibration).label is Label.SUSPICIOUS
+    longer = [result(i / RATE, (HIGH if i < 6 else None,)) for i in range(100)]
+    assert verdict_of(longer, calibration=calibration).label is Label.MANIPULATED
+    frames = [result(i / RATE, (0.985,) if i % 8 == 0 else ()) for i in range(50)]
+    assert verdict_of(frames, calibration=calibration).label is Label.SUSPICIOUS
+    assert verdict_of(steady(2, 0.985), calibration=calibration).label is Label.MANIPULATED
+
+
+def test_many_short_tracks_keep_the_promise():
+    """A face that is lost and found again all the time: every track is one frame long."""
+    rng = np.random.default_rng(3)
+    files, faces, rate = 300, 20, 0.05
+    still = Scale(1.0, 0.0, Tail(0.9, 0.1, 0.9))  # single frames stray further than their means
+    calibration = replace(CALIBRATION, still=still, rate=rate, review_rate=0.2)
+    found = 0
+    for row in windows_of_unmanipulated(rng, still.tail, (files, faces)):
+        results = [
+            result(i / RATE, [None] * i + [sigmoid(llr)], mask=FULL) for i, llr in enumerate(row)
+        ]
+        found += verdict_of(results, calibration=calibration).label is Label.MANIPULATED
+    assert 0 < found / files <= rate + margin(rate, files)
 
 
 def test_the_figures_of_tracks_and_coverage():
@@ -350,7 +378,7 @@ def test_a_face_never_judged_has_no_score():
 def test_polarity():
     scores = np.linspace(0, 1, 101)
     logits = [logit(score) for score in scores]
-    assert all(a <= b for a, b in zip(logits, logits[1:], strict=False))
+    assert all(a <= b for a, b in pairwise(logits))
     assert SCALE.llr(np.array([logit(HIGH)]))[0] > 0 > SCALE.llr(np.array([logit(LOW)]))[0]
     assert sigmoid(logit(0.8)) == pytest.approx(0.8)
 

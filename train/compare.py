@@ -9,12 +9,9 @@ train/decide.py. The paper's own tables are not known to us, so none is reproduc
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,13 +22,14 @@ import typer
 
 from deepscan.errors import DeepscanError, UsageError
 from train.decide import RULES
-from train.faces import data_hash
 from train.measure import IMAGE, Measure, Outcome, difference, estimate, run, statistic
 from train.metrics import Estimate
 from train.plan import Data, Fit, Sets, data_of, fit_of, make_sets, read_plan
+from train.preface import preface
 from train.table import count, figure, markdown
+from train.zoo import Task
 
-Cell = tuple[str, str]  # architecture and task
+Cell = tuple[str, Task]  # architecture and task
 Outcomes = Mapping[Cell, Sequence[Outcome]]  # one outcome a seed
 
 
@@ -40,7 +38,7 @@ class Comparison:
     """Every architecture on every task with every seed; `fit` is what they share."""
 
     architectures: tuple[str, ...]
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
     seeds: tuple[int, ...]
     data: Data
     fit: Fit
@@ -117,13 +115,13 @@ def estimate_value(
     return statistic(outcomes, sets.measured, measure, of)(np.arange(len(sets.measured)))
 
 
-def report(plan: Comparison, sets: Sets, outcomes: Outcomes, preface: str) -> str:
+def report(plan: Comparison, sets: Sets, outcomes: Outcomes, head: str) -> str:
     """The result as Markdown."""
     pixels = bool((sets.measured.masks == 1).any())
     answer = _answer(plan, sets, outcomes, pixels) + "\n\n" if "classify" in plan.tasks else ""
     return f"""# Segmentation against classification
 
-{preface}
+{head}
 
 ## Answer
 
@@ -160,50 +158,6 @@ Image AUC without interval.
 """
 
 
-def preface(
-    command: str, plan_text: str, data: Data, sets: Sets, seeds: int, hashed: str, device: str
-) -> str:
-    """What was done, on what, with what: the head of a results file."""
-    if data.dataset:
-        source = f"The data set {data.dataset}, as ready face crops."
-        what = ""
-    else:
-        source = (
-            "Real portraits of a folder whose `provenance.csv` has SHA-256 "
-            f"`{hashed}`; the fakes are ours, made by `train/forge/` ({', '.join(data.forges)}). "
-            "No person is in two of the three sets."
-        )
-        what = (
-            " **Small, synthetic, ours**: no real deepfake is among the crops, the networks are "
-            "trained for minutes, and nothing here reproduces a published figure."
-        )
-    return f"""{datetime.now(UTC):%d %B %Y}, {machine(device)}.{what}
-
-    {command}
-
-- {source}
-- {len(sets.training):,} crops of {sets.training.size} px to train on, \
-{len(sets.calibration):,} of {len(set(sets.calibration.groups))} people to calibrate on, \
-{len(sets.measured):,} of {len(set(sets.measured.groups))} people to measure on, half of them \
-untouched.
-- Figures are means over {seeds} seed{"s" if seeds > 1 else ""}, with 95 % intervals bootstrapped \
-over people. The intervals do not cover what other seeds would change.
-- All weights start at random; no pretrained ones were used.
-
-The plan:
-
-```toml
-{plan_text.strip()}
-```"""
-
-
-def machine(device: str) -> str:
-    """The kind of machine, in words."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads on {os.cpu_count()} CPU cores ({platform.machine()})"
-
-
 def _main_table(plan: Comparison, sets: Sets, outcomes: Outcomes, pixels: bool) -> str:
     header = ["architecture", "task", "decided by", "image AUC", "image ACC"]
     header += ["pixel ACC", "mIoU", "IoU manipulated"] if pixels else []
@@ -224,7 +178,7 @@ def _main_table(plan: Comparison, sets: Sets, outcomes: Outcomes, pixels: bool) 
 
 
 def _differences(
-    plan: Comparison, sets: Sets, outcomes: Outcomes, measure: Measure, task: str
+    plan: Comparison, sets: Sets, outcomes: Outcomes, measure: Measure, task: Task
 ) -> dict[str, Estimate]:
     """By architecture: the task less the classifier."""
     return {
@@ -315,7 +269,7 @@ def _kind_table(plan: Comparison, sets: Sets, outcomes: Outcomes) -> str:
 def _answer(plan: Comparison, sets: Sets, outcomes: Outcomes, pixels: bool) -> str:
     """Does segmentation beat classification here? In sentences that follow from the intervals."""
     lines = []
-    words = {"segment": "Segmentation", "both": "Both tasks together"}
+    words: dict[Task, str] = {"segment": "Segmentation", "both": "Both tasks together"}
     for task, subject in words.items():
         if task not in plan.tasks:
             continue
@@ -373,18 +327,15 @@ def main(
         sets = make_sets(comparison.data, data, workers=workers)
         _tell(f"{len(sets.training)} crops to train on, {len(sets.measured)} to measure on")
         outcomes = compare(comparison, sets, device=device, minutes=minutes, tell=_tell)
-        folder = comparison.data.dataset.upper() or "FACES"
-        command = f"python -m train.compare train/plans/{plan.name} --data {folder} " + (
-            f"--out train/results/{out.name} --threads {torch.get_num_threads()}"
-        )
         head = preface(
-            command,
-            plan.read_text("utf-8"),
+            "train.compare",
+            plan,
             comparison.data,
+            data,
             sets,
-            len(next(iter(outcomes.values()))),
-            "" if comparison.data.dataset else data_hash(data),
-            device,
+            seeds=len(next(iter(outcomes.values()))),
+            out=out,
+            device=device,
         )
         out.write_text(report(comparison, sets, outcomes, head), "utf-8")
     except DeepscanError as error:

@@ -292,8 +292,10 @@ def write_crops(
     folder = "fake" if sample.label else "real"
     written = 0
     for crop in read_crops(sample, reading, detector):
-        # What is unknown counts as untouched here: a picture file holds two values.
         if sample.label and sample.truth is not Truth.NONE:
+            if (crop.mask == UNKNOWN).all():
+                continue  # the masks ended before the video
+            # What lies outside the frame counts as untouched: a picture file holds two values.
             levels = np.where(crop.mask == 1, 255, 0).astype(np.uint8)
             write_png(out / "mask" / place / f"{crop.frame}.png", levels)
         write_png(out / folder / place / f"{crop.frame}.png", crop.image)

@@ -22,12 +22,14 @@ Scores = NDArray[np.float64]  # (N,) the higher, the more manipulated
 
 def mean(maps: Maps, _: float = 0.0) -> Scores:
     """The mean over the pixels."""
-    return maps.mean(axis=(1, 2), dtype=np.float64)
+    means: Scores = maps.mean(axis=(1, 2), dtype=np.float64)
+    return means
 
 
 def maximum(maps: Maps, _: float = 0.0) -> Scores:
     """The largest pixel."""
-    return maps.max(axis=(1, 2)).astype(np.float64)
+    largest: Scores = maps.max(axis=(1, 2)).astype(np.float64)
+    return largest
 
 
 def top(maps: Maps, share: float) -> Scores:
@@ -35,12 +37,14 @@ def top(maps: Maps, share: float) -> Scores:
     flat = maps.reshape(len(maps), -1)
     count = max(1, round(share * flat.shape[1]))
     highest = np.partition(flat, flat.shape[1] - count, axis=1)[:, -count:]
-    return highest.mean(axis=1, dtype=np.float64)
+    means: Scores = highest.mean(axis=1, dtype=np.float64)
+    return means
 
 
 def area(maps: Maps, threshold: float) -> Scores:
     """The share of pixels above the threshold."""
-    return (maps > threshold).mean(axis=(1, 2), dtype=np.float64)
+    shares: Scores = (maps > threshold).mean(axis=(1, 2), dtype=np.float64)
+    return shares
 
 
 def component(maps: Maps, threshold: float) -> Scores:

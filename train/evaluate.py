@@ -50,7 +50,8 @@ def read_network(path: Path) -> tuple[Deployed, dict[str, Any]]:
     """
     if path.suffix == ".json":
         card = read_card(path.stem, path.parent)
-        return load_model(card), {"name": card.name, "sha256": card.sha256, **card.values}
+        kept = {key: card.values[key] for key in ("config", "training") if key in card.values}
+        return load_model(card), {"name": card.name, "sha256": card.sha256, **kept}
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -135,7 +136,9 @@ def robustness(
     crops: Sequence[Crop], network: Judge, names: list[str], batch: int
 ) -> list[dict[str, Any]]:
     """Frame AUC and mask IoU at every level of the named disturbances, undisturbed first."""
-    rows = [{"disturbance": "none", "level": 0.0, **brief(list(judge(crops, network)))}]
+    rows = [
+        {"disturbance": "none", "level": 0.0, **brief(list(judge(crops, network, batch=batch)))}
+    ]
     for name, level, change in sweep(names):
         judged = list(judge(crops, network, batch=batch, change=change))
         rows.append({"disturbance": name, "level": level, **brief(judged)})

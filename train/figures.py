@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -19,8 +20,12 @@ from train.judge import Judged
 from train.metrics import (
     Aggregation,
     FaceScore,
+    accuracy,
     auc,
+    average_precision,
     bootstrap,
+    eer,
+    macro_f1,
     measure_images,
     pbca,
     per_image,
@@ -29,6 +34,14 @@ from train.metrics import (
     video_scores,
 )
 
+# The fields of `ImageMeasures`, one at a time: a bootstrap computes each a thousand times.
+IMAGE: dict[str, Callable[[Any, Any], float]] = {
+    "accuracy": accuracy,
+    "auc": auc,
+    "macro_f1": macro_f1,
+    "eer": eer,
+    "average_precision": average_precision,
+}
 FAILED = 0.5  # score of a video in which nothing was judged (SBI)
 
 
@@ -50,7 +63,9 @@ def figures(
     groups = [one.group for one in judged]
     known = [one for one in judged if one.confusion is not None]
     matrices = np.array([one.confusion for one in known]).reshape(-1, 2, 2)
-    maps = [(one.truth, one.found) for one in known]
+    maps = [
+        (one.truth, one.found) for one in known if one.truth is not None and one.found is not None
+    ]
     misses = np.array([one.iinc for one in known], np.float64)
     videos = _videos(judged, failed)
     pixel_groups = [one.group for one in known]
@@ -64,7 +79,7 @@ def figures(
     for name in image or ():
         intervals[f"image.{name}"] = interval(
             f"image.{name}",
-            lambda drawn, name=name: getattr(measure_images(labels[drawn], scores[drawn]), name),
+            lambda drawn, measure=IMAGE[name]: measure(labels[drawn], scores[drawn]),
             groups,
         )
     whole = defined("pixel", lambda: asdict(pooled(matrices)))
@@ -84,11 +99,9 @@ def figures(
         intervals["iinc"] = interval(
             "iinc", lambda drawn: float(misses[drawn].mean()), pixel_groups
         )
-    rules = {}
+    rules: dict[str, float | None] = {}
     for rule in get_args(Aggregation):
-        rules[rule] = defined(
-            f"video AUC, {rule}", lambda rule=rule: _video_auc(judged, videos, rule)
-        )
+        rules[rule] = defined(f"video AUC, {rule}", partial(_video_auc, judged, videos, rule))
         if rules[rule] is not None:
             per_video = video_scores(_faces(judged), rule)
             keys = list(videos)

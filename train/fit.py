@@ -39,7 +39,8 @@ def fit(plan: Fit, samples: Samples, *, seed: int, device: str = "cpu") -> Paire
         changes=plan.changes,
         pretrained=plan.pretrained,
     )
-    network.to(device, memory_format=torch.channels_last).train()
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train()
     torch.manual_seed(seed)  # dropout starts alike, however many numbers the weights took
     schedule = plan.schedule
     optimiser = optimiser_of(network, schedule)
@@ -58,7 +59,7 @@ def fit(plan: Fit, samples: Samples, *, seed: int, device: str = "cpu") -> Paire
                 "lower learning_rate or clip"
             )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
         optimiser.step()
     return network.eval()

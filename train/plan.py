@@ -112,7 +112,7 @@ def data_of(values: Mapping[str, Any]) -> Data:
     Raises:
         UsageError: a key, forge, mask source or data set that is not there, or a useless number.
     """
-    data = _filled(Data, "[data]", values)
+    data: Data = _filled(Data, "[data]", values)
     _known("forge", data.forges, FORGES)
     _known("masks", [data.masks], MASK_SOURCES)
     _known("dataset", [data.dataset] if data.dataset else [], DATASETS)
@@ -129,7 +129,7 @@ def fit_of(values: Mapping[str, Any]) -> Fit:
         UsageError: a key, architecture, task, output or loss that is not there, or a number that
             cannot work.
     """
-    fit = _filled(Fit, "[fit]", values)
+    fit: Fit = _filled(Fit, "[fit]", values)
     _known("architecture", [fit.architecture], ARCHITECTURES)
     _known("task", [fit.task], TASKS)
     _known("output", fit.losses, ("image", "mask", "coarse"))

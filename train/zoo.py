@@ -141,7 +141,8 @@ class MSCCBody(nn.Module):
         super().__init__()
         self.backbone, self.mfa, self.mscc = network.backbone, network.mfa, network.mscc
         self.decoder = network.decoder[:-1]
-        self.channels = network.backbone.feature_info.channels()[-1], network.config.channels
+        stages: Any = network.backbone  # timm's, which knows the channels of its maps
+        self.channels = stages.feature_info.channels()[-1], network.config.channels
 
     def encode(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.backbone(images)

@@ -270,7 +270,8 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
         ),
         (
             "Levels",
-            f"operating point {calibration.operating_point:.3f}, review {calibration.review_point:.3f}",
+            f"operating point {calibration.operating_point:.3f}, "
+            f"review {calibration.review_point:.3f}",
         ),
         ("Corrected for", f"{verdict.looks:.1f} independent chances of a false alarm"),
         ("Started", scan.started),

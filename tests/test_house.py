@@ -1,0 +1,222 @@
+"""The house itself: where imports may point, what stands in the tables, what nobody may do."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+
+import deepscan
+from deepscan import cli, exits
+from deepscan.engines.engine import ENGINES, Engine
+from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.sinks.sink import SINKS, Sink
+from deepscan.video.reader import READERS, VideoReader
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*(ROOT / "deepscan").rglob("*.py"), *(ROOT / "train").rglob("*.py")])
+OURS = [path for path in FILES if path.is_relative_to(ROOT / "deepscan")]
+TABLES = [
+    (entry, contract)
+    for table, contract in (
+        (ENGINES, Engine),
+        (DETECTORS, FaceDetector),
+        (SINKS, Sink),
+        (READERS, VideoReader),
+    )
+    for entry in table.values()
+]
+
+
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def places(path, match):
+    """Where in a file something stands that should not: "deepscan/cli.py:12"."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}" for node in ast.walk(tree(path)) if match(node)
+    ]
+
+
+def called(node):
+    """The name of what a node calls: "print", "torch.load", None for no call."""
+    return ast.unparse(node.func) if isinstance(node, ast.Call) else None
+
+
+def test_imports_point_one_way():
+    ran = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()",
+         "--no-cache"],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "0 broken" in ran.stdout
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_room_says_why_it_exists(path):
+    found = ast.get_docstring(tree(path))
+    if path.name == "__init__.py" and not path.read_text().strip():
+        return  # a folder's door
+    assert found, "a module docstring says why this room exists"
+
+
+def test_no_room_is_a_junk_drawer():
+    drawers = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
+    assert [path for path in FILES if path.stem in drawers] == []
+
+
+def test_the_library_does_not_print():
+    found = []
+    for path in OURS:
+        if path.name != "cli.py":
+            found += places(path, lambda node: called(node) in ("print", "typer.echo"))
+    assert found == []
+
+
+def test_nothing_unpickles_weights():
+    def unsafe(node):
+        if called(node) not in ("torch.load", "load_state_dict_from_url", "torch.hub.load"):
+            return False
+        return not any(
+            key.arg == "weights_only" and isinstance(key.value, ast.Constant) and key.value.value
+            for key in node.keywords
+        )
+
+    assert [place for path in FILES for place in places(path, unsafe)] == []
+
+
+def test_pickles_are_read_in_the_spool_only():
+    found = {
+        path.name
+        for path in OURS
+        if places(path, lambda node: called(node) in ("pickle.load", "pickle.loads"))
+    }
+    assert found == {"spool.py"}
+
+
+def test_threads_live_where_they_are_expected():
+    found = {
+        str(path.relative_to(ROOT / "deepscan"))
+        for path in OURS
+        if places(path, lambda node: called(node) in ("threading.Thread", "Thread"))
+    }
+    assert found <= {"pipeline.py", "video/worker.py"}
+    assert "pipeline.py" in found
+
+
+def test_no_shell_and_no_eval():
+    def unsafe(node):
+        if called(node) in ("eval", "exec", "os.system", "os.popen"):
+            return True
+        return isinstance(node, ast.Call) and any(
+            key.arg == "shell" and ast.unparse(key.value) != "False" for key in node.keywords
+        )
+
+    assert [place for path in FILES for place in places(path, unsafe)] == []
+
+
+# Tables and public names
+
+
+@pytest.mark.parametrize(("entry", "contract"), TABLES, ids=[entry for entry, _ in TABLES])
+def test_an_entry_of_a_table_has_the_shape_of_its_contract(entry, contract):
+    module, name = entry.split(":")
+    made = getattr(import_module(module), name)
+    assert inspect.isclass(made)
+    wanted = {
+        key: value
+        for key, value in vars(contract).items()
+        if callable(value) and (not key.startswith("_") or key in ("__enter__", "__exit__"))
+    }
+    assert wanted
+    for key, method in wanted.items():
+        theirs = inspect.signature(getattr(made, key)).parameters
+        ours = inspect.signature(method).parameters
+        if not key.startswith("__"):
+            assert list(theirs)[: len(ours)] == list(ours), key
+        extra = [theirs[each] for each in theirs if each not in ours]
+        assert key.startswith("__") or all(p.default is not p.empty for p in extra), key
+    for key in contract.__annotations__:
+        assert hasattr(made, key), key
+
+
+def test_public_names_can_be_imported():
+    assert deepscan.__all__ == sorted(set(deepscan.__all__))
+    for name in deepscan.__all__:
+        assert getattr(deepscan, name) is not None
+    assert callable(deepscan.scan_video) and callable(deepscan.open_video)
+    with pytest.raises(AttributeError, match="no attribute 'prove_real'"):
+        deepscan.prove_real  # noqa: B018
+
+
+def test_importing_deepscan_is_cheap():
+    look = "import sys, deepscan; print([m for m in ('torch', 'numpy', 'av') if m in sys.modules])"
+    ran = subprocess.run(
+        [sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout == "[]\n"
+
+
+# What is written for people agrees with what the program does
+
+
+def readme():
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_exit_codes_in_the_readme():
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (\d)[^|]*\|$", readme(), re.MULTILINE))
+    assert rows == {str(label): str(exits.ExitPolicy().code_of(label)) for label in exits.Label}
+    assert f"interruption {exits.INTERRUPTED}" in " ".join(readme().split())
+
+
+def commands():
+    return typer.main.get_command(cli.app).commands
+
+
+def test_options_in_the_readme_exist():
+    known = {
+        flag
+        for command in commands().values()
+        for parameter in command.params
+        for flag in parameter.opts
+    }
+    named = set()
+    for line in re.findall(r"`(--[^`]*)`|^\$ deepscan (.*)$", readme(), re.MULTILINE):
+        named |= set(re.findall(r"--[a-z][a-z-]*", " ".join(line)))
+    assert named
+    assert named <= known | {"--version", "--help"}
+
+
+def test_commands_and_outputs_in_the_readme_exist():
+    named = set(re.findall(r"`deepscan ([a-z]+)`", readme()))
+    assert named <= set(commands())
+    suffixes = {suffix for _, suffix in cli.KINDS.values()}
+    assert set(re.findall(r"^\| `result(\.[a-z0-9.]+)` \|", readme(), re.MULTILINE)) == suffixes
+
+
+def test_files_and_folders_in_the_readme_exist():
+    linked = re.findall(r"\]\(([^)#:]+)\)", readme())
+    assert [name for name in linked if not (ROOT / name).exists()] == []
+
+
+def test_modules_in_the_readme_exist():
+    for name in re.findall(r"python -m ([a-z_.]+)", readme()):
+        path = ROOT / name.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
+
+
+def test_help_says_what_the_exit_codes_mean():
+    text = " ".join(cli._EPILOG.split())
+    for code in (exits.OK, exits.FOUND, exits.ERROR, exits.INCONCLUSIVE, exits.INTERRUPTED):
+        assert re.search(rf"\b{code} ", text)
+    assert "2 comes before 1 before 3 before 0" in text

@@ -1,0 +1,171 @@
+"""One conformance suite over every forge, and what degrading does to any picture.
+
+The face is scikit-image's astronaut (public domain) with landmarks placed by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from skimage.data import astronaut
+
+from train.forge.degrade import degrade, grain, h264, jpeg, motion_blur
+from train.forge.forged import FORGES, FaceImage, Forged
+from train.forge.shape import REGIONS, draw, place
+from train.pairs import load_forge
+
+LANDMARKS = np.array([(206, 102), (248, 104), (226, 130), (203, 139), (247, 141)], float)
+BOX = (180.0, 62.0, 269.0, 175.0)
+CORNER = np.array((130, 20))
+
+
+def face() -> FaceImage:
+    picture = np.ascontiguousarray(astronaut()[20:220, 130:320])
+    x1, y1, x2, y2 = BOX
+    return FaceImage(picture, LANDMARKS - CORNER, (x1 - 130, y1 - 20, x2 - 130, y2 - 20))
+
+
+def resized(one: FaceImage, width: int, height: int) -> FaceImage:
+    factor = np.array((width / one.image.shape[1], height / one.image.shape[0]))
+    picture = cv2.resize(one.image, (width, height), interpolation=cv2.INTER_AREA)
+    box = (np.array(one.box).reshape(2, 2) * factor).ravel()
+    return FaceImage(picture, one.landmarks * factor, tuple(box.tolist()))
+
+
+def other() -> FaceImage:
+    """Somebody else: the mirror image in other light."""
+    one = face()
+    width = one.image.shape[1]
+    mirrored = np.ascontiguousarray(one.image[:, ::-1] // 2 + 60)
+    points = one.landmarks[[1, 0, 2, 4, 3]] * (-1, 1) + (width - 1, 0)
+    return replace(one, image=mirrored, landmarks=points)
+
+
+FACE, OTHER = face(), other()
+
+
+def forge(name: str, one: FaceImage, seed: int, second: FaceImage = OTHER) -> Forged:
+    return load_forge(name)(one, np.random.default_rng(seed), other=second)
+
+
+@pytest.mark.parametrize("name", FORGES)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_forge_keeps_its_contract(name: str, seed: int) -> None:
+    before = FACE.image.copy()
+    made = forge(name, FACE, seed)
+    height, width = FACE.image.shape[:2]
+    for picture in (made.image, made.original):
+        assert picture.shape == (height, width, 3) and picture.dtype == np.uint8
+    assert made.mask.shape == (height, width) and made.mask.dtype == np.float32
+    assert made.mask.min() >= 0 and made.mask.max() <= 1
+    assert made.tags[0] == name and made.tags[1] in REGIONS
+    # Nothing outside the mask, something inside, and the face given is left alone.
+    different = (made.image != made.original).any(2)
+    assert not different[made.mask == 0].any()
+    assert different[made.mask > 0.4].mean() > 0.02
+    assert 0.001 < (made.mask > 0.4).mean() < 0.6
+    assert np.array_equal(FACE.image, before)
+
+
+@pytest.mark.parametrize("name", FORGES)
+def test_a_forge_marks_the_face(name: str) -> None:
+    x1, y1, x2, y2 = (round(value) for value in FACE.box)
+    for seed in range(6):
+        mask = forge(name, FACE, seed).mask
+        assert mask[y1:y2, x1:x2].sum() > 0.6 * mask.sum()
+
+
+@pytest.mark.parametrize("name", FORGES)
+def test_the_same_draw_forges_the_same_and_another_another(name: str) -> None:
+    one, again, different = (forge(name, FACE, seed) for seed in (3, 3, 4))
+    assert np.array_equal(one.image, again.image) and np.array_equal(one.mask, again.mask)
+    assert np.array_equal(one.original, again.original) and one.tags == again.tags
+    assert not np.array_equal(one.image, different.image)
+
+
+@pytest.mark.parametrize("name", FORGES)
+@pytest.mark.parametrize(("width", "height"), [(31, 33), (24, 24), (97, 61), (40, 90)])
+def test_small_and_odd_pictures_do_not_crash_a_forge(name: str, width: int, height: int) -> None:
+    small = resized(FACE, width, height)
+    for seed in range(6):
+        made = forge(name, small, seed)
+        assert made.image.shape == made.original.shape == (height, width, 3)
+        assert made.mask.shape == (height, width) and np.isfinite(made.mask).all()
+
+
+@pytest.mark.parametrize("name", FORGES)
+def test_flat_and_grey_pictures_do_not_crash_a_forge(name: str) -> None:
+    luma = cv2.cvtColor(FACE.image, cv2.COLOR_RGB2GRAY)
+    for picture in (np.dstack([luma] * 3), np.zeros_like(FACE.image), FACE.image * 0 + 255):
+        for seed in range(6):
+            made = forge(name, replace(FACE, image=picture), seed)
+            assert np.isfinite(made.mask).all() and made.image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", FORGES)
+def test_a_face_at_the_edge_is_forged_too(name: str) -> None:
+    cut = FACE.image[60:, 70:]
+    moved = FaceImage(np.ascontiguousarray(cut), FACE.landmarks - (70, 60), (0, 0, 69, 95))
+    for seed in range(4):
+        made = forge(name, moved, seed)
+        assert not (made.image != made.original)[made.mask == 0].any()
+
+
+def test_a_swap_needs_somebody_else() -> None:
+    with pytest.raises(ValueError, match="another person"):
+        load_forge("swap")(FACE, np.random.default_rng(0))
+
+
+def test_no_forge_has_that_name() -> None:
+    with pytest.raises(KeyError):
+        load_forge("melt")
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_regions_lie_on_the_face(region: str) -> None:
+    height, width = FACE.image.shape[:2]
+    mask = draw(region, place(FACE.landmarks), height, width)
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    rows, columns = np.nonzero(mask)
+    x1, y1, x2, y2 = FACE.box
+    assert x1 - 15 < columns.mean() < x2 + 15 and y1 - 15 < rows.mean() < y2 + 15
+
+
+def test_the_placed_shape_follows_the_landmarks() -> None:
+    moved = place(FACE.landmarks * 2 + 7)
+    assert np.allclose(moved, place(FACE.landmarks) * 2 + 7)
+
+
+def test_degrading_treats_pictures_alike() -> None:
+    second = FACE.image.copy()
+    second[80:100, 80:100] = 0
+    sizes = set()
+    for seed in range(12):
+        one, two, again = (
+            *degrade([FACE.image, second], np.random.default_rng(seed)),
+            degrade([FACE.image], np.random.default_rng(seed))[0],
+        )
+        assert one.shape == two.shape and np.array_equal(one, again)
+        assert one.dtype == np.uint8 and one.shape[2] == 3
+        sizes.add(one.shape)
+    assert len(sizes) > 3
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (65, 49)])
+def test_codecs_keep_the_picture(width: int, height: int) -> None:
+    picture = resized(FACE, width, height).image
+    assert np.abs(jpeg(picture, 95).astype(int) - picture).mean() < 5
+    coded = h264(picture, 18)
+    assert coded.shape == (height // 2 * 2, width // 2 * 2, 3)
+    assert np.abs(coded.astype(int) - picture[: coded.shape[0], : coded.shape[1]]).mean() < 12
+
+
+def test_grain_has_its_strength_and_blur_keeps_the_brightness() -> None:
+    flat = np.full((120, 120, 3), 128, np.uint8)
+    noisy = grain(flat, np.random.default_rng(0), 8.0, 1.0)
+    assert noisy.std() == pytest.approx(8.0, rel=0.1)
+    assert (noisy[..., 0] == noisy[..., 1]).all()
+    assert np.abs(motion_blur(flat, 5, 30.0).astype(int) - 128).max() <= 1

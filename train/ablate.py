@@ -1,0 +1,304 @@
+"""What each part is worth: `python -m train.ablate PLAN --data FACES --out FILE.md`.
+
+A plan is a TOML file: [data] and [fit] as in a comparison, `seeds`, and [[rows]], each a name with
+the values of `data` and `fit` that it changes. So a row can change the backbone's depth
+(`fit.changes.encoder` or `.backbone`), the output stride (`fit.changes.output_stride`), the input
+size (`data.size`), pretraining (`fit.pretrained`), losses (`fit.losses`), the source of the masks
+(`data.masks`), augmentation (`data.augmentation`), the compression (`data.compression`), and the
+parts of MSCCNet (`fit.changes`: mfa, mscc, graph, coarse, filters, dct_k, band_k, image_head). The
+first row is what the others are compared with.
+
+Finished rows lie in a folder and are not run again while plan, data and code's answer format stay.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from deepscan.errors import DeepscanError, UsageError
+from train.faces import data_hash
+from train.measure import Measure, Outcome, difference, estimate, run
+from train.metrics import Estimate
+from train.plan import Data, Fit, Sets, data_of, fit_of, make_sets, read_plan
+from train.preface import machine, preface
+from train.table import count, figure, markdown
+
+_FORMAT = 1  # of a row's file
+_MEASURES: dict[Measure, str] = {
+    "pixel_accuracy": "pixel ACC",
+    "miou": "mIoU",
+    "accuracy": "image ACC",
+    "auc": "image AUC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One variant."""
+
+    name: str
+    data: Data
+    fit: Fit
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+
+def ablation_of(values: Mapping[str, Any]) -> Ablation:
+    """A plan's TOML.
+
+    Raises:
+        UsageError: something is missing, unknown, twice there or cannot work; the message names it.
+    """
+    known = ("seeds", "data", "fit", "rows")
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise UsageError(f"plan: no key {unknown[0]!r}; there are {', '.join(known)}")
+    for key in ("seeds", "rows"):
+        if not isinstance(values.get(key), list) or not values[key]:
+            raise UsageError(f"plan: {key} must be a list of at least one; got {values.get(key)!r}")
+    rows = []
+    for row in values["rows"]:
+        extra = [key for key in row if key not in ("name", "data", "fit")]
+        if "name" not in row or extra:
+            raise UsageError(f"plan: a row has name, data and fit; got {', '.join(row) or 'none'}")
+        data, fit = (merged(values.get(key, {}), row.get(key, {})) for key in ("data", "fit"))
+        rows.append(Row(str(row["name"]), data_of(data), fit_of(fit)))
+    names = [row.name for row in rows]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"plan: two rows are called {twice[0]!r}")
+    return Ablation(tuple(values["seeds"]), tuple(rows))
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the changes; tables are merged level by level, losses and shares replaced."""
+    out = dict(base)
+    for key, value in changes.items():
+        deeper = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        # A row that names its forges or the terms of a loss means these and no others.
+        whole = key in ("forges", "image", "mask", "coarse")
+        out[key] = merged(out[key], value) if deeper and not whole else value
+    return out
+
+
+def ablate(
+    plan: Ablation,
+    folder: Path,
+    kept: Path,
+    *,
+    workers: int = 0,
+    device: str = "cpu",
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[dict[str, list[Outcome]], dict[str, Sets]]:
+    """Run what is not yet in `kept`; one outcome a seed for every row, and the rows' crops.
+
+    Raises:
+        UsageError: the data folder does not hold what a row asks for.
+    """
+    kept.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Sets] = {}
+    outcomes: dict[str, list[Outcome]] = {}
+    sets: dict[str, Sets] = {}
+    for row in plan.rows:
+        key = json.dumps(asdict(row.data), sort_keys=True)
+        if key not in made:
+            made[key] = make_sets(row.data, folder, workers=workers)
+        sets[row.name] = made[key]
+        settings = _settings(row, plan, folder, device)
+        path = kept / f"{_digest(settings)}.json"
+        if not path.is_file():
+            tell(f"{row.name}: {len(plan.seeds)} x {row.fit.steps} steps")
+            found = [run(row.fit, made[key], seed=seed, device=device) for seed in plan.seeds]
+            _write(path, {"settings": settings, "outcomes": [_plain(one) for one in found]})
+        else:
+            tell(f"{row.name}: is there already")
+        outcomes[row.name] = [_outcome(one) for one in json.loads(path.read_text())["outcomes"]]
+    return outcomes, sets
+
+
+def table(
+    plan: Ablation, outcomes: Mapping[str, Sequence[Outcome]], sets: Mapping[str, Sets]
+) -> str:
+    """Markdown: a line for each row."""
+    first = plan.rows[0].name
+    lines = []
+    for row in plan.rows:
+        some, samples = outcomes[row.name], sets[row.name].measured
+        figures = [_figure(some, sets[row.name], measure) for measure in _MEASURES]
+        same = samples.groups == sets[first].measured.groups
+        changes = ["", ""]
+        if row.name != first and same:
+            changes = [
+                figure(difference(some, outcomes[first], samples, measure), sign=True)
+                for measure in ("miou", "auc")
+            ]
+        sizes = count(some[0].parameters), count(some[0].macs), f"{_speed(some):.0f}"
+        lines.append([row.name, *map(figure, figures), *changes, *sizes])
+    header = ["variant", *_MEASURES.values(), "mIoU - first", "AUC - first"]
+    return markdown([*header, "parameters", "MACs", "frames/s"], lines)
+
+
+def summary(
+    plan: Ablation, outcomes: Mapping[str, Sequence[Outcome]], sets: Mapping[str, Sets]
+) -> str:
+    """In words: which rows differ from the first beyond what other people would change."""
+    first = plan.rows[0].name
+    lines = []
+    for measure in ("miou", "auc"):
+        told: dict[str, list[str]] = {"better": [], "worse": [], "not to be told apart": []}
+        for row in plan.rows[1:]:
+            samples = sets[row.name].measured
+            if samples.groups != sets[first].measured.groups:
+                continue
+            change = difference(outcomes[row.name], outcomes[first], samples, measure)
+            word = "better" if change.low > 0 else "worse" if change.high < 0 else ""
+            told[word or "not to be told apart"].append(row.name)
+        parts = [f"{word}: {', '.join(names)}" for word, names in told.items() if names]
+        lines.append(f"- {_MEASURES[measure]} against {first!r}: {'; '.join(parts) or 'one row'}.")
+    return "\n".join(lines)
+
+
+def write_csv(
+    path: Path,
+    plan: Ablation,
+    outcomes: Mapping[str, Sequence[Outcome]],
+    sets: Mapping[str, Sets],
+) -> None:
+    """The same table for programs, with each figure's interval in columns of its own."""
+    columns = ["variant"]
+    for measure in _MEASURES:
+        columns += [measure, f"{measure}_low", f"{measure}_high"]
+    columns += ["parameters", "macs", "frames_per_second"]
+    part = path.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in plan.rows:
+            some = outcomes[row.name]
+            line: list[object] = [row.name]
+            for measure in _MEASURES:
+                line += [f"{x:.4f}" for x in _figure(some, sets[row.name], measure) or ()] or [
+                    ""
+                ] * 3
+            writer.writerow([*line, some[0].parameters, some[0].macs, f"{_speed(some):.1f}"])
+    os.replace(part, path)
+
+
+def _figure(some: Sequence[Outcome], sets: Sets, measure: Measure) -> Estimate | None:
+    """A measure, None where the crops have no pixel truth."""
+    if measure in ("pixel_accuracy", "miou") and not (sets.measured.masks == 1).any():
+        return None
+    return estimate(some, sets.measured, measure)
+
+
+def _speed(some: Sequence[Outcome]) -> float:
+    return float(np.median([outcome.speed for outcome in some]))
+
+
+def _settings(row: Row, plan: Ablation, folder: Path, device: str) -> dict[str, Any]:
+    """All that decides a row's figures."""
+    # Of a data set there is no hash: its place stands in, and who changes it removes the rows.
+    source = str(folder.resolve()) if row.data.dataset else data_hash(folder)
+    return {
+        "format": _FORMAT,
+        "data": asdict(row.data),
+        "fit": asdict(row.fit),
+        "seeds": list(plan.seeds),
+        "source": source,
+        "machine": machine(device),
+    }
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON."""
+    values = {name: getattr(outcome, name) for name in Outcome.__slots__}
+    for name in ("scores", "cells"):
+        values[name] = {key: array.tolist() for key, array in values[name].items()}
+    return values
+
+
+def _outcome(values: Mapping[str, Any]) -> Outcome:
+    arrays = {
+        name: {key: np.array(array) for key, array in values[name].items()}
+        for name in ("scores", "cells")
+    }
+    return Outcome(**{**values, **arrays})
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(values))
+    os.replace(part, path)
+
+
+def main(
+    plan: Annotated[Path, typer.Argument(help="TOML such as those in train/plans/")],
+    data: Annotated[Path, typer.Option(help="Folder of faces, or of the plan's data set")],
+    out: Annotated[Path, typer.Option(help="Markdown file to write; a CSV file goes beside it")],
+    kept: Annotated[
+        Path | None, typer.Option(help="Folder of finished rows; default: runs/PLAN")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that make samples")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+) -> None:
+    """Train every variant of a plan and table them; start again to go on after a stop."""
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        ablation = ablation_of(read_plan(plan))
+        if not out.parent.is_dir():
+            raise UsageError(f"{out.parent}: no such folder to write {out.name} into")
+        outcomes, sets = ablate(
+            ablation,
+            data,
+            kept or Path("runs") / plan.stem,
+            workers=workers,
+            device=device,
+            tell=lambda line: typer.echo(line, err=True),
+        )
+        first = ablation.rows[0]
+        head = preface(
+            "train.ablate",
+            plan,
+            first.data,
+            data,
+            sets[first.name],
+            seeds=len(ablation.seeds),
+            out=out,
+            device=device,
+        )
+        body = [summary(ablation, outcomes, sets), table(ablation, outcomes, sets)]
+        out.write_text("\n\n".join([f"# {_title(plan)}", head, *body]) + "\n", "utf-8")
+        write_csv(out.with_suffix(".csv"), ablation, outcomes, sets)
+    except DeepscanError as error:
+        typer.echo(f"ablate: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"result: {out}")
+
+
+def _title(plan: Path) -> str:
+    return plan.stem.replace("-", " ").capitalize()
+
+
+if __name__ == "__main__":
+    typer.run(main)
