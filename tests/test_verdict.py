@@ -272,9 +272,15 @@ def test_gaps_are_joined_and_long_ones_are_not():
     # A face that is away is not judged: over and over again are the same interval.
     assert len(with_gap(0.3).intervals) == 1
 
-    low = [result(i / RATE, (LOW,)) for i in range(50, 125)]
-    again = [result(i / RATE, (HIGH,)) for i in range(125, 175)]
-    assert len(verdict_of(steady(2, HIGH) + low + again).intervals) == 2
+    def with_doubt(seconds):
+        dip = round(seconds * RATE)
+        scores = [HIGH] * 50 + [LOW] * dip + [HIGH] * 50
+        results = [result(i / RATE, (score,)) for i, score in enumerate(scores)]
+        sharp = replace(CALIBRATION, window=0.3, rate=0.05)
+        return verdict_of(results, calibration=sharp)
+
+    assert len(with_doubt(0.2).intervals) == 1
+    assert len(with_doubt(1.0).intervals) == 2
 
 
 def test_a_weaker_stretch_beside_a_strong_one_is_told_too():

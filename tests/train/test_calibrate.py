@@ -120,9 +120,14 @@ def test_the_false_alarm_rate_is_near_the_stated_one() -> None:
     assert rates.found[0] > 0.7
 
 
-def test_a_network_that_knows_nothing_finds_nothing() -> None:
-    rates = cross_fit(clips(600, apart=0.0), "simulated")
-    assert rates.found[0] < 0.05 and rates.false_alarm[0] < 0.03
+def test_a_network_that_knows_little_finds_little_and_accuses_no_more() -> None:
+    rates = cross_fit(clips(600, apart=0.5), "simulated")
+    assert rates.found[0] < 0.1 and rates.false_alarm[0] < 0.03
+
+
+def test_a_network_that_is_wrong_gets_no_calibration() -> None:
+    with pytest.raises(ValueError, match="no scale of evidence"):
+        cross_fit(clips(200, apart=-2.0), "simulated")
 
 
 def test_a_fit_judges_what_is_clear() -> None:
@@ -158,7 +163,10 @@ def test_clips_are_made_by_their_draw_and_judged_frame_by_frame(tmp_path: Path) 
     people = read_faces(tmp_path, "val")
     engine: Any = Brightness()
     clean = make_clip(people, 0, None, engine)
-    assert clean == make_clip(people, 0, None, engine)
+    again = make_clip(people, 0, None, engine)
+    assert (again.crf, again.face) == (clean.crf, clean.face)
+    # Not to the bit: x264's macroblock tree is not exact on processors with AVX-512.
+    assert again.logits == pytest.approx(clean.logits, abs=0.02)
     assert len(clean.logits) == FRAMES and clean.forge == "none" and not clean.forged
     assert 18 <= clean.crf < 34 and clean.face >= 30
     assert all(batch.shape[1:] == (32, 32, 3) and len(batch) <= 8 for batch in engine.seen)

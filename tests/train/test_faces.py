@@ -67,7 +67,7 @@ def test_grey_pictures_are_read_as_rgb(folder: Path) -> None:
 
 
 def test_a_missing_table_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="provenance.csv is missing"):
+    with pytest.raises(UsageError, match=r"provenance\.csv is missing"):
         read_faces(tmp_path, "train")
 
 

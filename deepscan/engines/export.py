@@ -1,0 +1,274 @@
+"""The network as an ONNX graph, in fp32 or with its convolutions in fp16 or bf16.
+
+The precision stands in the graph itself, as casts and converted weights: TensorRT 11 takes nothing
+else, and older ones then have nothing to choose. What must not lose range stays in fp32:
+normalisation, the class-centre product, graph step and attention, every softmax and mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepscan.errors import EngineError
+
+if TYPE_CHECKING:
+    from deepscan.models.deploy import Deployed
+
+INPUT, OUTPUTS = "crops", ("scores", "masks")
+PRECISIONS = ("fp32", "fp16", "bf16")
+# 17 is the last opset of TensorRT 8.6. A convolution in bf16 exists from 22 on, TensorRT's from 10.
+OPSETS = {"fp32": 17, "fp16": 17, "bf16": 22}
+KEPT = "kept:"  # begins the name of every operation that stays in fp32
+
+# The trunk, as the exporter names its parts after the modules.
+TRUNK = ("/network/backbone/", "/network/mfa/", "/network/mscc/head/", "/network/decoder/")
+# Its input holds what was attended to, which is as large as the sums over all pixels: bf16 reaches
+# as far as fp32, fp16 does not.
+WIDE = ("/network/mscc/output/",)
+# What the trunk is made of, and which inputs of each are numbers (not shapes or scales).
+LOWERED = {
+    "Conv": 3, "Relu": 1, "Add": 2, "MaxPool": 1, "AveragePool": 1, "Concat": 99, "Resize": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far a graph is from torch in fp32, both on a CPU: the largest differences."""
+
+    score: float
+    mask: float
+
+
+def export(deployed: Deployed, precision: str = "fp32") -> bytes:
+    """The network as an ONNX graph: (batch, S, S, 3) uint8 "crops" to "scores" and "masks".
+
+    The batch is dynamic, the rest fixed. The graph has passed `onnx.checker`.
+
+    Raises:
+        EngineError: onnx is not there, or the network cannot be written in this precision.
+    """
+    onnx = import_onnx()
+    import torch
+
+    side = deployed.input_size
+    written = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            # The tracer remarks on every constant, and on being the older of two exporters; the
+            # newer one needs packages of its own.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                deployed,
+                (torch.zeros((2, side, side, 3), dtype=torch.uint8),),
+                written,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)},
+                opset_version=OPSETS["fp32"],
+                dynamo=False,
+            )
+    except RuntimeError as error:
+        raise EngineError(f"the network cannot be written as ONNX: {error}") from error
+    model = onnx.load_from_string(written.getvalue())
+    _fix_sides(model, deployed.mask_size)
+    if precision != "fp32":
+        model = lower(model, precision)
+    onnx.checker.check_model(model, full_check=True)
+    graph: bytes = model.SerializeToString()
+    return graph
+
+
+def lower(model: Any, precision: str) -> Any:
+    """The graph with its trunk in fp16 or bf16; the rest stays in fp32.
+
+    Every operation that stays is renamed to begin with `KEPT`, so that a TensorRT which would
+    choose precisions itself can be told.
+
+    Raises:
+        EngineError: the graph has no trunk as expected, so nothing could be lowered.
+    """
+    onnx = import_onnx()
+    kind = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
+    if OPSETS[precision] != OPSETS["fp32"]:
+        model = onnx.version_converter.convert_version(model, OPSETS[precision])
+    trunk = TRUNK if precision == "fp16" else TRUNK + WIDE
+    graph = model.graph
+    weights = {each.name: each for each in graph.initializer}
+    nodes: list[Any] = []
+    low: set[str] = set()  # tensors that are born in the low precision
+    cast: dict[tuple[str, int], str] = {}  # (tensor, type) -> the tensor as that type
+
+    def as_type(name: str, type_: int) -> str:
+        """The tensor in another type, by a cast that is put before whoever asks first."""
+        if (name, type_) not in cast:
+            cast[name, type_] = f"{name}:{onnx.TensorProto.DataType.Name(type_).lower()}"
+            if name in weights:
+                values = onnx.numpy_helper.to_array(weights[name])
+                graph.initializer.append(_weights(values, cast[name, type_], type_))
+            else:
+                node = onnx.helper.make_node("Cast", [name], [cast[name, type_]], to=type_)
+                node.name = f"cast:{cast[name, type_]}"
+                nodes.append(node)
+        return cast[name, type_]
+
+    for node in graph.node:
+        if node.op_type in LOWERED and node.name.startswith(trunk):
+            for place, name in enumerate(node.input):
+                if name and name not in low and place < LOWERED[node.op_type]:
+                    node.input[place] = as_type(name, kind)
+            low.update(node.output)
+        else:
+            for place, name in enumerate(node.input):
+                if name in low:
+                    node.input[place] = as_type(name, onnx.TensorProto.FLOAT)
+            node.name = KEPT + node.name
+        nodes.append(node)
+    if not low:
+        raise EngineError(
+            f"the network as exported does not show its convolutions, so there is no {precision} "
+            "graph of it. Use precision fp32"
+        )
+    used = {name for node in nodes for name in node.input}
+    kept = [each for each in graph.initializer if each.name in used]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    return model
+
+
+def check(graph: bytes, deployed: Deployed, crops: NDArray[np.uint8]) -> Agreement:
+    """Let ONNX Runtime run the graph as it is written, and compare with torch.
+
+    Args:
+        graph: what `export` gave.
+        deployed: the network that it was made of.
+        crops: (N, S, S, 3) uint8 RGB; judged all at once.
+
+    Raises:
+        EngineError: ONNX Runtime is not there, cannot run the graph, or gives no numbers.
+    """
+    import torch
+
+    scores, masks = run(graph, crops)
+    if not (np.isfinite(scores).all() and np.isfinite(masks).all()):
+        raise EngineError("the ONNX graph gives NaN or infinity: its precision is too low for it")
+    with torch.inference_mode():
+        expected = [part.numpy() for part in deployed(torch.from_numpy(crops))]
+    return Agreement(
+        float(np.abs(scores - expected[0]).max()), float(np.abs(masks - expected[1]).max())
+    )
+
+
+def run(graph: bytes, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scores and masks as ONNX Runtime computes them on the CPU, nothing fused or left out.
+
+    It has no operations in bf16, and few in fp16: those are computed in fp32 from rounded inputs
+    and rounded afterwards.
+
+    Raises:
+        EngineError: ONNX Runtime is not there or cannot run the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(
+            f"ONNX Runtime cannot be imported ({error}). Run: pip install 'deepscan[onnx]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(_widened(graph), options, ["CPUExecutionProvider"])
+        scores, masks = session.run(list(OUTPUTS), {INPUT: crops})
+    except Exception as error:  # ONNX Runtime's own kinds of error have no common name
+        raise EngineError(f"ONNX Runtime cannot run the graph: {error}") from error
+    return scores, masks
+
+
+def _widened(graph: bytes) -> bytes:
+    """A graph in bf16 with casts round each operation, which ONNX Runtime adds for fp16 itself."""
+    onnx = import_onnx()
+    model = onnx.load_from_string(graph)
+    if model.opset_import[0].version != OPSETS["bf16"]:
+        return graph
+    nodes: list[Any] = []
+
+    def cast(name: str, result: str, type_: int) -> Any:
+        return onnx.helper.make_node("Cast", [name], [result], to=type_)
+
+    for number, node in enumerate(model.graph.node):
+        if node.name.startswith((KEPT, "cast:")):
+            nodes.append(node)
+            continue
+        for place in range(min(len(node.input), LOWERED[node.op_type])):
+            wide = f"wide {number} {place}"
+            nodes.append(cast(node.input[place], wide, onnx.TensorProto.FLOAT))
+            node.input[place] = wide
+        narrow = node.output[0]
+        node.output[0] = f"wide {narrow}"
+        nodes += [node, cast(node.output[0], narrow, onnx.TensorProto.BFLOAT16)]
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    widened: bytes = model.SerializeToString()
+    return widened
+
+
+def import_onnx() -> Any:
+    """The package onnx with the parts that are used here.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    try:
+        import onnx
+        import onnx.version_converter
+    except ImportError as error:
+        raise EngineError(
+            f"onnx cannot be imported ({error}), without which no engine can be built. "
+            "Run: pip install 'deepscan[onnx]'"
+        ) from error
+    return onnx
+
+
+def code_parts() -> Iterator[bytes]:
+    """The code that a graph comes from: it changes without the weights."""
+    from deepscan.models import weights
+
+    yield Path(__file__).read_bytes()
+    for path in sorted(Path(weights.__file__).parent.glob("*.py")):
+        yield path.read_bytes()
+
+
+def digest(parts: Iterator[bytes]) -> str:
+    """SHA-256 over some bytes."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
+def _fix_sides(model: Any, mask_size: int) -> None:
+    """The exporter loses track of the masks' sides, which are fixed."""
+    for output in model.graph.output:
+        if output.name == "masks":
+            for dimension in output.type.tensor_type.shape.dim[1:]:
+                dimension.dim_value = mask_size
+
+
+def _weights(values: NDArray[np.float32], name: str, type_: int) -> Any:
+    onnx = import_onnx()
+    if type_ == onnx.TensorProto.FLOAT16:
+        with np.errstate(over="ignore"):  # an infinite weight shows in the check that follows
+            return onnx.numpy_helper.from_array(values.astype(np.float16), name)
+    return onnx.numpy_helper.from_array(
+        values.astype(onnx.helper.tensor_dtype_to_np_dtype(type_)), name
+    )

@@ -1,0 +1,135 @@
+"""The ablation runner: what a row changes, what is run again, what is written."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+from deepscan.errors import UsageError
+from tests.train.test_compare import draw_faces, invoke
+from train import ablate
+
+PLAN = """
+seeds = [1]
+[data]
+size = 32
+pairs = 6
+forges = { self-blend = 1.0, swap = 1.0 }
+[fit]
+architecture = "msccnet-s"
+steps = 2
+batch = 4
+warmup = 1
+bf16 = false
+[[rows]]
+name = "whole"
+[[rows]]
+name = "without MSCC"
+fit.changes = { mscc = false }
+[[rows]]
+name = "smaller"
+data.size = 16
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return draw_faces(tmp_path_factory.mktemp("faces"))
+
+
+def test_rows_change_the_base_and_nothing_else():
+    base = {"steps": 3, "losses": {"image": {"ce": 1.0}, "mask": {"ce": 1.0, "dice": 0.5}}}
+    changed = ablate.merged(base, {"losses": {"mask": {"focal": 1.0}}})
+    assert changed == {"steps": 3, "losses": {"image": {"ce": 1.0}, "mask": {"focal": 1.0}}}
+    assert base["losses"]["mask"] == {"ce": 1.0, "dice": 0.5}
+    plan = ablate.ablation_of(
+        {
+            "seeds": [1, 2],
+            "fit": {"changes": {"mfa": False}},
+            "rows": [
+                {"name": "a"},
+                {"name": "b", "fit": {"changes": {"graph": False}}, "data": {"size": 64}},
+            ],
+        }
+    )
+    assert plan.rows[0].fit.changes == {"mfa": False} and plan.rows[0].data.size == 96
+    assert plan.rows[1].fit.changes == {"mfa": False, "graph": False}
+    assert plan.rows[1].data.size == 64
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"seeds": [1]}, "rows must be a list"),
+        ({"seeds": [], "rows": [{"name": "a"}]}, "seeds must be a list"),
+        ({"seeds": [1], "rows": [{"size": 3}]}, "a row has name, data and fit"),
+        ({"seeds": [1], "rows": [{"name": "a"}, {"name": "a"}]}, "two rows are called 'a'"),
+        ({"seeds": [1], "rows": [{"name": "a"}], "steps": 3}, "no key 'steps'"),
+        ({"seeds": [1], "rows": [{"name": "a", "fit": {"depth": 3}}]}, "has no 'depth'"),
+    ],
+)
+def test_a_wrong_plan_is_named(values, words):
+    with pytest.raises(UsageError, match=words):
+        ablate.ablation_of(values)
+
+
+def test_the_command_tables_all_rows_and_does_not_run_them_twice(faces, tmp_path):
+    plan, out, kept = tmp_path / "ablation-tiny.toml", tmp_path / "out.md", tmp_path / "kept"
+    plan.write_text(PLAN)
+    arguments = (plan, "--data", faces, "--out", out, "--kept", kept, "--threads", 1)
+    first = invoke(ablate.main, *arguments)
+    assert first.exit_code == 0, first.output
+    assert first.output.count("2 steps") == 3
+    text = out.read_text()
+    assert text.startswith("# Ablation tiny\n")
+    for name in ("whole", "without MSCC", "smaller"):
+        assert f"| {name} |" in text
+    with out.with_suffix(".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == ["whole", "without MSCC", "smaller"]
+    assert int(rows[1]["parameters"]) < int(rows[0]["parameters"]) == int(rows[2]["parameters"])
+    assert int(rows[2]["macs"]) < int(rows[0]["macs"])
+    for row in rows:
+        assert float(row["auc_low"]) <= float(row["auc"]) <= float(row["auc_high"])
+
+    plan.write_text(PLAN.replace('"smaller"\ndata.size = 16', '"longer"\nfit.steps = 3'))
+    second = invoke(ablate.main, *arguments)
+    assert second.exit_code == 0, second.output
+    assert second.output.count("is there already") == 2 and "longer: 1 x 3 steps" in second.output
+    with out.with_suffix(".csv").open(newline="") as file:
+        again = list(csv.DictReader(file))
+    assert again[:2] == rows[:2]
+
+
+def test_a_broken_run_leaves_no_half_row(faces, tmp_path, monkeypatch):
+    plan = ablate.ablation_of(
+        {
+            "seeds": [1, 2],
+            "data": {"size": 32, "pairs": 6, "forges": {"self-blend": 1.0}},
+            "fit": {"steps": 1, "batch": 4, "warmup": 1, "bf16": False},
+            "rows": [{"name": "a"}],
+        }
+    )
+    calls = []
+
+    def broken(*arguments, seed, **options):
+        calls.append(seed)
+        if seed == 2:
+            raise KeyboardInterrupt
+        return ablate_run(*arguments, seed=seed, **options)
+
+    ablate_run = ablate.run
+    monkeypatch.setattr(ablate, "run", broken)
+    with pytest.raises(KeyboardInterrupt):
+        ablate.ablate(plan, faces, tmp_path)
+    assert calls == [1, 2] and list(tmp_path.iterdir()) == []
