@@ -171,7 +171,8 @@ def _scan_all(
     quiet: bool,
 ) -> list[Label]:
     from deepscan.progress import Bar
-    from deepscan.scan import Scanner, check_outputs
+    from deepscan.publish import check_outputs
+    from deepscan.scan import Scanner
 
     for target in targets:
         check_outputs(target, inputs, force=force)

@@ -255,7 +255,7 @@ def _every_choice() -> list[Choice]:
 
 def _try(choice: Choice, card: Card, machine: Machine) -> EngineFinding:
     try:
-        engine: Any = build(choice, card, machine, "")
+        engine: Any = build(choice, card, machine, "", patient=False)
     except DeepscanError as error:
         return EngineFinding(choice.name, False, str(error))
     engine.close()
@@ -282,9 +282,9 @@ def _choose(
     try:
         if name != "auto":
             return build(parse_name(name), card, machine, "asked for")
-        for choice, reason in candidates(machine):
+        for choice, reason in candidates(machine, card):
             if choice.name in works:
-                return build(choice, card, machine, reason)
+                return build(choice, card, machine, reason, patient=False)
     except EngineError as error:
         return str(error)
     return "no engine runs here"

@@ -8,13 +8,10 @@ shows them, and hands them to the sinks, which know the verdict from the start.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
-import os
 import platform
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
 from fractions import Fraction
 from importlib import import_module
@@ -28,19 +25,20 @@ from deepscan.engines.engine import Engine
 from deepscan.errors import (
     CorruptError,
     NoVideoError,
-    OutputError,
-    UnreadableError,
     UsageError,
     VideoError,
 )
 from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.intake import hash_file, identity_of, resolve, unless_changed
 from deepscan.models.weights import read_card
-from deepscan.options import Limits, ScanOptions
+from deepscan.options import ScanOptions
 from deepscan.pipeline import analyze, fan_out, prefetch
+from deepscan.publish import aside, check_outputs, finished, publish, whole_or_absent
 from deepscan.sinks.record import error_record, host_facts, write_record
 from deepscan.sinks.sink import SINKS, Sink
 from deepscan.spool import Spool
 from deepscan.stopwatch import Stopwatch, TimedDetector, TimedEngine
+from deepscan.streams import accounted, stream_note, with_streams
 from deepscan.types import (
     Frame,
     FrameResult,
@@ -56,11 +54,9 @@ from deepscan.types import (
 from deepscan.verdict import Calibration, Evidence, judge
 from deepscan.video import open_video
 from deepscan.video.reader import OTHER_STREAMS
-from deepscan.video.source import open_source
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 4 * 2**20
 _VERSIONED = ("torch", "av", "decord", "openvino", "facenet-pytorch", "timm", "numpy")
 
 Progress = Callable[[str, int, float, float | None], None]
@@ -98,7 +94,7 @@ def analyze_video(path: Path | str, options: ScanOptions | None = None) -> Itera
     with (
         Scanner(chosen) as scanner,
         open_video(
-            _resolved(Path(path)),
+            resolve(Path(path)),
             decoder=chosen.decoder,
             limits=chosen.limits,
             isolate=chosen.isolate,
@@ -192,15 +188,15 @@ class Scanner:
             if "record" not in wanted:
                 return skipped
             final = wanted["record"]
-            parts = {"record": (_aside(final), final)}
-            with _whole_or_absent(parts):
+            parts = {"record": (aside(final), final)}
+            with whole_or_absent(parts):
                 settings, versions, host = _settings(self.options), _versions(), host_facts()
                 record = error_record(
                     skipped, settings=settings, versions=versions, host=host, **known
                 )
                 write_record(parts["record"][0], record)
-                outputs_made = (_output("record", *parts["record"]),)
-                _publish(parts)
+                outputs_made = (finished("record", *parts["record"]),)
+                publish(parts)
             return dataclasses.replace(skipped, outputs=outputs_made)
 
     def _scan(
@@ -213,9 +209,9 @@ class Scanner:
         """Like `scan`, but raises. What is learnt on the way to an error stays in `known`."""
         options, watch = self.options, Stopwatch()
         known["started"] = datetime.now(UTC).isoformat(timespec="seconds")
-        source = _resolved(path)
+        source = resolve(path)
         with watch.measure("hash"):
-            before = _identity(source)
+            before = identity_of(source)
             known["size"] = before[2]
             known["sha256"] = hash_file(source, options.limits)
         with Spool() as spool:
@@ -256,9 +252,9 @@ class Scanner:
                 report = reader.report()
             if not evidence.frames:
                 raise CorruptError(f"{path} holds no frame that can be decoded")
-            report = _changed(report, before, source)
+            report = unless_changed(report, before, source)
             beside = self._other_streams(source, report, watch)
-            report = _accounted(report, beside)
+            report = accounted(report, beside)
             info = dataclasses.replace(
                 info, decoder=report.decoder, decoder_reason=report.decoder_reason
             )
@@ -272,7 +268,7 @@ class Scanner:
                 video=info,
                 failure=failure,
             )
-            verdict = _with_streams(verdict, beside)
+            verdict = with_streams(verdict, beside)
             scan = Scan(
                 path=path,
                 sha256=known["sha256"],
@@ -284,7 +280,7 @@ class Scanner:
                 timings=watch.timings,
                 started=known["started"],
                 first_pts=first_pts,
-                ignored=tuple(_stream_note(n, v) for n, v in enumerate(beside, 1)),
+                ignored=tuple(stream_note(n, v) for n, v in enumerate(beside, 1)),
             )
             written = self._write(source, scan, spool, wanted, watch, progress)
             return Scanned(path, dataclasses.replace(scan, timings=watch.timings), written)
@@ -319,7 +315,7 @@ class Scanner:
                     found.append(
                         judge(
                             evidence,
-                            _accounted(reader.report(), ()),
+                            accounted(reader.report(), ()),
                             self.calibration,
                             options,
                             model=self.engine.model,
@@ -342,8 +338,8 @@ class Scanner:
         progress: Progress,
     ) -> tuple[Output, ...]:
         """The second pass: all sinks but the record at once, then the record, then the renaming."""
-        parts = {kind: (_aside(wanted[kind]), wanted[kind]) for kind in SINKS if kind in wanted}
-        with _whole_or_absent(parts):
+        parts = {kind: (aside(wanted[kind]), wanted[kind]) for kind in SINKS if kind in wanted}
+        with whole_or_absent(parts):
             with ExitStack() as held:
                 sinks = {}
                 for kind, (part, _) in parts.items():
@@ -352,16 +348,17 @@ class Scanner:
                         held.callback(sinks[kind].abort)
                 if sinks:
                     self._feed(source, scan, spool, sinks, watch, progress)
+                made: tuple[Output, ...] = ()
                 for kind, sink in sinks.items():
                     with watch.measure(kind):
-                        sink.close()
+                        sink.close(made)
+                    made += (finished(kind, *parts[kind]),)
                 held.pop_all()
-            made = tuple(_output(kind, *parts[kind]) for kind in sinks)
             if "record" in parts:
                 timed = dataclasses.replace(scan, timings=watch.timings)
-                _open_sink("record", parts["record"][0], timed, made).close()
-                made += (_output("record", *parts["record"]),)
-            _publish(parts)
+                _open_sink("record", parts["record"][0], timed).close(made)
+                made += (finished("record", *parts["record"]),)
+            publish(parts)
         return made
 
     def _feed(
@@ -398,122 +395,6 @@ class Scanner:
                 progress("writing", done, result.frame.time, duration)
 
 
-def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: bool) -> None:
-    """Refuse, before any work, what could not be written or would be lost.
-
-    Raises:
-        UsageError: a sink that does not exist, two for one file, or an output that is an input.
-        OutputError: the folder is missing, or a file is there and `force` is not set.
-    """
-    if len(set(wanted.values())) < len(wanted):
-        raise UsageError(f"two outputs have one name: {', '.join(map(str, wanted.values()))}")
-    for kind, target in wanted.items():
-        if kind not in SINKS:
-            raise UsageError(f"no output {kind!r}; there are {', '.join(SINKS)}")
-        if not target.parent.is_dir():
-            raise OutputError(f"the folder {target.parent} does not exist: create it first")
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"the folder {target.parent} may not be written to")
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder: name a file")
-        if target.exists():
-            for path in inputs:
-                with suppress(OSError):
-                    if target.samefile(path):
-                        raise UsageError(f"{target} is an input: name another output")
-            if not force:
-                raise OutputError(f"{target} is there already: name another, or give --force")
-
-
-def hash_file(path: Path, limits: Limits) -> str:
-    """SHA-256 of a regular file, read once in pieces.
-
-    Raises:
-        UnreadableError: it cannot be read.
-        LimitError: it is larger than the limit.
-        CorruptError: it is empty.
-    """
-    source = open_source(path, limits)
-    digest = hashlib.sha256()
-    try:
-        with os.fdopen(source.descriptor, "rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
-
-
-def _resolved(path: Path) -> Path:
-    """The file that a name given by the user stands for; links are followed once, here."""
-    try:
-        return path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UnreadableError(f"{path} cannot be opened: {why}") from error
-
-
-def _identity(path: Path) -> tuple[int, int, int, int]:
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise UnreadableError(f"{path} cannot be opened: {error.strerror}") from error
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-def _changed(report: ReadReport, before: tuple[int, int, int, int], path: Path) -> ReadReport:
-    """A file that is not the same after reading was not read as a whole."""
-    try:
-        same = _identity(path) == before
-    except UnreadableError:
-        same = False
-    if same:
-        return report
-    reasons = (*report.reasons, "changed: the file was altered or replaced while it was read")
-    return dataclasses.replace(report, complete=False, reasons=reasons)
-
-
-def _accounted(report: ReadReport, beside: Iterable[Verdict | VideoError]) -> ReadReport:
-    """The report once the other picture streams were judged too: they are no gap any more."""
-    failed = [error for error in beside if isinstance(error, VideoError)]
-    others = tuple(r for r in report.reasons if not r.startswith(OTHER_STREAMS))
-    if failed:
-        others += tuple(f"{OTHER_STREAMS}: {error}" for error in failed)
-    return dataclasses.replace(report, complete=not others, reasons=others)
-
-
-_SEVERITY = (
-    Label.NOT_APPLICABLE,
-    Label.NO_EVIDENCE,
-    Label.INCONCLUSIVE,
-    Label.SUSPICIOUS,
-    Label.MANIPULATED,
-    Label.ERROR,
-)
-
-
-def _with_streams(verdict: Verdict, beside: Iterable[Verdict | VideoError]) -> Verdict:
-    """The file's verdict: the gravest of its picture streams, and which one said it."""
-    for number, other in enumerate(beside, 1):
-        if isinstance(other, VideoError):
-            continue
-        if _SEVERITY.index(other.label) > _SEVERITY.index(verdict.label):
-            reason = Reason("other_stream", _stream_note(number, other))
-            verdict = dataclasses.replace(
-                verdict, label=other.label, reasons=(reason, *verdict.reasons)
-            )
-    return verdict
-
-
-def _stream_note(number: int, other: Verdict | VideoError) -> str:
-    if isinstance(other, VideoError):
-        return f"picture stream {number + 1} could not be read: {other}"
-    spans = ", ".join(f"{i.start:.1f} s to {i.end:.1f} s {i.label}" for i in other.intervals)
-    size = f"{other.video.width}x{other.video.height}" if other.video else "unknown size"
-    told = f" ({spans})" if spans else ""
-    return f"picture stream {number + 1}, {size}, was judged too: {other.label}{told}"
-
-
 def _skipped(path: Path, error: VideoError) -> Skipped:
     label = Label.NOT_APPLICABLE if isinstance(error, NoVideoError) else Label.ERROR
     return Skipped(path, label, Reason(error.reason, str(error)))
@@ -537,51 +418,10 @@ def _load_detector(options: ScanOptions) -> FaceDetector:
     return detector
 
 
-def _open_sink(kind: str, path: Path, scan: Scan, embed: tuple[Output, ...] = ()) -> Sink:
+def _open_sink(kind: str, path: Path, scan: Scan) -> Sink:
     module, name = SINKS[kind].split(":")
-    sink: Sink = getattr(import_module(module), name)(path, scan, embed=embed)
+    sink: Sink = getattr(import_module(module), name)(path, scan)
     return sink
-
-
-def _aside(path: Path) -> Path:
-    """A free name beside the final one; it keeps the suffix, which tells writers the container."""
-    # 40 characters: with what is added, the longest name that a file system takes is not passed.
-    return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
-
-
-@contextmanager
-def _whole_or_absent(parts: Mapping[str, tuple[Path, Path]]) -> Iterator[None]:
-    """Leave no half-written file behind, whatever happens, also on Ctrl-C."""
-    try:
-        yield
-    except BaseException:
-        for part, _ in parts.values():
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        raise
-
-
-def _output(kind: str, part: Path, final: Path) -> Output:
-    """What is known of a finished file, which is on the disk when this returns."""
-    digest = hashlib.sha256()
-    try:
-        with part.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-            os.fsync(file.fileno())
-            size = file.tell()
-    except OSError as error:
-        raise OutputError(f"{final} cannot be completed: {error.strerror}") from error
-    return Output(kind, final, digest.hexdigest(), size)
-
-
-def _publish(parts: Mapping[str, tuple[Path, Path]]) -> None:
-    """Give finished files their names; whoever sees a name sees a whole file."""
-    for part, final in parts.values():
-        try:
-            os.replace(part, final)
-        except OSError as error:
-            raise OutputError(f"{final} cannot be written: {error.strerror}") from error
 
 
 def _settings(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:

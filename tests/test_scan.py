@@ -14,6 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+import deepscan.publish
 import deepscan.scan
 from deepscan.errors import (
     CorruptError,
@@ -26,7 +27,8 @@ from deepscan.errors import (
     UsageError,
 )
 from deepscan.options import Limits, ScanOptions
-from deepscan.scan import Scanner, analyze_video, check_outputs, scan_paths, scan_video
+from deepscan.publish import check_outputs
+from deepscan.scan import Scanner, analyze_video, scan_paths, scan_video
 from deepscan.sinks.masks import read_masks
 from deepscan.sinks.record import digest_of, manifest_of
 from deepscan.sinks.sink import SINKS
@@ -345,7 +347,7 @@ class Failing:
     where = ""
     error: BaseException = OutputError("no space left")
 
-    def __init__(self, path, scan, *, embed=()):
+    def __init__(self, path, scan):
         self._file = path.open("w")
         self._file.write("half a truth")
         self._fail("open")
@@ -353,7 +355,7 @@ class Failing:
     def write(self, result):
         self._fail("write" if result.frame.index == 7 else "")
 
-    def close(self):
+    def close(self, made=()):
         self._fail("close")
         self._file.close()
 
@@ -371,7 +373,8 @@ class Failing:
 def test_a_sink_that_fails_leaves_nothing(clips, tmp_path, monkeypatch, where, error):
     order = ["overlay", "masks", "failing", "frames", "html", "record"]
     table = {**SINKS, "failing": "tests.test_scan:Failing"}
-    monkeypatch.setattr(deepscan.scan, "SINKS", {kind: table[kind] for kind in order})
+    for module in (deepscan.scan, deepscan.publish):
+        monkeypatch.setattr(module, "SINKS", {kind: table[kind] for kind in order})
     monkeypatch.setattr(Failing, "where", where)
     monkeypatch.setattr(Failing, "error", error)
     threads = threading.active_count()
@@ -431,7 +434,7 @@ def test_nothing_is_overwritten_unasked(clips, tmp_path):
 
 
 def test_a_failed_scan_keeps_the_old_result(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(deepscan.scan, "SINKS", {**SINKS, "failing": "tests.test_scan:Failing"})
+    monkeypatch.setitem(SINKS, "failing", "tests.test_scan:Failing")
     monkeypatch.setattr(Failing, "where", "close")
     target = tmp_path / "r.txt"
     target.write_text("old")

@@ -8,7 +8,7 @@ size (`data.size`), pretraining (`fit.pretrained`), losses (`fit.losses`), the s
 parts of MSCCNet (`fit.changes`: mfa, mscc, graph, coarse, filters, dct_k, band_k, image_head). The
 first row is what the others are compared with.
 
-Finished rows lie in a folder and are not run again while plan, data and code's answer format stay.
+Finished trainings lie in a folder and are not run again while their settings and data stay.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,7 @@ from train.plan import Data, Fit, Sets, data_of, fit_of, make_sets, read_plan
 from train.preface import machine, preface
 from train.table import count, figure, markdown
 
-_FORMAT = 1  # of a row's file
+_FORMAT = 1  # of a training's file
 _MEASURES: dict[Measure, str] = {
     "pixel_accuracy": "pixel ACC",
     "miou": "mIoU",
@@ -112,22 +113,24 @@ def ablate(
     """
     kept.mkdir(parents=True, exist_ok=True)
     made: dict[str, Sets] = {}
-    outcomes: dict[str, list[Outcome]] = {}
     sets: dict[str, Sets] = {}
     for row in plan.rows:
         key = json.dumps(asdict(row.data), sort_keys=True)
         if key not in made:
             made[key] = make_sets(row.data, folder, workers=workers)
         sets[row.name] = made[key]
-        settings = _settings(row, plan, folder, device)
+    outcomes: dict[str, list[Outcome]] = {row.name: [] for row in plan.rows}
+    # Seed after seed: what is there when time runs out is a whole table of fewer seeds.
+    for seed, row in product(plan.seeds, plan.rows):
+        settings = _settings(row, seed, folder, device)
         path = kept / f"{_digest(settings)}.json"
-        if not path.is_file():
-            tell(f"{row.name}: {len(plan.seeds)} x {row.fit.steps} steps")
-            found = [run(row.fit, made[key], seed=seed, device=device) for seed in plan.seeds]
-            _write(path, {"settings": settings, "outcomes": [_plain(one) for one in found]})
+        if path.is_file():
+            tell(f"{row.name}, seed {seed}: is there already")
         else:
-            tell(f"{row.name}: is there already")
-        outcomes[row.name] = [_outcome(one) for one in json.loads(path.read_text())["outcomes"]]
+            tell(f"{row.name}, seed {seed}: {row.fit.steps} steps")
+            outcome = run(row.fit, sets[row.name], seed=seed, device=device)
+            _write(path, {"settings": settings, "outcome": _plain(outcome)})
+        outcomes[row.name].append(_outcome(json.loads(path.read_text())["outcome"]))
     return outcomes, sets
 
 
@@ -210,15 +213,15 @@ def _speed(some: Sequence[Outcome]) -> float:
     return float(np.median([outcome.speed for outcome in some]))
 
 
-def _settings(row: Row, plan: Ablation, folder: Path, device: str) -> dict[str, Any]:
-    """All that decides a row's figures."""
+def _settings(row: Row, seed: int, folder: Path, device: str) -> dict[str, Any]:
+    """All that decides the figures of a row and seed."""
     # Of a data set there is no hash: its place stands in, and who changes it removes the rows.
     source = str(folder.resolve()) if row.data.dataset else data_hash(folder)
     return {
         "format": _FORMAT,
         "data": asdict(row.data),
         "fit": asdict(row.fit),
-        "seeds": list(plan.seeds),
+        "seed": seed,
         "source": source,
         "machine": machine(device),
     }
@@ -255,7 +258,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of faces, or of the plan's data set")],
     out: Annotated[Path, typer.Option(help="Markdown file to write; a CSV file goes beside it")],
     kept: Annotated[
-        Path | None, typer.Option(help="Folder of finished rows; default: runs/PLAN")
+        Path | None, typer.Option(help="Folder of finished trainings; default: runs/PLAN")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that make samples")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,

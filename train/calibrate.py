@@ -35,7 +35,7 @@ from deepscan.faces.crop import cut, square
 from deepscan.models.weights import Card, load_model
 from deepscan.options import ScanOptions
 from deepscan.types import Label
-from deepscan.verdict import Calibration, Scale, Tail, logit
+from deepscan.verdict import Calibration, Scale, Tail, logit, smooth
 from train.clips import film, hold_camera, through_codec
 from train.faces import Person, read_faces
 from train.model_card import model_card
@@ -183,9 +183,11 @@ def fit(
 
 
 def label_of(clip: Clip, calibration: Calibration) -> Label:
-    """What the rule of `deepscan.verdict` says about a clip of one face."""
-    llr = calibration.clip.llr(clip.windows())
-    operating, review = calibration.points(float(len(llr)), still=False)
+    """What the rule of `deepscan.verdict` says about a clip of one face: its sliding window."""
+    times = np.arange(len(clip.logits)) / FRAME_RATE
+    llr = calibration.clip.llr(smooth(times, np.array(clip.logits), calibration.window))
+    looks = max(1.0, len(times) / FRAME_RATE / calibration.window)
+    operating, review = calibration.points(looks, still=False)
     if llr.max() >= operating:
         return Label.MANIPULATED
     return Label.SUSPICIOUS if llr.max() >= review else Label.NO_EVIDENCE

@@ -303,7 +303,7 @@ def main(
     part.replace(out)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=200)  # a file or pipe: columns must not wrap
     console.print(evaluation_table(values["joint"], values["manipulations"]))
     if values["robustness"]:
         console.print(robustness_table(values["robustness"]))

@@ -21,6 +21,7 @@ from train.samples import Samples
 from train.zoo import macs, parameters
 
 IMAGE = "image head"
+ROUNDS = 1000  # of the bootstrap
 Measure = Literal["auc", "accuracy", "pixel_accuracy", "miou", "iou_fake"]
 
 
@@ -134,7 +135,7 @@ def estimate(
     outcomes: Sequence[Outcome], samples: Samples, measure: Measure, of: str | None = None
 ) -> Estimate:
     """A measure with its 95 % interval over people."""
-    return bootstrap(statistic(outcomes, samples, measure, of), samples.groups)
+    return bootstrap(statistic(outcomes, samples, measure, of), samples.groups, rounds=ROUNDS)
 
 
 def difference(
@@ -142,4 +143,4 @@ def difference(
 ) -> Estimate:
     """first less second on the same crops, with the 95 % interval of that difference."""
     one, two = statistic(first, samples, measure), statistic(second, samples, measure)
-    return bootstrap(lambda chosen: one(chosen) - two(chosen), samples.groups)
+    return bootstrap(lambda chosen: one(chosen) - two(chosen), samples.groups, rounds=ROUNDS)

@@ -112,9 +112,10 @@ def measured_samples(
     degraded: bool = True,
     workers: int = 0,
 ) -> Samples:
-    """One pair a picture, forge i mod n for picture i, with exact masks: crops to measure on."""
+    """Each picture through each forge, with exact masks: crops to measure on."""
     cv2.setNumThreads(0)
-    stream = Pairs(people, forges, size=size, seed=_MEASURE_SEED, length=len(people))
+    length = len(people) * len(forges)
+    stream = Pairs(people, forges, size=size, seed=_MEASURE_SEED, length=length)
     made = _Made(stream, "blend", degraded, in_turn=True)
     return _gathered(list(DataLoader(made, batch_size=None, num_workers=workers)))
 
@@ -157,7 +158,7 @@ def dataset_samples(
 class _Made(Dataset[Pair]):
     """Pair i of a stream, with the masks and degradations asked for.
 
-    `in_turn` is picture i with forge i mod n, else both are drawn.
+    `in_turn` is each picture through each forge, else both are drawn.
     """
 
     def __init__(
@@ -175,7 +176,8 @@ class _Made(Dataset[Pair]):
         chosen = int(source[rng.integers(len(source))])
         forge = stream.names[rng.choice(len(stream.names), p=stream.weights)]
         if self.in_turn:
-            chosen, forge = index, sorted(stream.names)[index % len(stream.names)]
+            chosen, number = index % len(stream.people), index // len(stream.people)
+            forge = sorted(stream.names)[number]
         forged = forge_face(stream.people, chosen, forge, rng)
         if self.masks == "annotated":
             forged = _annotated(forged)

@@ -12,6 +12,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -322,7 +323,8 @@ def field_table(table: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> 
             kind = [_trained_on(own[0])] if sourced else []
             extra = [own[0].config.backbone] if backbones else []
             rows.append([f"**{name}, ours**", *extra, *cells, *kind])
-    return markdown([*header, *(["source"] if sourced else [])], rows)
+    note = f"{table['note']}\n\n" if table.get("note") else ""
+    return note + markdown([*header, *(["source"] if sourced else [])], rows)
 
 
 def _printed(row: Mapping[str, Any], column: str) -> str:
@@ -354,42 +356,36 @@ def _trained_on(one: Evaluation) -> str:
 # All together
 
 
-def all_tables(evaluations: Sequence[Evaluation]) -> dict[str, tuple[str, str]]:
-    """Title and Markdown of every table, by its short name."""
-    some = evaluations
+Table = tuple[str, Callable[[Sequence[Evaluation]], str]]  # title, and what writes it
+
+
+def all_tables() -> dict[str, Table]:
+    """Every table by its short name."""
+    modules = ("baseline", "MFA", "MSCC", "MFA + MSCC")
+    filters = ("fixed-dct", "fixed-random", "learnable-dct", "learnable-random", "none")
+    bands = ("k = 2 (N = 4)", "k = 4 (N = 16)", "k = 8 (N = 64)")
     fusions = ("without fused coarse map", "without graph step", "with both")
-    tables = {
-        "A1": ("Within P-FF++, by compression", intra(some)),
-        "A2": ("Within P-FF++, by manipulation", per_manipulation(some)),
-        "A3": ("Across manipulations", cross_manipulation(some)),
-        "A4": ("Across data sets, trained on P-FF++", cross_dataset(some)),
-        "A5": ("Dolos", dolos(some)),
-        "A6": (
-            "Ablation: modules",
-            ablation(some, _modules, ("baseline", "MFA", "MSCC", "MFA + MSCC")),
+    tables: dict[str, Table] = {
+        "A1": ("Within P-FF++, by compression", intra),
+        "A2": ("Within P-FF++, by manipulation", per_manipulation),
+        "A3": ("Across manipulations", cross_manipulation),
+        "A4": ("Across data sets, trained on P-FF++", cross_dataset),
+        "A5": ("Dolos", dolos),
+        "A6": ("Ablation: modules", partial(ablation, variant=_modules, expected=modules)),
+        "A7": ("Ablation: filters", partial(ablation, variant=_filters, expected=filters)),
+        "A8": ("Ablation: number of bands", partial(ablation, variant=_bands, expected=bands)),
+        "A9": (
+            "Ablation: spectral fusion and graph",
+            partial(ablation, variant=_fusion, expected=fusions),
         ),
-        "A7": (
-            "Ablation: filters",
-            ablation(
-                some,
-                _filters,
-                ("fixed-dct", "fixed-random", "learnable-dct", "learnable-random", "none"),
-            ),
-        ),
-        "A8": (
-            "Ablation: number of bands",
-            ablation(some, _bands, ("k = 2 (N = 4)", "k = 4 (N = 16)", "k = 8 (N = 64)")),
-        ),
-        "A9": ("Ablation: spectral fusion and graph", ablation(some, _fusion, fusions)),
         "A10": (
             "Robustness and complexity",
-            robustness(some) + "\n\n" + complexity(some),
+            lambda some: robustness(some) + "\n\n" + complexity(some),
         ),
     }
     for table in read_published():
         source = f", {table['source']}" if "source" in table else ""
-        note = f"{table['note']}\n\n" if table.get("note") else ""
-        tables[table["name"]] = (f"{table['title']}{source}", note + field_table(table, some))
+        tables[table["name"]] = (f"{table['title']}{source}", partial(field_table, table))
     return tables
 
 
@@ -399,7 +395,7 @@ def document(evaluations: Sequence[Evaluation], names: Sequence[str]) -> str:
     Raises:
         UsageError: there is no table of that name.
     """
-    tables = all_tables(evaluations)
+    tables = all_tables()
     unknown = [name for name in names if name not in tables]
     if unknown:
         raise UsageError(f"no table {unknown[0]!r}; there are {', '.join(tables)}")
@@ -412,8 +408,8 @@ def document(evaluations: Sequence[Evaluation], names: Sequence[str]) -> str:
         "Evaluations: " + (", ".join(f"`{one.path.name}`" for one in evaluations) or "none") + ".",
     ]
     parts += [
-        f"## {name}: {title}\n\n{text}"
-        for name, (title, text) in tables.items()
+        f"## {name}: {title}\n\n{write(evaluations)}"
+        for name, (title, write) in tables.items()
         if not names or name in names
     ]
     return "\n\n".join(parts) + "\n"

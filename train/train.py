@@ -174,8 +174,11 @@ def _run(
         while step < last:
             size = schedule.stage_at(step).size
             end = min(last, schedule.end_of_stage(step))
-            config = replace(config, input_size=size)
-            set_input_size(network, size)
+            if config.input_size != size:
+                # Learned images would be replaced, behind the optimiser's back: a recipe with
+                # such filters has one size only.
+                config = replace(config, input_size=size)
+                set_input_size(network, size)
             partial = any(output not in recipe.losses for output in OUTPUTS)
             wrapped = processes.wrap(network, partial=partial)
             pace = _Pace(step, schedule.steps, 2 * schedule.pairs)

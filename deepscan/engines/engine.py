@@ -60,5 +60,6 @@ class Engine(Protocol):
 
 ENGINES: dict[str, str] = {
     "openvino": "deepscan.engines.openvino:OpenVINOEngine",
+    "tensorrt": "deepscan.engines.tensorrt:TensorRTEngine",
     "torch": "deepscan.engines.torch:TorchEngine",
 }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ INPUT, OUTPUTS = "crops", ("scores", "masks")
 PRECISIONS = ("fp32", "fp16", "bf16")
 # 17 is the last opset of TensorRT 8.6. A convolution in bf16 exists from 22 on, TensorRT's from 10.
 OPSETS = {"fp32": 17, "fp16": 17, "bf16": 22}
-KEPT = "kept:"  # begins the name of every operation that stays in fp32
+LOW = "low:"  # begins the name of every operation that left fp32, and of every cast on the border
 
 # The trunk, as the exporter names its parts after the modules.
 TRUNK = ("/network/backbone/", "/network/mfa/", "/network/mscc/head/", "/network/decoder/")
@@ -90,8 +89,8 @@ def export(deployed: Deployed, precision: str = "fp32") -> bytes:
 def lower(model: Any, precision: str) -> Any:
     """The graph with its trunk in fp16 or bf16; the rest stays in fp32.
 
-    Every operation that stays is renamed to begin with `KEPT`, so that a TensorRT which would
-    choose precisions itself can be told.
+    What leaves fp32 is renamed to begin with `LOW`: a TensorRT that chooses precisions itself is
+    told to leave everything else alone.
 
     Raises:
         EngineError: the graph has no trunk as expected, so nothing could be lowered.
@@ -116,7 +115,7 @@ def lower(model: Any, precision: str) -> Any:
                 graph.initializer.append(_weights(values, cast[name, type_], type_))
             else:
                 node = onnx.helper.make_node("Cast", [name], [cast[name, type_]], to=type_)
-                node.name = f"cast:{cast[name, type_]}"
+                node.name = f"{LOW}cast {cast[name, type_]}"
                 nodes.append(node)
         return cast[name, type_]
 
@@ -126,11 +125,11 @@ def lower(model: Any, precision: str) -> Any:
                 if name and name not in low and place < LOWERED[node.op_type]:
                     node.input[place] = as_type(name, kind)
             low.update(node.output)
+            node.name = LOW + node.name
         else:
             for place, name in enumerate(node.input):
                 if name in low:
                     node.input[place] = as_type(name, onnx.TensorProto.FLOAT)
-            node.name = KEPT + node.name
         nodes.append(node)
     if not low:
         raise EngineError(
@@ -206,7 +205,7 @@ def _widened(graph: bytes) -> bytes:
         return onnx.helper.make_node("Cast", [name], [result], to=type_)
 
     for number, node in enumerate(model.graph.node):
-        if node.name.startswith((KEPT, "cast:")):
+        if node.op_type not in LOWERED or not node.name.startswith(LOW):
             nodes.append(node)
             continue
         for place in range(min(len(node.input), LOWERED[node.op_type])):
@@ -239,20 +238,13 @@ def import_onnx() -> Any:
     return onnx
 
 
-def code_parts() -> Iterator[bytes]:
-    """The code that a graph comes from: it changes without the weights."""
+def code_digest() -> str:
+    """SHA-256 of the code that a graph comes from: it changes without the weights."""
     from deepscan.models import weights
 
-    yield Path(__file__).read_bytes()
+    found = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted(Path(weights.__file__).parent.glob("*.py")):
-        yield path.read_bytes()
-
-
-def digest(parts: Iterator[bytes]) -> str:
-    """SHA-256 over some bytes."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part)
+        found.update(path.read_bytes())
     return found.hexdigest()
 
 

@@ -10,25 +10,21 @@ from typing import Any
 
 from deepscan.engines.engine import ENGINES, Engine
 from deepscan.engines.machine import Machine, look_around
-from deepscan.engines.parity import (
-    TOLERANCES,
-    Parity,
-    compare,
-    complaints,
-    keep_parity,
-    kept_parity,
-)
+from deepscan.engines.parity import Parity, compare, complaints, keep_parity, kept_parity
+from deepscan.engines.recipe import tolerance_of
 from deepscan.errors import EngineError, UsageError
 from deepscan.models.weights import FOLDER, Card, read_card
 
 logger = logging.getLogger(__name__)
 
 DEVICES = ("cpu", "cuda")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = {"openvino": ("fp32", "bf16"), "tensorrt": ("fp16", "bf16", "fp32")}
+PLAIN_PRECISIONS = ("fp32", "bf16")  # of every other runtime
 NAMES_HELP = (
-    "auto, or RUNTIME[-DEVICE][-PRECISION]: torch or openvino; cpu or cuda; fp32 or bf16. "
-    "Examples: openvino, openvino-bf16, torch-cpu-fp32. What is left out is chosen to fit the "
-    "machine. A named engine runs or fails; only auto looks for another."
+    "auto, or RUNTIME[-DEVICE][-PRECISION]: torch, openvino or tensorrt; cpu or cuda; fp32, bf16 "
+    "or, with tensorrt, fp16. Examples: openvino, openvino-bf16, torch-cpu-fp32, tensorrt. What is "
+    "left out is chosen to fit the machine. A named engine runs or fails; only auto looks for "
+    "another."
 )
 REFERENCE = "torch-cpu-fp32"
 
@@ -57,8 +53,9 @@ def load_engine(
 
     Args:
         name: RUNTIME[-DEVICE][-PRECISION], such as "openvino", "openvino-bf16", "torch-cuda" or
-            "torch-cpu-fp32" (the names in records too); "auto" takes torch on CUDA, else OpenVINO,
-            else torch on the CPU, and says in `info.reason` why.
+            "torch-cpu-fp32" (the names in records too); "auto" takes a TensorRT engine that was
+            built for just this machine, else torch on CUDA, else OpenVINO, else torch on the CPU,
+            and says in `info.reason` why. "tensorrt" builds its engine if there is none.
         model: a model whose card and weights lie in `folder`.
         folder: where models lie; by default those that ship.
         threads: CPU threads; by default one for each core (torch: its own setting).
@@ -77,9 +74,10 @@ def load_engine(
     if wanted is not None:
         return build(wanted, card, machine, "asked for", threads=threads)
     refused: list[str] = []
-    for choice, reason in candidates(machine):
+    for choice, reason in candidates(machine, card):
+        why = "; ".join([reason, *refused])
         try:
-            engine = build(choice, card, machine, "; ".join([reason, *refused]), threads=threads)
+            engine = build(choice, card, machine, why, threads=threads, patient=False)
         except EngineError as error:
             logger.warning("auto: %s", error)
             refused.append(f"{choice.name} refused: {error}")
@@ -89,15 +87,26 @@ def load_engine(
     raise EngineError("no engine runs here: " + "; ".join(refused))
 
 
-def candidates(machine: Machine) -> list[tuple[Choice, str]]:
+def candidates(machine: Machine, card: Card | None = None) -> list[tuple[Choice, str]]:
     """What "auto" tries, in this order, and why.
 
-    On CUDA and as a last resort fp32 is taken: there the face search is the slower part, and here
-    nothing is surer than the reference itself.
+    TensorRT only if its engine for `card` lies ready. With torch on CUDA and as a last resort fp32
+    is taken: there the face search is the slower part, and here nothing is surer than the reference
+    itself.
     """
     found = []
     lacks = "no CUDA device"
     if machine.cuda is not None:
+        if card is not None:
+            tensorrt = engine_class("tensorrt")
+            found += [
+                (
+                    Choice("tensorrt", device, precision),
+                    f"auto: built for the CUDA device {machine.cuda}",
+                )
+                for device, precision in tensorrt.CHOICES
+                if tensorrt.is_kept(card, machine, precision)
+            ]
         found.append((Choice("torch", "cuda", "fp32"), f"auto: CUDA device {machine.cuda}"))
         lacks = "the CUDA device was refused"
     if machine.has_bf16:
@@ -116,13 +125,9 @@ def parse_name(name: str) -> Choice:
         EngineError: no engine can have this name.
     """
     runtime, *rest = name.split("-")
-    if runtime == "tensorrt":
-        raise EngineError(
-            "engine tensorrt: deepscan does not run TensorRT engines. On an NVIDIA GPU use "
-            "--engine torch-cuda"
-        )
     device = rest.pop(0) if rest and rest[0] in DEVICES else None
-    precision = rest.pop(0) if rest and rest[0] in PRECISIONS else None
+    precisions = PRECISIONS.get(runtime, PLAIN_PRECISIONS)
+    precision = rest.pop(0) if rest and rest[0] in precisions else None
     if runtime not in ENGINES or rest:
         raise EngineError(f"no engine {name!r}. Give {NAMES_HELP}")
     return Choice(runtime, device, precision)
@@ -133,32 +138,41 @@ def engine_class(runtime: str) -> Any:
 
     Beyond the contract such a class has `CHOICES`, its (device, precision) pairs, best first; a
     constructor `(card, machine, *, device, precision, threads)` that raises `EngineError` where it
-    cannot run; and `fingerprint`, a string that changes with all that its numbers depend on.
+    cannot run; and `fingerprint`, a string that changes with all that its numbers depend on. Where
+    the constructor may take minutes there is also `kept`, with the same arguments, which takes what
+    was built earlier or raises `EngineError`.
     """
     module, _, attribute = ENGINES[runtime].partition(":")
     return getattr(import_module(module), attribute)
 
 
 def build(
-    choice: Choice, card: Card, machine: Machine, reason: str, *, threads: int | None = None
+    choice: Choice,
+    card: Card,
+    machine: Machine,
+    reason: str,
+    *,
+    threads: int | None = None,
+    patient: bool = True,
 ) -> Engine:
     """Set up one engine and compare it with the reference, or take the figures from the cache.
+
+    Without patience an engine that would have to be built for minutes first is an error.
 
     Raises:
         EngineError: it does not run here, or is out of tolerance.
         ModelError: the weights are missing, damaged or of another network.
     """
-    engine = engine_class(choice.runtime)(
-        card, machine, device=choice.device, precision=choice.precision, threads=threads
-    )
+    engine = set_up(choice, card, machine, threads=threads, patient=patient)
     info = replace(engine.info, reason=reason)
     if engine.name != REFERENCE:
         try:
             parity = kept_parity(engine.fingerprint)
             if parity is None:
-                parity = _measure(engine, card, machine)
-                keep_parity(engine.fingerprint, parity)
-            found = complaints(parity, TOLERANCES[engine.name.rpartition("-")[2]])
+                parity = measure(engine, card, machine)
+                keep_parity(engine.fingerprint, parity, engine.name, card.name)
+            precision = engine.name.rpartition("-")[2]
+            found = complaints(parity, tolerance_of(card.name, choice.runtime, precision))
             if found:
                 raise EngineError(
                     f"engine {engine.name} does not agree with {REFERENCE}: {'; '.join(found)}. "
@@ -177,7 +191,22 @@ def build(
     return built
 
 
-def _measure(engine: Engine, card: Card, machine: Machine) -> Parity:
+def set_up(
+    choice: Choice,
+    card: Card,
+    machine: Machine,
+    *,
+    threads: int | None = None,
+    patient: bool = True,
+) -> Any:
+    """One engine, not yet proven; raises as `build` does."""
+    found = engine_class(choice.runtime)
+    make = found if patient else getattr(found, "kept", found)
+    return make(card, machine, device=choice.device, precision=choice.precision, threads=threads)
+
+
+def measure(engine: Engine, card: Card, machine: Machine) -> Parity:
+    """Compare an engine with the reference now, whatever the cache says."""
     reference = engine_class("torch")(card, machine, device="cpu", precision="fp32")
     try:
         return compare(engine, reference)

@@ -55,6 +55,8 @@ class Tolerance:
 TOLERANCES = {
     # Another order of the same sums: measured 1e-7 to 1e-6. More is another computation.
     "fp32": Tolerance(1e-3, 1e-4, 0.95, 5e-3),
+    # Eleven significant bits: measured 7e-4 for scores and 1e-3 for masks.
+    "fp16": Tolerance(5e-3, 1e-3, 0.90, 0.03),
     # Eight significant bits in each of some 25 layers: measured 1e-3 to 5e-3 for scores. 0.02 at a
     # score of 0.5 is 0.08 of log-likelihood ratio; a verdict needs several units.
     "bf16": Tolerance(0.02, 0.005, 0.90, 0.10),
@@ -159,10 +161,13 @@ def kept_parity(fingerprint: str) -> Parity | None:
         return None
 
 
-def keep_parity(fingerprint: str, parity: Parity) -> None:
-    """Keep the figures for the next start."""
+def keep_parity(fingerprint: str, parity: Parity, engine: str = "", model: str = "") -> None:
+    """Keep the figures for the next start, and for people of which engine and model they are."""
     facts = _facts(fingerprint)
-    write_entry(cache_folder(), key_of(facts), facts, json.dumps(asdict(parity)).encode())
+    about = json.dumps({"engine": engine, "model": model, "fingerprint": fingerprint})
+    write_entry(
+        cache_folder(), key_of(facts), facts, json.dumps(asdict(parity)).encode(), about.encode()
+    )
 
 
 def selftest_scores(engine: Engine) -> list[float]:

@@ -26,7 +26,7 @@ class FramesSink:
     suffix: ClassVar[str] = ".frames.jsonl"
     needs_images: ClassVar[bool] = False
 
-    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+    def __init__(self, path: Path, scan: Scan) -> None:
         self._path = path
         video = scan.verdict.video
         base = video.time_base if video else None
@@ -51,7 +51,7 @@ class FramesSink:
         """
         self._line(line_of(result))
 
-    def close(self) -> None:
+    def close(self, made: tuple[Output, ...] = ()) -> None:
         """Complete the file.
 
         Raises:

@@ -42,10 +42,9 @@ class HtmlSink:
     suffix: ClassVar[str] = ".html"
     needs_images: ClassVar[bool] = True
 
-    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+    def __init__(self, path: Path, scan: Scan) -> None:
         self._path = path
         self._scan = scan
-        self._embed = embed
         verdict = scan.verdict
         self._length = length_of(verdict)
         self._tracks = sorted(verdict.tracks, key=lambda track: _rank(track, verdict))[:TRACKS]
@@ -75,13 +74,13 @@ class HtmlSink:
             line.add(time, None)
             self._portray(track_id, 0.0, square(unscored.face.box, 1.3), result)
 
-    def close(self) -> None:
+    def close(self, made: tuple[Output, ...] = ()) -> None:
         """Write the page.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        page = self._page()
+        page = self._page(made)
         try:
             self._path.write_text(page, encoding="utf-8", newline="\n")
         except OSError as error:
@@ -103,7 +102,7 @@ class HtmlSink:
             picture = thumbnail(result.frame.image, box, PORTRAIT)
             self._portraits[track_id] = _Portrait(quality, picture)
 
-    def _page(self) -> str:
+    def _page(self, made: tuple[Output, ...]) -> str:
         from jinja2 import Environment, StrictUndefined
 
         # `autoescape` for every template whatever its name: all that comes from the input is text.
@@ -116,7 +115,7 @@ class HtmlSink:
         source = resources.files("deepscan.sinks").joinpath("report.html.j2")
         template = environment.from_string(source.read_text(encoding="utf-8"))
         scan, verdict = self._scan, self._scan.verdict
-        record = record_of(scan, self._embed)
+        record = record_of(scan, made)
         words = wording.wording_of(verdict)
         intervals = sorted(verdict.intervals, key=lambda each: (ORDER[each.label], -each.score))
         return template.render(
@@ -138,7 +137,7 @@ class HtmlSink:
             shots=[_shown(shot) for shot in self._shots.strongest()],
             bars=bars_of(verdict.coverage),
             provenance=provenance_of(scan),
-            links=[_link(output) for output in self._embed],
+            links=[_link(output) for output in made],
             digest=record["digest"],
         )
 

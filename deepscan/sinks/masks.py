@@ -36,7 +36,7 @@ class MaskSink:
     suffix: ClassVar[str] = ".masks.mkv"
     needs_images: ClassVar[bool] = False
 
-    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+    def __init__(self, path: Path, scan: Scan) -> None:
         self._path = path
         self._video = scan.verdict.video
         self._writer: VideoWriter | None = None
@@ -55,7 +55,7 @@ class MaskSink:
         levels = to_levels(result, self._video.height, self._video.width)
         self._writer.write(levels, result.frame.pts)
 
-    def close(self) -> None:
+    def close(self, made: tuple[Output, ...] = ()) -> None:
         """Complete the file.
 
         Raises:

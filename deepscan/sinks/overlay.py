@@ -28,7 +28,7 @@ class OverlaySink:
     suffix: ClassVar[str] = ".mp4"
     needs_images: ClassVar[bool] = True
 
-    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+    def __init__(self, path: Path, scan: Scan) -> None:
         self._path = path
         self._scan = scan
         self._open: tuple[Canvas, VideoWriter] | None = None
@@ -42,7 +42,7 @@ class OverlaySink:
         canvas, writer = self._open or self._begin()
         writer.write(canvas.paint(result), result.frame.pts)
 
-    def close(self) -> None:
+    def close(self, made: tuple[Output, ...] = ()) -> None:
         """Complete the file.
 
         Raises:

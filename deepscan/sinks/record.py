@@ -53,21 +53,20 @@ class RecordSink:
     suffix: ClassVar[str] = ".json"
     needs_images: ClassVar[bool] = False
 
-    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None:
+    def __init__(self, path: Path, scan: Scan) -> None:
         self._path = path
         self._scan = scan
-        self._outputs = embed
 
     def write(self, result: FrameResult) -> None:
         """Nothing to take from it: all is in the scan already."""
 
-    def close(self) -> None:
+    def close(self, made: tuple[Output, ...] = ()) -> None:
         """Write the record.
 
         Raises:
             OutputError: the file cannot be written, or a number in it is no number.
         """
-        write_record(self._path, record_of(self._scan, self._outputs, host=host_facts()))
+        write_record(self._path, record_of(self._scan, made, host=host_facts()))
 
     def abort(self) -> None:
         """Nothing is held."""

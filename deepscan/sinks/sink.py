@@ -18,14 +18,13 @@ class Sink(Protocol):
     `suffix` is what the file's name ends with. `needs_images` is False if the sink never looks at
     `FrameResult.frame.image`, which then may be empty.
 
-    The constructor takes `(path, scan, *, embed)`: `scan` with its verdict, `embed` the files that
-    sinks before it have finished, under their final names, for those that list them.
+    The constructor takes the path and the scan with its verdict.
     """
 
     suffix: ClassVar[str]
     needs_images: ClassVar[bool]
 
-    def __init__(self, path: Path, scan: Scan, *, embed: tuple[Output, ...] = ()) -> None: ...
+    def __init__(self, path: Path, scan: Scan) -> None: ...
 
     def write(self, result: FrameResult) -> None:
         """Take the next frame's result, in order.
@@ -35,8 +34,11 @@ class Sink(Protocol):
         """
         ...
 
-    def close(self) -> None:
+    def close(self, made: tuple[Output, ...] = ()) -> None:
         """Complete the file; also after zero frames.
+
+        `made` are the files that sinks before it have finished, under their final names, for those
+        that list them.
 
         Raises:
             OutputError: the file cannot be written.

@@ -43,6 +43,8 @@ def test_auto_follows_the_machine(here, names):
         ("openvino-bf16", Choice("openvino", None, "bf16")),
         ("torch-cpu", Choice("torch", "cpu")),
         ("torch-cuda-bf16", Choice("torch", "cuda", "bf16")),
+        ("tensorrt", Choice("tensorrt")),
+        ("tensorrt-cuda-fp16", Choice("tensorrt", "cuda", "fp16")),
     ],
 )
 def test_names_are_runtime_device_precision(name, choice):
@@ -51,16 +53,19 @@ def test_names_are_runtime_device_precision(name, choice):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "onnx", "torch-", "torch-fp16", "torch-bf16-cpu", "cpu", "AUTO", "openvino-fp32-x"]
+    "name", ["", "onnx", "torch-", "torch-fp16", "openvino-fp16", "torch-bf16-cpu", "cpu", "AUTO", "openvino-fp32-x"]
 )
 def test_other_names_are_refused(name, models):
     with pytest.raises(EngineError, match="no engine"):
         load_engine(name, "tiny", folder=models)
 
 
-def test_tensorrt_says_what_to_use_instead(models):
-    with pytest.raises(EngineError, match="--engine torch-cuda"):
+def test_tensorrt_says_what_it_lacks(models, monkeypatch):
+    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    with pytest.raises(EngineError, match="no CUDA device.*--engine auto"):
         load_engine("tensorrt", "tiny", folder=models)
+    with pytest.raises(EngineError, match="only CUDA"):
+        load_engine("tensorrt-cpu", "tiny", folder=models)
 
 
 def test_no_threads_is_a_wrong_use(models):

@@ -99,11 +99,11 @@ def parsed(page: str) -> Seen:
     return reader.seen
 
 
-def page_of(path: Path, scan: Scan, *, frames: int = 25, embed: tuple[Output, ...] = ()) -> str:
-    sink = HtmlSink(path, scan, embed=embed)
+def page_of(path: Path, scan: Scan, *, frames: int = 25, made: tuple[Output, ...] = ()) -> str:
+    sink = HtmlSink(path, scan)
     for result in build.results(scan, frames=frames):
         sink.write(result)
-    sink.close()
+    sink.close(made)
     return path.read_text(encoding="utf-8")
 
 
@@ -138,8 +138,8 @@ def test_page_says_verdict_meaning_and_limits(label: Label, tmp_path: Path) -> N
 
 def test_page_shows_the_digest_of_the_record(tmp_path: Path) -> None:
     scan = scan_of()
-    page = page_of(tmp_path / "p.html", scan, embed=OUTPUTS)
-    sink = RecordSink(tmp_path / "r.json", scan, embed=OUTPUTS)
+    page = page_of(tmp_path / "p.html", scan, made=OUTPUTS)
+    sink = RecordSink(tmp_path / "r.json", scan)
     for result in build.results(scan):
         sink.write(result)
     sink.close()
@@ -147,7 +147,7 @@ def test_page_shows_the_digest_of_the_record(tmp_path: Path) -> None:
 
 
 def test_headings_nest_without_gaps(tmp_path: Path) -> None:
-    levels = parsed(page_of(tmp_path / "p.html", scan_of(), embed=OUTPUTS)).headings
+    levels = parsed(page_of(tmp_path / "p.html", scan_of(), made=OUTPUTS)).headings
     assert levels.count(1) == 1 and levels[0] == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
@@ -164,7 +164,7 @@ def test_every_picture_is_a_jpeg_in_the_page(tmp_path: Path) -> None:
 
 def test_outputs_are_linked_relatively_with_their_hashes(tmp_path: Path) -> None:
     odd = Output("masks", Path("out/a b#?%:é.mkv"), "c" * 64, 1)
-    seen = parsed(page_of(tmp_path / "p.html", scan_of(), embed=(*OUTPUTS, odd)))
+    seen = parsed(page_of(tmp_path / "p.html", scan_of(), made=(*OUTPUTS, odd)))
     assert seen.links[:2] == ["./clip.overlay.mp4", "./clip.masks.mkv"]
     assert seen.links[2] == "./a%20b%23%3F%25%3A%C3%A9.mkv"
     assert all(output.sha256 in seen.text for output in OUTPUTS)
@@ -227,7 +227,7 @@ def test_nothing_from_the_input_becomes_markup(name: str, tmp_path: Path) -> Non
     def made(text: str) -> Seen:
         path = tmp_path / "p.html"
         output = Output("masks", Path("out") / text, "c" * 64, 1)
-        HtmlSink(path, hostile_scan(text), embed=(output,)).close()
+        HtmlSink(path, hostile_scan(text)).close((output,))
         return parsed(path.read_text(encoding="utf-8"))
 
     plain, hostile = made("plain"), made(name)
@@ -528,7 +528,7 @@ def test_browser_shows_the_page(
 ) -> None:
     name = "a-very-long-name-without-any-place-to-break-" * 4 + "<b>.mp4"
     scan = replace(scan_of(label, faces), path=Path(name))
-    page_of(tmp_path / "p.html", scan, embed=OUTPUTS)
+    page_of(tmp_path / "p.html", scan, made=OUTPUTS)
     browser.ask(
         "Emulation.setDeviceMetricsOverride",
         width=width,
@@ -566,7 +566,7 @@ def test_browser_shows_the_page(
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_light_and_dark(browser: Browser, tmp_path: Path, scheme: str) -> None:
-    page_of(tmp_path / "p.html", scan_of(), embed=OUTPUTS)
+    page_of(tmp_path / "p.html", scan_of(), made=OUTPUTS)
     browser.ask(
         "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
     )

@@ -54,11 +54,10 @@ def scan_of(label: Label = Label.MANIPULATED) -> Scan:
 
 
 def written(path: Path, scan: Scan, offset: int = 0) -> dict[str, Any]:
-    sink = RecordSink(path, scan, embed=OUTPUTS)
+    sink = RecordSink(path, replace(scan, first_pts=offset))
     for result in build.results(scan, images=False):
-        moved = replace(result.frame, pts=result.frame.pts + offset)
-        sink.write(replace(result, frame=moved))
-    sink.close()
+        sink.write(result)
+    sink.close(OUTPUTS)
     found: dict[str, Any] = json.loads(path.read_bytes().decode("utf-8"))
     return found
 

@@ -9,7 +9,7 @@ import torch
 
 from deepscan.errors import UsageError
 from tests.train.test_compare import draw_faces, invoke
-from train import ablate
+from train import ablate, measure
 
 PLAN = """
 seeds = [1]
@@ -29,13 +29,15 @@ name = "whole"
 name = "without MSCC"
 fit.changes = { mscc = false }
 [[rows]]
-name = "smaller"
-data.size = 16
+name = "larger"
+data.size = 64
 """
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def small(monkeypatch):
+    """One thread and a short bootstrap: enough to see that the figures are there."""
+    monkeypatch.setattr(measure, "ROUNDS", 20)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -92,44 +94,49 @@ def test_the_command_tables_all_rows_and_does_not_run_them_twice(faces, tmp_path
     assert first.output.count("2 steps") == 3
     text = out.read_text()
     assert text.startswith("# Ablation tiny\n")
-    for name in ("whole", "without MSCC", "smaller"):
+    for name in ("whole", "without MSCC", "larger"):
         assert f"| {name} |" in text
     with out.with_suffix(".csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["variant"] for row in rows] == ["whole", "without MSCC", "smaller"]
+    assert [row["variant"] for row in rows] == ["whole", "without MSCC", "larger"]
     assert int(rows[1]["parameters"]) < int(rows[0]["parameters"]) == int(rows[2]["parameters"])
-    assert int(rows[2]["macs"]) < int(rows[0]["macs"])
+    assert int(rows[2]["macs"]) > int(rows[0]["macs"])
     for row in rows:
         assert float(row["auc_low"]) <= float(row["auc"]) <= float(row["auc_high"])
 
-    plan.write_text(PLAN.replace('"smaller"\ndata.size = 16', '"longer"\nfit.steps = 3'))
+    plan.write_text(PLAN.replace('"larger"\ndata.size = 64', '"longer"\nfit.steps = 3'))
     second = invoke(ablate.main, *arguments)
     assert second.exit_code == 0, second.output
-    assert second.output.count("is there already") == 2 and "longer: 1 x 3 steps" in second.output
+    assert (
+        second.output.count("is there already") == 2 and "longer, seed 1: 3 steps" in second.output
+    )
     with out.with_suffix(".csv").open(newline="") as file:
         again = list(csv.DictReader(file))
     assert again[:2] == rows[:2]
 
 
-def test_a_broken_run_leaves_no_half_row(faces, tmp_path, monkeypatch):
+def test_a_run_that_broke_off_goes_on_where_it_was(faces, tmp_path, monkeypatch):
     plan = ablate.ablation_of(
         {
             "seeds": [1, 2],
             "data": {"size": 32, "pairs": 6, "forges": {"self-blend": 1.0}},
             "fit": {"steps": 1, "batch": 4, "warmup": 1, "bf16": False},
-            "rows": [{"name": "a"}],
+            "rows": [{"name": "a"}, {"name": "b", "fit": {"changes": {"graph": False}}}],
         }
     )
-    calls = []
+    begun = []
 
-    def broken(*arguments, seed, **options):
-        calls.append(seed)
-        if seed == 2:
+    def counted(*arguments, seed, **options):
+        begun.append(seed)
+        if len(begun) == 2:
             raise KeyboardInterrupt
-        return ablate_run(*arguments, seed=seed, **options)
+        return run(*arguments, seed=seed, **options)
 
-    ablate_run = ablate.run
-    monkeypatch.setattr(ablate, "run", broken)
+    run = ablate.run
+    monkeypatch.setattr(ablate, "run", counted)
     with pytest.raises(KeyboardInterrupt):
         ablate.ablate(plan, faces, tmp_path)
-    assert calls == [1, 2] and list(tmp_path.iterdir()) == []
+    assert len(list(tmp_path.iterdir())) == 1  # the first; nothing of the one that broke
+    outcomes, _ = ablate.ablate(plan, faces, tmp_path)
+    assert begun == [1, 1, 1, 2, 2]  # a and b of seed 1, b again, then seed 2
+    assert {name: len(some) for name, some in outcomes.items()} == {"a": 2, "b": 2}

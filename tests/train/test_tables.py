@@ -113,10 +113,10 @@ def test_ablations_go_by_the_configuration(tmp_path):
         evaluation(tmp_path / "a.json", dataset="pixel-faceforensics", config=bare, sha="1" * 8),
         evaluation(tmp_path / "b.json", dataset="pixel-faceforensics", config=wide, sha="2" * 8),
     )
-    all_of_them = tables.all_tables(found)
+    all_of_them = tables.all_tables()
 
     def variants(name):
-        rows = rows_of(all_of_them[name][1])
+        rows = rows_of(all_of_them[name][1](found))
         return {row[0][6:14]: row[1] for row in rows if row[0].startswith("ours")}
 
     assert variants("A6") == {"11111111": "baseline", "22222222": "MFA + MSCC"}

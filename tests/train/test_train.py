@@ -38,7 +38,7 @@ LOSSES = {"image": {"ce": 1.0}, "mask": {"ce": 1.0, "dice": 0.5}, "coarse": {"ce
 TINY = {"channels": 16, "dct_k": 4}
 SCHEDULE = Schedule(
     stages=(Stage(32, 4), Stage(64, 2)), pairs=2, learning_rate=1e-3, weight_decay=0.05,
-    warmup=1, clip=5.0, ema=0.9, validate_every=2,
+    warmup=1, clip=5.0, ema=0.9, validate_every=0,
 )  # fmt: skip
 FACES = Recipe(
     "msccnet-s", 5, SCHEDULE, {"self-blend": 1.0}, None, LOSSES, precision="fp32", network=TINY
@@ -93,6 +93,8 @@ def rows(out: Path) -> list[dict[str, str]]:
 def test_a_run_that_stops_and_goes_on_is_an_unbroken_one(
     recipe: Recipe, data: Path, tmp_path: Path
 ) -> None:
+    # A validation in between must not shift what comes after it.
+    recipe = replace(recipe, schedule=replace(recipe.schedule, validate_every=3))
     whole = go(recipe, data, tmp_path / "whole")
     assert go(recipe, data, tmp_path / "broken", until=1) is None
     assert go(recipe, data, tmp_path / "broken", until=3) is None
@@ -123,7 +125,8 @@ def test_learned_filters_go_on_too(data: Path, tmp_path: Path) -> None:
     assert whole is not None and broken is not None
     assert equal_files(whole, broken)
     learned = load_file(whole)["mscc.filter.weight"]
-    assert not torch.equal(learned, training.build(recipe.config).mscc.filter.weight)
+    start = training.build(recipe.config).mscc.filter.weight.detach()
+    assert 1e-4 < float((learned - start).abs().max()) < 0.1
 
 
 def test_the_seed_decides(data: Path, tmp_path: Path) -> None:
@@ -150,8 +153,7 @@ def test_a_run_leaves_a_log_and_curves(data: Path, tmp_path: Path) -> None:
     go(FACES, data, tmp_path)
     steps = [(row["step"], bool(row["loss"]), bool(row["auc"])) for row in rows(tmp_path)]
     assert steps == [
-        ("2", False, True), ("4", True, False), ("4", False, True),
-        ("6", True, False), ("6", False, True),
+        ("4", True, False), ("6", True, False), ("6", False, True),
     ]  # fmt: skip
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture is not None and picture.shape == (600, 1000, 3) and picture.std() > 10
@@ -169,7 +171,7 @@ def test_steps_after_the_checkpoint_are_logged_anew(data: Path, tmp_path: Path) 
     with (tmp_path / "log.csv").open("a") as file:
         file.write("1.0,20,32,0.5,0.001,9.0,,\n1.0,40,3")  # a process that died while writing
     go(FACES, data, tmp_path)
-    assert [row["step"] for row in rows(tmp_path)] == ["2", "3", "4", "4", "6", "6"]
+    assert [row["step"] for row in rows(tmp_path)] == ["3", "4", "6", "6"]
 
 
 def test_an_interrupted_run_saves_where_it_stands(

@@ -1,0 +1,185 @@
+"""Measures every engine that runs here, one after the other in turns, in one run.
+
+Machines have other work to do: engines take turns, so that a busy moment meets all of them, and
+CPU time stands beside wall time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepscan import __version__
+from deepscan.engines.engine import ENGINES, Engine
+from deepscan.engines.load import REFERENCE, Choice, build, engine_class
+from deepscan.engines.machine import Machine, look_around
+from deepscan.engines.parity import probe
+from deepscan.errors import DeepscanError, EngineError
+from deepscan.models.weights import FOLDER, Card, read_card
+
+ROUNDS = 7
+SECONDS = 0.3  # that one engine runs in one round and batch
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast one engine is with one batch; medians over the rounds.
+
+    `crops_per_second` by the clock, `cpu_ms_per_crop` milliseconds of CPU time over all threads.
+    `speedup` and `cpu_speedup` are the ratios to torch in fp32 at the same batch. `lowest` and
+    `highest` are the slowest and fastest round in crops a second.
+    """
+
+    engine: str
+    batch: int
+    crops_per_second: float
+    lowest: float
+    highest: float
+    cpu_ms_per_crop: float
+    speedup: float
+    cpu_speedup: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One run over all engines; `absent` says of each that did not run why. `load` is the system's
+    load average over one minute before and after the run, None where it does not tell."""
+
+    model: str
+    input_size: int
+    machine: Machine
+    threads: int | None
+    versions: dict[str, str]
+    load: tuple[float, float] | None
+    paces: tuple[Pace, ...]
+    absent: dict[str, str]
+
+    def values(self) -> dict[str, Any]:
+        """Everything as plain values for JSON."""
+        return {"kind": "deepscan-bench", **asdict(self)}
+
+
+def bench(
+    model: str = "msccnet-s",
+    batches: Iterable[int] = (1, 8),
+    *,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    threads: int | None = None,
+    folder: Path = FOLDER,
+) -> Bench:
+    """Measure every engine that runs here and agrees with torch.
+
+    TensorRT takes part with the engines that are built. A batch above an engine's largest is left
+    out for it.
+
+    Raises:
+        EngineError: not even the reference runs.
+        ModelError: the model is missing or damaged.
+    """
+    card, machine, before = read_card(model, folder), look_around(), _load()
+    engines, absent = _engines(card, machine, threads)
+    sizes = sorted(set(batches))
+    crops = probe(card.info.input_size)
+    runs: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    try:
+        for turn in range(rounds + 1):
+            for size in sizes:
+                batch = np.concatenate([crops] * (-(-size // len(crops))))[:size]
+                for engine in engines:
+                    if size > engine.max_batch:
+                        continue
+                    # The first turn sets up what is lazy.
+                    found = _run(engine, batch, seconds if turn else 0.0)
+                    if turn:
+                        runs.setdefault((engine.name, size), []).append(found)
+    finally:
+        for engine in engines:
+            engine.close()
+    after = _load()
+    return Bench(
+        model,
+        card.info.input_size,
+        machine,
+        threads,
+        _versions(),
+        None if before is None or after is None else (before, after),
+        tuple(_pace(name, size, runs) for name, size in runs),
+        absent,
+    )
+
+
+def _engines(
+    card: Card, machine: Machine, threads: int | None
+) -> tuple[list[Engine], dict[str, str]]:
+    found: list[Engine] = []
+    absent = {}
+    for runtime in ENGINES:
+        for device, precision in engine_class(runtime).CHOICES:
+            choice = Choice(runtime, device, precision)
+            try:
+                engine = build(choice, card, machine, "bench", threads=threads, patient=False)
+                found.append(engine)
+            except DeepscanError as error:
+                absent[choice.name] = str(error)
+    if REFERENCE not in [engine.name for engine in found]:
+        for engine in found:
+            engine.close()
+        raise EngineError(f"nothing to compare with: {absent[REFERENCE]}")
+    return found, absent
+
+
+def _run(engine: Engine, crops: NDArray[np.uint8], seconds: float) -> tuple[float, float]:
+    """Judge the same batch again and again: crops a second, and CPU seconds a crop."""
+    wall, cpu, judged = time.perf_counter(), time.process_time(), 0
+    while not judged or time.perf_counter() - wall < seconds:
+        engine.predict(crops)
+        judged += len(crops)
+    return judged / (time.perf_counter() - wall), (time.process_time() - cpu) / judged
+
+
+def _pace(name: str, size: int, runs: dict[tuple[str, int], list[tuple[float, float]]]) -> Pace:
+    def middle(engine: str) -> tuple[float, float]:
+        rates, costs = zip(*runs[engine, size], strict=True)
+        return median(rates), median(costs)
+
+    (rate, cost), (theirs, their_cost) = middle(name), middle(REFERENCE)
+    rates = [each for each, _ in runs[name, size]]
+    return Pace(
+        name,
+        size,
+        round(rate, 1),
+        round(min(rates), 1),
+        round(max(rates), 1),
+        round(cost * 1e3, 2),
+        round(rate / theirs, 2),
+        round(their_cost / max(cost, 1e-9), 2),
+    )
+
+
+def _load() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (OSError, AttributeError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"deepscan": __version__, "torch": torch.__version__}
+    for package in ("openvino", "tensorrt"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

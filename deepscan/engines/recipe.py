@@ -1,0 +1,176 @@
+"""Recipes: what to build for which model, and how far it may be from torch. Ten lines of TOML.
+
+A recipe is named after what it makes, MODEL-RUNTIME-PRECISION, so an engine finds its own.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from deepscan.engines.engine import ENGINES
+from deepscan.engines.parity import TOLERANCES, Tolerance
+from deepscan.errors import EngineError, UsageError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_INSTALLED = _PACKAGE / "recipes"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "engines"
+"""Where the recipes that ship lie; in a source tree that is the shelf itself."""
+
+PROFILED = ("tensorrt",)  # runtimes that are built for a range of batches
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Crops at once: `min` and `max` bound what an engine takes, it is tuned for `opt`."""
+
+    min: int
+    opt: int
+    max: int
+
+    def ladder(self) -> tuple[int, ...]:
+        """The batches that are really run: others are filled up to the next of these."""
+        steps = {1 << power for power in range(self.max.bit_length())}
+        steps = {step for step in steps if self.min <= step <= self.max}
+        return tuple(sorted(steps | {self.min, self.opt, self.max}))
+
+
+DEFAULT_BATCHES = Batches(1, 8, 32)  # of a model that has no recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to build. `batches` is None where the runtime takes any; `graphs` asks for CUDA graphs.
+
+    `tolerance` is at most as wide as the house's own (`parity.TOLERANCES`).
+    """
+
+    name: str
+    path: Path
+    model: str
+    runtime: str
+    precision: str
+    batches: Batches | None
+    graphs: bool
+    tolerance: Tolerance
+
+
+def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
+    """Read the recipe of a name.
+
+    Raises:
+        UsageError: there is none; lists those there are.
+        EngineError: it cannot be read, or holds an unknown key or a value that cannot be.
+    """
+    path = folder / f"{name}.toml"
+    if Path(name).name != name or not path.is_file():
+        there = ", ".join(sorted(each.stem for each in folder.glob("*.toml"))) or "none"
+        raise UsageError(f"no recipe {name!r} in {folder}; there is: {there}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(f"recipe {path} cannot be read: {error}") from error
+    return _recipe(name, path, values)
+
+
+def list_recipes(folder: Path = FOLDER) -> tuple[Recipe, ...]:
+    """All recipes of a folder by name.
+
+    Raises:
+        EngineError: as for `read_recipe`.
+    """
+    return tuple(read_recipe(path.stem, folder) for path in sorted(folder.glob("*.toml")))
+
+
+def recipe_of(model: str, runtime: str, precision: str) -> Recipe | None:
+    """The recipe for an engine, None if there is none.
+
+    Raises:
+        EngineError: there is one, but it is no good.
+    """
+    name = f"{model}-{runtime}-{precision}"
+    return read_recipe(name) if (FOLDER / f"{name}.toml").is_file() else None
+
+
+def tolerance_of(model: str, runtime: str, precision: str) -> Tolerance:
+    """How far an engine may be from torch in fp32: the recipe's figures, else the house's."""
+    recipe = recipe_of(model, runtime, precision)
+    return recipe.tolerance if recipe else TOLERANCES[precision]
+
+
+def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:
+    runtime = _one_of(path, values, "runtime", tuple(sorted(ENGINES)))
+    precision = _one_of(path, values, "precision", tuple(TOLERANCES))
+    model = values.get("model")
+    if not isinstance(model, str) or not model:
+        raise EngineError(f"recipe {path}: model = {model!r}; must name a model")
+    if name != (made := f"{model}-{runtime}-{precision}"):
+        raise EngineError(f"recipe {path} makes {made}: name it {made}.toml")
+    profiled = runtime in PROFILED
+    known = {"model", "runtime", "precision", "tolerance", *(("batch", "graphs") if profiled else ())}
+    _known(path, "", values, known)
+    graphs = values.get("graphs", False)
+    if not isinstance(graphs, bool):
+        raise EngineError(f"recipe {path}: graphs = {graphs!r}; must be true or false")
+    return Recipe(
+        name,
+        path,
+        model,
+        runtime,
+        precision,
+        _batches(path, values.get("batch")) if profiled else None,
+        graphs,
+        _tolerance(path, values.get("tolerance"), TOLERANCES[precision]),
+    )
+
+
+def _batches(path: Path, table: Any) -> Batches:
+    if not isinstance(table, dict):
+        raise EngineError(f"recipe {path}: no table [batch] with min, opt and max")
+    _known(path, "batch.", table, {"min", "opt", "max"})
+    for key in ("min", "opt", "max"):
+        if type(table.get(key)) is not int:
+            raise EngineError(f"recipe {path}: batch.{key} = {table.get(key)!r}; must be a number")
+    found = Batches(table["min"], table["opt"], table["max"])
+    if not 1 <= found.min <= found.opt <= found.max <= 1024:
+        raise EngineError(
+            f"recipe {path}: batch min {found.min}, opt {found.opt}, max {found.max}; "
+            "must be 1 <= min <= opt <= max <= 1024"
+        )
+    return found
+
+
+def _tolerance(path: Path, table: Any, widest: Tolerance) -> Tolerance:
+    names = [field.name for field in fields(Tolerance)]
+    if not isinstance(table, dict):
+        raise EngineError(f"recipe {path}: no table [tolerance] with {', '.join(names)}")
+    _known(path, "tolerance.", table, set(names))
+    for key in names:
+        value, limit = table.get(key), getattr(widest, key)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise EngineError(f"recipe {path}: tolerance.{key} = {value!r}; must be a number")
+        low, high = (limit, 1.0) if key == "mean_mask_iou" else (0.0, limit)
+        if not low <= value <= high:
+            raise EngineError(
+                f"recipe {path}: tolerance.{key} = {value}; must lie between {low} and {high}"
+            )
+    return Tolerance(**{key: float(table[key]) for key in names})
+
+
+def _one_of(path: Path, values: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str:
+    value = values.get(key)
+    if value not in allowed:
+        raise EngineError(
+            f"recipe {path}: {key} = {value!r}; must be one of {', '.join(allowed)}"
+        )
+    return str(value)
+
+
+def _known(path: Path, prefix: str, table: dict[str, Any], known: set[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise EngineError(
+                f"recipe {path}: unknown key {prefix}{key}; known are {', '.join(sorted(known))}"
+            )

@@ -1,0 +1,503 @@
+"""The network in TensorRT, 8.6 to 11: the fast way on an NVIDIA GPU.
+
+An engine fits one GPU, driver and TensorRT version and is a program of its own, so it is built
+here, kept in the user's own cache with all that it depends on, and taken from nowhere else.
+Without a CUDA device TensorRT's constructors crash: one is looked for before anything is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, cuda
+
+from deepscan.engines import export
+from deepscan.engines.border import check_crops, check_predictions
+from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
+from deepscan.engines.engine import Predictions
+from deepscan.engines.machine import Machine
+from deepscan.engines.parity import probe
+from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
+from deepscan.errors import EngineError
+from deepscan.models import weights as models
+from deepscan.models.weights import Card
+from deepscan.types import EngineInfo
+
+logger = logging.getLogger(__name__)
+
+DEVICE = "cuda:0"
+SLOTS = 2  # buffers: while one batch is computed, the next is copied and uploaded
+WORKSPACE = 8 * 2**30  # bytes that a build may use to try things out, but half of what is free
+DRIVER = Path("/proc/driver/nvidia/version")
+UNPINNED = ("CAST", "CONSTANT", "IDENTITY", "SHAPE")  # layers that compute nothing
+
+
+class TensorRTEngine:
+    """Runs `Deployed` as built by TensorRT for this GPU.
+
+    The convolutions are in the named precision, everything else in fp32. In fp16 the latter may
+    use TF32: fp32's range, and as many significant bits as the fp16 numbers that come in.
+    """
+
+    CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("cuda", "fp16"),
+        ("cuda", "bf16"),
+        ("cuda", "fp32"),
+    )
+
+    def __init__(
+        self,
+        card: Card,
+        machine: Machine,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        patient: bool = True,
+    ) -> None:
+        """
+        Args:
+            card: the model.
+            machine: what is there to run it on.
+            device: "cuda", the only one.
+            precision: "fp16" (the default), "bf16" or "fp32".
+            threads: has no meaning here.
+            patient: build the engine if the cache does not hold it, which takes minutes.
+
+        Raises:
+            EngineError: there is no CUDA device or no TensorRT, or the engine cannot be built or
+                run; without patience also if it was never built.
+            ModelError: the weights are missing, damaged or of another network.
+        """
+        precision = precision or "fp16"
+        self.name = f"tensorrt-cuda-{precision}"
+        if device not in (None, "cuda"):
+            raise EngineError(f"engine tensorrt-{device}: only CUDA. Use --engine {self.name}")
+        if machine.cuda is None:
+            raise EngineError(
+                f"engine {self.name}: torch {torch.__version__} sees no CUDA device. Look at "
+                "nvidia-smi, or use --engine auto"
+            )
+        trt = _import_tensorrt(self.name)
+        recipe = recipe_of(card.name, "tensorrt", precision)
+        self._batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
+        self._ladder = self._batches.ladder()
+        self.model = card.info
+        self.input_size = card.info.input_size
+        self.max_batch = SLOTS * self._batches.max
+        self.info = EngineInfo(self.name, "asked for", None, None)
+        models.read_weights(card)  # a changed or missing file is an error also with an engine
+        facts = facts_of(card, machine, precision, self._batches, str(trt.__version__))
+        self._logger = _make_logger(trt)
+        self._slots: list[_Slot] = []
+        kept = _read(facts)
+        if kept is None and not patient:
+            raise EngineError(
+                f"engine {self.name} is not built for this machine. Run: deepscan engine build "
+                f"{card.name}-tensorrt-{precision}"
+            )
+        if kept is not None:
+            try:
+                self._start(trt, kept[0], graphs=bool(recipe and recipe.graphs))
+            except EngineError as error:
+                if not patient:
+                    raise
+                logger.warning("%s; it is built again", error)
+                kept = None
+        if kept is None:
+            logger.warning("engine %s is being built; this takes minutes, once", self.name)
+            kept = _build(trt, self._logger, self.name, card, precision, self._batches)
+            write_entry(cache_folder(), key_of(facts), facts, *kept)
+            self._start(trt, kept[0], graphs=bool(recipe and recipe.graphs))
+        self.fingerprint = fingerprint_of(facts, *kept)
+
+    @classmethod
+    def kept(
+        cls,
+        card: Card,
+        machine: Machine,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> TensorRTEngine:
+        """The engine if it lies ready in the cache; never builds one.
+
+        Raises:
+            EngineError: it does not, or cannot be run.
+        """
+        return cls(
+            card, machine, device=device, precision=precision, threads=threads, patient=False
+        )
+
+    @staticmethod
+    def is_kept(card: Card, machine: Machine, precision: str) -> bool:
+        """Whether the cache holds such an engine for just this machine; makes nothing."""
+        if machine.cuda is None:
+            return False
+        try:
+            trt = _import_tensorrt("tensorrt")
+            recipe = recipe_of(card.name, "tensorrt", precision)
+        except EngineError as error:
+            logger.info("%s", error)
+            return False
+        batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
+        return _read(facts_of(card, machine, precision, batches, str(trt.__version__))) is not None
+
+    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
+
+        Raises:
+            ValueError: the crops are of another shape or type.
+            EngineError: a number is NaN or infinite, the device failed, or the engine is closed.
+        """
+        check_crops(crops, self.input_size, self.max_batch)
+        if not self._slots:
+            raise EngineError(f"engine {self.name} is closed")
+        most = self._batches.max
+        pieces = [crops[start : start + most] for start in range(0, len(crops), most)]
+        with self._failures(f"failed on {len(crops)} crops"):
+            for slot, piece in zip(self._slots, pieces, strict=False):
+                self._enqueue(slot, piece)
+            found = [
+                slot.answers(len(piece)) for slot, piece in zip(self._slots, pieces, strict=False)
+            ]
+        scores, masks = (np.concatenate(part) for part in zip(*found, strict=True))
+        return check_predictions(scores, masks, self.name)
+
+    def close(self) -> None:
+        """Give back the engine's memory on the GPU."""
+        self._slots = []
+        self._context = self._engine = self._runtime = None
+
+    def _enqueue(self, slot: _Slot, piece: NDArray[np.uint8]) -> None:
+        """Copy, upload, compute, download; returns before any of the latter three is done."""
+        count = len(piece)
+        padded = next(step for step in self._ladder if step >= count)
+        slot.sent[:count].numpy()[...] = piece
+        slot.sent[count:padded] = 0  # what stands there must not depend on the last batch
+        with cuda.stream(self._copies):
+            slot.crops[:padded].copy_(slot.sent[:padded], non_blocking=True)
+            slot.arrived.record(self._copies)
+        with cuda.stream(self._stream):
+            self._stream.wait_event(slot.arrived)
+            if slot.graph is not None and padded == self._batches.max:
+                slot.graph.replay()
+            else:
+                self._launch(self._context, slot, padded)
+            slot.got_scores[:padded].copy_(slot.scores[:padded], non_blocking=True)
+            slot.got_masks[:padded].copy_(slot.masks[:padded], non_blocking=True)
+            slot.done.record(self._stream)
+
+    def _launch(self, context: Any, slot: _Slot, batch: int) -> None:
+        side = self.input_size
+        ready = context.set_input_shape(export.INPUT, (batch, side, side, 3))
+        for name, tensor in zip(
+            (export.INPUT, *export.OUTPUTS), (slot.crops, slot.scores, slot.masks), strict=True
+        ):
+            ready = context.set_tensor_address(name, tensor.data_ptr()) and ready
+        if not ready or not context.execute_async_v3(self._stream.cuda_stream):
+            raise EngineError(f"engine {self.name} failed on a batch of {batch}{self._why()}")
+
+    def _start(self, trt: Any, plan: bytes, *, graphs: bool) -> None:
+        """Make an engine ready to run.
+
+        Raises:
+            EngineError: TensorRT refuses it, or it is of another network.
+        """
+        with self._failures("cannot be started"):
+            self._runtime: Any = trt.Runtime(self._logger)
+            self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                raise EngineError(
+                    f"engine {self.name}: TensorRT {trt.__version__} refuses it{self._why()}"
+                )
+            self._check_border(trt)
+            self._context: Any = self._engine.create_execution_context()
+            if self._context is None:
+                raise EngineError(
+                    f"engine {self.name} finds too little memory on the GPU{self._why()}"
+                )
+            self._copies, self._stream = cuda.Stream(DEVICE), cuda.Stream(DEVICE)
+            side, most = self.input_size, self._batches.max
+            mask = int(self._engine.get_tensor_shape(export.OUTPUTS[1])[1])
+            self._slots = [_Slot.of(most, side, mask) for _ in range(SLOTS)]
+        if graphs:
+            self._capture()
+
+    def _check_border(self, trt: Any) -> None:
+        """See that crops go in and scores and masks come out, before any address is given."""
+        engine, side = self._engine, self.input_size
+        names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+        wanted = {
+            export.INPUT: (trt.TensorIOMode.INPUT, trt.uint8, (-1, side, side, 3)),
+            export.OUTPUTS[0]: (trt.TensorIOMode.OUTPUT, trt.float32, (-1,)),
+            export.OUTPUTS[1]: (trt.TensorIOMode.OUTPUT, trt.float32, (-1, side // 4, side // 4)),
+        }
+        found = {
+            name: (
+                engine.get_tensor_mode(name),
+                engine.get_tensor_dtype(name),
+                tuple(engine.get_tensor_shape(name)),
+            )
+            for name in names
+        }
+        if found != wanted:
+            raise EngineError(f"engine {self.name} takes and gives {found}, which is not ours")
+
+    def _capture(self) -> None:
+        """Record the largest batch of each slot as a CUDA graph; without one it runs as well.
+
+        A graph holds the state of its context, so each has one that nothing else touches.
+        """
+        try:
+            for slot in self._slots:
+                slot.context = self._engine.create_execution_context()
+                self._launch(slot.context, slot, self._batches.max)  # sets up what is lazy
+                self._stream.synchronize()
+                graph = cuda.CUDAGraph()
+                with cuda.graph(graph, stream=self._stream):
+                    self._launch(slot.context, slot, self._batches.max)
+                slot.graph = graph
+        except (RuntimeError, AttributeError, EngineError) as error:
+            logger.warning("engine %s runs without CUDA graphs: %s", self.name, error)
+            for slot in self._slots:
+                slot.graph = slot.context = None
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, TypeError) as error:  # torch's and the binding's
+            raise EngineError(f"engine {self.name} {what}: {error}{self._why()}") from error
+
+    def _why(self) -> str:
+        return self._logger.why()  # type: ignore[no-any-return]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """Buffers of one batch, in page-locked memory and on the GPU, and what marks its progress."""
+
+    sent: Tensor  # (max, S, S, 3) uint8, page-locked
+    crops: Tensor  # the same on the GPU
+    scores: Tensor  # (max,) float32 on the GPU
+    masks: Tensor  # (max, S / 4, S / 4) float32 on the GPU
+    got_scores: Tensor  # the same two, page-locked
+    got_masks: Tensor
+    arrived: Any
+    done: Any
+    context: Any = None
+    graph: Any = None
+
+    @classmethod
+    def of(cls, most: int, side: int, mask: int) -> _Slot:
+        crops, masks = (most, side, side, 3), (most, mask, mask)
+        return cls(
+            sent=_page_locked(crops, torch.uint8),
+            crops=torch.empty(crops, dtype=torch.uint8, device=DEVICE),
+            scores=torch.empty(most, dtype=torch.float32, device=DEVICE),
+            masks=torch.empty(masks, dtype=torch.float32, device=DEVICE),
+            got_scores=_page_locked((most,), torch.float32),
+            got_masks=_page_locked(masks, torch.float32),
+            arrived=cuda.Event(),
+            done=cuda.Event(),
+        )
+
+    def answers(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Wait for the batch; what was filled up is left out."""
+        self.done.synchronize()
+        return self.got_scores[:count].numpy().copy(), self.got_masks[:count].numpy().copy()
+
+
+def facts_of(
+    card: Card, machine: Machine, precision: str, batches: Batches, version: str
+) -> dict[str, str]:
+    """All that an engine depends on and that is known before it is built."""
+    major, minor = cuda.get_device_capability(0)
+    return {
+        "kind": "tensorrt",
+        "model": card.name,
+        "weights": card.sha256,
+        "config": repr(sorted(card.values["config"].items())),
+        "precision": precision,
+        "batches": f"{batches.min}/{batches.opt}/{batches.max}",
+        "tensorrt": version,
+        "torch": torch.__version__,
+        "driver": _driver(),
+        "gpu": machine.cuda or "",
+        "sm": f"{major}.{minor}",
+        "code": export.code_digest() + hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+    }
+
+
+def fingerprint_of(facts: dict[str, str], plan: bytes, note: bytes) -> str:
+    """What the numbers depend on: two builds from the same facts may differ in them."""
+    return key_of(
+        {**facts, "plan": hashlib.sha256(plan).hexdigest(), "note": note.decode(errors="replace")}
+    )
+
+
+def _read(facts: dict[str, str]) -> tuple[bytes, bytes] | None:
+    kept = read_entry(cache_folder(), key_of(facts))
+    return (kept[0], kept[1]) if kept is not None and len(kept) == 2 else None
+
+
+def _build(
+    trt: Any, log: Any, name: str, card: Card, precision: str, batches: Batches
+) -> tuple[bytes, bytes]:
+    """Export the network, check the graph, build the engine: its bytes, and a note about it."""
+    if precision == "bf16" and not _strongly_typed(trt):
+        raise EngineError(
+            f"engine {name}: TensorRT {trt.__version__} has no bf16. Use precision fp16"
+        )
+    started = time.monotonic()
+    deployed = models.load_model(card)
+    graph = export.export(deployed, precision)
+    agreement = export.check(graph, deployed, probe(deployed.input_size)[::8])
+    try:
+        plan = _compile(trt, log, graph, precision, batches, deployed.input_size)
+    except (RuntimeError, TypeError, OSError) as error:
+        raise EngineError(f"engine {name} cannot be built: {error}{log.why()}") from error
+    if plan is None:
+        raise EngineError(
+            f"engine {name} cannot be built by TensorRT {trt.__version__} for "
+            f"{cuda.get_device_name(0)}{log.why()}"
+        )
+    note = {
+        "onnx_sha256": hashlib.sha256(graph).hexdigest(),
+        "onnx_differs": asdict(agreement),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return plan, json.dumps(note, sort_keys=True).encode()
+
+
+def _compile(
+    trt: Any, log: Any, graph: bytes, precision: str, batches: Batches, side: int
+) -> bytes | None:
+    """TensorRT's part of a build. Up to 9 the builder chooses precisions: it is told which."""
+    builder = trt.Builder(log)
+    flags, creation = 0, trt.NetworkDefinitionCreationFlag
+    for flag in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):  # each where it exists; 11 knows neither
+        if hasattr(creation, flag):
+            flags |= 1 << int(getattr(creation, flag))
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, log)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
+        path = Path(work, "network.onnx")
+        path.write_bytes(graph)
+        if not parser.parse_from_file(str(path)):
+            told = "; ".join(str(parser.get_error(n)) for n in range(parser.num_errors))
+            raise RuntimeError(f"its ONNX parser says: {told or 'nothing'}")
+    config = builder.create_builder_config()
+    free, _total = cuda.mem_get_info()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, min(WORKSPACE, free // 2))
+    if precision != "fp16":
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if precision == "fp16" and not _strongly_typed(trt):
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        _keep_precision(trt, network)
+    profile = builder.create_optimization_profile()
+    shapes = [(batch, side, side, 3) for batch in (batches.min, batches.opt, batches.max)]
+    profile.set_shape(export.INPUT, *shapes)
+    config.add_optimization_profile(profile)
+    timings = {
+        "kind": "timings",
+        "tensorrt": str(trt.__version__),
+        "gpu": cuda.get_device_name(0),
+        "driver": _driver(),
+    }
+    known = read_entry(cache_folder(), key_of(timings))
+    config.set_timing_cache(
+        config.create_timing_cache(known[0] if known else b""), ignore_mismatch=False
+    )
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        return None
+    write_entry(
+        cache_folder(), key_of(timings), timings, bytes(config.get_timing_cache().serialize())
+    )
+    return bytes(plan)
+
+
+def _keep_precision(trt: Any, network: Any) -> None:
+    """Bind every layer that is not of the trunk to fp32."""
+    for number in range(network.num_layers):
+        layer = network.get_layer(number)
+        if layer.name.startswith(export.LOW) or layer.type.name in UNPINNED:
+            continue
+        floats = [
+            place
+            for place in range(layer.num_outputs)
+            if layer.get_output(place).dtype == trt.float32
+        ]
+        if floats:
+            layer.precision = trt.float32
+        for place in floats:
+            layer.set_output_type(place, trt.float32)
+
+
+def _strongly_typed(trt: Any) -> bool:
+    """Whether types in the graph are binding: on request in 10, always from 11 on."""
+    major = int(str(trt.__version__).partition(".")[0])
+    return major >= 11 or hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
+def _make_logger(trt: Any) -> Any:
+    """TensorRT's messages go to the log; the last complaint is kept for the error that follows."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # the binding wants it by name
+            self.complaint = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            grave = int(severity)  # 0 internal error, 1 error, 2 warning, 3 info, 4 verbose
+            if grave <= 1:
+                self.complaint = " ".join(message.split())
+            logger.log(logging.INFO if grave <= 2 else logging.DEBUG, "TensorRT: %s", message)
+
+        def why(self) -> str:
+            """The last complaint, ready to stand behind a sentence; it is told once."""
+            complaint, self.complaint = self.complaint, ""
+            return f" (TensorRT: {complaint})" if complaint else ""
+
+    return Logger()
+
+
+def _driver() -> str:
+    """The version of the NVIDIA driver, "unknown" where the system does not tell."""
+    try:
+        found = re.search(r"\b\d{3,}\.\d+(\.\d+)*", DRIVER.read_text(errors="replace"))
+    except OSError:
+        return "unknown"
+    return found.group() if found else "unknown"
+
+
+def _page_locked(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+def _import_tensorrt(name: str) -> Any:
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise EngineError(
+            f"engine {name}: TensorRT cannot be imported ({error}). Run: pip install tensorrt, or "
+            "use --engine torch-cuda"
+        ) from error
+    return tensorrt
