@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 import typer
 from typer.core import TyperGroup
 
-from deepscan import __version__
+from deepscan import __version__, engine_cli
 from deepscan.errors import DeepscanError, OutputError, UsageError
 from deepscan.exits import ERROR, INTERRUPTED, OK, ExitPolicy, counted
 from deepscan.options import ScanOptions
@@ -40,7 +40,8 @@ Exit codes: 0 no finding; 1 at least one file manipulated; 2 a file or the scan 
 finding, but at least one file inconclusive; 130 interrupted. Over several files 2 comes before 1
 before 3 before 0. No label says "real": deepscan can only fail to find.
 
-Other commands: `deepscan doctor` tells what works on this machine and why.
+Other commands: `deepscan doctor` tells what works on this machine and why; `deepscan engine`
+builds, lists, checks, measures and removes engines.
 """
 
 
@@ -56,6 +57,7 @@ class _DefaultIsScan(TyperGroup):
 app = typer.Typer(
     cls=_DefaultIsScan, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
+app.add_typer(engine_cli.app, name="engine")
 
 
 @app.callback(invoke_without_command=True)

@@ -71,7 +71,7 @@ def list_(format_: Format = "text", debug: Debug = False) -> None:
             return
         _print_table(
             "Recipes",
-            ("recipe", "model", "runtime", "precision", "batch", "proven here"),
+            ("recipe", "model", "runtime", "precision", "batch", "proof kept"),
             [
                 (
                     one.name,
@@ -81,7 +81,7 @@ def list_(format_: Format = "text", debug: Debug = False) -> None:
                     f"{one.batches.min}/{one.batches.opt}/{one.batches.max}"
                     if one.batches
                     else "any",
-                    _newest_proof(kept, one.model, one.runtime, one.precision),
+                    _proof_kept(kept, one.model, one.runtime, one.precision),
                 )
                 for one in recipes
             ],
@@ -227,7 +227,7 @@ def _show_proof(proof: Proof, format_: str) -> None:
         typer.echo("agrees with torch in fp32")
 
 
-def _newest_proof(kept: tuple[Entry, ...], model: str, runtime: str, precision: str) -> str:
+def _proof_kept(kept: tuple[Entry, ...], model: str, runtime: str, precision: str) -> str:
     count = sum(
         entry.model == model
         and entry.engine.split("-")[0] == runtime

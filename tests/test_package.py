@@ -34,6 +34,7 @@ def test_the_wheel_holds_the_default_model_and_no_workshop(built: Path) -> None:
     assert hashlib.sha256(weights).hexdigest() == card["sha256"]
     assert {
         "deepscan/py.typed",
+        "deepscan/recipes/msccnet-s-tensorrt-fp16.toml",
         "deepscan/schemas/result-1.json",
         "deepscan/sinks/report.html.j2",
     } <= names

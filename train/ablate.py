@@ -42,6 +42,8 @@ _MEASURES: dict[Measure, str] = {
     "accuracy": "image ACC",
     "auc": "image AUC",
 }
+_PIXEL: tuple[Measure, ...] = ("pixel_accuracy", "miou")
+_COMPARED: tuple[Measure, ...] = ("miou", "auc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,54 +136,76 @@ def ablate(
     return outcomes, sets
 
 
-def table(
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row's figures, None where the crops have no pixel truth.
+
+    `changes` are the differences to the first row, where both were measured on the same people.
+    """
+
+    name: str
+    figures: Mapping[Measure, Estimate | None]
+    changes: Mapping[Measure, Estimate]
+    parameters: int
+    macs: int
+    speed: float
+
+
+def lines_of(
     plan: Ablation, outcomes: Mapping[str, Sequence[Outcome]], sets: Mapping[str, Sets]
-) -> str:
-    """Markdown: a line for each row."""
+) -> list[Line]:
+    """The figures of every row, in the order of the plan."""
     first = plan.rows[0].name
     lines = []
     for row in plan.rows:
         some, samples = outcomes[row.name], sets[row.name].measured
-        figures = [_figure(some, sets[row.name], measure) for measure in _MEASURES]
-        same = samples.groups == sets[first].measured.groups
-        changes = ["", ""]
-        if row.name != first and same:
-            changes = [
-                figure(difference(some, outcomes[first], samples, measure), sign=True)
-                for measure in ("miou", "auc")
-            ]
-        sizes = count(some[0].parameters), count(some[0].macs), f"{_speed(some):.0f}"
-        lines.append([row.name, *map(figure, figures), *changes, *sizes])
-    header = ["variant", *_MEASURES.values(), "mIoU - first", "AUC - first"]
-    return markdown([*header, "parameters", "MACs", "frames/s"], lines)
+        pixels = bool((samples.masks == 1).any())
+        there = [measure for measure in _MEASURES if pixels or measure not in _PIXEL]
+        found = {measure: estimate(some, samples, measure) for measure in there}
+        changes = {}
+        if row.name != first and samples.groups == sets[first].measured.groups:
+            changes = {
+                measure: difference(some, outcomes[first], samples, measure)
+                for measure in _COMPARED
+                if measure in there
+            }
+        figures = {measure: found.get(measure) for measure in _MEASURES}
+        size = some[0].parameters, some[0].macs, _speed(some)
+        lines.append(Line(row.name, figures, changes, *size))
+    return lines
 
 
-def summary(
-    plan: Ablation, outcomes: Mapping[str, Sequence[Outcome]], sets: Mapping[str, Sets]
-) -> str:
+def table(lines: Sequence[Line]) -> str:
+    """Markdown: a line for each row."""
+    compared = [f"{_MEASURES[measure]} - first" for measure in _COMPARED]
+    header = ["variant", *_MEASURES.values(), *compared, "parameters", "MACs", "frames/s"]
+    rows = [
+        [line.name]
+        + [figure(line.figures[measure]) for measure in _MEASURES]
+        + [figure(line.changes.get(measure), sign=True) for measure in _COMPARED]
+        + [count(line.parameters), count(line.macs), f"{line.speed:.0f}"]
+        for line in lines
+    ]
+    return markdown(header, rows)
+
+
+def summary(lines: Sequence[Line]) -> str:
     """In words: which rows differ from the first beyond what other people would change."""
-    first = plan.rows[0].name
-    lines = []
-    for measure in ("miou", "auc"):
-        told: dict[str, list[str]] = {"better": [], "worse": [], "not to be told apart": []}
-        for row in plan.rows[1:]:
-            samples = sets[row.name].measured
-            if samples.groups != sets[first].measured.groups:
-                continue
-            change = difference(outcomes[row.name], outcomes[first], samples, measure)
-            word = "better" if change.low > 0 else "worse" if change.high < 0 else ""
-            told[word or "not to be told apart"].append(row.name)
-        parts = [f"{word}: {', '.join(names)}" for word, names in told.items() if names]
-        lines.append(f"- {_MEASURES[measure]} against {first!r}: {'; '.join(parts) or 'one row'}.")
-    return "\n".join(lines)
+    told = []
+    for measure in _COMPARED:
+        groups: dict[str, list[str]] = {"better": [], "worse": [], "not to be told apart": []}
+        for line in lines:
+            if measure in line.changes:
+                change = line.changes[measure]
+                word = "better" if change.low > 0 else "worse" if change.high < 0 else ""
+                groups[word or "not to be told apart"].append(line.name)
+        parts = [f"{word}: {', '.join(names)}" for word, names in groups.items() if names]
+        against = f"{_MEASURES[measure]} against {lines[0].name!r}"
+        told.append(f"- {against}: {'; '.join(parts) or 'nothing to compare'}.")
+    return "\n".join(told)
 
 
-def write_csv(
-    path: Path,
-    plan: Ablation,
-    outcomes: Mapping[str, Sequence[Outcome]],
-    sets: Mapping[str, Sets],
-) -> None:
+def write_csv(path: Path, lines: Sequence[Line]) -> None:
     """The same table for programs, with each figure's interval in columns of its own."""
     columns = ["variant"]
     for measure in _MEASURES:
@@ -191,22 +215,13 @@ def write_csv(
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        for row in plan.rows:
-            some = outcomes[row.name]
-            line: list[object] = [row.name]
+        for line in lines:
+            cells: list[object] = [line.name]
             for measure in _MEASURES:
-                line += [f"{x:.4f}" for x in _figure(some, sets[row.name], measure) or ()] or [
-                    ""
-                ] * 3
-            writer.writerow([*line, some[0].parameters, some[0].macs, f"{_speed(some):.1f}"])
+                found = line.figures[measure]
+                cells += [""] * 3 if found is None else [f"{value:.4f}" for value in found]
+            writer.writerow([*cells, line.parameters, line.macs, f"{line.speed:.1f}"])
     os.replace(part, path)
-
-
-def _figure(some: Sequence[Outcome], sets: Sets, measure: Measure) -> Estimate | None:
-    """A measure, None where the crops have no pixel truth."""
-    if measure in ("pixel_accuracy", "miou") and not (sets.measured.masks == 1).any():
-        return None
-    return estimate(some, sets.measured, measure)
 
 
 def _speed(some: Sequence[Outcome]) -> float:
@@ -290,9 +305,10 @@ def main(
             out=out,
             device=device,
         )
-        body = [summary(ablation, outcomes, sets), table(ablation, outcomes, sets)]
-        out.write_text("\n\n".join([f"# {_title(plan)}", head, *body]) + "\n", "utf-8")
-        write_csv(out.with_suffix(".csv"), ablation, outcomes, sets)
+        lines = lines_of(ablation, outcomes, sets)
+        parts = [f"# {_title(plan)}", head, summary(lines), table(lines)]
+        out.write_text("\n\n".join(parts) + "\n", "utf-8")
+        write_csv(out.with_suffix(".csv"), lines)
     except DeepscanError as error:
         typer.echo(f"ablate: {error}", err=True)
         raise typer.Exit(2) from error

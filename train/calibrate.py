@@ -30,7 +30,7 @@ from safetensors import safe_open
 from deepscan.engines.machine import look_around
 from deepscan.engines.parity import selftest_values
 from deepscan.engines.torch import TorchEngine
-from deepscan.errors import DeepscanError
+from deepscan.errors import DeepscanError, UsageError
 from deepscan.faces.crop import cut, square
 from deepscan.models.weights import Card, load_model
 from deepscan.options import ScanOptions
@@ -282,7 +282,7 @@ def main(
         torch.set_num_threads(threads)
     try:
         values = calibrate(weights, data, out)
-    except DeepscanError as error:
+    except (DeepscanError, ValueError) as error:
         typer.echo(f"calibrate: {error}", err=True)
         raise typer.Exit(2) from error
     card.parent.mkdir(parents=True, exist_ok=True)
@@ -301,6 +301,10 @@ def calibrate(weights: Path, data: Path, out: Path) -> dict[str, Any]:
     with safe_open(weights, "pt") as file:
         metadata = dict(file.metadata())
     recipe = parse_recipe(metadata["recipe"])
+    if not recipe.forges:
+        raise UsageError(
+            f"{weights} was trained on a data set, not on forges: evaluate it with train.evaluate"
+        )
     people = read_faces(data, "val")
     values: dict[str, Any] = {"config": json.loads(metadata["config"])}
     validation = validate(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
+from typing import cast
 
 import av
 import cv2
@@ -80,20 +81,27 @@ def through_codec(
 ) -> list[Picture]:
     """Encode a clip in memory and decode it again: what a scan would see."""
     buffer = BytesIO()
+    options: dict[str, object] = {"crf": str(crf), "preset": "veryfast"}
+    if codec == "libx264":
+        # With the fastest instructions of some CPUs the same frames do not always give the same
+        # bits.
+        options["x264-params"] = "cpu-independent=1"
     with av.open(buffer, "w", format="matroska") as out:
-        stream = None
+        stream: av.VideoStream | None = None
         for picture in frames:
             if stream is None:
-                stream = out.add_stream(codec, rate=Fraction(rate))
-                assert isinstance(stream, av.VideoStream)
+                stream = cast(av.VideoStream, out.add_stream(codec, rate=Fraction(rate)))
                 stream.height, stream.width = picture.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.thread_count = 1
-                stream.options = {"crf": str(crf), "preset": "veryfast"}
+                stream.options = options
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         if stream is not None:
             out.mux(stream.encode(None))
     buffer.seek(0)
-    with av.open(buffer) as container:
+    with av.open(buffer, "r") as container:
         container.streams.video[0].thread_count = 1
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        return [
+            frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            for frame in container.decode(video=0)
+        ]

@@ -31,6 +31,14 @@ from train.zoo import Task
 
 Cell = tuple[str, Task]  # architecture and task
 Outcomes = Mapping[Cell, Sequence[Outcome]]  # one outcome a seed
+Differences = Mapping[tuple[Task, Measure], Mapping[str, Estimate]]  # by architecture
+_TITLES: dict[Measure, str] = {
+    "auc": "image AUC",
+    "accuracy": "image ACC",
+    "pixel_accuracy": "pixel ACC",
+    "miou": "mIoU",
+    "iou_fake": "IoU manipulated",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,8 @@ def estimate_value(
 def report(plan: Comparison, sets: Sets, outcomes: Outcomes, head: str) -> str:
     """The result as Markdown."""
     pixels = bool((sets.measured.masks == 1).any())
-    answer = _answer(plan, sets, outcomes, pixels) + "\n\n" if "classify" in plan.tasks else ""
+    found = _differences(plan, sets, outcomes, pixels)
+    answer = _answer(plan, sets, outcomes, found) + "\n\n" if found else ""
     return f"""# Segmentation against classification
 
 {head}
@@ -137,7 +146,7 @@ a classifier's map is its class activation map.
 
 On the same crops; an interval without 0 is a difference that these people and seeds show.
 
-{_difference_table(plan, sets, outcomes, pixels)}
+{_difference_table(plan, found)}
 
 ## Rules from a mask to a score
 
@@ -159,11 +168,10 @@ Image AUC without interval.
 
 
 def _main_table(plan: Comparison, sets: Sets, outcomes: Outcomes, pixels: bool) -> str:
-    header = ["architecture", "task", "decided by", "image AUC", "image ACC"]
-    header += ["pixel ACC", "mIoU", "IoU manipulated"] if pixels else []
-    header += ["parameters", "MACs", "crops/s"]
     measures: list[Measure] = ["auc", "accuracy"]
     measures += ["pixel_accuracy", "miou", "iou_fake"] if pixels else []
+    header = ["architecture", "task", "decided by", *(_TITLES[measure] for measure in measures)]
+    header += ["parameters", "MACs", "crops/s"]
     rows = []
     for cell in plan.cells:
         some = outcomes[cell]
@@ -177,35 +185,37 @@ def _main_table(plan: Comparison, sets: Sets, outcomes: Outcomes, pixels: bool) 
     return markdown(header, rows)
 
 
-def _differences(
-    plan: Comparison, sets: Sets, outcomes: Outcomes, measure: Measure, task: Task
-) -> dict[str, Estimate]:
-    """By architecture: the task less the classifier."""
+def _differences(plan: Comparison, sets: Sets, outcomes: Outcomes, pixels: bool) -> Differences:
+    """Every task less the classifier; nothing without a classifier."""
+    if "classify" not in plan.tasks:
+        return {}
+    measures: list[Measure] = ["auc", "accuracy"]
+    measures += ["miou"] if pixels else []
     return {
-        name: difference(outcomes[name, task], outcomes[name, "classify"], sets.measured, measure)
-        for name in plan.architectures
-    }
-
-
-def _difference_table(plan: Comparison, sets: Sets, outcomes: Outcomes, pixels: bool) -> str:
-    others = [task for task in plan.tasks if task != "classify"]
-    if "classify" not in plan.tasks or not others:
-        return "The plan has no classifier, or nothing beside it."
-    measures: dict[Measure, str] = {"auc": "image AUC", "accuracy": "image ACC"}
-    if pixels:
-        measures["miou"] = "mIoU"
-    found = {
-        (task, measure): _differences(plan, sets, outcomes, measure, task)
-        for task in others
+        (task, measure): {
+            name: difference(
+                outcomes[name, task], outcomes[name, "classify"], sets.measured, measure
+            )
+            for name in plan.architectures
+        }
+        for task in plan.tasks
+        if task != "classify"
         for measure in measures
     }
+
+
+def _difference_table(plan: Comparison, found: Differences) -> str:
+    if not found:
+        return "The plan has no classifier, or nothing beside it."
+    tasks, measures = (list(dict.fromkeys(part)) for part in zip(*found, strict=True))
     rows = [
         [name, f"{task} - classify"]
         + [figure(found[task, measure][name], sign=True) for measure in measures]
         for name in plan.architectures
-        for task in others
+        for task in tasks
     ]
-    return markdown(["architecture", "difference", *measures.values()], rows)
+    titles = [_TITLES[measure] for measure in measures]
+    return markdown(["architecture", "difference", *titles], rows)
 
 
 def _rule_table(plan: Comparison, sets: Sets, outcomes: Outcomes) -> str:
@@ -266,22 +276,20 @@ def _kind_table(plan: Comparison, sets: Sets, outcomes: Outcomes) -> str:
     return markdown(["architecture", "task", *kinds, *seed_names], rows)
 
 
-def _answer(plan: Comparison, sets: Sets, outcomes: Outcomes, pixels: bool) -> str:
+def _answer(plan: Comparison, sets: Sets, outcomes: Outcomes, found: Differences) -> str:
     """Does segmentation beat classification here? In sentences that follow from the intervals."""
     lines = []
     words: dict[Task, str] = {"segment": "Segmentation", "both": "Both tasks together"}
     for task, subject in words.items():
-        if task not in plan.tasks:
-            continue
-        lines.append(
-            f"- **On crops** (image AUC): {subject} against classification with the same body: "
-            + _told(_differences(plan, sets, outcomes, "auc", task))
-        )
-        if pixels:
+        if (task, "auc") in found:
+            lines.append(
+                f"- **On crops** (image AUC): {subject} against classification with the same "
+                f"body: {_told(found[task, 'auc'])}"
+            )
+        if (task, "miou") in found:
             lines.append(
                 f"- **On pixels** (mIoU): the mask of {subject.lower()} against the class "
-                "activation map of the classifier: "
-                + _told(_differences(plan, sets, outcomes, "miou", task))
+                f"activation map of the classifier: {_told(found[task, 'miou'])}"
             )
     best = max(plan.cells, key=lambda cell: estimate_value(outcomes[cell], sets, "auc"))
     top = estimate(outcomes[best], sets.measured, "auc")
@@ -336,6 +344,8 @@ def main(
             seeds=len(next(iter(outcomes.values()))),
             out=out,
             device=device,
+            planned=len(comparison.seeds),
+            minutes=minutes,
         )
         out.write_text(report(comparison, sets, outcomes, head), "utf-8")
     except DeepscanError as error:

@@ -73,7 +73,7 @@ def manipulate(image: Image) -> tuple[Image, np.ndarray]:
     height, width = image.shape[:2]
     mask = draw("inner face", place(np.array(faces[0].landmarks)), height, width)
     mask = cv2.GaussianBlur(cv2.erode(mask, np.ones((9, 9))), (0, 0), 5)
-    small = cv2.resize(image, None, fx=0.36, fy=0.36, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, None, fx=0.22, fy=0.22, interpolation=cv2.INTER_AREA)
     redrawn = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
     redrawn = sharpen(redrawn, 0.8)
     redrawn = np.clip(redrawn.astype(np.int16) + np.array([5, 1, -4]), 0, 255).astype(np.uint8)

@@ -72,8 +72,11 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         size: int,
         seed: int,
         length: int,
+        gentle: float = 0.0,
     ) -> None:
+        """`gentle` is the share of pairs that are spared the harder degradations."""
         self.people = people
+        self.gentle = gentle
         self.size = size
         self.seed = seed
         self.length = length
@@ -101,7 +104,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         if person is not None:
             chosen = person
         forged = forge_face(self.people, chosen, forge or drawn, rng)
-        return cut_pair(forged, self.people[chosen], self.size, rng)
+        return cut_pair(forged, self.people[chosen], self.size, rng, self.gentle)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         pair = self.pair(index)
@@ -110,9 +113,11 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return crops, torch.from_numpy(pair.mask), name
 
 
-def cut_pair(forged: Forged, person: Person, size: int, rng: np.random.Generator) -> Pair:
+def cut_pair(
+    forged: Forged, person: Person, size: int, rng: np.random.Generator, gentle: float = 0.0
+) -> Pair:
     """Degrade both pictures alike, then cut the face at the scale of a scan, a little shaken."""
-    fake, real = degrade([forged.image, forged.original], rng)
+    fake, real = degrade([forged.image, forged.original], rng, gentle)
     shrink = fake.shape[1] / forged.image.shape[1]
     box = crop_square(person.face, rng, shrink)
     kernel = _KERNELS[rng.integers(len(_KERNELS))]

@@ -22,6 +22,7 @@ from train.samples import (
     forge_samples,
     kept_for_calibration,
     measured_samples,
+    zoomed,
 )
 from train.zoo import ARCHITECTURES, TASKS, Task
 
@@ -33,7 +34,8 @@ class Data:
 
     `pairs` is how many training pairs are made (with a data set: how many pictures are read at
     most); with `limit` that many pictures are measured at most. `masks` and `augmentation` concern
-    the training pairs alone, `degraded` those that are calibrated and measured on.
+    the training pairs alone, `degraded` those that are calibrated and measured on. `zoom` is the
+    side of a crop over that of a scan: below 1 the crop shows less of the face, but finer.
     """
 
     size: int = 96
@@ -42,6 +44,7 @@ class Data:
     masks: MaskSource = "blend"
     augmentation: bool = True
     degraded: bool = True
+    zoom: float = 1.0
     seed: int = 1
     limit: int | None = None
     dataset: str = ""
@@ -116,7 +119,7 @@ def data_of(values: Mapping[str, Any]) -> Data:
     _known("forge", data.forges, FORGES)
     _known("masks", [data.masks], MASK_SOURCES)
     _known("dataset", [data.dataset] if data.dataset else [], DATASETS)
-    _positive("[data]", size=data.size, pairs=data.pairs)
+    _positive("[data]", size=data.size, pairs=data.pairs, zoom=data.zoom)
     if not data.forges:
         raise UsageError("plan: [data] forges is empty; name at least one")
     return data
@@ -158,7 +161,8 @@ def make_sets(data: Data, folder: Path, *, workers: int = 0) -> Sets:
             for split, limit in (("train", data.pairs), ("val", data.limit), ("test", data.limit))
         )
         return Sets(training, calibration, measured)
-    people, kept = kept_for_calibration(read_faces(folder, "train"))
+    everyone = [zoomed(person, data.zoom) for person in read_faces(folder, "train")]
+    people, kept = kept_for_calibration(everyone)
     training = forge_samples(
         people,
         data.forges,
@@ -169,7 +173,7 @@ def make_sets(data: Data, folder: Path, *, workers: int = 0) -> Sets:
         augmentation=data.augmentation,
         workers=workers,
     )
-    held_out = read_faces(folder, "val")[: data.limit]
+    held_out = [zoomed(person, data.zoom) for person in read_faces(folder, "val")[: data.limit]]
     calibration, measured = (
         measured_samples(some, data.forges, size=data.size, degraded=data.degraded, workers=workers)
         for some in (kept, held_out)

@@ -23,8 +23,13 @@ def preface(
     seeds: int,
     out: Path,
     device: str,
+    planned: int | None = None,
+    minutes: float | None = None,
 ) -> str:
-    """Markdown: date, machine, command, data by their hash, numbers, and the plan itself."""
+    """Markdown: date, machine, command, data by their hash, numbers, and the plan itself.
+
+    `seeds` is how many were run, `planned` how many were asked for, `minutes` the time they had.
+    """
     if data.dataset:
         what = ""
         source = f"The data set {data.dataset}, as ready face crops."
@@ -42,7 +47,9 @@ def preface(
     command = (
         f"python -m {module} train/plans/{plan.name} --data {data.dataset.upper() or 'FACES'} "
         f"--out train/results/{out.name} --threads {threads}"
+        + ("" if minutes is None else f" --minutes {minutes:g}")
     )
+    fewer = "" if planned in (None, seeds) else f" of the plan's {planned}: there was no more time"
     calibrated, measured = (len(set(part.groups)) for part in (sets.calibration, sets.measured))
     return f"""{datetime.now(UTC):%d %B %Y}, {machine(device)}.{what}
 
@@ -52,8 +59,8 @@ def preface(
 - {len(sets.training):,} crops of {sets.training.size} px to train on, {len(sets.calibration):,} \
 of {calibrated} people to fit rules and thresholds on, {len(sets.measured):,} of {measured} people \
 to measure on; {sets.measured.labels.mean():.0%} of these are manipulated.
-- Figures are means over {seeds} seed{"s" if seeds > 1 else ""}, with 95 % intervals bootstrapped \
-over people. The intervals do not cover what other seeds would change.
+- Figures are means over {seeds} seed{"s" if seeds > 1 else ""}{fewer}, with 95 % intervals \
+bootstrapped over people. The intervals do not cover what other seeds would change.
 - All weights start at random unless the plan says `pretrained`.
 
 The plan:

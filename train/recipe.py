@@ -29,11 +29,17 @@ CURVES = ("cosine", "poly")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """So many steps at one crop side in pixels, or so many epochs of the data set."""
+    """So many steps at one crop side in pixels, or so many epochs of the data set.
+
+    A `learning_rate` above 0 starts the curve anew from there, to the next such stage (a warm
+    restart). `gentle` is the share of forged pairs that are spared the harder degradations.
+    """
 
     size: int
     steps: int = 0
     epochs: int = 0
+    learning_rate: float = 0.0
+    gentle: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,8 @@ class Schedule:
         return replace(
             self,
             stages=tuple(
-                Stage(stage.size, stage.steps or stage.epochs * batches) for stage in self.stages
+                replace(stage, steps=stage.steps or stage.epochs * batches, epochs=0)
+                for stage in self.stages
             ),
         )
 
@@ -248,6 +255,8 @@ def _check_schedule(where: str, schedule: Schedule) -> None:
     for stage in schedule.stages:
         if stage.size < 1 or min(stage.steps, stage.epochs) < 0:
             raise UsageError(f"{where}: {stage}: sizes, steps and epochs are positive")
+        if not (0 <= stage.gentle <= 1 and 0 <= stage.learning_rate <= 1e3):
+            raise UsageError(f"{where}: {stage}: gentle is a share, learning_rate is positive")
         if bool(stage.steps) == bool(stage.epochs):
             raise UsageError(f"{where}: a stage needs either steps or epochs; got {stage}")
     ranges: dict[str, tuple[float, float]] = {

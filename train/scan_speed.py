@@ -133,7 +133,7 @@ def plain_way(clip: Path, out: Path, frames: int, options: ScanOptions) -> float
         for decoded in source.decode(video=0):
             if done == frames:
                 break
-            picture = decoded.to_ndarray(format="rgb24")
+            picture: Image = decoded.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
             boxes, _ = detector.detect(Pictures.fromarray(picture))
             for box in () if boxes is None else np.asarray(boxes, float):
                 picture = _judge(picture, box, model, options.crop_scale)

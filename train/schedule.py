@@ -11,23 +11,37 @@ from train.recipe import Schedule
 
 
 def rate_at(step: int, schedule: Schedule) -> float:
-    """Learning rate of a step: linear warm-up, then the curve over all stages.
+    """Learning rate of a step: linear warm-up, then the curve over all stages, or to
+    the next stage that starts it anew.
 
     `schedule` is in steps. Cosine falls to `floor` times the rate. Poly is that of MSCCNet's
     official code: (lr0 - floor lr0) (1 - t / T) ** power + floor lr0.
     """
-    if step < schedule.warmup:
-        return schedule.learning_rate * (step + 1) / schedule.warmup
-    share = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    start, stop, peak = _cycle(step, schedule)
+    if step - start < schedule.warmup:
+        return peak * (step - start + 1) / schedule.warmup
+    share = (step - start - schedule.warmup) / max(1, stop - start - schedule.warmup)
     share = min(1.0, share)
     if schedule.curve == "poly":
         level: float = (1 - share) ** schedule.power
     else:
         level = 0.5 * (1 + math.cos(math.pi * share))
     if schedule.floor == 0:
-        return schedule.learning_rate * level
-    least = schedule.learning_rate * schedule.floor
-    return (schedule.learning_rate - least) * level + least
+        return peak * level
+    least = peak * schedule.floor
+    return (peak - least) * level + least
+
+
+def _cycle(step: int, schedule: Schedule) -> tuple[int, int, float]:
+    """First step, end and highest rate of the curve that a step lies on."""
+    start, peak, at = 0, schedule.learning_rate, 0
+    for stage in schedule.stages:
+        if stage.learning_rate > 0 and at > 0:
+            if step < at:
+                return start, at, peak
+            start, peak = at, stage.learning_rate
+        at += stage.steps
+    return start, at, peak
 
 
 def optimiser_of(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:

@@ -83,7 +83,7 @@ def write_dataset(faces: Path, folder: Path) -> None:
             for turn in range(2):
                 rng = np.random.default_rng([index, turn, split == "val"])
                 forged = self_blend(person.face, rng)
-                name = f"{person.person}-{turn}.png"
+                name = f"{person.person}/{turn}.png"
                 for kind, picture in (
                     ("fake/self-blend", jpeg(forged.image, 90)),
                     ("real", jpeg(forged.original, 90)),

@@ -49,7 +49,7 @@ class Source(Protocol):
     pairs: int | None
     sha256: str
 
-    def stream(self, size: int, batch: int, length: int) -> Dataset[Item]:
+    def stream(self, size: int, batch: int, length: int, gentle: float = 0.0) -> Dataset[Item]:
         """Items (crops (2, S, S, 3), manipulated first; mask; kind) for so many pairs a batch."""
         ...
 
@@ -80,9 +80,16 @@ class ForgedFaces:
         self._held_out = read_faces(data, "val")
         self.sha256 = data_hash(data)
 
-    def stream(self, size: int, batch: int, length: int) -> Dataset[Item]:
+    def stream(self, size: int, batch: int, length: int, gentle: float = 0.0) -> Dataset[Item]:
         recipe = self._recipe
-        return Pairs(self._people, recipe.forges, size=size, seed=recipe.seed, length=length)
+        return Pairs(
+            self._people,
+            recipe.forges,
+            size=size,
+            seed=recipe.seed,
+            length=length,
+            gentle=gentle,
+        )
 
     def judge(self, model: Deployed) -> Held:
         report = validate(model, self._held_out, self._recipe.forges)
@@ -113,7 +120,7 @@ class PairedPictures:
             held = choose(dataset, source.val, source.compression, source.manipulations)
             self._held_out = _some([p for s in held for p in pictures_of(s)], source.val_crops)
 
-    def stream(self, size: int, batch: int, length: int) -> Dataset[Item]:
+    def stream(self, size: int, batch: int, length: int, gentle: float = 0.0) -> Dataset[Item]:
         recipe = self._recipe
         return CoupleStream(self._couples, self._source, size, recipe.seed, batch, length)
 

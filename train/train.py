@@ -226,7 +226,7 @@ def _batches(
     """This process's part of the batches of steps [start, stop), on its device."""
     pairs = recipe.schedule.pairs
     loader: DataLoader[Item] = DataLoader(
-        source.stream(size, pairs, stop * pairs),
+        source.stream(size, pairs, stop * pairs, recipe.schedule.stage_at(start).gentle),
         batch_size=processes.share(pairs),
         sampler=_Share(start, stop, pairs, processes),
         num_workers=workers,

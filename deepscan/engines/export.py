@@ -8,7 +8,7 @@ normalisation, the class-centre product, graph step and attention, every softmax
 from __future__ import annotations
 
 import hashlib
-import io
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,25 +59,25 @@ def export(deployed: Deployed, precision: str = "fp32") -> bytes:
     import torch
 
     side = deployed.input_size
-    written = io.BytesIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as work:
             # The tracer remarks on every constant, and on being the older of two exporters; the
             # newer one needs packages of its own.
             warnings.simplefilter("ignore")
+            path = Path(work, "network.onnx")
             torch.onnx.export(
                 deployed,
                 (torch.zeros((2, side, side, 3), dtype=torch.uint8),),
-                written,
+                path,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
                 dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)},
                 opset_version=OPSETS["fp32"],
                 dynamo=False,
             )
-    except RuntimeError as error:
+            model = onnx.load(path)
+    except (RuntimeError, OSError) as error:
         raise EngineError(f"the network cannot be written as ONNX: {error}") from error
-    model = onnx.load_from_string(written.getvalue())
     _fix_sides(model, deployed.mask_size)
     if precision != "fp32":
         model = lower(model, precision)
@@ -101,6 +101,10 @@ def lower(model: Any, precision: str) -> Any:
         model = onnx.version_converter.convert_version(model, OPSETS[precision])
     trunk = TRUNK if precision == "fp16" else TRUNK + WIDE
     graph = model.graph
+    typed = onnx.shape_inference.infer_shapes(model).graph.value_info
+    floats = {
+        each.name for each in typed if each.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
     weights = {each.name: each for each in graph.initializer}
     nodes: list[Any] = []
     low: set[str] = set()  # tensors that are born in the low precision
@@ -120,7 +124,8 @@ def lower(model: Any, precision: str) -> Any:
         return cast[name, type_]
 
     for node in graph.node:
-        if node.op_type in LOWERED and node.name.startswith(trunk):
+        lowered = node.op_type in LOWERED and node.name.startswith(trunk)
+        if lowered and node.output[0] in floats:  # shapes are computed in the trunk as well
             for place, name in enumerate(node.input):
                 if name and name not in low and place < LOWERED[node.op_type]:
                     node.input[place] = as_type(name, kind)

@@ -91,7 +91,7 @@ def recipe_of(model: str, runtime: str, precision: str) -> Recipe | None:
         EngineError: there is one, but it is no good.
     """
     name = f"{model}-{runtime}-{precision}"
-    return read_recipe(name) if (FOLDER / f"{name}.toml").is_file() else None
+    return read_recipe(name, FOLDER) if (FOLDER / f"{name}.toml").is_file() else None
 
 
 def tolerance_of(model: str, runtime: str, precision: str) -> Tolerance:
@@ -109,7 +109,13 @@ def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:
     if name != (made := f"{model}-{runtime}-{precision}"):
         raise EngineError(f"recipe {path} makes {made}: name it {made}.toml")
     profiled = runtime in PROFILED
-    known = {"model", "runtime", "precision", "tolerance", *(("batch", "graphs") if profiled else ())}
+    known = {
+        "model",
+        "runtime",
+        "precision",
+        "tolerance",
+        *(("batch", "graphs") if profiled else ()),
+    }
     _known(path, "", values, known)
     graphs = values.get("graphs", False)
     if not isinstance(graphs, bool):
@@ -162,9 +168,7 @@ def _tolerance(path: Path, table: Any, widest: Tolerance) -> Tolerance:
 def _one_of(path: Path, values: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str:
     value = values.get(key)
     if value not in allowed:
-        raise EngineError(
-            f"recipe {path}: {key} = {value!r}; must be one of {', '.join(allowed)}"
-        )
+        raise EngineError(f"recipe {path}: {key} = {value!r}; must be one of {', '.join(allowed)}")
     return str(value)
 
 

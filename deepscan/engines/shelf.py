@@ -145,7 +145,9 @@ def clean(folder: Path | None = None) -> tuple[Entry, ...]:
     folder = folder or cache_folder()
     gone = entries(folder)
     for entry in gone:
-        names = [entry.key] if entry.kind == "leftover" else [f"{entry.key}.json", f"{entry.key}.bin"]
+        names = (
+            [entry.key] if entry.kind == "leftover" else [f"{entry.key}.json", f"{entry.key}.bin"]
+        )
         for name in names:
             assert folder is not None
             try:

@@ -13,7 +13,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +103,11 @@ class TensorRTEngine:
         facts = facts_of(card, machine, precision, self._batches, str(trt.__version__))
         self._logger = _make_logger(trt)
         self._slots: list[_Slot] = []
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._copies: Any = None  # the stream of uploads
+        self._stream: Any = None  # the stream of everything else
         kept = _read(facts)
         if kept is None and not patient:
             raise EngineError(
@@ -219,19 +224,20 @@ class TensorRTEngine:
             EngineError: TensorRT refuses it, or it is of another network.
         """
         with self._failures("cannot be started"):
-            self._runtime: Any = trt.Runtime(self._logger)
-            self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
+            self._runtime = trt.Runtime(self._logger)
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise EngineError(
                     f"engine {self.name}: TensorRT {trt.__version__} refuses it{self._why()}"
                 )
             self._check_border(trt)
-            self._context: Any = self._engine.create_execution_context()
+            self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise EngineError(
                     f"engine {self.name} finds too little memory on the GPU{self._why()}"
                 )
-            self._copies, self._stream = cuda.Stream(DEVICE), cuda.Stream(DEVICE)
+            make_stream: Callable[[str], Any] = cuda.Stream
+            self._copies, self._stream = make_stream(DEVICE), make_stream(DEVICE)
             side, most = self.input_size, self._batches.max
             mask = int(self._engine.get_tensor_shape(export.OUTPUTS[1])[1])
             self._slots = [_Slot.of(most, side, mask) for _ in range(SLOTS)]
@@ -306,6 +312,7 @@ class _Slot:
     @classmethod
     def of(cls, most: int, side: int, mask: int) -> _Slot:
         crops, masks = (most, side, side, 3), (most, mask, mask)
+        make_event: Callable[[], Any] = cuda.Event
         return cls(
             sent=_page_locked(crops, torch.uint8),
             crops=torch.empty(crops, dtype=torch.uint8, device=DEVICE),
@@ -313,8 +320,8 @@ class _Slot:
             masks=torch.empty(masks, dtype=torch.float32, device=DEVICE),
             got_scores=_page_locked((most,), torch.float32),
             got_masks=_page_locked(masks, torch.float32),
-            arrived=cuda.Event(),
-            done=cuda.Event(),
+            arrived=make_event(),
+            done=make_event(),
         )
 
     def answers(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

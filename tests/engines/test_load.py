@@ -53,7 +53,18 @@ def test_names_are_runtime_device_precision(name, choice):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "onnx", "torch-", "torch-fp16", "openvino-fp16", "torch-bf16-cpu", "cpu", "AUTO", "openvino-fp32-x"]
+    "name",
+    [
+        "",
+        "onnx",
+        "torch-",
+        "torch-fp16",
+        "openvino-fp16",
+        "torch-bf16-cpu",
+        "cpu",
+        "AUTO",
+        "openvino-fp32-x",
+    ],
 )
 def test_other_names_are_refused(name, models):
     with pytest.raises(EngineError, match="no engine"):
@@ -62,7 +73,7 @@ def test_other_names_are_refused(name, models):
 
 def test_tensorrt_says_what_it_lacks(models, monkeypatch):
     monkeypatch.setattr(load, "look_around", lambda: PLAIN)
-    with pytest.raises(EngineError, match="no CUDA device.*--engine auto"):
+    with pytest.raises(EngineError, match=r"no CUDA device.*--engine auto"):
         load_engine("tensorrt", "tiny", folder=models)
     with pytest.raises(EngineError, match="only CUDA"):
         load_engine("tensorrt-cpu", "tiny", folder=models)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
 
 from deepscan.errors import UsageError
 from tests.train.test_compare import draw_faces, invoke
-from train import ablate, measure
+from train import ablate, compare, measure
+from train.plan import read_plan
+
+PLANS = Path(ablate.__file__).parent / "plans"
 
 PLAN = """
 seeds = [1]
@@ -83,6 +87,13 @@ def test_rows_change_the_base_and_nothing_else():
 def test_a_wrong_plan_is_named(values, words):
     with pytest.raises(UsageError, match=words):
         ablate.ablation_of(values)
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_plan_that_ships_can_be_run(path):
+    values = read_plan(path)
+    plan = ablate.ablation_of(values) if "rows" in values else compare.comparison_of(values)
+    assert plan.seeds
 
 
 def test_the_command_tables_all_rows_and_does_not_run_them_twice(faces, tmp_path):

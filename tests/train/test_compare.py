@@ -18,7 +18,7 @@ from train.ablate import main as ablate_main
 from train.faces import read_faces
 from train.fit import batches, fit, judge, loss_of
 from train.plan import Data, Fit, data_of, fit_of, make_sets
-from train.samples import Samples, forge_samples, kept_for_calibration
+from train.samples import Samples, forge_samples, kept_for_calibration, zoomed
 
 FORGES = {"self-blend": 1.0, "swap": 1.0}
 DATA = Data(size=32, pairs=6, forges=FORGES)
@@ -104,6 +104,16 @@ def test_masks_of_the_procedure_and_clean_crops_change_training_alone(sets, face
     assert not np.array_equal(clean.crops, sets.training.crops)
     same = make_sets(replace(DATA, masks="annotated", augmentation=False), faces)
     assert np.array_equal(same.measured.crops, sets.measured.crops)
+
+
+def test_a_zoomed_crop_shows_the_middle_of_the_face(faces):
+    person = read_faces(faces, "val")[0]
+    near = zoomed(person, 0.5).face.box
+    x1, y1, x2, y2 = person.face.box
+    assert near == pytest.approx(
+        ((3 * x1 + x2) / 4, (3 * y1 + y2) / 4, (x1 + 3 * x2) / 4, (y1 + 3 * y2) / 4)
+    )
+    assert zoomed(person, 1.0).face.box == pytest.approx(person.face.box)
 
 
 def test_too_few_people_to_calibrate_on(faces):

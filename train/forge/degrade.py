@@ -60,7 +60,9 @@ def grain(image: Picture, rng: np.random.Generator, sigma: float, size: float) -
 def jpeg(image: Picture, quality: int) -> Picture:
     """Encode as JPEG and decode again."""
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # it was encoded in the line above
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def h264(image: Picture, crf: int, codec: str = "libx264") -> Picture:
@@ -81,7 +83,7 @@ def h264(image: Picture, crf: int, codec: str = "libx264") -> Picture:
     decoder.thread_count = 1
     for packet in [*packets, None]:
         for decoded in decoder.decode(packet):
-            return decoded.to_ndarray(format="rgb24")
+            return decoded.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     raise RuntimeError(f"{codec} gave no picture at {width}x{height}")
 
 
@@ -92,18 +94,36 @@ def resize(image: Picture, width: int, height: int, kernel: int) -> Picture:
 _KERNELS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
-def degrade(images: list[Picture], rng: np.random.Generator) -> list[Picture]:
+def degrade(images: list[Picture], rng: np.random.Generator, gentle: float = 0.0) -> list[Picture]:
     """Send pictures of one size through one and the same random life.
 
     Args:
         images: (H, W, 3) uint8 RGB each, all of one size.
         rng: consumed by the same amount whatever the pictures hold.
+        gentle: probability of a life with light grain and a good codec only.
 
     Returns:
         Pictures of a common, possibly smaller size; each side shrinks by the same factor.
     """
     seed = int(rng.integers(2**63))
-    return [_one_life(image, np.random.default_rng(seed)) for image in images]
+    life = _gentle_life if gentle > 0 and rng.random() < gentle else _one_life
+    return [life(image, np.random.default_rng(seed)) for image in images]
+
+
+def _gentle_life(image: Picture, rng: np.random.Generator) -> Picture:
+    out = colour(image, rng, 0.5)
+    if rng.random() < 0.3:
+        out = grain(out, rng, rng.uniform(0.5, 4), rng.uniform(1, 1.6))
+    if rng.random() < 0.3:
+        factor = rng.uniform(0.7, 1.0)
+        height, width = out.shape[:2]
+        out = resize(out, round(width * factor), round(height * factor), cv2.INTER_AREA)
+    draw = rng.random()
+    if draw < 0.3:
+        out = jpeg(out, int(rng.integers(75, 98)))
+    elif draw < 0.7:
+        out = h264(out, int(rng.integers(14, 26)))
+    return out
 
 
 def _one_life(image: Picture, rng: np.random.Generator) -> Picture:

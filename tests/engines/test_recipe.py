@@ -1,0 +1,132 @@
+"""Recipes are read whole or refused in one line that says what, where and what would do."""
+
+from __future__ import annotations
+
+import pytest
+
+from deepscan.engines import recipe
+from deepscan.engines.engine import ENGINES
+from deepscan.engines.parity import TOLERANCES
+from deepscan.engines.recipe import (
+    FOLDER,
+    Batches,
+    list_recipes,
+    read_recipe,
+    recipe_of,
+    tolerance_of,
+)
+from deepscan.errors import EngineError, UsageError
+from deepscan.models.msccnet import MODELS
+
+GOOD = """
+model = "tiny"
+runtime = "tensorrt"
+precision = "fp16"
+graphs = true
+[batch]
+min = 1
+opt = 4
+max = 12
+[tolerance]
+max_score_difference = 0.004
+mean_score_difference = 0.001
+mean_mask_iou = 0.95
+max_mask_difference = 0.03
+"""
+
+
+def write(folder, text=GOOD, name="tiny-tensorrt-fp16"):
+    (folder / f"{name}.toml").write_text(text)
+    return folder
+
+
+def test_a_recipe_comes_back_as_written(tmp_path):
+    found = read_recipe("tiny-tensorrt-fp16", write(tmp_path))
+    assert (found.model, found.runtime, found.precision) == ("tiny", "tensorrt", "fp16")
+    assert found.batches == Batches(1, 4, 12) and found.graphs
+    assert found.tolerance.max_score_difference == 0.004
+    assert list_recipes(tmp_path) == (found,)
+
+
+def test_those_that_ship_are_good_and_short():
+    shipped = list_recipes()
+    assert {one.model for one in shipped} == set(MODELS)
+    assert {one.runtime for one in shipped} <= set(ENGINES)
+    assert {"fp16", "bf16"} <= {one.precision for one in shipped if one.runtime == "tensorrt"}
+    for one in shipped:
+        lines = [line for line in one.path.read_text().splitlines() if line.strip()]
+        assert len(lines) <= 14 and lines[0].startswith("# ")
+        assert one == recipe_of(one.model, one.runtime, one.precision)
+        assert tolerance_of(one.model, one.runtime, one.precision) == one.tolerance
+
+
+def test_what_has_no_recipe_follows_the_house():
+    assert recipe_of("tiny", "tensorrt", "fp16") is None
+    assert tolerance_of("tiny", "torch", "bf16") == TOLERANCES["bf16"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"tensorrt"', '"tensorflow"', "runtime = 'tensorflow'; must be one of openvino, tensor"),
+        ('"fp16"', '"int8"', "precision = 'int8'; must be one of fp32, fp16, bf16"),
+        ('"fp16"', '"bf16"', "makes tiny-tensorrt-bf16: name it"),
+        ('model = "tiny"', "model = 3", "model = 3; must name a model"),
+        ("graphs = true", "graphs = 1", "graphs = 1; must be true or false"),
+        ("graphs = true", "speed = 1", "unknown key speed; known are batch, graphs, model"),
+        ("opt = 4", "opt = 40", "must be 1 <= min <= opt <= max"),
+        ("min = 1", "min = 0", "must be 1 <= min <= opt <= max"),
+        ("min = 1", "min = true", "batch.min = True; must be a number"),
+        ("min = 1", "", "batch.min = None; must be a number"),
+        ("max = 12", "max = 12\nbest = 3", "unknown key batch.best"),
+        ("[batch]", "[other]", "no table \\[batch\\]|unknown key other"),
+        ("= 0.004", "= 0.4", "max_score_difference = 0.4; must lie between 0.0 and 0.005"),
+        ("= 0.95", "= 0.5", "mean_mask_iou = 0.5; must lie between 0.9 and 1.0"),
+        ("= 0.004", "= nan", "max_score_difference = nan; must lie"),
+        ("= 0.004", '= "low"', "must be a number"),
+        ("[tolerance]", "[tolerance]\nx = 1", "unknown key tolerance.x"),
+        ("model =", "model ", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, old, new, told):
+    assert old in GOOD
+    with pytest.raises(EngineError, match=told) as error:
+        read_recipe("tiny-tensorrt-fp16", write(tmp_path, GOOD.replace(old, new, 1)))
+    assert str(tmp_path / "tiny-tensorrt-fp16.toml") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_batches_are_for_runtimes_that_are_built_for_them(tmp_path):
+    text = GOOD.replace("tensorrt", "openvino").replace("fp16", "bf16")
+    with pytest.raises(EngineError, match=r"unknown key (batch|graphs)"):
+        read_recipe("tiny-openvino-bf16", write(tmp_path, text, "tiny-openvino-bf16"))
+
+
+@pytest.mark.parametrize("name", ["nothing", "../pyproject", "", "a/b"])
+def test_an_unknown_recipe_lists_those_there_are(name):
+    with pytest.raises(UsageError, match=r"there is: .*msccnet-s-tensorrt-fp16"):
+        read_recipe(name)
+
+
+def test_a_broken_recipe_stops_its_own_engine_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "FOLDER", write(tmp_path, "nonsense", "tiny-openvino-bf16"))
+    with pytest.raises(EngineError, match="cannot be read"):
+        tolerance_of("tiny", "openvino", "bf16")
+    assert tolerance_of("tiny", "openvino", "fp32") == TOLERANCES["fp32"]
+
+
+def test_the_folder_that_ships_is_found():
+    assert (FOLDER / "README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("batches", "steps"),
+    [
+        (Batches(1, 8, 32), (1, 2, 4, 8, 16, 32)),
+        (Batches(1, 5, 12), (1, 2, 4, 5, 8, 12)),
+        (Batches(4, 4, 4), (4,)),
+        (Batches(3, 4, 9), (3, 4, 8, 9)),
+    ],
+)
+def test_batches_step_by_doubling(batches, steps):
+    assert batches.ladder() == steps
