@@ -1,4 +1,7 @@
-"""Benchmarks as commands: `python -m train.benchmark tables EVALUATION... --out FILE.md`."""
+"""Benchmarks as commands: `python -m train.benchmark tables | scan | memory`.
+
+Each prints a table for people; `scan` and `memory` then print one line of JSON for scripts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.callback()
 def _command() -> None:
-    """How good the networks are, beside what others have published."""
+    """How good the networks are beside what others published, how fast and lean a scan is."""
 
 
 @app.command()
@@ -42,6 +45,42 @@ def tables(
         typer.echo(f"benchmark: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"tables: {out}", err=True)
+
+
+@app.command()
+def scan(
+    frames: Annotated[int, typer.Option(help="Frames of the generated 720p clip", min=25)] = 500,
+    plain_frames: Annotated[
+        int, typer.Option(help="So many of them the plain way, which is slow", min=5)
+    ] = 60,
+) -> None:
+    """Frames per second of a whole scan, beside the plain way, in one run."""
+    from train.scan_speed import measure
+
+    try:
+        speed = measure(frames, plain_frames=plain_frames)
+    except DeepscanError as error:
+        typer.echo(f"benchmark: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(speed.table())
+    typer.echo(speed.to_json())
+
+
+@app.command()
+def memory(
+    minutes: Annotated[float, typer.Option(help="Length of the generated 1080p file")] = 20.0,
+    rate: Annotated[int, typer.Option(help="Its frames per second", min=1)] = 25,
+) -> None:
+    """Whether the memory of a scan stays flat on a long file (Linux)."""
+    from train.scan_memory import measure
+
+    try:
+        held = measure(minutes, rate)
+    except DeepscanError as error:
+        typer.echo(f"benchmark: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(held.table())
+    typer.echo(held.to_json())
 
 
 if __name__ == "__main__":
