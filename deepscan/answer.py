@@ -6,6 +6,7 @@ from deepscan.sinks.wording import (
     clock,
     coverage_sentence,
     interval_sentence,
+    probability,
     visible,
     wording_of,
     wording_without_verdict,
@@ -25,7 +26,7 @@ def answer(outcome: Scanned | Skipped) -> str:
     for interval in verdict.intervals:
         lines.append(
             f"face {interval.track_id}  {clock(interval.start)} to {clock(interval.end)}  "
-            f"{interval.label}, P(manipulated) {interval.score:.2f}"
+            f"{interval.label}, P(manipulated) {probability(interval.score)}"
         )
         lines.append(f"  {interval_sentence(interval, verdict)}")
     lines.append(coverage_sentence(verdict))

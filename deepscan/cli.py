@@ -90,7 +90,7 @@ def scan(
     engine: Annotated[
         str,
         typer.Option(
-            help="auto, or RUNTIME[-DEVICE][-PRECISION]: openvino-bf16, torch-cuda, "
+            help="auto, or RUNTIME[-DEVICE][-PRECISION]: openvino-bf16, torch-cuda, tensorrt, "
             "torch-cpu-fp32. A named engine runs or fails; only auto looks for another."
         ),
     ] = DEFAULTS.engine,

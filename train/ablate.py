@@ -14,11 +14,11 @@ Finished trainings lie in a folder and are not run again while their settings an
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,14 +28,13 @@ import torch
 import typer
 
 from deepscan.errors import DeepscanError, UsageError
-from train.faces import data_hash
+from train.kept import kept_or_run, settings_of, source_of
 from train.measure import Measure, Outcome, difference, estimate, run
 from train.metrics import Estimate
 from train.plan import Data, Fit, Sets, data_of, fit_of, make_sets, read_plan
-from train.preface import machine, preface
+from train.preface import preface
 from train.table import count, figure, markdown
 
-_FORMAT = 1  # of a training's file
 _MEASURES: dict[Measure, str] = {
     "pixel_accuracy": "pixel ACC",
     "miou": "mIoU",
@@ -113,7 +112,6 @@ def ablate(
     Raises:
         UsageError: the data folder does not hold what a row asks for.
     """
-    kept.mkdir(parents=True, exist_ok=True)
     made: dict[str, Sets] = {}
     sets: dict[str, Sets] = {}
     for row in plan.rows:
@@ -124,15 +122,13 @@ def ablate(
     outcomes: dict[str, list[Outcome]] = {row.name: [] for row in plan.rows}
     # Seed after seed: what is there when time runs out is a whole table of fewer seeds.
     for seed, row in product(plan.seeds, plan.rows):
-        settings = _settings(row, seed, folder, device)
-        path = kept / f"{_digest(settings)}.json"
-        if path.is_file():
-            tell(f"{row.name}, seed {seed}: is there already")
-        else:
-            tell(f"{row.name}, seed {seed}: {row.fit.steps} steps")
-            outcome = run(row.fit, sets[row.name], seed=seed, device=device)
-            _write(path, {"settings": settings, "outcome": _plain(outcome)})
-        outcomes[row.name].append(_outcome(json.loads(path.read_text())["outcome"]))
+        source = source_of(row.data, folder)
+        settings = settings_of(row.data, row.fit, seed, source, device)
+        outcome, there = kept_or_run(
+            kept, settings, partial(run, row.fit, sets[row.name], seed=seed, device=device)
+        )
+        tell(f"{row.name}, seed {seed}: {'was there' if there else 'done'}")
+        outcomes[row.name].append(outcome)
     return outcomes, sets
 
 
@@ -226,46 +222,6 @@ def write_csv(path: Path, lines: Sequence[Line]) -> None:
 
 def _speed(some: Sequence[Outcome]) -> float:
     return float(np.median([outcome.speed for outcome in some]))
-
-
-def _settings(row: Row, seed: int, folder: Path, device: str) -> dict[str, Any]:
-    """All that decides the figures of a row and seed."""
-    # Of a data set there is no hash: its place stands in, and who changes it removes the rows.
-    source = str(folder.resolve()) if row.data.dataset else data_hash(folder)
-    return {
-        "format": _FORMAT,
-        "data": asdict(row.data),
-        "fit": asdict(row.fit),
-        "seed": seed,
-        "source": source,
-        "machine": machine(device),
-    }
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _plain(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as JSON."""
-    values = {name: getattr(outcome, name) for name in Outcome.__slots__}
-    for name in ("scores", "cells"):
-        values[name] = {key: array.tolist() for key, array in values[name].items()}
-    return values
-
-
-def _outcome(values: Mapping[str, Any]) -> Outcome:
-    arrays = {
-        name: {key: np.array(array) for key, array in values[name].items()}
-        for name in ("scores", "cells")
-    }
-    return Outcome(**{**values, **arrays})
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(values))
-    os.replace(part, path)
 
 
 def main(

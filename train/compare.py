@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ import typer
 
 from deepscan.errors import DeepscanError, UsageError
 from train.decide import RULES
+from train.kept import kept_or_run, settings_of, source_of
 from train.measure import IMAGE, Measure, Outcome, difference, estimate, run, statistic
 from train.metrics import Estimate
 from train.plan import Data, Fit, Sets, data_of, fit_of, make_sets, read_plan
@@ -87,14 +89,17 @@ def comparison_of(values: Mapping[str, Any]) -> Comparison:
 def compare(
     plan: Comparison,
     sets: Sets,
+    kept: Path,
     *,
+    source: str = "",
     device: str = "cpu",
     minutes: float | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[Cell, list[Outcome]]:
-    """Train and judge all; seed after seed, so that every cell has the same seeds.
+    """Train and judge all that is not in `kept`; seed after seed, so that cells have the same.
 
-    With `minutes`, a further seed is begun only if it should be done by then.
+    `source` names the pictures. With `minutes`, a further seed is begun only if it should be done
+    by then.
     """
     outcomes: dict[Cell, list[Outcome]] = {cell: [] for cell in plan.cells}
     started = time.monotonic()
@@ -105,14 +110,15 @@ def compare(
             break
         for architecture, task in plan.cells:
             fit = replace(plan.fit, architecture=architecture, task=task)
+            settings = settings_of(plan.data, fit, seed, source, device)
             begun = time.monotonic()
-            outcome = run(fit, sets, seed=seed, device=device)
+            outcome, there = kept_or_run(
+                kept, settings, partial(run, fit, sets, seed=seed, device=device)
+            )
             outcomes[architecture, task].append(outcome)
             auc = estimate_value([outcome], sets, "auc")
-            tell(
-                f"{architecture}, {task}, seed {seed}: AUC {auc:.3f} by {outcome.rule}; "
-                f"{time.monotonic() - begun:.0f} s"
-            )
+            took = "was there" if there else f"{time.monotonic() - begun:.0f} s"
+            tell(f"{architecture}, {task}, seed {seed}: AUC {auc:.3f} by {outcome.rule}; {took}")
     return outcomes
 
 
@@ -320,6 +326,9 @@ def main(
     plan: Annotated[Path, typer.Argument(help="TOML such as those in train/plans/")],
     data: Annotated[Path, typer.Option(help="Folder of faces, or of the plan's data set")],
     out: Annotated[Path, typer.Option(help="Markdown file to write")],
+    kept: Annotated[
+        Path | None, typer.Option(help="Folder of finished trainings; default: runs/PLAN")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that make samples")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Begin no seed that ends later")] = None,
@@ -334,7 +343,15 @@ def main(
             raise UsageError(f"{out.parent}: no such folder to write {out.name} into")
         sets = make_sets(comparison.data, data, workers=workers)
         _tell(f"{len(sets.training)} crops to train on, {len(sets.measured)} to measure on")
-        outcomes = compare(comparison, sets, device=device, minutes=minutes, tell=_tell)
+        outcomes = compare(
+            comparison,
+            sets,
+            kept or Path("runs") / plan.stem,
+            source=source_of(comparison.data, data),
+            device=device,
+            minutes=minutes,
+            tell=_tell,
+        )
         head = preface(
             "train.compare",
             plan,

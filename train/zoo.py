@@ -15,7 +15,7 @@ fetches ImageNet's from its hub. Nothing measured in train/results/ used any.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepscan.errors import ModelError, UsageError
+from deepscan.models.backbone import SMALL_RESNET
 from deepscan.models.msccnet import CLASSES, MODELS, MSCCNet, MSCCNetConfig
 from deepscan.torchvision_ops import import_torchvision
 
@@ -63,7 +64,7 @@ class Architecture:
 
     `output_stride` below 32 dilates the encoder's last stages, where it can be dilated. `width` is
     the channels of the features that the heads read, `maps` how many of the deepest maps an FCN
-    joins.
+    joins, `arguments` further ones of timm's encoder under an FCN.
     """
 
     head: Head
@@ -71,17 +72,20 @@ class Architecture:
     output_stride: int = 32
     width: int = 128
     maps: int = 3
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 ARCHITECTURES: dict[str, Architecture | MSCCNetConfig] = {
     "vgg16-fcn": Architecture("fcn", "vgg16_bn"),
     "resnet18-fcn": Architecture("fcn", "resnet18"),
     "resnet50-fcn": Architecture("fcn", "resnet50"),
+    "resnet-s-fcn": Architecture("fcn", "resnet18", arguments=SMALL_RESNET),  # as in msccnet-s
     "deeplabv3+": Architecture("deeplabv3+", "resnet50", output_stride=16, width=256),
     "unet": Architecture("unet", "resnet18", width=16),
     "hrnet": Architecture("fcn", "hrnet_w18", maps=4),  # keeps its fine map: so does the head
     "xception": Architecture("fcn", "legacy_xception"),
     "mobilenetv3": Architecture("fcn", "mobilenetv3_large_100"),
+    "mobilenetv3-small": Architecture("fcn", "mobilenetv3_small_100"),
     "efficientnet": Architecture("fcn", "efficientnet_b0"),
     "segformer": Architecture("segformer", "mit_b0", width=256),
     **MODELS,
@@ -262,7 +266,7 @@ def macs(network: nn.Module, size: int) -> int:
 def _changed(
     name: str, plan: Architecture | MSCCNetConfig, changes: Mapping[str, Any]
 ) -> Architecture | MSCCNetConfig:
-    known = [field.name for field in fields(plan)]
+    known = [part.name for part in fields(plan)]
     unknown = [key for key in changes if key not in known]
     if unknown:
         raise UsageError(f"{name} has no {unknown[0]!r} to change; it has {', '.join(known)}")
@@ -275,7 +279,9 @@ def _timm(architecture: Architecture, pretrained: bool) -> Any:
 
     # Some encoders know no dilation and refuse the very argument.
     stride = architecture.output_stride
-    options = {} if stride == 32 else {"output_stride": stride}
+    options = dict(architecture.arguments)
+    if stride != 32:
+        options["output_stride"] = stride
     try:
         return timm.create_model(
             architecture.encoder, pretrained=pretrained, features_only=True, **options

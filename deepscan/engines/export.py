@@ -71,14 +71,13 @@ def export(deployed: Deployed, precision: str = "fp32") -> bytes:
                 path,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
-                dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)},
                 opset_version=OPSETS["fp32"],
                 dynamo=False,
             )
             model = onnx.load(path)
     except (RuntimeError, OSError) as error:
         raise EngineError(f"the network cannot be written as ONNX: {error}") from error
-    _fix_sides(model, deployed.mask_size)
+    _free_batch(model)
     if precision != "fp32":
         model = lower(model, precision)
     onnx.checker.check_model(model, full_check=True)
@@ -141,11 +140,9 @@ def lower(model: Any, precision: str) -> Any:
             f"the network as exported does not show its convolutions, so there is no {precision} "
             "graph of it. Use precision fp32"
         )
-    used = {name for node in nodes for name in node.input}
-    kept = [each for each in graph.initializer if each.name in used]
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(kept)
+    _drop_unused(graph)
     return model
 
 
@@ -253,12 +250,72 @@ def code_digest() -> str:
     return found.hexdigest()
 
 
-def _fix_sides(model: Any, mask_size: int) -> None:
-    """The exporter loses track of the masks' sides, which are fixed."""
-    for output in model.graph.output:
-        if output.name == "masks":
-            for dimension in output.type.tensor_type.shape.dim[1:]:
-                dimension.dim_value = mask_size
+def _free_batch(model: Any) -> None:
+    """Make the batch dynamic in a graph that was written for a fixed one.
+
+    Left to the exporter, a dynamic batch has every shape computed at run time. Here all sides stay
+    numbers that a builder can see, and only what holds the batch is changed: the first number of
+    each shape, which is left to be worked out, and resizing, which is told by how much.
+    """
+    onnx = import_onnx()
+    graph = model.graph
+    weights = {each.name for each in graph.initializer}
+    same = {  # equal weights are written once and named twice
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in weights
+    }
+    for node in graph.node:
+        for place, given in enumerate(node.input):
+            node.input[place] = same.get(given, given)
+    left = [node for node in graph.node if node.op_type in ("Reshape", "Resize")]
+    del graph.value_info[:]  # the exporter has lost track of some
+    while left:  # each that is fixed shows the sizes behind it
+        typed = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+        sides = {
+            each.name: [side.dim_value for side in each.type.tensor_type.shape.dim]
+            for each in typed
+        }
+        known = [
+            node
+            for node in left
+            if all(all(sides.get(name) or [0]) for name in (node.input[0], node.output[0]))
+        ]
+        if not known:
+            raise EngineError(f"the network as exported does not show the size of {left[0].name}")
+        for node in known:
+            before, after = sides[node.input[0]], sides[node.output[0]]
+            name = f"{node.name} to"
+            if node.op_type == "Reshape":
+                wanted = np.array([-1, *after[1:]], np.int64)
+                node.input[1] = name
+            else:
+                wanted = (np.array(after) / np.array(before)).astype(np.float32)
+                node.input[2] = name
+                del node.input[3:]
+            graph.initializer.append(onnx.numpy_helper.from_array(wanted, name))
+        fixed = {node.name for node in known}
+        left = [node for node in left if node.name not in fixed]
+    _drop_unused(graph)
+    for border in [*graph.input, *graph.output]:
+        border.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.value_info[:]
+
+
+def _drop_unused(graph: Any) -> None:
+    """Remove operations and weights that lead to no output."""
+    used = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            used.update(node.input)
+    for things in (graph.node, graph.initializer):
+        kept = [
+            each
+            for each in things
+            if used.intersection(each.output if things is graph.node else [each.name])
+        ]
+        del things[:]
+        things.extend(kept)
 
 
 def _weights(values: NDArray[np.float32], name: str, type_: int) -> Any:

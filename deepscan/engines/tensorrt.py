@@ -412,7 +412,7 @@ def _compile(
     config = builder.create_builder_config()
     free, _total = cuda.mem_get_info()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, min(WORKSPACE, free // 2))
-    if precision != "fp16":
+    if precision != "fp16" and hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)
     if precision == "fp16" and not _strongly_typed(trt):
         config.set_flag(trt.BuilderFlag.FP16)

@@ -18,7 +18,8 @@ from PIL import Image as Pillow
 from deepscan.faces.crop import paste
 from deepscan.sinks import draw
 from deepscan.sinks.draw import Area, Mark
-from deepscan.sinks.footer import lay_out, probability, show
+from deepscan.sinks.footer import lay_out, show
+from deepscan.sinks.wording import probability
 from deepscan.types import Box, FacePrediction, FrameResult, Image, Interval, Scan
 
 THRESHOLD = 0.5  # P(manipulated) from which a pixel counts as marked

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 
 from deepscan.sinks import draw
 from deepscan.sinks.draw import Area, Mark
-from deepscan.sinks.wording import say
+from deepscan.sinks.wording import probability, say
 from deepscan.types import FaceTrack, Image, Interval, Label, Scan
 
 _SIGNS = {
@@ -241,15 +241,6 @@ def _clock(time: float, end: float) -> str:
     if end < 3600:
         return f"{minutes}:{seconds}"
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds}"
-
-
-def probability(score: float) -> str:
-    """A probability for people; never rounded to certainty."""
-    if score > 0.99:
-        return ">0.99"
-    if score < 0.01:
-        return "<0.01"
-    return f"{score:.2f}"
 
 
 def _pill(words: str, size: int, aspect: float) -> Pillow.Image:

@@ -110,7 +110,10 @@ class HtmlSink:
             autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         environment.filters.update(
-            clock=wording.clock, percent=wording.percent, visible=wording.visible
+            clock=wording.clock,
+            percent=wording.percent,
+            probability=wording.probability,
+            visible=wording.visible,
         )
         source = resources.files("deepscan.sinks").joinpath("report.html.j2")
         template = environment.from_string(source.read_text(encoding="utf-8"))

@@ -269,6 +269,15 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 9.95 else f"{value:.{1 if value >= 0.95 else 2}f} %"
 
 
+def probability(score: float) -> str:
+    """A probability for people; never rounded to certainty."""
+    if score > 0.99:
+        return ">0.99"
+    if score < 0.01:
+        return "<0.01"
+    return f"{score:.2f}"
+
+
 def clock(seconds: float) -> str:
     """A time for people: "0:02.4", "1:00:07.0"; minutes and seconds, hours where there are any."""
     tenths = round(max(0.0, seconds) * 10)

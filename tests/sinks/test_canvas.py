@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from deepscan.sinks import draw
 from deepscan.sinks.canvas import Canvas
-from deepscan.sinks.footer import clock_text, lay_out, probability, show
+from deepscan.sinks.footer import clock_text, lay_out, show
+from deepscan.sinks.wording import probability
 from deepscan.types import Box, Face, Frame, FrameResult, Image, Label, Scan, UnscoredFace
 from tests.sinks import build
 

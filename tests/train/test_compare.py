@@ -247,7 +247,9 @@ def invoke(main, *arguments):
 def test_the_command_writes_a_table_that_says_what_it_is(faces, tmp_path):
     plan, out = tmp_path / "tiny.toml", tmp_path / "result.md"
     plan.write_text(PLAN)
-    done = invoke(compare.main, plan, "--data", faces, "--out", out, "--threads", 1)
+    kept = tmp_path / "kept"
+    arguments = (plan, "--data", faces, "--out", out, "--kept", kept, "--threads", 1)
+    done = invoke(compare.main, *arguments)
     assert done.exit_code == 0, done.output
     text = out.read_text()
     assert "**Small, synthetic, ours**" in text
@@ -257,6 +259,8 @@ def test_the_command_writes_a_table_that_says_what_it_is(faces, tmp_path):
     for task in ("classify", "segment", "both"):
         assert f"| resnet18-fcn | {task} |" in text
     assert "segment - classify" in text and "On pixels" in text
+    again = invoke(compare.main, *arguments)
+    assert again.output.count("was there") == 3 and out.read_text() == text
 
 
 @pytest.mark.parametrize(
