@@ -74,4 +74,6 @@ def machine(device: str) -> str:
     """The kind of machine, in words."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads on {os.cpu_count()} CPU cores ({platform.machine()})"
+    threads = torch.get_num_threads()
+    word = "thread" if threads == 1 else "threads"
+    return f"{threads} {word} on {os.cpu_count()} CPU cores ({platform.machine()})"
