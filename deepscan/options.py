@@ -39,7 +39,7 @@ class ScanOptions:
     min_sharpness: float = 5.0  # variance of the crop's Laplacian below which nothing is judged
     min_confidence: float = 0.90  # of the face detector
     crop_scale: float = 1.3  # side of the square crop over the longer side of the box (the field's)
-    detect_every: float = 0.4  # seconds between two key frames of the face search
+    detect_every: float = 0.5  # seconds between two key frames of the face search
     agree_iou: float = 0.6  # boxes of two key frames that overlap so much are joined by a line
     max_faces: int = 64  # a frame; more are counted as limit_faces
 

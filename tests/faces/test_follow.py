@@ -17,7 +17,7 @@ from deepscan.options import ScanOptions
 from deepscan.types import Box, Face, Frame
 
 SIZE = 32
-OPTIONS = ScanOptions(min_sharpness=0.0)
+OPTIONS = ScanOptions(min_sharpness=0.0, detect_every=0.4)
 
 
 def scene(seed, height=120, width=320):
@@ -246,7 +246,7 @@ def test_an_error_while_reading_comes_through():
 
 @pytest.mark.parametrize("stride", [2, 5, 7, 40])
 def test_a_stride_leaves_frames_out(stride):
-    options = ScanOptions(min_sharpness=0.0, stride=stride)
+    options = ScanOptions(min_sharpness=0.0, detect_every=0.4, stride=stride)
     found, searched = run(lambda index: [at(10 + index)], stream(83), options)
     assert all(index % stride == 0 for index in searched)
     assert [item.frame.index for item in found] == list(range(83))
@@ -259,7 +259,7 @@ def test_a_stride_leaves_frames_out(stride):
 
 
 def test_a_stride_sees_cuts_between_its_frames():
-    options = ScanOptions(min_sharpness=0.0, stride=5)
+    options = ScanOptions(min_sharpness=0.0, detect_every=0.4, stride=5)
     found, _ = run(lambda index: [at(50)], stream(21, shots=[7]), options)
     assert [ids(item)[0] for item in found if item.looked] == [0, 0, 1, 1, 1]
 
@@ -321,7 +321,7 @@ def test_faces_that_the_detector_left_out_are_counted():
     st.integers(1, 4),
 )
 def test_whatever_happens_every_frame_comes_once_in_order(places, shots, stride):
-    options = ScanOptions(min_sharpness=0.0, stride=stride)
+    options = ScanOptions(min_sharpness=0.0, detect_every=0.4, stride=stride)
     found, searched = run(
         lambda index: [at(10.0 * place) for place in places[index]],
         stream(len(places), shots=sorted(shots)),
