@@ -86,7 +86,7 @@ def measure(minutes: float, rate: int) -> Memory:
         thirds = np.array_split(warm, 3)
         return Memory(
             minutes,
-            record["coverage"]["decoded"],
+            record["coverage"]["frames_decoded"],
             seconds,
             float(max(held)),
             float(np.median(thirds[2]) - np.median(thirds[0])),
