@@ -46,6 +46,13 @@ class ScanOptions:
     # Verdict
     min_coverage: float = 0.5  # share of face time that must have been judged
     stride: int = 1  # judge every n-th frame
+    false_alarm_rate: float | None = None  # of a clip; None: the calibration's own
+
+    # Triage
+    start: float = 0.0  # seconds; nothing before is judged
+    end: float | None = None  # seconds; nothing from here on is judged
+    triage: bool = False  # a coarse pass, then dense ones where it is uncertain
+    budget: float | None = None  # seconds of work a file; what is left undone is said
 
     # Limits
     limits: Limits = field(default_factory=Limits)

@@ -59,6 +59,8 @@ logger = logging.getLogger(__name__)
 
 _VERSIONED = ("torch", "av", "decord", "openvino", "facenet-pytorch", "timm", "numpy")
 
+FOUND = (Label.MANIPULATED, Label.SUSPICIOUS)  # worth a video and masks even in an archive
+
 Progress = Callable[[str, int, float, float | None], None]
 """Told after every frame: "analysing" or "writing", frames so far, media seconds so far and in
 all (None where unknown)."""
@@ -78,7 +80,7 @@ def scan_video(
         EngineError, ModelError: the network cannot run.
     """
     with Scanner(options or ScanOptions()) as scanner:
-        return scanner._scan(Path(path), {}, {}, progress).scan.verdict
+        return scanner._scan(Path(path), {}, {}, {}, progress).scan.verdict
 
 
 def analyze_video(path: Path | str, options: ScanOptions | None = None) -> Iterator[FrameResult]:
@@ -167,10 +169,16 @@ class Scanner:
         path: Path,
         outputs: Mapping[str, Path] | None = None,
         *,
+        if_found: Mapping[str, Path] | None = None,
         force: bool = False,
         progress: Progress = _ignore,
     ) -> Scanned | Skipped:
         """Scan one file and write what is asked for.
+
+        Args:
+            outputs: sink name -> file to write, whatever the verdict.
+            if_found: more of them, for a file that is manipulated or suspicious.
+            force: overwrite files that are there.
 
         Raises:
             UsageError: an unknown sink, or an output that is the input.
@@ -178,10 +186,11 @@ class Scanner:
             EngineError: the engine failed.
         """
         wanted = dict(outputs or {})
-        check_outputs(wanted, [path], force=force)
+        more = dict(if_found or {})
+        check_outputs({**wanted, **more}, [path], force=force)
         known: dict[str, Any] = {}
         try:
-            return self._scan(path, wanted, known, progress)
+            return self._scan(path, wanted, more, known, progress)
         except VideoError as error:
             skipped = _skipped(path, error)
             logger.info("%s: %s", path, error)
@@ -203,6 +212,7 @@ class Scanner:
         self,
         path: Path,
         wanted: Mapping[str, Path],
+        if_found: Mapping[str, Path],
         known: dict[str, Any],
         progress: Progress,
     ) -> Scanned:
@@ -241,7 +251,7 @@ class Scanner:
                                 at_zero = Fraction(result.frame.time) / info.time_base
                                 first_pts = result.frame.pts - round(at_zero)
                             evidence.add(result)
-                            if wanted:
+                            if wanted or if_found:
                                 with watch.measure("spool"):
                                     spool.append(result)
                             progress("analysing", evidence.frames, result.frame.time, info.duration)
@@ -282,6 +292,8 @@ class Scanner:
                 first_pts=first_pts,
                 ignored=tuple(stream_note(n, v) for n, v in enumerate(beside, 1)),
             )
+            if verdict.label in FOUND:
+                wanted = {**wanted, **if_found}
             written = self._write(source, scan, spool, wanted, watch, progress)
             return Scanned(path, dataclasses.replace(scan, timings=watch.timings), written)
 
