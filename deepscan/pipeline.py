@@ -2,7 +2,7 @@
 
 Memory is bounded: `prefetch` holds `depth` items and the one in the making, `find_faces` at most
 one stretch between two key frames (see there), `predict` at most MAX_WAITING frames. At 1920x1080
-(6.2 MB a frame) that is about 9 + 32 + 9 + 8 pictures, 360 MB in the worst case, whatever the
+(6.2 MB a frame) that is about 9 + 32 + 17 + 8 pictures, 410 MB in the worst case, whatever the
 length of the file; a 25 frames/s video needs about half.
 """
 
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 MAX_WAITING = 8  # frames held back for a batch; a face-less hour still flows
 DEPTH = 8  # items between two threads
+STRETCH = 16  # frames between face search and network: those up to the next key frame, at 25 a second
 
 
 def prefetch(items: Iterable[T], depth: int = DEPTH) -> Generator[T]:
@@ -196,6 +197,6 @@ def analyze(
     Close it before closing what `frames` reads from.
     """
     read = prefetch(frames)
-    found = prefetch(find_faces(read, detector, options, size=engine.input_size))
+    found = prefetch(find_faces(read, detector, options, size=engine.input_size), STRETCH)
     with closing(read), closing(found):
         yield from predict(found, engine)

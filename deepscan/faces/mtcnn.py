@@ -75,6 +75,9 @@ class MTCNNDetector:
             thresholds=list(THRESHOLDS),
             device=torch.device(device),
         ).eval()
+        for net in (self._network.pnet, self._network.rnet, self._network.onet):
+            # torch's pooling is vectorised for this layout only: a search takes half the time.
+            net.to(memory_format=torch.channels_last)
         # Pictures made of faces, or of what P-Net takes for faces, would cost half a minute each.
         self._pnet = _Capped(self._network.pnet, THRESHOLDS[0], CANDIDATES)
         self._network.pnet = self._pnet
@@ -124,12 +127,14 @@ class MTCNNDetector:
         # face at the very edge, so a wide border is the second try.
         border = 0
         try:
-            boxes, confidences, points = self._network.detect(_pad(image, 0), landmarks=True)
+            boxes, confidences, points = self._network.detect(
+                _planar(_pad(image, 0)), landmarks=True
+            )
         except (IndexError, ValueError, RuntimeError):
             border = max(image.shape[:2]) // 2
             try:
                 boxes, confidences, points = self._network.detect(
-                    _pad(image, border), landmarks=True
+                    _planar(_pad(image, border)), landmarks=True
                 )
             except (IndexError, ValueError, RuntimeError) as error:
                 raise EngineError(
@@ -186,6 +191,11 @@ def _shrink(image: Image, scale: float) -> Image:
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, H, W)
     small = nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
     return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
+
+
+def _planar(image: Image) -> torch.Tensor:
+    """The same picture with its planes apart in memory, from which MTCNN's resizing is faster."""
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous().permute(1, 2, 0)
 
 
 def _pad(image: Image, border: int) -> Image:

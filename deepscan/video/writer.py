@@ -219,6 +219,7 @@ class VideoWriter:
 
     def _to_frame(self, image: NDArray[np.uint8]) -> VideoFrame:
         from av import VideoFrame
+        from av.video.reformatter import Interpolation
 
         if self._codec == "ffv1":
             gray = image if image.ndim == 2 else image[:, :, 0]
@@ -228,10 +229,12 @@ class VideoWriter:
         height, width = image.shape[:2]
         if height % 2 or width % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        # Not copied: the conversion below reads it before the caller can paint it anew.
+        picture = VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24")
         return self._reformatter.reformat(
             picture,
             format="yuv420p",
+            interpolation=Interpolation.BILINEAR,  # the same pixels as bicubic, in less time
             dst_colorspace=SCALER[self._matrix],
             src_color_range=FULL_RANGE,
             dst_color_range=LIMITED_RANGE,
