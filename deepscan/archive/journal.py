@@ -1,0 +1,545 @@
+"""The journal of a results folder: what has been done, on the disk before anybody relies on it.
+
+`journal.jsonl` has one line for each change, appended by one `write` and synced, so a kill at any
+time leaves whole lines and at most one torn line at the end. A line is a JSON object:
+
+    {"v":1,"seq":n,"time":"UTC","kind":...,...,"sum":"16 hex of the SHA-256 of all before it"}
+
+`seq` counts from 1 without a gap. Kinds, and what they hold:
+
+    run      "run": Run                               a start of the program
+    started  "name", "attempt", "identity", "key"     an item is taken up (again)
+    segment  "name", "key", "segment": {...}          a stretch of a long file is done, resumable
+    lost     "name", "attempt", "reason": Reason      what worked on it died without an outcome
+    done     "outcome": Outcome                       the item has its outcome (also if refused)
+    ended    "finished": bool, "exit": int            the run is over; finished: nothing left out
+
+Unknown kinds are ignored. The newest outcome of a name is the current one; older ones with
+another key are superseded. Text is ASCII; bytes of names that are no UTF-8 are escaped surrogates.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from deepscan.archive.item import Item
+from deepscan.archive.key import key_of
+from deepscan.archive.lock import Lock
+from deepscan.archive.outcome import Outcome, Run
+from deepscan.archive.results import Results
+from deepscan.errors import OutputError
+from deepscan.publish import aside
+from deepscan.types import Label, Reason
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "journal.jsonl"
+_VERSION = 1
+_LINE = 64 * 2**20  # bytes; nothing that is written comes near
+_WASTE = 1000  # lines without use that are borne before the journal is written anew
+_HEAD = b'{"v":'
+
+Identity = tuple[int, int, int, int]
+
+
+class Memory:
+    """What a journal says, with the look-ups of a run that goes on where another ended.
+
+    `outcomes` are the current ones by name, `superseded` the older ones that other settings,
+    weights or contents have replaced, oldest first. `run` is the last start, `finished` whether it
+    has ended and left nothing out.
+    """
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.finished = False
+        self.outcomes: dict[str, Outcome] = {}
+        self._runs: list[Run] = []
+        self._older: dict[tuple[str, str | None], Outcome] = {}
+        self._by_key: dict[str, dict[str, None]] = {}  # names, in order
+        self._by_content: dict[str, dict[str, None]] = {}
+        self._older_by_key: dict[str, dict[str, None]] = {}
+        self._contents: dict[Identity, str] = {}
+        self._attempts: Counter[str] = Counter()
+        self._segments: dict[str, tuple[str, list[Mapping[str, Any]]]] = {}
+
+    @property
+    def superseded(self) -> tuple[Outcome, ...]:
+        return tuple(self._older.values())
+
+    def unchanged(self, item: Item, decides: str) -> Outcome | None:
+        """The current outcome of an item that is the same file as then (name and identity), if it
+        holds under `decides`; nothing is hashed. Errors are outcomes too: look at the label."""
+        known = self.outcomes.get(item.name)
+        if known is None or item.identity is None or known.identity != item.identity:
+            return None
+        if known.sha256 is None or known.key != key_of(known.sha256, decides):
+            return None
+        return known
+
+    def by_key(self, key: str) -> Outcome | None:
+        """An outcome with this key whose outputs are its own (not those of a twin).
+
+        A current one if there is any, else the newest superseded one, so that going back to other
+        settings costs nothing; errors among those are left out, since their folder is used again.
+        """
+        for name in self._by_key.get(key, ()):
+            if self.outcomes[name].same_as is None:
+                return self.outcomes[name]
+        for name in reversed(self._older_by_key.get(key, {})):
+            older = self._older[name, key]
+            if older.same_as is None and older.label is not Label.ERROR:
+                return older
+        return None
+
+    def by_content(self, sha256: str) -> tuple[Outcome, ...]:
+        """All current outcomes of files with this content, whatever the settings."""
+        return tuple(self.outcomes[name] for name in self._by_content.get(sha256, ()))
+
+    def sha256_of(self, identity: Identity | None) -> str | None:
+        """The content's hash if a file of this identity was hashed: for hard links, renamed files,
+        and unchanged files under other settings."""
+        return None if identity is None else self._contents.get(identity)
+
+    def attempts(self, name: str) -> int:
+        """How often the item was taken up since its last outcome; a kill of the run counts."""
+        return self._attempts[name]
+
+    def unfinished(self) -> tuple[str, ...]:
+        """Names of items that were taken up and have no outcome since, sorted."""
+        return tuple(sorted(name for name, count in self._attempts.items() if count))
+
+    def segments(self, name: str, key: str) -> tuple[Mapping[str, Any], ...]:
+        """The segments of an unfinished item that are done, in order; none under another key."""
+        under, done = self._segments.get(name, ("", []))
+        return tuple(done) if under == key else ()
+
+    def results(self, folder: Path) -> Results:
+        """The state as reports take it.
+
+        Raises:
+            OutputError: no run has begun here.
+        """
+        if self.run is None:
+            raise OutputError(f"{folder / JOURNAL}: no run has begun here; start one first")
+        return Results(
+            folder=folder,
+            run=self.run,
+            outcomes=tuple(self.outcomes[name] for name in sorted(self.outcomes)),
+            superseded=self.superseded,
+            finished=self.finished,
+        )
+
+    def take(self, entry: Mapping[str, Any]) -> None:
+        """Take in a line of the journal.
+
+        Raises:
+            KeyError, TypeError, ValueError: it does not hold what its kind says.
+        """
+        match entry["kind"]:
+            case "run":
+                self.run = Run.from_json(entry["run"])
+                self._runs.append(self.run)
+                self.finished = False
+            case "started":
+                self._attempts[entry["name"]] += 1
+            case "segment":
+                under, done = self._segments.get(entry["name"], ("", []))
+                if under != entry["key"]:  # what other settings have done is of no use
+                    self._segments[entry["name"]] = entry["key"], [entry["segment"]]
+                else:
+                    done.append(entry["segment"])
+            case "done":
+                self._replace(Outcome.from_json(entry["outcome"]))
+            case "ended":
+                self.finished = bool(entry["finished"])
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The lines that a journal needs to give this memory again."""
+        # Outcomes in the order in which they were won: superseded ones are older than current ones.
+        for run in self._runs[:-1]:
+            yield _entry("run", run=run.to_json())
+        for outcome in (*self.superseded, *self.outcomes.values()):
+            yield _entry("done", outcome=outcome.to_json())
+        if self.run is not None:
+            yield _entry("run", run=self.run.to_json())
+        for name, count in self._attempts.items():
+            for attempt in range(1, count + 1):
+                yield _entry("started", name=name, attempt=attempt, identity=None, key=None)
+        for name, (key, done) in self._segments.items():
+            for values in done:
+                yield _entry("segment", name=name, key=key, segment=values)
+        if self.finished:
+            yield _entry("ended", finished=True, exit=None)
+
+    def size(self) -> int:
+        """How many lines `entries` gives."""
+        return (
+            len(self._runs)
+            + len(self._older)
+            + len(self.outcomes)
+            + self._attempts.total()
+            + sum(len(done) for _, done in self._segments.values())
+            + self.finished
+        )
+
+    def _replace(self, outcome: Outcome) -> None:
+        name = outcome.name
+        old = self.outcomes.pop(name, None)  # popped: the newest stands last
+        if old is not None:
+            _drop(self._by_key, old.key, name)
+            _drop(self._by_content, old.sha256, name)
+            if old.key != outcome.key:
+                self._older[name, old.key] = old
+                _add(self._older_by_key, old.key, name)
+        self._older.pop((name, outcome.key), None)
+        _drop(self._older_by_key, outcome.key, name)
+        self.outcomes[name] = outcome
+        _add(self._by_key, outcome.key, name)
+        _add(self._by_content, outcome.sha256, name)
+        if outcome.sha256 is not None and outcome.identity is not None:
+            self._contents[outcome.identity] = outcome.sha256
+        self._attempts.pop(name, None)
+        self._segments.pop(name, None)
+
+
+class Journal:
+    """The open journal of a results folder, for the one run that has its lock. Use it with `with`.
+
+    Every method that writes returns when its line is on the disk, and keeps `memory` up to date.
+    They raise OutputError if it cannot be written (the disk is full); the journal stays valid. One
+    thread writes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open or begin the journal. A torn last line is dropped (and logged).
+
+        Raises:
+            OutputError: it is damaged before its end (see `repair`), of a newer version, or cannot
+                be written to.
+        """
+        self.path = folder / JOURNAL
+        self.memory = Memory()
+        self._broken = ""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        self._descriptor = _open(self.path, flags)
+        try:
+            with os.fdopen(os.dup(self._descriptor), "rb") as file:
+                self._lines, self._end = _recall(self.path, file, self.memory)
+            if os.fstat(self._descriptor).st_size > self._end:
+                os.ftruncate(self._descriptor, self._end)
+                os.fsync(self._descriptor)
+            _sync_folder(folder)
+            if self._lines - self.memory.size() > max(_WASTE, self.memory.size()):
+                self.compact()
+        except OSError as error:
+            os.close(self._descriptor)
+            raise _unwritten(self.path, error) from error
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def begin(self, run: Run) -> None:
+        """A run starts."""
+        self._append("run", run=run.to_json())
+
+    def started(self, item: Item, *, attempt: int = 1, key: str | None = None) -> None:
+        """An item is taken up."""
+        self._append("started", name=item.name, attempt=attempt, identity=item.identity, key=key)
+
+    def segment(self, name: str, key: str, values: Mapping[str, Any]) -> None:
+        """A stretch of an item under way is done; `values` are ready for JSON."""
+        self._append("segment", name=name, key=key, segment=dict(values))
+
+    def lost(self, name: str, reason: Reason, *, attempt: int = 1) -> None:
+        """What worked on an item died without an outcome."""
+        self._append("lost", name=name, attempt=attempt, reason=asdict(reason))
+
+    def done(self, outcome: Outcome) -> None:
+        """An item has its outcome; its outputs are complete and on the disk before this."""
+        self._append("done", outcome=outcome.to_json())
+
+    def ended(self, *, finished: bool, exit_code: int) -> None:
+        """The run is over. `finished` says that every item of the listing has its outcome."""
+        self._append("ended", finished=finished, exit=exit_code)
+
+    def compact(self) -> None:
+        """Write the journal anew without what no longer matters; whole or as it was.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self._lines, self._end = _write_anew(self.path, self.memory.entries())
+        descriptor = _open(self.path, os.O_RDWR | os.O_APPEND)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _append(self, kind: str, **values: Any) -> None:
+        if self._broken:
+            raise OutputError(self._broken)
+        line = _sealed(_entry(kind, **values), self._lines + 1)
+        try:
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # it took a part
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._take_back(error)
+            raise _unwritten(self.path, error) from error
+        self._lines += 1
+        self._end += len(line)
+        self.memory.take(json.loads(line))
+
+    def _take_back(self, error: OSError) -> None:
+        """A torn line followed by others would be damage: cut it off, or write nothing more."""
+        try:
+            os.ftruncate(self._descriptor, self._end)
+            os.fsync(self._descriptor)
+        except OSError:
+            self._broken = str(_unwritten(self.path, error))
+
+
+def recall(folder: Path) -> Memory:
+    """Read a journal without changing it, also beside a run at work.
+
+    Raises:
+        OutputError: there is none, or it is damaged before its end (see `repair`).
+    """
+    path = folder / JOURNAL
+    memory = Memory()
+    try:
+        with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
+            _recall(path, file, memory)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read: {error.strerror}") from error
+    return memory
+
+
+def read_journal(folder: Path) -> Results:
+    """The state of a results folder, as reports take it.
+
+    Raises:
+        OutputError: there is no journal, no run has begun, or it is damaged before its end.
+    """
+    return recall(folder).results(folder)
+
+
+def repair(folder: Path) -> tuple[int, int]:
+    """Keep the whole lines of a damaged journal; gives how many were kept and how many lost.
+
+    Takes the folder's lock. The damaged journal stays beside the new one (journal.damaged-*.jsonl).
+    Items whose lines are lost are scanned again by the next run.
+
+    Raises:
+        OutputError: a run is at work, there is no journal, or it cannot be written.
+    """
+    path = folder / JOURNAL
+    with Lock(folder):
+        kept: list[dict[str, Any]] = []
+        lost = 0
+        broken = False
+        try:
+            with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
+                for number, line in enumerate(_lines(file), start=1):
+                    try:
+                        entry = _opened(line)
+                        Memory().take(entry)
+                    except (KeyError, TypeError, ValueError):
+                        lost += 1
+                        continue
+                    if entry["v"] != _VERSION:
+                        raise _newer(path, entry["v"])
+                    broken = broken or entry["seq"] != number
+                    kept.append(entry)
+            if not lost and not broken:
+                return len(kept), 0
+            beside = _free_name(path)
+            os.link(path, beside)
+        except OSError as error:
+            raise _unwritten(path, error) from error
+        _write_anew(path, kept)
+    logger.warning("%s: %d lines kept, %d lost; as it was: %s", path, len(kept), lost, beside)
+    return len(kept), lost
+
+
+def is_results(folder: Path) -> bool:
+    """Whether a folder holds results of deepscan: a journal whose first line is whole."""
+    try:
+        with os.fdopen(_open(folder / JOURNAL, os.O_RDONLY), "rb") as file:
+            if file.read(len(_HEAD)) != _HEAD:
+                return False
+            file.seek(0)
+            _opened(file.readline(_LINE))
+    except (OSError, OutputError, ValueError):
+        return False
+    return True
+
+
+def _add(index: dict[str, dict[str, None]], value: str | None, name: str) -> None:
+    if value is not None:
+        index.setdefault(value, {})[name] = None
+
+
+def _drop(index: dict[str, dict[str, None]], value: str | None, name: str) -> None:
+    if value is not None and value in index:
+        index[value].pop(name, None)
+        if not index[value]:
+            del index[value]
+
+
+def _entry(kind: str, **values: Any) -> dict[str, Any]:
+    return {"kind": kind, **values}
+
+
+def _sealed(entry: Mapping[str, Any], seq: int) -> bytes:
+    """A line, from the first brace to the line feed."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    whole = {"v": _VERSION, "time": now, **entry, "seq": seq}
+    body = json.dumps(whole, separators=(",", ":"), allow_nan=False).encode("ascii")[:-1]
+    return b'%s,"sum":"%s"}\n' % (body, _sum(body))
+
+
+def _sum(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest()[:16].encode("ascii")
+
+
+_SEAL = len(b',"sum":"0123456789abcdef"}\n')
+
+
+def _opened(line: bytes) -> dict[str, Any]:
+    """What a line holds.
+
+    Raises:
+        ValueError: it is not whole, or not what was written.
+    """
+    body = line[:-_SEAL]
+    if line[-_SEAL:] != b',"sum":"%s"}\n' % _sum(body):
+        raise ValueError("the checksum does not agree")
+    entry = json.loads(body + b"}")
+    if not isinstance(entry, dict) or not {"v", "seq", "kind"} <= entry.keys():
+        raise ValueError("not a line of a journal")
+    return entry
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(_LINE):
+        yield line
+
+
+def _recall(path: Path, file: BinaryIO, memory: Memory) -> tuple[int, int]:
+    """Read a journal into memory; gives its whole lines and where the last of them ends."""
+    count = end = 0
+    torn = 0
+    for line in _lines(file):
+        if torn:  # only the last line can be torn: each was on the disk before the next
+            raise _damaged(path, torn)
+        try:
+            entry = _opened(line)
+        except ValueError:
+            torn = count + 1
+            continue
+        if entry["v"] != _VERSION:
+            raise _newer(path, entry["v"])
+        try:
+            if entry["seq"] != count + 1:
+                raise ValueError("a line is missing or doubled")
+            memory.take(entry)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, count + 1) from error
+        count += 1
+        end += len(line)
+    if torn:
+        logger.warning("%s: the last line (%d) is torn and left out", path, torn)
+    return count, end
+
+
+def _write_anew(path: Path, entries: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """Replace a journal; whole under its name or as it was. Gives its lines and bytes."""
+    part = aside(path)
+    lines = size = 0
+    try:
+        descriptor = _open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for lines, entry in enumerate(entries, start=1):
+                    size += file.write(_sealed(entry, lines))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    return lines, size
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise OutputError(f"{path}: the journal cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OutputError(f"{path}: the journal is not a regular file; name another folder")
+    return descriptor
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (beside := path.with_name(f"journal.damaged-{number}.jsonl")).exists():
+        number += 1
+    return beside
+
+
+def _damaged(path: Path, line: int) -> OutputError:
+    return OutputError(
+        f"{path} is damaged in line {line}: run `deepscan journal repair {path.parent}`, which "
+        f"keeps every whole line"
+    )
+
+
+def _newer(path: Path, version: object) -> OutputError:
+    return OutputError(
+        f"{path}: format {version!r:.20}, this deepscan knows {_VERSION}: use the one that wrote "
+        f"it, or another folder"
+    )
+
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path} cannot be written: {error.strerror}; what is done so far is kept: free some space "
+        f"or mend the folder, then run again"
+    )
