@@ -1,14 +1,16 @@
 """Short moving clips from still pictures: camera motion, grain of its own in every frame, a codec.
 
 A still that is shown for two seconds would repeat the same pixels; a camera does not. Here the
-picture drifts, turns and zooms smoothly, every frame gets its own grain, and the clip goes through
-a real encoder as a whole, so that the codec decides what a scan gets to see.
+picture drifts, turns and zooms smoothly, the head turns a little, every frame gets its own grain,
+and the clip goes through real encoders as a whole, so that the codec decides what a scan gets to
+see. A manipulation is made anew in every frame by landmarks that tremble, as programs make it: its
+mask jitters and the inner face flickers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
 from typing import cast
@@ -19,7 +21,8 @@ import numpy as np
 
 from deepscan.types import Box
 from train.forge.degrade import grain
-from train.forge.forged import Picture
+from train.forge.forged import FaceImage, Forge, Picture
+from train.forge.shape import Points
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +79,164 @@ def film(
         yield grain(frame, rng, noise, 1.3) if noise > 0 else frame
 
 
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A scene before it is filmed: a picture (H, W, 3) uint8 a frame, and where each is forged,
+    (H, W) float32 in [0, 1]; `tags` say how, and are empty where nothing was."""
+
+    pictures: tuple[Picture, ...]
+    masks: tuple[np.ndarray, ...]
+    tags: tuple[str, ...] = ()
+
+
+def act(
+    face: FaceImage,
+    frames: int,
+    rng: np.random.Generator,
+    *,
+    forge: Forge | None = None,
+    other: FaceImage | None = None,
+) -> Take:
+    """A head that turns a little, as it is or with one manipulation all along.
+
+    The head moves alike with and without a forge, so that takes of the same draw differ in the
+    forging alone.
+
+    Args:
+        face: a still picture.
+        frames: how many, at least one.
+        rng: consumed by the same amount with and without a forge.
+        forge: makes each frame's manipulation, with one and the same draw.
+        other: somebody else's face, for forges that need one.
+    """
+    time = np.linspace(0, 1, max(frames, 2))[:frames]
+    rates, waves = rng.uniform(0.3, 1.2, 2), rng.uniform(0, 2 * np.pi, 2)
+    reach = rng.uniform(0.0, 0.07, 2)
+    seed, trembling = int(rng.integers(2**63)), np.random.default_rng(int(rng.integers(2**63)))
+    shaken = 10 ** trembling.uniform(-2.6, -1.6)  # of the distance of the eyes
+    blinking = trembling.uniform(0, 2.5)  # grey levels by which the forged part changes
+    unit = float(np.hypot(*(face.landmarks[1] - face.landmarks[0])))
+    offset, light = np.zeros((5, 2)), 0.0
+    pictures: list[Picture] = []
+    masks: list[np.ndarray] = []
+    tags: tuple[str, ...] = ()
+    for moment in time:
+        yaw, pitch = reach * np.sin(2 * np.pi * rates * moment + waves)
+        seen = turn_head(face, float(yaw), float(pitch))
+        if forge is None:
+            pictures.append(seen.image)
+            masks.append(np.zeros(seen.image.shape[:2], np.float32))
+            continue
+        # What trembles in one frame still does in the next: three quarters of it stays.
+        offset = 0.75 * offset + 0.66 * trembling.normal(0, shaken * unit, (5, 2))
+        light = 0.5 * light + 0.87 * float(trembling.normal(0, blinking))
+        found = replace(seen, landmarks=seen.landmarks + offset)
+        made = forge(found, np.random.default_rng(seed), other=other)
+        lit = made.image + np.float32(light) * made.mask[..., None]
+        pictures.append(np.clip(np.round(lit), 0, 255).astype(np.uint8))
+        masks.append(made.mask)
+        tags = made.tags
+    return Take(tuple(pictures), tuple(masks), tags)
+
+
+def turn_head(face: FaceImage, yaw: float, pitch: float) -> FaceImage:
+    """The face with its middle moved against its outline, as a head's does that turns.
+
+    `yaw` and `pitch` are the shift of the middle to the right and down, in units of the distance of
+    the eyes; at most 0.1, or the picture folds.
+    """
+    height, width = face.image.shape[:2]
+    unit = max(float(np.hypot(*(face.landmarks[1] - face.landmarks[0]))), 1.0)
+    centre = face.landmarks.mean(0)
+    shift = np.array((yaw, pitch)) * unit
+    spread = np.array((0.95, 1.2)) * unit
+
+    def near(points: Points) -> np.ndarray:
+        return np.exp(-0.5 * (((points - centre) / spread) ** 2).sum(-1))
+
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    weight = near(np.stack([x, y], -1)).astype(np.float32)
+    image = cv2.remap(
+        face.image, x - np.float32(shift[0]) * weight, y - np.float32(shift[1]) * weight,
+        cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101,
+    )  # fmt: skip
+    landmarks = face.landmarks + near(face.landmarks)[:, None] * shift
+    return replace(face, image=image, landmarks=landmarks)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One time through a codec: one of `CODECS`, its quality, and the size before it."""
+
+    codec: str
+    crf: int
+    scale: float = 1.0
+
+
+# Encoder of each codec: its options but for the quality, and the CRFs in use, from good to bad.
+CODECS: dict[str, tuple[str, dict[str, str], tuple[int, int]]] = {
+    "h264": (
+        # With the fastest instructions of some CPUs the same frames do not always give the same
+        # bits.
+        "libx264", {"preset": "veryfast", "x264-params": "cpu-independent=1"}, (16, 38),
+    ),
+    "h265": (
+        "libx265",
+        {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
+        (18, 38),
+    ),
+    "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "7", "b": "0"}, (20, 52)),
+    "av1": ("libsvtav1", {"preset": "12", "svtav1-params": "lp=1"}, (22, 58)),
+}  # fmt: skip
+
+
+def draw_passes(rng: np.random.Generator) -> tuple[Pass, ...]:
+    """One time through a codec, or two with another size between, at qualities in use."""
+    passes = []
+    for number in range(1 + int(rng.random() < 0.35)):
+        name = list(CODECS)[rng.choice(len(CODECS), p=(0.5, 0.2, 0.15, 0.15))]
+        best, worst = CODECS[name][2]
+        scale = float(rng.uniform(0.5, 1.0)) if number and rng.random() < 0.7 else 1.0
+        passes.append(Pass(name, int(rng.integers(best, worst + 1)), scale))
+    return tuple(passes)
+
+
+def send(frames: Iterator[Picture], passes: Sequence[Pass], *, rate: int = 25) -> list[Picture]:
+    """Encode a clip once or more, at another size in between: what a platform does to it.
+
+    Frames come back smaller by the product of all scales; sides stay even.
+
+    Raises:
+        KeyError: a codec is none of `CODECS`.
+    """
+    clip = list(frames)
+    for one in passes:
+        if one.scale != 1:
+            height, width = clip[0].shape[:2]
+            size = tuple(max(64, round(side * one.scale) // 2 * 2) for side in (width, height))
+            clip = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip]
+        encoder = CODECS[one.codec][0]
+        clip = through_codec(iter(clip), crf=one.crf, codec=encoder, rate=rate)
+    return clip
+
+
 def through_codec(
     frames: Iterator[Picture], *, crf: int, codec: str = "libx264", rate: int = 25
 ) -> list[Picture]:
-    """Encode a clip in memory and decode it again: what a scan would see."""
+    """Encode a clip in memory and decode it again: what a scan would see.
+
+    Args:
+        frames: (H, W, 3) uint8 with even sides, all of one size.
+        crf: quality in the encoder's own scale.
+        codec: an encoder of PyAV; those of `CODECS` get their options.
+        rate: frames a second.
+    """
+    options: dict[str, object] = {"preset": "veryfast"}
+    for encoder, settings, _ in CODECS.values():
+        if encoder == codec:
+            options = dict(settings)
+    options["crf"] = str(crf)
     buffer = BytesIO()
-    options: dict[str, object] = {"crf": str(crf), "preset": "veryfast"}
-    if codec == "libx264":
-        # With the fastest instructions of some CPUs the same frames do not always give the same
-        # bits.
-        options["x264-params"] = "cpu-independent=1"
     with av.open(buffer, "w", format="matroska") as out:
         stream: av.VideoStream | None = None
         for picture in frames:

@@ -30,8 +30,8 @@ from deepscan.sinks.masks import read_masks
 from deepscan.testing import make_video
 from deepscan.types import Image, Scanned
 from train.clips import Camera, hold_camera
+from train.forge.blend import blend
 from train.forge.degrade import grain, sharpen
-from train.forge.selfblend import blend
 from train.forge.shape import draw, place
 
 SECONDS, RATE = 6, 25

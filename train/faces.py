@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from deepscan.errors import UsageError
+from train.forge.decoded import read_pack
 from train.forge.forged import FaceImage
 
 _COLUMNS = (
@@ -35,17 +36,36 @@ class Person:
     face: FaceImage
 
 
-def read_faces(folder: Path, split: str) -> list[Person]:
+def read_faces(folder: Path, split: str, decoded: Path | None = None) -> list[Person]:
     """Read all pictures of a split ("train" or "val") into memory.
+
+    Args:
+        folder: the pictures and provenance.csv.
+        split: which of them.
+        decoded: a pack of their redrawn faces (`train.forge.pack`), which some forges need.
 
     Raises:
         UsageError: provenance.csv or one of its columns or pictures is missing, or the split is
-            empty.
+            empty, or the pack cannot be read or lacks a picture.
     """
     rows = [row for row in _rows(folder) if row["split"] == split]
     if not rows:
         raise UsageError(f"{folder / 'provenance.csv'} has no row with split = {split!r}")
-    return [_read(folder, row) for row in rows]
+    people = [_read(folder, row) for row in rows]
+    return people if decoded is None else with_decoded(people, decoded)
+
+
+def with_decoded(people: list[Person], path: Path) -> list[Person]:
+    """The same people with their redrawn faces from a pack.
+
+    Raises:
+        UsageError: the pack cannot be read or lacks somebody.
+    """
+    pack = read_pack(path)
+    missing = [person.name for person in people if not pack.get(person.name)]
+    if missing:
+        raise UsageError(f"{path} has no redrawn face of {missing[0]} and {len(missing) - 1} more")
+    return [replace(one, face=replace(one.face, decoded=pack[one.name])) for one in people]
 
 
 def data_hash(folder: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import cv2
@@ -18,10 +18,17 @@ from torch.utils.data import Dataset
 
 from train.faces import Person
 from train.forge.degrade import degrade
-from train.forge.forged import FORGES, FaceImage, Forge, Forged, Picture
+from train.forge.forged import FORGES, WITH_OTHER, FaceImage, Forge, Forged, Picture
+from train.forge.harmless import EDITS, OCCLUDERS
 
 _KERNELS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 INSIDE = 0.4  # blending weight from which a pixel counts as manipulated
+VISIBLE = 1.0  # grey levels that a forge must change within its mask; less is no manipulation
+SMALLEST = 0.01  # share of the face box that a mask must cover
+_ATTEMPTS = 3
+_CANDIDATES = 5  # strangers to choose a swap's other face from
+_TRIM = 1.75  # side of what is degraded over the longer side of the face box: more is never cut
+_OCCLUDER = 0.3  # share of edited pairs that something lies over
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +54,44 @@ def load_forge(name: str) -> Forge:
 
 
 def forge_face(
-    people: Sequence[Person], index: int, forge: str, rng: np.random.Generator
+    people: Sequence[Person],
+    index: int,
+    forge: str,
+    rng: np.random.Generator,
+    *,
+    face: FaceImage | None = None,
 ) -> Forged:
-    """Forge one face; where the forge needs another person, draw one from the same source."""
-    face = people[index].face
-    other = None
-    if forge == "swap":
-        same = [i for i, p in enumerate(people) if p.person != people[index].person]
-        other = people[same[rng.integers(len(same))]].face
-    return load_forge(forge)(face, rng, other=other)
+    """Forge one face, or a cut of it; where the forge takes another person, draw one."""
+    person = people[index]
+    other = _somebody_else(people, person, rng) if forge in WITH_OTHER else None
+    return load_forge(forge)(face or person.face, rng, other=other)
+
+
+def _somebody_else(
+    people: Sequence[Person], person: Person, rng: np.random.Generator
+) -> FaceImage | None:
+    """Another person's face, half the time the most alike of a few; None where there is nobody."""
+    drawn = [people[int(i)] for i in rng.integers(len(people), size=_CANDIDATES)]
+    wanted = _CANDIDATES if rng.random() < 0.5 else 1
+    others = [other for other in drawn if other.person != person.person]
+    if not others:
+        others = [other for other in people if other.person != person.person]
+    if not others:
+        return None
+    own = _look(person.face)
+    looks = [np.abs(_look(other.face) - own).sum() for other in others[:wanted]]
+    return others[int(np.argmin(looks))].face
+
+
+def _look(face: FaceImage) -> np.ndarray:
+    """Pose and colour, roughly: landmarks by the distance of the eyes, and the skin beside them."""
+    eyes = face.landmarks[1] - face.landmarks[0]
+    unit = max(float(np.hypot(*eyes)), 1.0)
+    shape = (face.landmarks - face.landmarks.mean(0)) / unit * 8
+    height, width = face.image.shape[:2]
+    x, y = np.clip(face.landmarks[2] - (0, 0.2 * unit), 0, (width - 1, height - 1)).astype(int)
+    skin = face.image[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4].mean((0, 1)) / 25
+    return np.concatenate([shape.ravel(), skin])
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -73,9 +109,14 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         seed: int,
         length: int,
         gentle: float = 0.0,
+        harmless: float = 0.0,
+        codecs: str = "video",
     ) -> None:
-        """`gentle` is the share of pairs that are spared the harder degradations."""
+        """`gentle` is the share of pairs that are spared the harder degradations, `harmless` the
+        share that gets edits which accuse nobody; `codecs` as `train.forge.degrade.CODECS`."""
         self.people = people
+        self.harmless = harmless
+        self.codecs = codecs
         self.gentle = gentle
         self.size = size
         self.seed = seed
@@ -103,8 +144,14 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         drawn = self.names[rng.choice(len(self.names), p=self.weights)]
         if person is not None:
             chosen = person
-        forged = forge_face(self.people, chosen, forge or drawn, rng)
-        return cut_pair(forged, self.people[chosen], self.size, rng, self.gentle)
+        kept = replace(self.people[chosen], face=trimmed(self.people[chosen].face))
+        for _ in range(_ATTEMPTS):
+            made = forge_face(self.people, chosen, forge or drawn, rng, face=kept.face)
+            if visible(made, kept.face):
+                break
+        return cut_pair(
+            made, kept, self.size, rng, self.gentle, harmless=self.harmless, codecs=self.codecs
+        )
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         pair = self.pair(index)
@@ -113,11 +160,99 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return crops, torch.from_numpy(pair.mask), name
 
 
+def visible(forged: Forged, face: FaceImage) -> bool:
+    """Whether anything was changed that a pixel can show: else its label would be wrong."""
+    inside = forged.mask > INSIDE
+    x1, y1, x2, y2 = face.box
+    if inside.sum() < max(1.0, SMALLEST * (x2 - x1) * (y2 - y1)):
+        return False
+    return _apart(forged.image, forged.original, inside) >= VISIBLE
+
+
+def _apart(one: Picture, two: Picture, inside: np.ndarray) -> float:
+    """Mean difference in grey levels where `inside` holds (somewhere)."""
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return float(cv2.absdiff(one[window], two[window])[inside[window]].mean())
+
+
+def edit_pair(
+    forged: Forged, landmarks: np.ndarray, rng: np.random.Generator
+) -> tuple[Forged, bool]:
+    """Edit both pictures harmlessly, so that no edit tells which of them is forged.
+
+    What lies over a face lies over both, and is taken out of the mask. Edits of the picture are,
+    with equal chance, one draw for both, or drawn for each apart from the other: then real pictures
+    have edits that their fakes lack and the other way round, but each kind of picture has every
+    edit equally often, at every strength.
+
+    Args:
+        forged: the pair.
+        landmarks: (5, 2) of the face.
+        rng: consumed by the draw.
+
+    Returns:
+        The pair, its tags longer by the edits of the forged picture, and whether both had the same.
+    """
+    if rng.random() < _OCCLUDER:
+        name = list(OCCLUDERS)[rng.integers(len(OCCLUDERS))]
+        height, width = forged.mask.shape
+        layer = OCCLUDERS[name](height, width, landmarks, rng)
+        left = forged.mask * (1 - layer.cover)
+        # A fake of which little is left to see would be a wrong label.
+        if (left > INSIDE).sum() < 0.5 * (forged.mask > INSIDE).sum():
+            return forged, True
+        return (
+            replace(
+                forged,
+                image=layer.over(forged.image),
+                original=layer.over(forged.original),
+                mask=left,
+                tags=(*forged.tags, name),
+            ),
+            True,
+        )
+    seeds = rng.integers(2**63, size=2)
+    alike = bool(rng.random() < 0.5)
+    if alike:
+        seeds[1] = seeds[0]
+    (image, names), (original, _) = (
+        edited(picture, landmarks, np.random.default_rng(int(seed)))
+        for picture, seed in zip((forged.image, forged.original), seeds, strict=True)
+    )
+    made = replace(forged, image=image, original=original, tags=(*forged.tags, *names))
+    return made, alike
+
+
+def edited(
+    image: Picture, landmarks: np.ndarray, rng: np.random.Generator
+) -> tuple[Picture, tuple[str, ...]]:
+    """A picture after none, one or two edits, and their names."""
+    count = int(rng.choice(3, p=(0.25, 0.55, 0.2)))
+    names = tuple(str(name) for name in rng.choice(list(EDITS), count, replace=False))
+    for name in names:
+        image = EDITS[name](image, landmarks, rng)
+    return image, names
+
+
 def cut_pair(
-    forged: Forged, person: Person, size: int, rng: np.random.Generator, gentle: float = 0.0
+    forged: Forged,
+    person: Person,
+    size: int,
+    rng: np.random.Generator,
+    gentle: float = 0.0,
+    *,
+    harmless: float = 0.0,
+    codecs: str = "video",
 ) -> Pair:
-    """Degrade both pictures alike, then cut the face at the scale of a scan, a little shaken."""
-    fake, real = degrade([forged.image, forged.original], rng, gentle)
+    """Edit and degrade both pictures, then cut the face at the scale of a scan, a little shaken."""
+    alike = True
+    if harmless > 0 and rng.random() < harmless:
+        forged, alike = edit_pair(forged, person.face.landmarks, rng)
+    fake, real = degrade([forged.image, forged.original], rng, gentle, codecs)
+    if alike and not _survives(forged.mask, fake, real):
+        # Coding erased the manipulation, and its label with it: a better life for both.
+        fake, real = degrade([forged.image, forged.original], rng, 1.0, codecs)
     shrink = fake.shape[1] / forged.image.shape[1]
     box = crop_square(person.face, rng, shrink)
     kernel = _KERNELS[rng.integers(len(_KERNELS))]
@@ -133,6 +268,29 @@ def cut_pair(
         np.ascontiguousarray(inside.astype(np.uint8)),
         forged.tags,
         person.person,
+    )
+
+
+def _survives(mask: np.ndarray, fake: Picture, real: Picture) -> bool:
+    height, width = fake.shape[:2]
+    inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR) > INSIDE
+    return bool(inside.any()) and _apart(fake, real, inside) >= VISIBLE
+
+
+def trimmed(face: FaceImage) -> FaceImage:
+    """Without what no crop can show: forging, editing and coding it would cost time only."""
+    x1, y1, x2, y2 = face.box
+    reach = _TRIM / 2 * max(x2 - x1, y2 - y1)
+    height, width = face.image.shape[:2]
+    left, right = np.clip(((x1 + x2) / 2 - reach, (x1 + x2) / 2 + reach), 0, width).astype(int)
+    top, bottom = np.clip(((y1 + y2) / 2 - reach, (y1 + y2) / 2 + reach), 0, height).astype(int)
+    if right - left < 16 or bottom - top < 16:
+        return face
+    return replace(
+        face,
+        image=np.ascontiguousarray(face.image[top:bottom, left:right]),
+        landmarks=face.landmarks - (left, top),
+        box=(x1 - left, y1 - top, x2 - left, y2 - top),
     )
 
 

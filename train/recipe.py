@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 from deepscan.errors import ModelError, UsageError
 from deepscan.models.msccnet import MODELS, MSCCNetConfig
 from train.datasets import DATASETS
+from train.forge.degrade import CODECS
 from train.forge.forged import FORGES
 from train.losses import LOSSES
 from train.transforms import TRANSFORMS
@@ -138,6 +139,8 @@ class Recipe:
     """One run. `losses` maps an output (image, mask, coarse) to its weighted terms.
 
     `network` changes fields of the model's configuration; `forges` are the shares of each forge.
+    `harmless` is the share of forged pairs that get edits which accuse nobody. `codecs` is "video"
+    for real video codecs in the degradations (needs PyAV), "still" for JPEG and WebP alone.
     """
 
     model: str
@@ -148,6 +151,8 @@ class Recipe:
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     precision: str = "bf16"
     network: dict[str, Any] = field(default_factory=dict)
+    harmless: float = 0.0
+    codecs: str = "video"
 
     @property
     def config(self) -> MSCCNetConfig:
@@ -238,6 +243,9 @@ def _kind(where: str, step: object) -> tuple[str, dict[str, Any]]:
 
 def _check_sources(where: str, recipe: Recipe) -> None:
     _one_of(where, "model", recipe.model, MODELS)
+    _one_of(where, "codecs", recipe.codecs, CODECS)
+    if not 0 <= recipe.harmless <= 1:
+        raise UsageError(f"{where}: harmless is {recipe.harmless}: it is a share")
     if bool(recipe.forges) == (recipe.dataset is not None):
         raise UsageError(f"{where}: give either [forges] or [dataset]")
     for name, share in recipe.forges.items():

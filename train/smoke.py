@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.faces import read_faces
+from train.forge.align import align
+from train.forge.decoded import Decoded, encode, write_pack
 from train.forge.degrade import jpeg
+from train.forge.forged import FaceImage
 from train.forge.selfblend import self_blend
 from train.recipe import Recipe, Stage
 
@@ -74,6 +77,26 @@ def write_faces(folder: Path) -> None:
             marks = " ".join(f"{value:.1f}" for value in five.ravel())
             for split in ("train", "val"):
                 table.writerow((f"{name}.png", "scikit-image", name, *box, marks, split))
+
+
+def plain_copies(face: FaceImage) -> tuple[Decoded, ...]:
+    """Stand-ins for what networks make of a face: small aligned copies, smoothed or mirrored."""
+    copies = []
+    for side, swapped in ((48, False), (64, True), (96, False), (128, True)):
+        picture = cv2.warpAffine(
+            face.image, align(face.landmarks, side), (side, side), borderMode=cv2.BORDER_REPLICATE
+        )
+        picture = cv2.bilateralFilter(picture, 5, 60, 3)
+        if swapped:
+            picture = np.ascontiguousarray(picture[:, ::-1])
+        copies.append(encode(picture, "plain", "none", swapped))
+    return tuple(copies)
+
+
+def write_plain_pack(folder: Path, path: Path) -> None:
+    """A pack of stand-ins for a folder of faces, as `train.forge.pack` makes one of networks'."""
+    people = [person for split in ("train", "val") for person in read_faces(folder, split)]
+    write_pack(path, {person.name: plain_copies(person.face) for person in people})
 
 
 def write_dataset(faces: Path, folder: Path) -> None:

@@ -23,6 +23,7 @@ from deepscan.models.deploy import Deployed
 from train.crops import Reading, choose, pictures_of, read_crops, read_pair
 from train.datasets import Sample, Truth, VideoKey, open_dataset
 from train.faces import data_hash, read_faces
+from train.forge.forged import NEED_DECODED
 from train.judge import NetworkJudge, judge
 from train.metrics import auc, iou
 from train.pairs import Pairs
@@ -58,14 +59,15 @@ class Source(Protocol):
         ...
 
 
-def open_source(recipe: Recipe, data: Path) -> Source:
-    """The recipe's data in a folder.
+def open_source(recipe: Recipe, data: Path, decoded: Path | None = None) -> Source:
+    """The recipe's data in a folder; `decoded` is the pack that some forges need.
 
     Raises:
-        UsageError: the folder or a part of it is missing, or it is another data set's.
+        UsageError: the folder or a part of it is missing, or it is another data set's, or a forge
+            of the recipe needs a pack and there is none.
     """
     if recipe.dataset is None:
-        return ForgedFaces(recipe, data)
+        return ForgedFaces(recipe, data, decoded)
     return PairedPictures(recipe, recipe.dataset, data)
 
 
@@ -74,11 +76,20 @@ class ForgedFaces:
 
     pairs: int | None = None
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, decoded: Path | None = None) -> None:
+        needing = sorted(name for name in NEED_DECODED if recipe.forges.get(name, 0) > 0)
+        if needing and decoded is None:
+            raise UsageError(
+                f"the recipe's forges {', '.join(needing)} need a pack of redrawn faces: make one "
+                "with train.forge.pack and give it as --decoded"
+            )
         self._recipe = recipe
-        self._people = read_faces(data, "train")
-        self._held_out = read_faces(data, "val")
+        self._people = read_faces(data, "train", decoded)
+        self._held_out = read_faces(data, "val", decoded)
         self.sha256 = data_hash(data)
+        if decoded is not None:
+            both = self.sha256 + hashlib.sha256(decoded.read_bytes()).hexdigest()
+            self.sha256 = hashlib.sha256(both.encode()).hexdigest()
 
     def stream(self, size: int, batch: int, length: int, gentle: float = 0.0) -> Dataset[Item]:
         recipe = self._recipe
@@ -89,6 +100,8 @@ class ForgedFaces:
             seed=recipe.seed,
             length=length,
             gentle=gentle,
+            harmless=recipe.harmless,
+            codecs=recipe.codecs,
         )
 
     def judge(self, model: Deployed) -> Held:

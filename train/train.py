@@ -43,7 +43,7 @@ from train.processes import Processes, join
 from train.progress import Display, Log, display
 from train.recipe import OUTPUTS, Recipe, read_recipe
 from train.schedule import Average, optimiser_of, rate_at
-from train.smoke import smoke_data, smoke_recipe
+from train.smoke import smoke_data, smoke_recipe, write_plain_pack
 from train.source import Item, Source, open_source
 
 _SAVE_EVERY = 250  # steps
@@ -115,7 +115,9 @@ def train(
     workers: int,
     device: str,
     backbone: Path | None = None,
+    start: Path | None = None,
     until: int | None = None,
+    decoded: Path | None = None,
 ) -> Path | None:
     """Run or continue a recipe; returns the path of the weights, None if it was stopped before.
 
@@ -126,15 +128,17 @@ def train(
         workers: processes that make samples, 0: none beside this one.
         device: "cpu", "cuda" or "cuda:N".
         backbone: weights to start the backbone from, by timm's names.
+        start: weights of the whole network to start from, as an earlier run exported them.
         until: save and stop at this step, as if interrupted.
+        decoded: pack of redrawn faces (`train.forge.pack`), which some forges need.
 
     Raises:
         UsageError: the data folder lacks what the recipe needs, or the checkpoint is another's.
-        ModelError: the backbone's weights do not fit.
+        ModelError: the weights to start from do not fit.
     """
     cv2.setNumThreads(0)  # its pool does not survive the fork of the sample makers
     with join(device) as processes, _stop_signals() as stopped:
-        return _run(recipe, data, out, workers, processes, backbone, until, stopped)
+        return _run(recipe, data, out, workers, processes, backbone, start, until, decoded, stopped)
 
 
 def _run(
@@ -143,12 +147,14 @@ def _run(
     out: Path,
     workers: int,
     processes: Processes,
+    backbone: Path | None,
     start: Path | None,
     until: int | None,
+    decoded: Path | None,
     stopped: list[int],
 ) -> Path | None:
     processes.share(recipe.schedule.pairs)  # raises before anything is read
-    source = open_source(recipe, data)
+    source = open_source(recipe, data, decoded)
     recipe = replace(recipe, schedule=recipe.schedule.in_steps(source.pairs))
     schedule = recipe.schedule
     out.mkdir(parents=True, exist_ok=True)
@@ -158,7 +164,9 @@ def _run(
 
     config = recipe.config
     network = build(config)
-    history = {} if start is None else start_backbone(network, start)
+    history = {} if backbone is None else start_backbone(network, backbone)
+    if start is not None:
+        history |= start_network(network, start)
     network = network.to(processes.device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = processes.synchronise_norms(network)
@@ -361,6 +369,29 @@ def start_backbone(network: MSCCNet, path: Path) -> dict[str, str]:
     return {"backbone_sha256": hashlib.sha256(data).hexdigest()}
 
 
+def start_network(network: MSCCNet, path: Path) -> dict[str, str]:
+    """Fill the whole network from weights that an earlier run exported; they must fit entirely.
+
+    The first layers of another input size fit too: the network is the same at every size.
+
+    Returns:
+        What to note in the weights' metadata.
+
+    Raises:
+        ModelError: the file cannot be read or is of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        data = path.read_bytes()
+        network.load_state_dict(load(data), strict=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise ModelError(f"weights {path} do not fit: {line}") from error
+    return {"start_sha256": hashlib.sha256(data).hexdigest()}
+
+
 def _save(
     path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, average: Average, step: int
 ) -> None:
@@ -435,7 +466,14 @@ def main(
     backbone: Annotated[
         Path | None, typer.Option(help="Weights to start the backbone from, timm's names")
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Weights of an earlier run of this network to start from"),
+    ] = None,
     until: Annotated[int | None, typer.Option(help="Save and stop at this step")] = None,
+    decoded: Annotated[
+        Path | None, typer.Option(help="Pack of redrawn faces, from train.forge.pack")
+    ] = None,
     smoke: Annotated[
         bool, typer.Option(help="A few tiny steps; without --data on a picture that ships")
     ] = False,
@@ -454,12 +492,16 @@ def main(
                     made = Path(scratch) / "data"
                     asked = smoke_data(asked, made)
                     data = made / "faces" if asked.dataset is None else made
+                    if asked.dataset is None:
+                        decoded = Path(scratch) / "decoded.npz"
+                        write_plain_pack(data, decoded)
                 out = out or Path(scratch) / "run"
             if data is None or out is None:
                 raise UsageError("--data and --out are needed, except with --smoke")
             path = train(
                 asked, data, out,
-                workers=workers, device=device, backbone=backbone, until=until,
+                workers=workers, device=device, backbone=backbone, start=start, until=until,
+                decoded=decoded,
             )  # fmt: skip
     except DeepscanError as error:
         typer.echo(f"train: {error}", err=True)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from train.forge.degrade import degrade, grain, h264, jpeg, motion_blur
+from train.forge.degrade import VIDEO_CODECS, degrade, grain, h264, jpeg, motion_blur, video, webp
 from train.forge.forged import FORGES, FaceImage, Forged
 from train.forge.shape import REGIONS, draw, place
 from train.pairs import load_forge
+from train.smoke import plain_copies
 
 LANDMARKS = np.array([(206, 102), (248, 104), (226, 130), (203, 139), (247, 141)], float)
 BOX = (180.0, 62.0, 269.0, 175.0)
@@ -32,7 +33,7 @@ def resized(one: FaceImage, width: int, height: int) -> FaceImage:
     factor = np.array((width / one.image.shape[1], height / one.image.shape[0]))
     picture = cv2.resize(one.image, (width, height), interpolation=cv2.INTER_AREA)
     box = (np.array(one.box).reshape(2, 2) * factor).ravel()
-    return FaceImage(picture, one.landmarks * factor, tuple(box.tolist()))
+    return FaceImage(picture, one.landmarks * factor, tuple(box.tolist()), one.decoded)
 
 
 def other() -> FaceImage:
@@ -44,7 +45,7 @@ def other() -> FaceImage:
     return replace(one, image=mirrored, landmarks=points)
 
 
-FACE, OTHER = face(), other()
+FACE, OTHER = (replace(one, decoded=plain_copies(one)) for one in (face(), other()))
 
 
 def forge(name: str, one: FaceImage, seed: int, second: FaceImage = OTHER) -> Forged:
@@ -108,7 +109,9 @@ def test_flat_and_grey_pictures_do_not_crash_a_forge(name: str) -> None:
 @pytest.mark.parametrize("name", FORGES)
 def test_a_face_at_the_edge_is_forged_too(name: str) -> None:
     cut = FACE.image[60:, 70:]
-    moved = FaceImage(np.ascontiguousarray(cut), FACE.landmarks - (70, 60), (0, 0, 69, 95))
+    moved = FaceImage(
+        np.ascontiguousarray(cut), FACE.landmarks - (70, 60), (0, 0, 69, 95), FACE.decoded
+    )
     for seed in range(4):
         made = forge(name, moved, seed)
         assert not (made.image != made.original)[made.mask == 0].any()
@@ -161,6 +164,30 @@ def test_codecs_keep_the_picture(width: int, height: int) -> None:
     coded = h264(picture, 18)
     assert coded.shape == (height // 2 * 2, width // 2 * 2, 3)
     assert np.abs(coded.astype(int) - picture[: coded.shape[0], : coded.shape[1]]).mean() < 12
+
+
+@pytest.mark.parametrize("codec", VIDEO_CODECS)
+def test_video_codecs_are_real(codec: str) -> None:
+    picture = resized(FACE, 97, 81).image
+    errors = []
+    for quality in (4, 28):
+        for before in (0, 2):
+            coded = video(picture, codec, quality, before)
+            assert coded.shape == (80, 96, 3) and coded.dtype == np.uint8
+            assert np.array_equal(coded, video(picture, codec, quality, before))
+            errors.append(np.abs(coded.astype(int) - picture[:80, :96]).mean())
+    assert 0 < max(errors[:2]) < min(errors[2:]) < 25
+
+
+@pytest.mark.parametrize("codecs", ["video", "still"])
+def test_a_life_keeps_the_aspect(codecs: str) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        (made,) = degrade([FACE.image], rng, 0.3, codecs)
+        factor = made.shape[0] / FACE.image.shape[0]
+        assert 0.3 < factor <= 1
+        assert made.shape[1] == pytest.approx(factor * FACE.image.shape[1], abs=1)
+    assert np.abs(webp(FACE.image, 90).astype(int) - FACE.image).mean() < 6
 
 
 def test_grain_has_its_strength_and_blur_keeps_the_brightness() -> None:

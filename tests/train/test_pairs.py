@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,8 @@ import pytest
 
 from train.faces import Person, read_faces
 from train.forge.forged import FORGES
-from train.pairs import Pairs, crop_square, cut, forge_face
-from train.smoke import write_faces
+from train.pairs import Pairs, crop_square, cut, forge_face, trimmed, visible
+from train.smoke import write_faces, write_plain_pack
 
 SHARES = {"self-blend": 0.5, "redraw": 0.3, "swap": 0.2}
 
@@ -20,7 +21,8 @@ SHARES = {"self-blend": 0.5, "redraw": 0.3, "swap": 0.2}
 def people(tmp_path_factory: pytest.TempPathFactory) -> list[Person]:
     folder: Path = tmp_path_factory.mktemp("faces")
     write_faces(folder)
-    return read_faces(folder, "train")
+    write_plain_pack(folder, folder / "decoded.npz")
+    return read_faces(folder, "train", folder / "decoded.npz")
 
 
 def pairs(people: list[Person], seed: int = 1, **shares: float) -> Pairs:
@@ -95,3 +97,66 @@ def test_a_cut_repeats_the_edge_outside() -> None:
     whole = cut(picture, (0.0, 0.0, 10.0), 10, cv2.INTER_LINEAR)
     assert np.array_equal(whole, picture)
     assert cut(picture[..., 0], (2.0, 2.0, 5.0), 40, cv2.INTER_AREA).shape == (40, 40)
+
+
+def test_edits_are_drawn_with_the_pair(people: list[Person]) -> None:
+    plain, edited, again = (
+        Pairs(people, SHARES, size=48, seed=4, length=9, harmless=share) for share in (0, 1, 1)
+    )
+    changed = 0
+    for index in range(8):
+        one, two, three = (stream.pair(index) for stream in (plain, edited, again))
+        assert np.array_equal(two.forged, three.forged)
+        assert np.array_equal(two.original, three.original)
+        assert np.array_equal(two.mask, three.mask) and two.mask.any()
+        changed += not np.array_equal(one.original, two.original)
+    assert changed > 5
+
+
+def test_still_codecs_need_no_video_library(
+    people: list[Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = Pairs(people, SHARES, size=48, seed=4, length=9, codecs="still")
+    video = Pairs(people, SHARES, size=48, seed=4, length=9)
+    for name in [name for name in sys.modules if name == "av" or name.startswith("av.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "av", None)  # importing it fails
+    assert [still.pair(index).person for index in range(12)]
+    with pytest.raises(ImportError):
+        for index in range(12):
+            video.pair(index)
+
+
+def test_no_such_codecs(people: list[Person]) -> None:
+    stream = Pairs(people, SHARES, size=48, seed=4, length=9, codecs="tape")
+    with pytest.raises(ValueError, match="no codecs 'tape'; there are video, still"):
+        for index in range(12):
+            stream.pair(index)
+
+
+def test_trimming_keeps_the_face_and_what_a_crop_can_show(people: list[Person]) -> None:
+    face = people[0].face
+    less = trimmed(face)
+    moved = face.landmarks[0] - less.landmarks[0]
+    x, y = moved.astype(int)
+    height, width = less.image.shape[:2]
+    assert np.array_equal(face.image[y : y + height, x : x + width], less.image)
+    assert np.allclose(np.array(face.box) - np.tile(moved, 2), less.box)
+    for seed in range(40):
+        left, top, side = crop_square(less, np.random.default_rng(seed), 1.0)
+        assert (left > 0 or x == 0) and (top > 0 or y == 0)
+        assert left + side < width or x + width == face.image.shape[1]
+        assert top + side < height or y + height == face.image.shape[0]
+
+
+def test_what_cannot_be_seen_is_no_manipulation(people: list[Person]) -> None:
+    from dataclasses import replace
+
+    face = people[0].face
+    made = forge_face(people, 0, "swap", np.random.default_rng(0))
+    assert visible(made, face)
+    assert not visible(replace(made, image=made.original), face)
+    assert not visible(replace(made, mask=made.mask * 0), face)
+    speck = np.zeros_like(made.mask)
+    speck[40:43, 40:43] = 1
+    assert not visible(replace(made, mask=speck, image=255 - made.original), face)

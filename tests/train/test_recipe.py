@@ -77,12 +77,20 @@ def test_weights_of_before_have_no_later_keys() -> None:
     )  # fmt: skip
 
 
+def test_harmless_edits_and_codecs_are_settings(tmp_path: Path) -> None:
+    found = recipe(tmp_path, "seed = 3", 'seed = 3\nharmless = 0.4\ncodecs = "still"')
+    assert (found.harmless, found.codecs) == (0.4, "still")
+    assert (recipe(tmp_path).harmless, recipe(tmp_path).codecs) == (0.0, "video")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ('"msccnet-s"', '"resnet"', "no model 'resnet'; there are msccnet-r50"),
         ("seed = 3", 'seed = "x"', "seed must be a whole number; got 'x'"),
         ("seed = 3", "seed = 3\nspeed = 1", "no key 'speed'"),
+        ("seed = 3", "seed = 3\nharmless = 1.2", "harmless is 1.2: it is a share"),
+        ("seed = 3", 'seed = 3\ncodecs = "tape"', "no codecs 'tape'; there are video, still"),
         ("swap = 1", "melt = 1", "no forge 'melt'; there are self-blend"),
         ("swap = 1", "swap = -1", "a share is 0 or more"),
         ("swap = 1", "swap = 0", "all shares of forges are 0"),

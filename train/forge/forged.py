@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from train.forge.decoded import Decoded
 from train.forge.shape import Points
 
 Picture = NDArray[np.uint8]
@@ -19,11 +20,15 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class FaceImage:
-    """A picture with one main face: (H, W, 3) uint8 RGB, five landmarks (5, 2), face box xyxy."""
+    """A picture with one main face: (H, W, 3) uint8 RGB, five landmarks (5, 2), face box xyxy.
+
+    `decoded` are this face's copies from a pack, which some forges need; see train.forge.decoded.
+    """
 
     image: Picture
     landmarks: Points
     box: tuple[float, float, float, float]
+    decoded: tuple[Decoded, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +55,15 @@ FORGES: dict[str, str] = {
     "self-blend": "train.forge.selfblend:self_blend",
     "swap": "train.forge.swap:swap",
     "redraw": "train.forge.redraw:redraw",
+    "reenact": "train.forge.reenact:reenact",
+    "inpaint": "train.forge.inpaint:inpaint",
+    "copy-move": "train.forge.copymove:copy_move",
+    "whole-face": "train.forge.wholeface:whole_face",
+    "reconstruct": "train.forge.reconstruct:reconstruct",
+    "deepswap": "train.forge.deepswap:deepswap",
 }
+
+NEED_DECODED = frozenset({"reconstruct", "deepswap"})  # forges that raise UsageError without a pack
+
+# Forges that take somebody else's face.
+WITH_OTHER = frozenset({"swap", "copy-move", "deepswap"})

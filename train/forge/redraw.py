@@ -10,9 +10,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from train.forge.blend import blend
 from train.forge.degrade import grain, sharpen
 from train.forge.forged import FaceImage, Forged
-from train.forge.selfblend import blend, random_mask
+from train.forge.selfblend import random_mask
 from train.forge.shape import place
 
 _UP = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)

@@ -10,33 +10,39 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from train.forge.blend import BLENDS, blend, compose
 from train.forge.degrade import colour, jpeg, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.shape import Points, draw, place
 
 # Large regions twice as often: most programs replace the face, some a part of it.
 _REGIONS = (
-    "face", "inner face", "features", "parts",
-    "face", "inner face", "features", "parts",
-    "eyes", "nose", "mouth", "lower face", "mouth",
+    "face", "inner face", "features", "parts", "jaw and parts",
+    "face", "inner face", "features", "parts", "face",
+    "eyes", "nose", "mouth", "lower face", "mouth", "forehead", "upper face",
 )  # fmt: skip
 _RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)  # opacity of the blend
 
 
 def random_mask(
-    points: Points, height: int, width: int, rng: np.random.Generator
+    points: Points,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    regions: tuple[str, ...] = _REGIONS,
 ) -> tuple[NDArray[np.float32], str]:
-    """A soft mask over a random region of the face: (H, W) float32 in [0, 1], and its name.
+    """A soft mask over one of some regions of the face: (H, W) float32 in [0, 1], and its name.
 
     The region is drawn, warped elastically, and given a soft border of random width that lies
     mostly inside it.
     """
-    region = _REGIONS[rng.integers(len(_REGIONS))]
+    region = regions[rng.integers(len(regions))]
     shaken = points + rng.normal(0, 0.012, points.shape) * np.ptp(points[:, 0])
     mask = elastic(draw(region, shaken, height, width), rng)
     scale = float(np.ptp(points[:, 0])) / 200  # kernels are meant for a face 200 px wide
-    mask = _soft(mask, rng.uniform(1.0, 7.0) * scale)
-    mask = _soft((mask > 0.98).astype(np.float32), rng.uniform(1.0, 12.0) * scale)
+    widest = 0.09 * float(np.sqrt(mask.sum()))  # a border that leaves small parts something inside
+    mask = _soft(mask, min(rng.uniform(1.0, 7.0) * scale, widest))
+    mask = _soft((mask > 0.98).astype(np.float32), min(rng.uniform(1.0, 12.0) * scale, widest))
     return mask, region
 
 
@@ -92,12 +98,6 @@ def shift(
     return moved, cv2.warpAffine(mask, turn, (width, height))
 
 
-def blend(source: Picture, target: Picture, weight: NDArray[np.float32]) -> Picture:
-    """source where weight is 1, target where it is 0."""
-    mixed = target + (source.astype(np.float32) - target) * weight[..., None]
-    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
-
-
 def self_blend(
     face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
 ) -> Forged:
@@ -113,4 +113,9 @@ def self_blend(
         target = changed
     source, mask = shift(source, mask, points, rng)
     ratio = float(_RATIOS[rng.integers(len(_RATIOS))])
-    return Forged(blend(source, target, mask * ratio), target, mask, ("self-blend", region))
+    # Poisson takes a change of colour back: only alpha shows it, so it comes most often.
+    kind = BLENDS[rng.choice(len(BLENDS), p=(0.7, 0.2, 0.1))]
+    made = compose(source, target, mask, kind)
+    if ratio < 1:
+        made = blend(made, target, np.full_like(mask, ratio))
+    return Forged(made, target, mask, ("self-blend", region, kind))

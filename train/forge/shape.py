@@ -30,6 +30,11 @@ LEFT_EYE = (34, 35, 36, 37, 38, 22, 28, 29, 30, 46, 45, 44, 18)
 RIGHT_EYE = (39, 40, 41, 42, 43, 23, 31, 32, 33, 47, 48, 49, 27)
 NOSE = (50, 56, 60, 66, 67, 68, 69, 70, 172, 55, 170, 65, 64, 63, 62, 61, 54)
 MOUTH = (87, 88, 89, 90, 91, 92, 93, 108, 107, 106, 105, 104)
+LEFT_EAR = (115, 116, 117, 118, 119)
+RIGHT_EAR = (120, 121, 122, 123, 124)
+HAIR = (148, 149, 150, 151, 152, 153, 154)
+LEFT_CHEEK = (109, 110, 111, 125, 126, 87, 62, 44, 34)
+RIGHT_CHEEK = (112, 113, 114, 133, 132, 93, 67, 49, 43)
 PHILTRUM = (158, 161, 162, 159, 176, 178)
 
 # A mask is the union of the convex hulls of these groups.
@@ -43,6 +48,13 @@ REGIONS: dict[str, tuple[tuple[int, ...], ...]] = {
     "mouth": (MOUTH + PHILTRUM,),
     "lower face": (JAW[2:13] + NOSE,),
     "forehead": (FOREHEAD + LEFT_BROW + RIGHT_BROW,),
+    "head": (JAW + LEFT_EAR + RIGHT_EAR + HAIR,),
+    "jaw and parts": (JAW + MOUTH, NOSE, LEFT_BROW + LEFT_EYE, RIGHT_BROW + RIGHT_EYE),
+    "upper face": (FOREHEAD + LEFT_EYE + RIGHT_EYE + (109, 112),),
+    "brows": (LEFT_BROW, RIGHT_BROW),
+    "left eye": (LEFT_BROW + LEFT_EYE,),
+    "right eye": (RIGHT_BROW + RIGHT_EYE,),
+    "cheeks": (LEFT_CHEEK, RIGHT_CHEEK),
 }
 
 
