@@ -1,0 +1,102 @@
+"""results.csv: one line a file, safe to open in a spreadsheet.
+
+RFC 4180: UTF-8, CRLF, a header line, quotes where they are needed. What hides or moves text is
+spelled out, and a cell that a spreadsheet could take for a formula begins with an apostrophe, as
+OWASP advises; so does one that begins with an apostrophe itself, which makes the rule reversible.
+The exact names are in results.jsonl.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from deepscan.archive.outcome import Outcome
+from deepscan.archive.reports import whole
+from deepscan.archive.results import Results
+from deepscan.sinks.wording import visible
+
+COLUMNS = (
+    "name",
+    "label",
+    "score",
+    "stretches",
+    "first_start",
+    "last_end",
+    "tracks",
+    "frames",
+    "seconds",
+    "judged",
+    "reason_codes",
+    "reasons",
+    "same_as",
+    "provenance",
+    "sha256",
+    "size",
+    "engine",
+    "decoder",
+    "folder",
+    "outputs",
+    "started",
+    "took",
+    "path",
+)
+
+# OWASP, "CSV Injection": what starts a formula, with the full-width forms that some programs take
+# for the same. The apostrophe is ours.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+
+
+def write_csv(results: Results, path: Path) -> None:
+    """Write one line for each file of the results.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(COLUMNS)
+        for outcome in results.outcomes:
+            writer.writerow([cell(value) for value in _values(outcome)])
+
+
+def cell(value: str | int | float | None) -> str:
+    """A value as a spreadsheet may see it: numbers as they are, text never as a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = visible(value)
+    # Some programs drop leading blanks before they look for a formula.
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+
+
+def _values(outcome: Outcome) -> tuple[str | int | float | None, ...]:
+    intervals = outcome.intervals
+    return (
+        outcome.name,
+        str(outcome.label),
+        outcome.score,
+        len(intervals),
+        min((each.start for each in intervals), default=None),
+        max((each.end for each in intervals), default=None),
+        outcome.tracks,
+        outcome.frames,
+        outcome.seconds,
+        outcome.judged,
+        " ".join(reason.code for reason in outcome.reasons),
+        "; ".join(reason.text for reason in outcome.reasons),
+        outcome.same_as,
+        outcome.provenance,
+        outcome.sha256,
+        outcome.size,
+        outcome.engine,
+        outcome.decoder,
+        outcome.folder,
+        " ".join(output.kind for output in outcome.outputs),
+        outcome.started,
+        outcome.took,
+        outcome.path,
+    )

@@ -1,0 +1,64 @@
+"""results.jsonl: one canonical line a file, for programs.
+
+Sorted keys, no blanks, numbers that are numbers, ASCII only: no tool splits a line at U+2028, and
+nothing in a name can move the cursor of a terminal. A name or path that is no UTF-8 has U+FFFD in
+its place and its bytes in `name_b64` or `path_b64`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from deepscan.archive.outcome import Outcome
+from deepscan.archive.reports import utf8, whole
+from deepscan.archive.results import Results
+from deepscan.errors import OutputError
+from deepscan.sinks.record import name_bytes
+
+SCHEMA = "deepscan.outcome/1"
+
+
+def write_jsonl(results: Results, path: Path) -> None:
+    """Write one line for each file of the results.
+
+    Raises:
+        OutputError: the file cannot be written, or a number in it is NaN or infinite.
+    """
+    with whole(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
+        for outcome in results.outcomes:
+            file.write(line_of(outcome) + "\n")
+
+
+def line_of(outcome: Outcome) -> str:
+    """The line of one file, without its end.
+
+    Raises:
+        OutputError: a number in it is NaN or infinite.
+    """
+    values = outcome.to_json() | {"schema": SCHEMA}
+    del values["identity"]  # device and inode say nothing on another day or machine
+    for key in ("name", "path"):
+        if values[key] != utf8(values[key]):
+            values[f"{key}_b64"] = base64.b64encode(name_bytes(values[key])).decode("ascii")
+    try:
+        return json.dumps(encodable(values), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except ValueError as error:
+        name = ascii(outcome.name)
+        message = f"the result of {name} holds NaN or infinity and is not written; please report it"
+        raise OutputError(message) from error
+
+
+def encodable(value: Any) -> Any:
+    """The same JSON value, every text fit for UTF-8, numbers to six digits as in records."""
+    if isinstance(value, str):
+        return utf8(value)
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {utf8(key): encodable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [encodable(each) for each in value]
+    return value

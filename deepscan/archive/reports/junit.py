@@ -1,0 +1,120 @@
+"""results.junit.xml: one test case a file, for CI servers.
+
+manipulated is a failure; inconclusive and error are errors; not-applicable is skipped; no-evidence
+passes, and so does suspicious with a note in its output. `fail_on_suspicious` and
+`skip_inconclusive` are for pipelines that see the last two otherwise, as the exit code does.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from pathlib import Path
+from xml.etree import ElementTree
+
+from deepscan.archive.baseline import Baseline
+from deepscan.archive.outcome import Outcome
+from deepscan.archive.reports import whole
+from deepscan.archive.results import Results
+from deepscan.sinks import wording
+from deepscan.types import Label
+
+# XML 1.0 has no way to write these, not even as a reference; `visible` spells the controls.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write_junit(
+    results: Results,
+    path: Path,
+    *,
+    fail_on_suspicious: bool = False,
+    skip_inconclusive: bool = False,
+    baseline: Baseline | None = None,
+    today: date | None = None,
+) -> None:
+    """Write one test case for each file; what a baseline accepts today passes, with the reason.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    day = today or datetime.now(UTC).date()
+    suite = ElementTree.Element("testsuite")
+    counts = {"failure": 0, "error": 0, "skipped": 0}
+    for outcome in results.outcomes:
+        accepted = baseline.accepts(outcome, day) if baseline is not None else None
+        state = _state(outcome.label, fail_on_suspicious, skip_inconclusive)
+        folder, _, name = outcome.name.rpartition("/")
+        case = ElementTree.SubElement(
+            suite,
+            "testcase",
+            name=_xml(name),
+            # Servers group by it; dots in a folder's name would make them see packages.
+            classname=_xml(folder or "."),
+            time=f"{max(0.0, outcome.took):.3f}",
+        )
+        if accepted is not None:
+            until = accepted.expires.isoformat()
+            note = f"Accepted until {until}: {accepted.reason}\n{_told(outcome)}"
+        elif state:
+            counts[state] += 1
+            child = ElementTree.SubElement(case, state, message=_xml(_headline(outcome)))
+            if state != "skipped":
+                child.set("type", str(outcome.label))
+            child.text, note = _xml(_told(outcome)), ""
+        else:
+            note = _told(outcome)
+        if note:
+            ElementTree.SubElement(case, "system-out").text = _xml(note, lines=True)
+    suite.attrib.update(
+        name="deepscan",
+        tests=str(len(results.outcomes)),
+        failures=str(counts["failure"]),
+        errors=str(counts["error"]),
+        skipped=str(counts["skipped"]),
+        time=f"{sum(max(0.0, each.took) for each in results.outcomes):.3f}",
+        timestamp=_xml(results.run.started.removesuffix("Z").partition("+")[0]),
+    )
+    suites = ElementTree.Element("testsuites", {**suite.attrib})
+    del suites.attrib["timestamp"]
+    suites.append(suite)
+    with whole(path) as part:
+        ElementTree.ElementTree(suites).write(part, encoding="utf-8", xml_declaration=True)
+
+
+def _state(label: Label, fail_on_suspicious: bool, skip_inconclusive: bool) -> str | None:
+    match label:
+        case Label.MANIPULATED:
+            return "failure"
+        case Label.SUSPICIOUS:
+            return "failure" if fail_on_suspicious else None
+        case Label.INCONCLUSIVE:
+            return "skipped" if skip_inconclusive else "error"
+        case Label.NOT_APPLICABLE:
+            return "skipped"
+        case Label.ERROR:
+            return "error"
+        case Label.NO_EVIDENCE:
+            return None
+
+
+def _headline(outcome: Outcome) -> str:
+    return f"{outcome.label}: {'; '.join(reason.text for reason in outcome.reasons)}"
+
+
+def _told(outcome: Outcome) -> str:
+    parts = [f"{reason.text} ({reason.code})" for reason in outcome.reasons]
+    parts += [
+        f"face {each.track_id}, {wording.clock(each.start)} to {wording.clock(each.end)}:"
+        f" {each.label}, score {wording.probability(each.score)}"
+        for each in outcome.intervals
+    ]
+    if outcome.same_as is not None:
+        parts.append(f"same content as {outcome.same_as}")
+    return f"{wording.say(f'headline.{outcome.label}')} {'; '.join(parts)}"
+
+
+def _xml(text: str, *, lines: bool = False) -> str:
+    """A text that XML can hold and that shows what it is; with `lines` line ends stay."""
+    if lines:
+        return "\n".join(_xml(line) for line in text.split("\n"))
+    return _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", wording.visible(text))

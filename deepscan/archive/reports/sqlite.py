@@ -1,0 +1,167 @@
+"""results.sqlite: everything in tables, for those who ask questions in SQL.
+
+Names are stored as they are (U+FFFD for bytes that are no UTF-8) with their bytes beside them.
+`files` holds the superseded results too, with `current` 0; the view `findings` is what a person
+has to look at. `PRAGMA user_version` is the version of these tables.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from deepscan.archive.outcome import Outcome, Run
+from deepscan.archive.reports import utf8, whole
+from deepscan.archive.reports.jsonl import encodable
+from deepscan.archive.results import Results
+from deepscan.errors import OutputError
+from deepscan.sinks.record import name_bytes
+
+VERSION = 1
+_TABLES = """
+CREATE TABLE runs (
+  id TEXT PRIMARY KEY, started TEXT NOT NULL, finished INTEGER NOT NULL, command TEXT NOT NULL,
+  version TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT NOT NULL, engine TEXT NOT NULL,
+  calibration TEXT NOT NULL, operating_point REAL, false_alarm_rate REAL, settings TEXT NOT NULL,
+  versions TEXT NOT NULL, decides TEXT NOT NULL, controls TEXT NOT NULL, controls_passed INTEGER,
+  shard TEXT
+) STRICT;
+CREATE TABLE files (
+  id INTEGER PRIMARY KEY, current INTEGER NOT NULL, name TEXT NOT NULL, name_bytes BLOB NOT NULL,
+  path TEXT NOT NULL, label TEXT NOT NULL, score REAL, judged REAL, tracks INTEGER NOT NULL,
+  frames INTEGER NOT NULL, seconds REAL NOT NULL, sha256 TEXT, size INTEGER, key TEXT,
+  engine TEXT, decoder TEXT, provenance TEXT, folder TEXT, same_as TEXT, started TEXT NOT NULL,
+  took REAL NOT NULL
+) STRICT;
+CREATE TABLE intervals (
+  file INTEGER NOT NULL REFERENCES files(id), start REAL NOT NULL, "end" REAL NOT NULL,
+  track_id INTEGER NOT NULL, score REAL NOT NULL, llr REAL NOT NULL, label TEXT NOT NULL
+) STRICT;
+CREATE TABLE outputs (
+  file INTEGER NOT NULL REFERENCES files(id), kind TEXT NOT NULL, path TEXT NOT NULL,
+  sha256 TEXT NOT NULL, size INTEGER NOT NULL
+) STRICT;
+CREATE TABLE reasons (
+  file INTEGER NOT NULL REFERENCES files(id), place INTEGER NOT NULL, code TEXT NOT NULL,
+  text TEXT NOT NULL
+) STRICT;
+"""
+# After the rows: an index that grows with every row costs more than one that is built once.
+_INDEXES = """
+CREATE INDEX files_by_label ON files(label, score);
+CREATE INDEX files_by_name ON files(name);
+CREATE INDEX files_by_sha256 ON files(sha256);
+CREATE INDEX intervals_by_file ON intervals(file);
+CREATE INDEX outputs_by_file ON outputs(file);
+CREATE INDEX reasons_by_file ON reasons(file);
+CREATE INDEX reasons_by_code ON reasons(code);
+CREATE VIEW findings AS
+  SELECT * FROM files WHERE current AND label IN ('manipulated', 'suspicious')
+  ORDER BY label, score DESC, name;
+"""
+
+
+def write_sqlite(results: Results, path: Path) -> None:
+    """Write the database.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with whole(path) as part:
+        try:
+            with closing(sqlite3.connect(part)) as database:
+                _fill(database, results)
+        except sqlite3.Error as error:
+            raise OutputError(f"{path}: the database cannot be written: {error}") from error
+
+
+def _fill(database: sqlite3.Connection, results: Results) -> None:
+    # The file is thrown away if anything fails: no journal is needed.
+    database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA user_version={VERSION};{_TABLES}")
+    with database:
+        row = _run(results.run, results.finished)
+        database.execute(f"INSERT INTO runs VALUES ({_places(row)})", row)
+        number = 0
+        for current, outcomes in ((1, results.outcomes), (0, results.superseded)):
+            for outcome in outcomes:
+                number += 1
+                _add(database, number, current, outcome)
+    database.executescript(_INDEXES)
+
+
+def _add(database: sqlite3.Connection, number: int, current: int, outcome: Outcome) -> None:
+    row = (
+        number,
+        current,
+        utf8(outcome.name),
+        name_bytes(outcome.name),
+        utf8(outcome.path),
+        str(outcome.label),
+        outcome.score,
+        outcome.judged,
+        outcome.tracks,
+        outcome.frames,
+        outcome.seconds,
+        outcome.sha256,
+        outcome.size,
+        outcome.key,
+        outcome.engine,
+        outcome.decoder,
+        _text(outcome.provenance),
+        _text(outcome.folder),
+        _text(outcome.same_as),
+        outcome.started,
+        outcome.took,
+    )
+    database.execute(f"INSERT INTO files VALUES ({_places(row)})", row)
+    database.executemany(
+        "INSERT INTO intervals VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            (number, each.start, each.end, each.track_id, each.score, each.llr, str(each.label))
+            for each in outcome.intervals
+        ),
+    )
+    database.executemany(
+        "INSERT INTO outputs VALUES (?, ?, ?, ?, ?)",
+        ((number, each.kind, utf8(each.path), each.sha256, each.size) for each in outcome.outputs),
+    )
+    database.executemany(
+        "INSERT INTO reasons VALUES (?, ?, ?, ?)",
+        ((number, place, each.code, utf8(each.text)) for place, each in enumerate(outcome.reasons)),
+    )
+
+
+def _run(run: Run, finished: bool) -> tuple[str | int | float | None, ...]:
+    return (
+        run.id,
+        run.started,
+        int(finished),
+        _json(run.command),
+        run.version,
+        run.model,
+        run.model_sha256,
+        run.engine,
+        run.calibration,
+        run.operating_point,
+        run.false_alarm_rate,
+        _json(dict(run.settings)),
+        _json(dict(run.versions)),
+        run.decides,
+        _json(dict(run.controls)),
+        None if run.controls_passed is None else int(run.controls_passed),
+        None if run.shard is None else f"{run.shard[0]}/{run.shard[1]}",
+    )
+
+
+def _places(row: tuple[object, ...]) -> str:
+    return ", ".join("?" * len(row))
+
+
+def _text(value: str | None) -> str | None:
+    return None if value is None else utf8(value)
+
+
+def _json(value: object) -> str:
+    return json.dumps(encodable(value), sort_keys=True, ensure_ascii=False)
