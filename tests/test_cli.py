@@ -55,6 +55,8 @@ def test_help_tells_the_exit_codes():
         for told in ("0 no finding", "1 at least one", "2 a file", "3 no finding", "130 interr"):
             assert told in text
         assert "--fail-on" in text and "doctor" in text and "--out" in text
+        headings = ("What is written:", "Archives: which files:", "Exit code:")
+        assert all(heading in text for heading in headings)
 
 
 def test_help_answers_fast_and_without_the_heavy_libraries():
@@ -75,6 +77,13 @@ def test_help_answers_fast_and_without_the_heavy_libraries():
     print(f"--help took {wall:.2f} s, {spent:.2f} s of the processor")
     assert "HEAVY []" in ran.stdout
     assert spent < HELP_SECONDS
+
+
+def test_commands_over_results_are_there():
+    import typer
+
+    commands = set(typer.main.get_command(cli.app).commands)
+    assert commands >= {"scan", "doctor", "engine", "diff", "verify", "merge", "report", "journal"}
 
 
 def test_version():
@@ -331,6 +340,285 @@ def test_every_write_names_a_sink():
     assert {kind for kind, _ in cli.KINDS.values()} == set(deepscan.scan.SINKS)
 
 
+# Archives
+
+
+@pytest.fixture
+def crews(monkeypatch):
+    """Fake crews in place of model processes; the last one was given what it says."""
+    import deepscan.archive.local
+    from tests.archive.fake_crew import FakeCrew
+
+    made = []
+
+    def build(options, **given):
+        crew = FakeCrew(**given.pop("fake", {}))
+        crew.options, crew.given = options, given
+        made.append(crew)
+        return crew
+
+    monkeypatch.setattr(deepscan.archive.local, "LocalCrew", build)
+    return made
+
+
+@pytest.fixture
+def archive(tmp_path):
+    folder = tmp_path / "archive"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.mp4").write_bytes(b"honest 1")
+    (folder / "sub" / "b.mp4").write_bytes(b"fake   2")
+    (folder / "twin.mp4").write_bytes(b"fake   2")
+    return folder
+
+
+def test_a_folder_is_an_archive(deepscan_cli, crews, archive, tmp_path):
+    out = tmp_path / "out"
+    ran = deepscan_cli(archive, "--out", out)
+    assert ran.code == 1
+    assert ran.out.splitlines() == [
+        "sub/b.mp4: manipulated, complete",
+        "twin.mp4: manipulated, complete, the same content as sub/b.mp4",
+        "3 files: 2 manipulated, 1 no-evidence",
+    ]
+    assert "deepscan: sub/b.mp4: manipulated" in ran.err
+    found = {path.name for path in out.glob("sub/*/*")}
+    assert found == {"result.json", "result.mp4", "result.masks.mkv", "result.frames.jsonl",
+                     "result.html"}  # fmt: skip
+    assert {path.name for path in out.glob("a-*/*")} == {"result.json"}
+    for name in ("summary.html", "results.csv", "results.jsonl", "results.sarif"):
+        assert (out / name).is_file()
+    again = deepscan_cli(archive, "--out", out, "--quiet")
+    assert (again.code, again.out, again.err) == (1, ran.out, "")
+    assert crews[-1].scanned == []
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [["{archive}/*.mp4"], ["@{archive}/list"], ["{archive}/a.mp4", "{archive}/sub"],
+     ["{archive}/**/[ab].mp4"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_other_inputs_that_make_an_archive(deepscan_cli, crews, archive, tmp_path, inputs):
+    (archive / "list").write_text(f"{archive}/a.mp4\n{archive}/twin.mp4\n")
+    inputs = [text.format(archive=archive) for text in inputs]
+    ran = deepscan_cli(*inputs, "--out", tmp_path / "out", "--report", "jsonl")
+    assert ran.code == 1, ran.err
+    assert ran.out.splitlines()[-1] == "2 files: 1 manipulated, 1 no-evidence"
+    alone = deepscan_cli(*inputs)
+    assert alone.code == 2 and "--out RESULTS" in alone.err
+
+
+def test_a_list_on_stdin(archive, tmp_path):
+    script = (
+        "import deepscan.archive.local as local\n"
+        "from tests.archive.fake_crew import FakeCrew\n"
+        "local.LocalCrew = lambda options, **given: FakeCrew()\n"
+        "from deepscan.cli import run\n"
+        "run()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "-", "--out", str(tmp_path / "out"), "--report", "jsonl"],
+        input=f"{archive}/a.mp4\0", capture_output=True, text=True, cwd=ROOT, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (0, "1 file: 1 no-evidence\n"), ran.stderr
+
+
+def test_a_results_folder_is_gone_on_with(deepscan_cli, crews, archive, tmp_path):
+    out = tmp_path / "out"
+    deepscan_cli(archive, "--out", out)
+    ran = deepscan_cli(archive / "a.mp4", "--out", out)  # one plain file, but results are there
+    assert ran.code == 0 and ran.out == "1 file: 1 no-evidence\n"
+    assert crews[-1].scanned == []
+
+
+def test_options_of_archives_make_an_archive_of_files(deepscan_cli, crews, archive, tmp_path):
+    ran = deepscan_cli(
+        archive / "a.mp4", archive / "twin.mp4", "--out", tmp_path / "out", "--jobs", "3",
+        "--devices", "cuda:0,cuda:1", "--report", "csv", "--write", "json,frames",
+        "--write-found", "none", "--start", "1:30", "--end", "2m", "--budget", "90s",
+        "--triage", "--paranoid", "--min-free", "0",
+    )  # fmt: skip
+    assert ran.code == 1, ran.err
+    (crew,) = crews
+    assert crew.given == {"jobs": 3, "devices": ("cuda:0", "cuda:1")}
+    options = crew.options
+    assert (options.start, options.end, options.budget) == (90.0, 120.0, 90.0) and options.triage
+    assert crew.tasks[0].write == ("record", "frames") and crew.tasks[0].write_found == ()
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+def test_include_exclude_and_fresh(deepscan_cli, crews, archive, tmp_path):
+    out = tmp_path / "out"
+    given = (archive, "--out", out, "--report", "jsonl", "--exclude", "twin*", "--include", "*.mp4")
+    assert deepscan_cli(*given).out.splitlines()[-1] == "2 files: 1 manipulated, 1 no-evidence"
+    deepscan_cli(*given, "--fresh")
+    assert len(crews[-1].scanned) == 2
+
+
+def test_shards_divide_an_archive(deepscan_cli, crews, archive, tmp_path):
+    (archive / "link.mp4").symlink_to(archive / "a.mp4")
+    seen = []
+    for part in (1, 2, 3):
+        out = tmp_path / f"out{part}"
+        ran = deepscan_cli(archive, "--out", out, "--shard", f"{part}/3", "--format", "json", "-q")
+        seen += [json.loads(line)["name"] for line in ran.out.splitlines()]
+    assert sorted(seen) == ["a.mp4", "link.mp4", "sub/b.mp4", "twin.mp4"]
+
+
+def test_a_cluster_is_another_crew(deepscan_cli, archive, tmp_path, monkeypatch):
+    import deepscan.archive.cluster
+    from tests.archive.fake_crew import FakeCrew
+
+    given = {}
+
+    def build(options, **wanted):
+        given.update(wanted)
+        return FakeCrew()
+
+    monkeypatch.setattr(deepscan.archive.cluster, "RayCrew", build)
+    out = tmp_path / "out"
+    ran = deepscan_cli(archive, "--out", out, "--cluster", "ray://head:10001", "--report", "csv")
+    assert ran.code == 1
+    assert given == {"results": out, "address": "ray://head:10001", "jobs": None, "devices": ()}
+
+
+def test_a_watched_inbox(archive, tmp_path):
+    out = tmp_path / "out"
+    script = (
+        "import deepscan.archive.local as local, deepscan.archive.watch as watch\n"
+        "from tests.archive.fake_crew import FakeCrew\n"
+        "local.LocalCrew = lambda options, **given: FakeCrew()\n"
+        "real = watch.watch\n"
+        "watch.watch = lambda *a, **k: real(*a, **k, interval=0.1, settled=0.3)\n"
+        "from deepscan.cli import run\n"
+        "run()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, archive, "--out", out, "--watch", "--report", "jsonl"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+
+    def wait_for(count):
+        deadline = time.monotonic() + 40
+        while len(list(out.glob("**/result.json"))) < count:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+
+    try:
+        wait_for(2)
+        (archive / "late.mp4").write_bytes(b"fake too")
+        wait_for(3)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        told, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert told.splitlines()[-1] == "4 files: 3 manipulated, 1 no-evidence"
+    assert told.count("late.mp4: manipulated") == 1
+
+
+def test_what_was_passed_over_is_said(deepscan_cli, crews, archive, tmp_path):
+    (archive / "notes.txt").write_text("x")
+    given = (archive, "--out", tmp_path / "out", "--report", "jsonl", "--exclude", "sub")
+    assert "passed over: 1 without a suffix" in deepscan_cli(*given).err
+    assert "1 excluded" in deepscan_cli(*given).err
+    assert deepscan_cli(*given, "-q").err == ""
+
+
+def test_an_archive_as_json(deepscan_cli, crews, archive, tmp_path):
+    ran = deepscan_cli(archive, "--out", tmp_path / "out", "--format", "json", "-q")
+    found = {line["name"]: line["label"] for line in map(json.loads, ran.out.splitlines())}
+    assert found == {"a.mp4": "no-evidence", "sub/b.mp4": "manipulated", "twin.mp4": "manipulated"}
+
+
+def test_a_baseline_accepts_what_was_reviewed(deepscan_cli, crews, archive, tmp_path):
+    import hashlib
+
+    digest = hashlib.sha256((archive / "twin.mp4").read_bytes()).hexdigest()
+    baseline = tmp_path / "baseline.toml"
+    baseline.write_text(
+        'format = "deepscan.baseline/1"\n\n[[accepted]]\nlabel = "manipulated"\n'
+        f'sha256 = "{digest}"\nreason = "ours"\nexpires = 2999-01-01\n'
+    )
+    given = (archive, "--out", tmp_path / "out", "--report", "jsonl")
+    ran = deepscan_cli(*given, "--baseline", baseline)
+    assert ran.code == 0
+    assert ran.out.count("(accepted by the baseline)") == 2
+    assert ran.out.endswith("3 files: 2 manipulated, 1 no-evidence (2 accepted by the baseline)\n")
+    assert deepscan_cli(*given).code == 1
+    baseline.write_text("format = 3")
+    assert deepscan_cli(*given, "--baseline", baseline).code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "code"),
+    [("--allow-inconclusive", 2, 0), ("--allow-inconclusive=2", 2, 0),
+     ("--allow-inconclusive=1", 2, 3), ("--stride=1", 1, 3), ("--allow-inconclusive=0", 0, 0)],
+)  # fmt: skip
+def test_so_many_inconclusive_files_are_let_pass(deepscan_cli, clips, value, count, code):
+    files = [clips["cut_off"]] * count + [clips["honest"]]
+    assert deepscan_cli(value, *files).code == code
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("{archive}",),
+        ("{archive}", "--out", "{archive}/a.mp4"),
+        ("{archive}", "--out", "{archive}"),
+        ("{archive}", "--out", "{out}", "--force"),
+        ("{archive}", "--out", "{out}", "--write", "poem"),
+        ("{archive}", "--out", "{out}", "--write-found", "poem"),
+        ("{archive}", "--out", "{out}", "--report", "poem"),
+        ("{archive}", "--out", "{out}", "--jobs", "0"),
+        ("{archive}/a.mp4", "--out", "{out}", "--watch"),
+        ("{archive}", "--out", "{out}", "--cluster", "slurm"),
+        ("{archive}", "--out", "{out}", "--shard", "4/3"),
+        ("{archive}", "--out", "{out}", "--devices", "toaster"),
+        ("{archive}", "--out", "{out}", "--min-free", "much"),
+        ("{archive}", "--out", "{out}", "--start", "soon"),
+        ("{archive}", "--out", "{out}", "--budget", "1:2m"),
+        ("{archive}", "--out", "{out}", "--max-false-alarms", "5"),
+        ("{archive}", "--out", "{out}", "--max-false-alarms", "0/1000"),
+        ("{archive}", "--out", "{out}", "--allow-inconclusive=few"),
+        ("{archive}", "--out", "{out}", "--exclude", "*"),
+        ("{archive}/no*such", "--out", "{out}"),
+        ("@{archive}/no-list", "--out", "{out}"),
+    ],
+    ids=lambda args: " ".join(args[1:]) or "alone",
+)
+def test_wrong_usage_of_archives(deepscan_cli, crews, archive, tmp_path, args):
+    out = tmp_path / "out"
+    ran = deepscan_cli(*(arg.format(archive=archive, out=out) for arg in args))
+    assert ran.code == 2
+    assert ran.out == ""
+    assert re.fullmatch(r"deepscan: [^\n]+\n", ran.err)
+    assert not any(crew.scanned for crew in crews)
+    assert sorted(names(archive)) == ["a.mp4", "sub", "twin.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1:30", 90), ("2m", 120), ("1h", 3600), ("1:00:00.5", 3600.5),
+     ("0", 0), ("1.5m", 90)],
+)  # fmt: skip
+def test_times(text, seconds):
+    assert cli._seconds("--start", text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("512M", 2**29), ("2G", 2**31), ("1.5k", 1536), ("7", 7)]
+)
+def test_sizes(text, size):
+    assert cli._bytes("--min-free", text) == size
+
+
+def test_false_alarms_as_a_rate():
+    assert cli._rate("--max-false-alarms", "5/1000") == 0.005
+
+
 # In a shell
 
 
@@ -417,7 +705,7 @@ def test_progress_is_shown_on_a_terminal_and_taken_away(clips, tmp_path):
             env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
         )  # fmt: skip
         os.set_blocking(ours, False)
-        shown = os.read(ours, 2**20).decode()
+        shown = os.read(ours, 2**20).decode(errors="replace")  # it may end within a character
     finally:
         os.close(ours)
         os.close(theirs)

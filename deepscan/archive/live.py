@@ -1,0 +1,278 @@
+"""What a person sees while a run goes on: a live view on a terminal, else a line now and then.
+
+stderr is the story and stdout the answer, so nothing here ever touches stdout. Names come from
+untrusted archives and are made harmless before they are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+from deepscan.archive.crew import Progressed
+from deepscan.archive.run import Happening, Settled, Standing, Stopping, Working
+from deepscan.sinks.wording import probability, visible
+from deepscan.types import Label
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+EVERY = 10.0  # seconds between two plain lines
+RECENT = 20.0  # seconds over which frames a second are counted
+SHOWN = 8  # files in flight that are shown
+STAGES = {
+    "decode": "decoding",
+    "decode again": "decoding for the video",
+    "detect": "face search",
+    "hash": "reading files",
+    "open": "opening files",
+    "overlay": "encoding videos",
+    "masks": "encoding masks",
+    "spool": "keeping results",
+}
+FOUND = (Label.MANIPULATED, Label.SUSPICIOUS)
+
+
+class Tally:
+    """Counts what happens, and says how fast and how long."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.settled = 0
+        self.fresh = 0
+        self.found = 0
+        self.failed = 0
+        self.in_flight: dict[str, Progressed | None] = {}
+        self.stopping = False
+        self.bottleneck = ""
+        self.recent: deque[tuple[float, int]] = deque()
+        self._frames = 0
+        self._began = time.monotonic()
+
+    def take(self, event: Happening) -> None:
+        now = time.monotonic()
+        match event:
+            case Standing():
+                self.total = event.total
+                self._began = now
+            case Settled(outcome=outcome):
+                self.settled += 1
+                self.found += outcome.label in FOUND
+                self.failed += outcome.label is Label.ERROR
+                if event.fresh:
+                    self.fresh += 1
+                    self._frames += outcome.frames
+                self.in_flight.pop(outcome.name, None)
+            case Progressed():
+                self.in_flight[event.task.item.name] = event
+            case Stopping():
+                self.stopping = True
+            case Working():
+                self.in_flight = {name: self.in_flight.get(name) for name in event.in_flight}
+                self.bottleneck = bottleneck(event.busy)
+                self.recent.append((now, self.frames))
+                while now - self.recent[0][0] > RECENT and len(self.recent) > 2:
+                    self.recent.popleft()
+
+    @property
+    def frames(self) -> int:
+        """Frames that were judged, also of files under way."""
+        under_way = list(self.in_flight.values())  # a copy: the view draws in a thread of its own
+        return self._frames + sum(e.frames for e in under_way if e and e.stage == "analysing")
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, lately."""
+        if len(self.recent) < 2:
+            return 0.0
+        (first, before), (last, now) = self.recent[0], self.recent[-1]
+        return max(0.0, (now - before) / (last - first)) if last > first else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end at the pace so far; None where nothing is known yet."""
+        if not self.fresh:
+            return None
+        spent = time.monotonic() - self._began
+        return max(0, self.total - self.settled) * spent / self.fresh
+
+    def line(self) -> str:
+        """All of it in one line."""
+        parts = [f"{self.settled:,} of {self.total:,} files", f"{len(self.in_flight)} in flight"]
+        parts += [f"{self.found:,} found", f"{self.failed:,} failed", f"{self.rate:.0f} frames/s"]
+        if self.stopping:
+            parts.append("stopping: Ctrl-C once more ends it at once")
+        else:
+            if self.left is not None:
+                parts.append(f"{duration(self.left)} left")
+            if self.bottleneck:
+                parts.append(f"bottleneck: {self.bottleneck}")
+        return ", ".join(parts)
+
+
+class LiveView:
+    """A view that is redrawn in place and leaves nothing behind. Use it with `with`."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True)
+        self._live = Live(
+            console=console,
+            get_renderable=self._shown,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+        )
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def take(self, event: Happening) -> None:
+        """Show what happened."""
+        self.tally.take(event)
+
+    def _shown(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        tally = self.tally
+        table = Table.grid(padding=(0, 1))
+        table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
+        table.add_column(no_wrap=True)
+        table.add_column(width=24)
+        if not tally.total:
+            table.add_row(Text("listing files and loading the engine"), "", "")
+            return table
+        table.add_row(
+            Text(tally.line()), "", ProgressBar(total=tally.total, completed=tally.settled)
+        )
+        flights = list(tally.in_flight.items())
+        for name, told in flights[:SHOWN]:
+            bar = ProgressBar(total=None, pulse=False)
+            stage = "begins"
+            if told is not None:
+                stage = told.stage
+                if told.duration:
+                    bar = ProgressBar(total=told.duration, completed=min(told.time, told.duration))
+            table.add_row(Text(f"  {visible(name)}"), Text(stage), bar)
+        if len(flights) > SHOWN:
+            table.add_row(Text(f"  and {len(flights) - SHOWN} more"), "", "")
+        return table
+
+
+class PlainLog:
+    """One line every ten seconds at most, and one for each finding. Use it with `with`."""
+
+    def __init__(self, stream: TextIO, *, every: float = EVERY) -> None:
+        self.tally = Tally()
+        self._stream: TextIO | None = stream
+        self._every = every
+        self._last = float("-inf")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is held."""
+
+    def take(self, event: Happening) -> None:
+        """Tell what happened, if it is worth a line."""
+        self.tally.take(event)
+        if isinstance(event, Settled):
+            outcome = event.outcome
+            if event.fresh and outcome.label in FOUND:
+                score = (
+                    ""
+                    if outcome.score is None
+                    else f", P(manipulated) {probability(outcome.score)}"
+                )
+                self._say(f"{outcome.name}: {outcome.label}{score}")
+        elif isinstance(event, Standing):
+            self._last = time.monotonic()
+            crewed = event.crewed
+            self._say(f"{event.total:,} files, {crewed.slots} at once, engine {crewed.engine}")
+        elif isinstance(event, Stopping):
+            self._say(
+                f"stopping: {event.in_flight} files in flight are brought to their end; Ctrl-C "
+                "once more ends it at once"
+            )
+        elif isinstance(event, Working) and time.monotonic() - self._last >= self._every:
+            self._say(self.tally.line())
+            self._last = time.monotonic()
+
+    def _say(self, text: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(f"deepscan: {visible(text)}\n")
+            self._stream.flush()
+        except OSError:
+            self._stream = None  # nobody reads it any more; the run goes on
+
+
+class Silence:
+    """For --quiet: nothing is shown."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is held."""
+
+    def take(self, event: Happening) -> None:
+        """Nothing is shown."""
+
+
+def open_view(stream: TextIO | None, *, quiet: bool) -> LiveView | PlainLog | Silence:
+    """The view that fits a stream, which is stderr."""
+    if quiet or stream is None:
+        return Silence()
+    return LiveView() if stream.isatty() else PlainLog(stream)
+
+
+def bottleneck(busy: Mapping[str, float]) -> str:
+    """The stage that took most of the time, by its name for people; empty if nothing did."""
+    if not busy or max(busy.values()) <= 0:
+        return ""
+    stage = max(busy, key=lambda each: busy[each])
+    return STAGES.get(stage, stage)
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time in two units at most: "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"

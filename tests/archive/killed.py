@@ -1,0 +1,34 @@
+"""A run in a process of its own, to be killed: real model processes, a slow fake network.
+
+`python -m tests.archive.killed ARCHIVE RESULTS`
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from deepscan.archive.local import LocalCrew
+from deepscan.archive.run import Ways, scan_archive
+from deepscan.options import ScanOptions
+
+
+def main() -> None:
+    options = ScanOptions()
+    crew = LocalCrew(
+        options,
+        jobs=2,
+        scanner="tests.archive.parts:slow_scanner",
+        controls="tests.archive.parts:no_controls",
+    )
+    scan_archive(
+        [sys.argv[1]],
+        Path(sys.argv[2]),
+        options=options,
+        crew=crew,
+        ways=Ways(reports=("jsonl",), write_found=("frames",), min_free=0),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What model processes of tests load by name: scanners with fakes, and ways to go wrong."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepscan.engines.engine import Predictions
+from deepscan.errors import EngineError
+from tests.conftest import blue_engine, fake_scanner, judge_blue
+
+
+def no_controls(engine: Any, options: Any) -> tuple[tuple[tuple[str, float], ...], bool]:
+    """Known crops that score as they must."""
+    return (("known", 0.97),), True
+
+
+def bad_controls(engine: Any, options: Any) -> tuple[tuple[tuple[str, float], ...], bool]:
+    """Known crops that do not."""
+    return (("known", 0.03),), False
+
+
+def no_engine(options: Any, **given: Any) -> Any:
+    raise EngineError("no engine runs here")
+
+
+def stillborn(options: Any, **given: Any) -> Any:
+    os.abort()
+
+
+class _Willing:
+    """A scanner that does to itself what the name of a file says."""
+
+    def __init__(self, options: Any, engine: Any = None) -> None:
+        self._scanner = fake_scanner(options, **({"engine": engine} if engine else {}))
+        self.options = options
+        self.engine = self._scanner.engine
+
+    def scan(self, path: Path, *args: Any, **rest: Any) -> Any:
+        if "abort" in path.name:
+            os.abort()
+        if "hang" in path.name:
+            time.sleep(3600)
+        if "bug" in path.name:
+            raise RuntimeError("oops")
+        if "engine" in path.name:
+            raise EngineError("NaN")
+        if "full" in path.name:
+            raise OSError(28, "No space left on device")
+        self._scanner.engine = self.engine
+        return self._scanner.scan(path, *args, **rest)
+
+
+def willing(options: Any, *, engine: Any = None) -> Any:
+    return _Willing(options, engine)
+
+
+def slow_scanner(options: Any, *, engine: Any = None) -> Any:
+    """A scanner whose network takes its time, so that a kill meets work in flight."""
+
+    def judge(crops: np.ndarray) -> Predictions:
+        time.sleep(0.05)
+        return judge_blue(crops)
+
+    return fake_scanner(options, engine=engine or blue_engine(judge=judge))
