@@ -52,7 +52,7 @@ class ScanOptions:
     start: float = 0.0  # seconds; nothing before is judged
     end: float | None = None  # seconds; nothing from here on is judged
     triage: bool = False  # a coarse pass, then dense ones where it is uncertain
-    budget: float | None = None  # seconds of work a file; what is left undone is said
+    budget: float | None = None  # seconds of work a file, turns triage on; 0 or None: no limit
 
     # Limits
     limits: Limits = field(default_factory=Limits)

@@ -8,19 +8,23 @@ shows them, and hands them to the sinks, which know the verdict from the start.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 import logging
+import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime
-from fractions import Fraction
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deepscan import __version__
+from deepscan import __version__, pipeline, triage
 from deepscan.engines.engine import Engine
 from deepscan.errors import (
     CorruptError,
@@ -29,16 +33,19 @@ from deepscan.errors import (
     VideoError,
 )
 from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.findings import Findings
 from deepscan.intake import hash_file, identity_of, resolve, unless_changed
 from deepscan.models.weights import read_card
-from deepscan.options import ScanOptions
-from deepscan.pipeline import analyze, fan_out, prefetch
+from deepscan.options import Decoder, ScanOptions
+from deepscan.pipeline import Handover, Stretch, analyze, behind, fan_out, prefetch, stretches_of
 from deepscan.publish import aside, check_outputs, finished, publish, whole_or_absent
+from deepscan.reach import check_part, of_budget, of_part, with_note
 from deepscan.sinks.record import error_record, host_facts, write_record
 from deepscan.sinks.sink import SINKS, Sink
 from deepscan.spool import Spool
 from deepscan.stopwatch import Stopwatch, TimedDetector, TimedEngine
 from deepscan.streams import accounted, stream_note, with_streams
+from deepscan.triage import Budget, Dense, doubts_of, look_again
 from deepscan.types import (
     Frame,
     FrameResult,
@@ -50,10 +57,12 @@ from deepscan.types import (
     Scanned,
     Skipped,
     Verdict,
+    VideoInfo,
 )
-from deepscan.verdict import Calibration, Evidence, judge
+from deepscan.verdict import ONE_FRAME, Calibration, Evidence, judge
 from deepscan.video import open_video
-from deepscan.video.reader import OTHER_STREAMS
+from deepscan.video.reader import OTHER_STREAMS, VideoReader
+from deepscan.video.starter import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -142,10 +151,14 @@ class Scanner:
 
         Raises:
             EngineError, ModelError: the network cannot run, or has no calibration.
-            UsageError: no such face detector.
+            UsageError: no such face detector, or a part of the media that cannot be.
         """
+        check_part(options)
+        if options.isolate:
+            warm_up()  # while the network is loaded
         self.options = options
         self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
+        self.calibration.at(options.false_alarm_rate)  # a rate it cannot promise fails here
         with ExitStack() as held:
             self.engine = engine or _load_engine(options)
             held.callback(self.engine.close)
@@ -172,13 +185,20 @@ class Scanner:
         if_found: Mapping[str, Path] | None = None,
         force: bool = False,
         progress: Progress = _ignore,
+        checkpoint: Path | None = None,
     ) -> Scanned | Skipped:
         """Scan one file and write what is asked for.
+
+        Media longer than `pipeline.SEGMENT` may be interrupted, also by a kill: with the same
+        checkpoint a later scan of the same content, settings and weights goes on at the last border
+        between two segments, and ends as it would have ended. Not so with triage, which is short.
 
         Args:
             outputs: sink name -> file to write, whatever the verdict.
             if_found: more of them, for a file that is manipulated or suspicious.
             force: overwrite files that are there.
+            checkpoint: a folder of this file alone for what was found so far; made if there is
+                something to keep, and taken away when the file is done.
 
         Raises:
             UsageError: an unknown sink, or an output that is the input.
@@ -190,7 +210,7 @@ class Scanner:
         check_outputs({**wanted, **more}, [path], force=force)
         known: dict[str, Any] = {}
         try:
-            return self._scan(path, wanted, more, known, progress)
+            return self._scan(path, wanted, more, known, progress, checkpoint)
         except VideoError as error:
             skipped = _skipped(path, error)
             logger.info("%s: %s", path, error)
@@ -215,70 +235,66 @@ class Scanner:
         if_found: Mapping[str, Path],
         known: dict[str, Any],
         progress: Progress,
+        checkpoint: Path | None = None,
     ) -> Scanned:
         """Like `scan`, but raises. What is learnt on the way to an error stays in `known`."""
-        options, watch = self.options, Stopwatch()
+        options, watch, budget = self.options, Stopwatch(), Budget(self.options.budget)
         known["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         source = resolve(path)
         with watch.measure("hash"):
             before = identity_of(source)
             known["size"] = before[2]
             known["sha256"] = hash_file(source, options.limits)
-        with Spool() as spool:
-            evidence = Evidence()
+        with ExitStack() as held:
             with watch.measure("open"):
-                reader = open_video(
-                    source,
-                    decoder=options.decoder,
-                    limits=options.limits,
-                    isolate=options.isolate,
-                )
-            failure: Reason | None = None
-            first_pts = 0
+                reader = self._open(source)
             with reader:
                 info = dataclasses.replace(reader.info, path=path)
-                chain = analyze(
-                    watch.each("decode", reader.frames()),
-                    TimedDetector(self.detector, watch),
-                    TimedEngine(self.engine, watch),
-                    options,
+                triaged = triage.wanted(options, info)
+                if triaged or info.still or (info.duration or math.inf) <= pipeline.SEGMENT:
+                    checkpoint = None
+                spool = held.enter_context(Spool(checkpoint, self._key(known["sha256"])))
+                keep = wanted or if_found or triaged or checkpoint
+                findings = Findings(spool if keep else None)
+                began = time.monotonic()
+                error, stopped = self._look(
+                    reader, info, findings, triaged, watch, budget, progress
                 )
-                # Its threads use the reader and have to end before that is closed.
-                with closing(chain):
-                    try:
-                        for result in chain:
-                            if evidence.frames == 0:
-                                at_zero = Fraction(result.frame.time) / info.time_base
-                                first_pts = result.frame.pts - round(at_zero)
-                            evidence.add(result)
-                            if wanted or if_found:
-                                with watch.measure("spool"):
-                                    spool.append(result)
-                            progress("analysing", evidence.frames, result.frame.time, info.duration)
-                    except VideoError as error:
-                        if not evidence.frames:
-                            raise
-                        failure = Reason(error.reason, str(error))
+                took = time.monotonic() - began
                 report = reader.report()
-            if not evidence.frames:
+            if not findings.frames:
                 raise CorruptError(f"{path} holds no frame that can be decoded")
+            dense: Dense | None = None
+            if triaged and error is None:
+                coarse, findings = findings, Findings(held.enter_context(Spool()))
+                dense = look_again(
+                    doubts_of(coarse.evidence, self.calibration, options),
+                    coarse,
+                    findings,
+                    functools.partial(self._look_at, source, watch, progress),
+                    options,
+                    budget,
+                    rate=float(info.frame_rate),
+                    pace=took / max(coarse.evidence.last, ONE_FRAME),
+                )
+                error = dense.failure
             report = unless_changed(report, before, source)
-            beside = self._other_streams(source, report, watch)
-            report = accounted(report, beside)
+            beside: list[Verdict | VideoError] = []
+            if not budget.used_up:
+                beside = self._other_streams(source, report, watch)
+                report = accounted(report, beside)
             info = dataclasses.replace(
                 info, decoder=report.decoder, decoder_reason=report.decoder_reason
             )
-            verdict = judge(
-                evidence,
-                report,
-                self.calibration,
-                options,
-                model=self.engine.model,
-                engine=self.engine.info,
-                video=info,
-                failure=failure,
-            )
-            verdict = with_streams(verdict, beside)
+            verdict = self._judge(findings.evidence, report, info, error)
+            verdict = of_part(with_streams(verdict, beside), options, findings.looked)
+            if dense is not None:
+                verdict = with_note(verdict, dense.note)
+            if stopped:
+                text = f"the budget was used up at {findings.evidence.last:.1f} s of the media"
+                verdict = of_budget(verdict, f"{text}; nothing behind it was looked at")
+            elif dense is not None and dense.undone and dense.failure is None:
+                verdict = of_budget(verdict, dense.left_undone)
             scan = Scan(
                 path=path,
                 sha256=known["sha256"],
@@ -289,13 +305,138 @@ class Scanner:
                 versions=_versions(),
                 timings=watch.timings,
                 started=known["started"],
-                first_pts=first_pts,
+                first_pts=findings.first_pts(info.time_base),
                 ignored=tuple(stream_note(n, v) for n, v in enumerate(beside, 1)),
             )
             if verdict.label in FOUND:
                 wanted = {**wanted, **if_found}
-            written = self._write(source, scan, spool, wanted, watch, progress)
+            kept = findings.spool or spool
+            written = self._write(source, scan, kept, wanted, watch, progress)
             return Scanned(path, dataclasses.replace(scan, timings=watch.timings), written)
+
+    def _open(self, source: Path, decoder: Decoder | None = None, stream: int = 0) -> VideoReader:
+        options = self.options
+        return open_video(
+            source,
+            decoder=decoder or options.decoder,
+            limits=options.limits,
+            isolate=options.isolate,
+            stream=stream,
+        )
+
+    def _look(
+        self,
+        reader: VideoReader,
+        info: VideoInfo,
+        findings: Findings,
+        triaged: bool,
+        watch: Stopwatch,
+        budget: Budget,
+        progress: Progress,
+    ) -> tuple[VideoError | None, bool]:
+        """The first pass, from the last mark on: the error that ended it, and whether time did.
+
+        Raises:
+            VideoError: nothing could be read at all, or not what was read before.
+        """
+        border = 0.0
+        stretches = stretches_of(self.options, every=1 / triage.LOOKS if triaged else 0.0)
+        if findings.spool is not None and findings.spool.marked is not None:
+            for kept in findings.spool.kept():
+                findings.add_again(kept)
+            border = float(findings.spool.marked["border"])
+            stretches = behind(stretches, border)
+            logger.info("%s: going on at %.0f s", info.path, border)
+        known = findings.frames
+        passed = 0
+        with closing(self._chain(reader, watch, stretches, findings.handover)) as chain:
+            try:
+                for result in chain:
+                    at = result.frame.time
+                    if at < border:
+                        passed += 1
+                        progress("analysing", passed, at, info.duration)
+                        continue
+                    _check_passed(info.path, passed, known)
+                    here = at // pipeline.SEGMENT * pipeline.SEGMENT
+                    if here > border and findings.spool is not None:
+                        border = here
+                        findings.spool.mark({"border": border})
+                    with watch.measure("spool"):
+                        findings.add(result)
+                    progress("analysing", findings.frames, at, info.duration)
+                    if budget.used_up:
+                        return None, True
+            except VideoError as error:
+                if not findings.frames:
+                    raise
+                return error, False
+        _check_passed(info.path, passed, known)
+        return None, False
+
+    def _look_at(
+        self,
+        source: Path,
+        watch: Stopwatch,
+        progress: Progress,
+        stretches: Iterable[Stretch],
+        handover: Handover,
+    ) -> Generator[FrameResult]:
+        """Read the file once more and look at some stretches of it."""
+        with (
+            self._open(source) as reader,
+            closing(self._chain(reader, watch, stretches, handover)) as chain,
+        ):
+            for done, result in enumerate(chain, start=1):
+                yield result
+                progress("analysing", done, result.frame.time, reader.info.duration)
+
+    def _chain(
+        self,
+        reader: VideoReader,
+        watch: Stopwatch,
+        stretches: Iterable[Stretch] | None = None,
+        handover: Handover | None = None,
+    ) -> Generator[FrameResult]:
+        """All results of a reader. Its threads use the reader: close it before that."""
+        return analyze(
+            watch.each("decode", reader.frames()),
+            TimedDetector(self.detector, watch),
+            TimedEngine(self.engine, watch),
+            self.options,
+            stretches=stretches,
+            handover=handover,
+        )
+
+    def _judge(
+        self,
+        evidence: Evidence,
+        report: ReadReport,
+        info: VideoInfo,
+        error: VideoError | None = None,
+    ) -> Verdict:
+        return judge(
+            evidence,
+            report,
+            self.calibration,
+            self.options,
+            model=self.engine.model,
+            engine=self.engine.info,
+            video=info,
+            failure=None if error is None else Reason(error.reason, str(error)),
+        )
+
+    def _key(self, sha256: str) -> str:
+        """Of all that decides what is found in a content; a checkpoint of another is not used."""
+        decides = {
+            "content": sha256,
+            "settings": _settings(self.options),
+            "model": self.engine.model.sha256,
+            "engine": self.engine.name,
+            "versions": _versions(),
+            "segment": pipeline.SEGMENT,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def _other_streams(
         self, source: Path, report: ReadReport, watch: Stopwatch
@@ -304,37 +445,15 @@ class Scanner:
         found: list[Verdict | VideoError] = []
         if not any(reason.startswith(OTHER_STREAMS) for reason in report.reasons):
             return found
-        options = self.options
         while True:
             try:
-                with open_video(
-                    source,
-                    decoder="pyav",
-                    limits=options.limits,
-                    isolate=options.isolate,
-                    stream=len(found) + 1,
-                ) as reader:
+                with self._open(source, "pyav", len(found) + 1) as reader:
                     evidence = Evidence()
-                    chain = analyze(
-                        watch.each("decode", reader.frames()),
-                        TimedDetector(self.detector, watch),
-                        TimedEngine(self.engine, watch),
-                        options,
-                    )
-                    with closing(chain):
+                    with closing(self._chain(reader, watch)) as chain:
                         for result in chain:
                             evidence.add(result)
-                    found.append(
-                        judge(
-                            evidence,
-                            accounted(reader.report(), ()),
-                            self.calibration,
-                            options,
-                            model=self.engine.model,
-                            engine=self.engine.info,
-                            video=reader.info,
-                        )
-                    )
+                    report = accounted(reader.report(), ())
+                    found.append(self._judge(evidence, report, reader.info))
             except NoVideoError:
                 return found
             except VideoError as error:
@@ -389,14 +508,8 @@ class Scanner:
                 # What the first pass read is read again by the reader that read it.
                 decoder = scan.report.decoder
                 still = scan.verdict.video is not None and scan.verdict.video.still
-                reader = held.enter_context(
-                    open_video(
-                        source,
-                        decoder="decord" if decoder == "decord" else "auto" if still else "pyav",
-                        limits=self.options.limits,
-                        isolate=self.options.isolate,
-                    )
-                )
+                again: Decoder = "decord" if decoder == "decord" else "auto" if still else "pyav"
+                reader = held.enter_context(self._open(source, again))
                 frames = held.enter_context(
                     closing(prefetch(watch.each("decode again", reader.frames())))
                 )
@@ -405,6 +518,13 @@ class Scanner:
             handed = held.enter_context(closing(fan_out(spool.replay(frames), writing)))
             for done, result in enumerate(handed, start=1):
                 progress("writing", done, result.frame.time, duration)
+
+
+def _check_passed(path: Path, passed: int, known: int) -> None:
+    if passed != known:
+        raise CorruptError(
+            f"{path}: {passed} frames lie where an interrupted scan has found {known}"
+        )
 
 
 def _skipped(path: Path, error: VideoError) -> Skipped:

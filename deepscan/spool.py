@@ -1,27 +1,60 @@
 """Frame results between the two passes of a scan: on disk, so that memory does not grow.
 
 The verdict stands on every video frame, but it is known only at the end. So the first pass keeps
-what was found (boxes, scores, small masks; no pixels) in an unnamed temporary file, and the second
-pass reads it beside the pictures, which are decoded again.
+what was found (boxes, scores, small masks; no pixels) in a file, and the second pass reads it
+beside the pictures, which are decoded again. The file has no name and goes with the process, unless
+a checkpoint is wanted: then a scan that was interrupted goes on where `mark` was called last.
+
+A checkpoint is a folder with two files: `results`, to which frames are only added, and `mark.json`,
+which says how much of it counts (bytes and their SHA-256) and under which key. Whatever stands
+behind the mark, or under another key, is thrown away. Nothing in it is ever executed.
 """
 
 from __future__ import annotations
 
-import pickle
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import struct
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Any, Self
 
 import numpy as np
 
-from deepscan.errors import CorruptError, OutputError
-from deepscan.types import Frame, FrameResult
+from deepscan.errors import CorruptError, OutputError, VideoError
+from deepscan.types import (
+    Box,
+    Face,
+    FaceCrop,
+    FacePrediction,
+    Frame,
+    FrameResult,
+    Mask,
+    UnscoredFace,
+)
+
+logger = logging.getLogger(__name__)
 
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 NO_IMAGE.setflags(write=False)
+
+_LENGTHS = struct.Struct("<II")  # bytes of text, bytes of masks
+_CHUNK = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A frame's result without pictures, and the detail (`faces.quality`) that its crops had."""
+
+    result: FrameResult
+    details: tuple[float, ...]
 
 
 class Spool:
@@ -30,31 +63,85 @@ class Spool:
     Masks are kept in 8 bits: P(manipulated) to within 1/510. A face takes about 2 kB.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: Path | None = None, key: str = "") -> None:
+        """
+        Args:
+            checkpoint: a folder to keep the file in, made if it is missing. What was marked there
+                under the same key is taken over.
+            key: changes with whatever changes a result.
+
+        Raises:
+            OutputError: no file can be made, or another scan uses the checkpoint.
+        """
+        self._digest = hashlib.sha256()
+        self._key = key
+        self._folder = checkpoint
+        self.marked: dict[str, Any] | None = None
+        if checkpoint is not None:
+            self._file = _open_checkpoint(checkpoint)
+            self._take_over()
+            return
         try:
             self._file = tempfile.TemporaryFile(prefix="deepscan-")  # noqa: SIM115 - closed by close
         except OSError as error:
             raise OutputError(f"no temporary file can be made ({error}): set TMPDIR") from error
 
-    def append(self, result: FrameResult) -> None:
-        """Keep a result without its pictures.
+    def append(self, result: FrameResult, details: Sequence[float] = ()) -> None:
+        """Keep a result without its pictures. `details` has one figure for each judged face.
 
         Raises:
             OutputError: the disk is full.
         """
-        faces = tuple(
-            replace(
-                face,
-                crop=replace(face.crop, image=NO_IMAGE),
-                mask=np.round(face.mask * 255).astype(np.uint8),
-            )
-            for face in result.faces
-        )
-        bare = replace(result, frame=replace(result.frame, image=NO_IMAGE), faces=faces)
+        data = _pack(result, details)
         try:
-            pickle.dump(bare, self._file, protocol=5)
+            self._file.write(data)
         except OSError as error:
-            raise _full(error) from error
+            raise self._full(error) from error
+        if self._folder is not None:
+            self._digest.update(data)
+
+    def mark(self, said: dict[str, Any]) -> None:
+        """Make all that was appended last, together with `said` (ready for JSON).
+
+        Without a checkpoint this does nothing.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        if self._folder is None:
+            return
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            mark = {
+                "key": self._key,
+                "bytes": self._file.tell(),
+                "sha256": self._digest.hexdigest(),
+                "said": said,
+            }
+            aside = self._folder / "mark.json.part"
+            with aside.open("w") as file:
+                json.dump(mark, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self._folder / "mark.json")
+            _sync_folder(self._folder)
+        except OSError as error:
+            raise self._full(error) from error
+
+    def kept(self) -> Iterator[Kept]:
+        """Yield what was appended, in order.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        try:
+            self._file.seek(0)  # writes what is still in memory
+        except OSError as error:
+            raise self._full(error) from error
+        while head := self._file.read(_LENGTHS.size):
+            text, masks = _LENGTHS.unpack(head)
+            yield _unpack(self._file.read(text), self._file.read(masks))
 
     def replay(self, frames: Iterable[Frame] | None = None) -> Iterator[FrameResult]:
         """Yield the results in order, with the pictures of `frames` if given.
@@ -63,28 +150,16 @@ class Spool:
             OutputError: the disk is full.
             CorruptError: `frames` are not those of the first pass.
         """
-        try:
-            self._file.seek(0)  # writes what is still in memory
-        except OSError as error:
-            raise _full(error) from error
         pictures = None if frames is None else iter(frames)
-        while True:
-            try:
-                # This process wrote the file, which has no name: nobody else can have changed it.
-                result: FrameResult = pickle.load(self._file)
-            except EOFError:
-                return
-            masks = tuple(
-                replace(face, mask=face.mask.astype(np.float32) / np.float32(255))
-                for face in result.faces
-            )
+        for kept in self.kept():
+            result = kept.result
             frame = result.frame if pictures is None else next(pictures, None)
             if frame is None or (frame.index, frame.pts) != (result.frame.index, result.frame.pts):
                 raise CorruptError(
                     f"the file gave other frames when it was read again (at frame "
                     f"{result.frame.index}): it changed during the scan"
                 )
-            yield replace(result, frame=frame, faces=masks)
+            yield replace(result, frame=frame)
 
     def close(self) -> None:
         with suppress(OSError):  # on a full disk the rest is not written: nobody needs it now
@@ -99,11 +174,156 @@ class Spool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # The file is done, one way or the other: there is nothing to resume.
+        if self._folder is not None and (kind is None or issubclass(kind, VideoError)):
+            _remove_checkpoint(self._folder)  # while it is locked
         self.close()
 
+    def _take_over(self) -> None:
+        """Keep of the file what its mark vouches for, if the key is ours, and drop the rest."""
+        assert self._folder is not None
+        length = 0
+        try:
+            mark = json.loads((self._folder / "mark.json").read_bytes())
+            if mark["key"] == self._key:
+                digest = _digest_of(self._file, mark["bytes"])
+                if digest.hexdigest() == mark["sha256"]:
+                    length, self._digest, self.marked = mark["bytes"], digest, mark["said"]
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            logger.warning("%s: the checkpoint is damaged and not used: %r", self._folder, error)
+        try:
+            self._file.truncate(length)
+            self._file.seek(length)
+        except OSError as error:
+            self._file.close()
+            raise self._full(error) from error
 
-def _full(error: OSError) -> OutputError:
-    return OutputError(
-        f"the temporary folder {tempfile.gettempdir()} cannot take the results "
-        f"({error.strerror}): free some space or set TMPDIR"
-    )
+    def _full(self, error: OSError) -> OutputError:
+        if self._folder is not None:
+            return OutputError(f"{self._folder} cannot take the results ({error.strerror})")
+        return OutputError(
+            f"the temporary folder {tempfile.gettempdir()} cannot take the results "
+            f"({error.strerror}): free some space or set TMPDIR"
+        )
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    for name in ("mark.json.part", "mark.json", "results"):
+        with suppress(OSError):
+            (folder / name).unlink()
+    with suppress(OSError):  # others may have put something beside it
+        folder.rmdir()
+
+
+def rounded(result: FrameResult) -> FrameResult:
+    """The result with masks as the spool keeps them: what is judged is what can be read again."""
+    faces = tuple(replace(face, mask=_mask(_levels(face.mask))) for face in result.faces)
+    return replace(result, faces=faces)
+
+
+def _levels(mask: Mask) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.round(mask * 255).astype(np.uint8)
+
+
+def _mask(levels: np.ndarray[Any, np.dtype[np.uint8]]) -> Mask:
+    return levels.astype(np.float32) / np.float32(255)
+
+
+def _open_checkpoint(folder: Path) -> IO[bytes]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with ExitStack() as held:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.fdopen(os.open(folder / "results", flags, 0o600), "r+b")
+            held.callback(file.close)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{folder} is used by another scan") from error
+        except OSError as error:
+            raise OutputError(f"{folder} cannot hold a checkpoint ({error.strerror})") from error
+        held.pop_all()
+    return file
+
+
+def _digest_of(file: IO[bytes], length: int) -> Any:
+    digest, left = hashlib.sha256(), length
+    file.seek(0)
+    while left and (chunk := file.read(min(left, _CHUNK))):
+        digest.update(chunk)
+        left -= len(chunk)
+    if left:
+        raise ValueError(f"{left} bytes are missing")
+    return digest
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pack(result: FrameResult, details: Sequence[float]) -> bytes:
+    """One frame: lengths, JSON, then the masks one after the other."""
+    frame = result.frame
+    masks = [_levels(each.mask) for each in result.faces]
+    told = [
+        frame.index,
+        frame.pts,
+        float(frame.time),
+        bool(result.analysed),
+        [
+            [
+                *_pack_face(each.crop.face),
+                _pack_box(each.crop.box),
+                float(each.crop.sharpness),
+                float(each.score),
+                mask.shape,
+            ]
+            for each, mask in zip(result.faces, masks, strict=True)
+        ],
+        [[*_pack_face(each.face), each.reason] for each in result.unscored],
+        [float(value) for value in details],
+    ]
+    text = json.dumps(told, separators=(",", ":")).encode()
+    levels = b"".join(mask.tobytes() for mask in masks)
+    return _LENGTHS.pack(len(text), len(levels)) + text + levels
+
+
+def _unpack(text: bytes, levels: bytes) -> Kept:
+    index, pts, time, analysed, faces, unscored, details = json.loads(text)
+    judged = []
+    place = 0
+    for *face, box, sharpness, score, (height, width) in faces:
+        size = height * width
+        mask = np.frombuffer(levels, np.uint8, size, place).reshape(height, width)
+        place += size
+        crop = FaceCrop(_unpack_face(face), Box(*box), NO_IMAGE, sharpness)
+        judged.append(FacePrediction(crop, score, _mask(mask)))
+    left_out = tuple(UnscoredFace(_unpack_face(face), reason) for *face, reason in unscored)
+    frame = Frame(index, pts, time, NO_IMAGE)
+    return Kept(FrameResult(frame, tuple(judged), left_out, analysed), tuple(details))
+
+
+def _pack_box(box: Box) -> list[float]:
+    return [float(box.x1), float(box.y1), float(box.x2), float(box.y2)]
+
+
+def _pack_face(face: Face) -> list[Any]:
+    marks = face.landmarks and [[float(x), float(y)] for x, y in face.landmarks]
+    return [
+        _pack_box(face.box),
+        float(face.confidence),
+        marks,
+        face.track_id,
+        bool(face.interpolated),
+    ]
+
+
+def _unpack_face(said: list[Any]) -> Face:
+    box, confidence, marks, track_id, interpolated = said
+    landmarks = None if marks is None else tuple((x, y) for x, y in marks)
+    return Face(Box(*box), confidence, landmarks, track_id, interpolated)

@@ -89,7 +89,8 @@ def test_a_scan_with_all_outputs_opens_no_network_socket(clips, tmp_path):
     ran, processes, calls = watched(command, tmp_path)
     assert ran.returncode == 1, ran.stderr
     assert len(list(out.iterdir())) == 5
-    assert len(processes) >= 3  # this program and a decoder for each pass: all were watched
+    # This program and the one that decoders are forked off: a fork is watched as its parent is.
+    assert len(processes) >= 2
     assert network(calls) == []
     assert calls  # the pair of local sockets
 

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from deepscan.engines.engine import Predictions
 from deepscan.errors import CorruptError, EngineError
 from deepscan.options import ScanOptions
-from deepscan.pipeline import DEPTH, MAX_WAITING, analyze, fan_out, predict, prefetch
+from deepscan.pipeline import (
+    DEPTH,
+    MAX_WAITING,
+    Handover,
+    Stretch,
+    analyze,
+    behind,
+    fan_out,
+    predict,
+    prefetch,
+)
 from deepscan.testing import FakeDetector, FakeEngine
 from deepscan.types import Box, Face, FaceCrop, Frame, FrameCrops, UnscoredFace
 from tests.conftest import HIGH, LOW, blue_engine, draw_face
@@ -299,3 +309,78 @@ def test_fan_out_raises_what_its_source_raised() -> None:
     seen: list[int] = []
     with pytest.raises(ValueError, match="no more"):
         list(fan_out(source(), [seen.append]))
+
+
+# Stretches
+
+
+def stretched(pictures, stretches, **wanted):
+    frames = (Frame(index, index, index / 10, draw_face(0)) for index in range(pictures))
+    detector = FakeDetector()
+    results = list(
+        analyze(frames, detector, blue_engine(), ScanOptions(), stretches=stretches, **wanted)
+    )
+    assert [result.frame.index for result in results] == list(range(pictures))
+    return results
+
+
+def track_of(result):
+    return [face.crop.face.track_id for face in result.faces]
+
+
+def test_nobody_looks_at_a_stretch_of_stride_zero():
+    results = stretched(30, [Stretch(0, 1, 0), Stretch(1, 2, 1), Stretch(2, 9, 0)])
+    assert [result.analysed for result in results] == [*[False] * 10, *[True] * 10, *[False] * 10]
+    assert all(result.faces if result.analysed else not result.faces for result in results)
+
+
+def test_a_stretch_without_frames_is_passed_over():
+    results = stretched(10, [Stretch(0, 0.05, 1), Stretch(0.05, 0.07, 1), Stretch(0.07, 9, 2)])
+    assert [result.analysed for result in results] == [index % 2 == 0 for index in range(10)]
+
+
+def test_frames_behind_the_last_stretch_are_not_read():
+    frames = Source()
+    chain = analyze(
+        (Frame(n, n, n / 10, draw_face(0)) for n in frames),
+        FakeDetector(),
+        blue_engine(),
+        ScanOptions(),
+        stretches=[Stretch(0, 1, 1)],
+    )
+    assert len(list(chain)) == 10
+    assert frames.taken < 40
+
+
+def test_a_face_goes_on_across_a_border_and_not_across_a_gap():
+    joined = stretched(20, [Stretch(0, 1, 1), Stretch(1, 9, 1)])
+    assert {track for result in joined for track in track_of(result)} == {0}
+    apart = stretched(30, [Stretch(0, 1, 1), Stretch(1, 2, 0), Stretch(2, 9, 1)])
+    assert track_of(apart[0]) == [0] and track_of(apart[-1]) == [1]
+
+
+def test_a_stretch_goes_on_from_what_was_handed_over():
+    whole = stretched(20, [Stretch(0, 1, 1), Stretch(1, 9, 1)])
+    handover = Handover(next_track=4)
+    for result in whole[:10]:
+        handover = handover.after(result)
+    assert (handover.next_track, handover.time) == (4, 0.9)
+    later = stretched(20, behind([Stretch(0, 1, 1), Stretch(1, 9, 1)], 1.0), handover=handover)
+    assert [track_of(result) for result in later[10:]] == [[0]] * 10
+    other = Handover(next_track=4)
+    later = stretched(20, behind([Stretch(0, 1, 1), Stretch(1, 9, 1)], 1.0), handover=other)
+    assert [track_of(result) for result in later[10:]] == [[4]] * 10
+
+
+@pytest.mark.parametrize("broken", [1, 7, 33])
+def test_all_frames_before_an_error_of_the_file_come_out(broken):
+    def frames():
+        for index in range(broken):
+            yield Frame(index, index, index / 25, draw_face(index))
+        raise CorruptError("broken")
+
+    seen = []
+    with pytest.raises(CorruptError, match="broken"):
+        seen.extend(analyze(frames(), FakeDetector(), blue_engine(), ScanOptions()))
+    assert [result.frame.index for result in seen] == list(range(broken))
+    assert all(result.faces for result in seen)

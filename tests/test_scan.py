@@ -295,6 +295,7 @@ def test_what_was_found_before_a_crash_stands(tmp_path, monkeypatch):
     assert outcome.label is Label.ERROR
     assert codes(outcome)[0] == "decoder_crash"
     assert [interval.label for interval in outcome.scan.verdict.intervals] == [Label.MANIPULATED]
+    assert outcome.scan.verdict.coverage.decoded == 70  # not one frame that came is lost
     assert names(tmp_path / "out") == sorted(path.name for path in targets.values())
     assert valid(targets["record"])["verdict"]["intervals"]
 

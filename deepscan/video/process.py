@@ -4,53 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import mmap
 import os
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import weakref
 from dataclasses import asdict
-from pathlib import Path
 from typing import Literal
 
-import deepscan
 from deepscan.errors import DecoderCrash, DecoderHang, LimitError, VideoError
 from deepscan.options import Decoder, Limits
 from deepscan.video import protocol
 from deepscan.video.protocol import ProtocolError
 from deepscan.video.source import Source
+from deepscan.video.starter import LOST, Given, Worker, start_worker
 
 log = logging.getLogger(__name__)
 
 Task = Literal["frames", "sound"]
 
 LAST_WORDS = 8 * 1024  # bytes of the worker's stderr that are kept
-START_UP = 30.0  # seconds until a worker has imported its libraries, also on a busy machine
+START_UP = 30.0  # seconds until a worker has its libraries, also on a busy machine
 FAREWELL = 5.0  # seconds that a finished worker gets to leave
-
-# What a worker inherits. Keys and tokens of the environment are none of its business.
-ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")
-FIXED = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    # Frames are freed and made again all the time: keep their memory instead of giving it back
-    # (glibc refuses a larger threshold than 32 MiB).
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**28),
-}
-# -P and an explicit root: the current folder may be full of untrusted files, some named av.py.
-START = (
-    "import sys; sys.path.append(sys.argv[2]); "
-    "from deepscan.video.worker import main; main(sys.argv[1])"
-)
 
 
 class DecoderProcess:
@@ -85,13 +65,6 @@ class DecoderProcess:
             with theirs:
                 try:
                     order = {
-                        "video": source.descriptor,
-                        "ring": self._ring,
-                        "talk": theirs.fileno(),
-                        "lifeline": lifeline,
-                        "parent": os.getpid(),
-                        # The kernel's death signal follows the thread, not the process.
-                        "kill_with_parent": threading.current_thread() is threading.main_thread(),
                         "path": os.fspath(source.path),
                         "size": source.size,
                         "stream": source.stream,
@@ -101,16 +74,16 @@ class DecoderProcess:
                         "reason": reason,
                         "fault": fault,
                     }
-                    self._process = _start(order)
+                    given = Given(source.descriptor, self._ring, theirs.fileno(), lifeline)
+                    self._process = start_worker(order, given)
                 finally:
                     os.close(lifeline)
-            assert self._process.stderr is not None
-            held.enter_context(self._process.stderr)
-            os.set_blocking(self._process.stderr.fileno(), False)
+            held.enter_context(self._process.words)
+            os.set_blocking(self._process.words.fileno(), False)
             self._talk.setblocking(False)
             self._selector = held.enter_context(selectors.DefaultSelector())
             self._selector.register(self._talk, selectors.EVENT_READ)
-            self._selector.register(self._process.stderr, selectors.EVENT_READ)
+            self._selector.register(self._process.words, selectors.EVENT_READ)
             # Also for a reader that nobody closes: no process may outlive it.
             self._finalizer = weakref.finalize(self, _end, self._process, held.pop_all())
 
@@ -189,21 +162,19 @@ class DecoderProcess:
 
     def _read_words(self) -> None:
         """Keep the last of what the worker writes to stderr; a flood must not fill memory."""
-        stderr = self._process.stderr
-        assert stderr is not None
+        words = self._process.words
         try:
-            data = os.read(stderr.fileno(), 2**16)
+            data = os.read(words.fileno(), 2**16)
         except BlockingIOError:
             return
         if not data:
-            self._selector.unregister(stderr)
+            self._selector.unregister(words)
         self._words = (self._words + data)[-LAST_WORDS:]
 
     def _death(self) -> VideoError:
         """Say why the worker has gone without a last message."""
-        try:
-            code = self._process.wait(FAREWELL)
-        except subprocess.TimeoutExpired:
+        code = self._process.wait(FAREWELL)
+        if code is None:
             self.kill()
             code = 0
         with contextlib.suppress(KeyError):  # its stderr may be at its end already
@@ -217,7 +188,10 @@ class DecoderProcess:
             return LimitError(
                 "limit_memory", f"{self._path}: the decoder was killed, probably for its memory"
             )
-        how = f"status {code}" if code >= 0 else _signal_name(-code)
+        if code == LOST:
+            how = "together with the one that starts decoders"
+        else:
+            how = f"status {code}" if code >= 0 else _signal_name(-code)
         return DecoderCrash(f"{self._path}: the decoder process died, {how}{last}")
 
     def kill(self) -> None:
@@ -227,33 +201,13 @@ class DecoderProcess:
         """Let a finished worker leave, kill any other, and free everything."""
         if finished and self._finalizer.alive:
             self._talk.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(FAREWELL)
+            self._process.wait(FAREWELL)
         self._finalizer()
 
 
-def _start(order: dict[str, object]) -> subprocess.Popen[bytes]:
-    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    kept |= {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
-    root = Path(deepscan.__file__).resolve().parent.parent
-    descriptors = [order[name] for name in ("video", "ring", "talk", "lifeline")]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", START, json.dumps(order), os.fspath(root)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        pass_fds=[number for number in descriptors if isinstance(number, int)],
-        env=kept | FIXED,
-        # Ctrl-C is for the parent, which then ends the worker.
-        start_new_session=True,
-    )
-
-
-def _end(process: subprocess.Popen[bytes], held: contextlib.ExitStack) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
+def _end(worker: Worker, held: contextlib.ExitStack) -> None:
+    worker.kill()
+    worker.wait(None)
     held.close()
 
 

@@ -1,7 +1,8 @@
 """The decoder process: opens one file, decodes it into shared memory, and is thrown away.
 
-Started by isolated.py. It imports all that it will need, gives up every right (sandbox.py), and
-only then looks at the file. Whatever happens to it happens to one file.
+Started by starter.py: forked off the zygote, where all that it may need is imported already, or as
+an interpreter of its own. It gives up every right (sandbox.py), and only then looks at the file.
+Whatever happens to it happens to one file.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -71,11 +73,16 @@ class Order:
         return cls(**said)
 
 
-def main(argument: str) -> None:
+def main(argument: str) -> NoReturn:
     """Do what `argument`, an `Order` in JSON, says; never returns."""
     order = Order.read(argument)
     if order.kill_with_parent:
         die_with_parent()
+    obey(order)
+
+
+def obey(order: Order) -> NoReturn:
+    """Do what an order says, in a process that is there for nothing else."""
     if os.getppid() != order.parent:
         os._exit(0)
     os.set_blocking(order.talk, True)
@@ -85,7 +92,7 @@ def main(argument: str) -> None:
     try:
         _prepare(source, order)
         talk.say(protocol.BEAT)
-        threading.Thread(target=_watch, args=(order.lifeline,), daemon=True).start()
+        _watch(order.lifeline)
         if order.task == "sound":
             _serve_sound(talk, source, order.limits)
         else:
@@ -160,23 +167,39 @@ class Ring:
         return slot
 
 
-def _prepare(source: Source, order: Order) -> None:
-    """Import everything, then give up every right."""
+def load_libraries(*, still: bool, decord: bool) -> None:
+    """Import what may be needed: a process that has given up its rights can import nothing.
+
+    `still` is for pictures. What is there already costs nothing.
+    """
+    _load_av()
+    if still:
+        from deepscan.video.still import load_plugins
+
+        load_plugins()
+    if decord:
+        from deepscan.video.decord import is_installed, load_library
+
+        if is_installed():
+            load_library()
+
+
+@cache
+def _load_av() -> None:
     import av
 
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if not module.name.endswith(("__main__", "datasets")):
             importlib.import_module(module.name)
     av.logging.set_level(None)
-    if still_format(source) is not None:
-        from deepscan.video.still import load_plugins
-
-        load_plugins()
-    if may_need_decord(source, order.decoder):
-        from deepscan.video.decord import load_library
-
-        load_library()
     importlib.import_module("deepscan.video.pyav")
+
+
+def _prepare(source: Source, order: Order) -> None:
+    """Import everything, then give up every right."""
+    load_libraries(
+        still=still_format(source) is not None, decord=may_need_decord(source, order.decoder)
+    )
     limits = order.limits
     limit_resources(
         memory=limits.memory,
@@ -189,9 +212,16 @@ def _prepare(source: Source, order: Order) -> None:
 
 def _watch(lifeline: int) -> None:
     """End the process when the parent's end of the pipe is gone, also while native code hangs."""
-    while os.read(lifeline, 1):
-        continue
-    os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait() -> None:
+        while os.read(lifeline, 1):
+            continue
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        threading.Thread(target=wait, daemon=True).start()
+    except RuntimeError as error:
+        raise LimitError("limit_memory", "no memory left for a thread") from error
 
 
 def _serve(talk: Talk, source: Source, order: Order) -> None:

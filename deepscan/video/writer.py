@@ -81,7 +81,8 @@ class VideoWriter:
         self._shift: int | None = None
         with self._reporting():
             path.open("wb").close()  # FFmpeg would find out only at the first frame
-            options = {"movflags": "+faststart"} if codec == "libx264" else {}
+            # Matroska would draw a random number for the file; the same scan gives the same bytes.
+            options = {"movflags": "+faststart"} if codec == "libx264" else {"fflags": "+bitexact"}
             self._out: OutputContainer | None = av.open(
                 f"file:{os.path.abspath(path)}", "w", format=FORMATS[codec], options=options
             )

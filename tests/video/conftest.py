@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from deepscan.testing import make_video
+from deepscan.video.starter import _NURSERY
 
 Clip = Callable[..., Path]
 
@@ -28,3 +29,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def zygote() -> None:
+    """What all files share is there before anybody counts descriptors."""
+    _NURSERY.zygote()
