@@ -288,11 +288,22 @@ class CalibrationInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """One figure that stands behind a model: what was measured, on what, and its 95 % interval."""
+
+    what: str
+    on: str
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """The network that judged: name, SHA-256 of the weights file, input side in pixels.
 
     `auc` and `auc_interval` are the measured frame AUC on people that training never saw, on
-    manipulations of the kinds in `evaluated_on`, not on deepfakes at large.
+    manipulations of the kinds in `evaluated_on`, not on deepfakes at large. `evidence` holds the
+    other figures of the model's card; shares and areas, so in [0, 1].
     """
 
     name: str
@@ -301,6 +312,7 @@ class ModelInfo:
     auc: float
     auc_interval: tuple[float, float]
     evaluated_on: str
+    evidence: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

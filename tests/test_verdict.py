@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscan.errors import ModelError
+from deepscan.errors import ModelError, UsageError
 from deepscan.options import ScanOptions
 from deepscan.types import (
     Box,
@@ -35,6 +35,7 @@ from deepscan.types import (
 from deepscan.verdict import (
     LOGIT_LIMIT,
     MODEL_FLOOR,
+    Band,
     Calibration,
     Evidence,
     Scale,
@@ -42,6 +43,7 @@ from deepscan.verdict import (
     judge,
     logit,
     looks_of,
+    medians,
     sigmoid,
     smooth,
 )
@@ -551,3 +553,205 @@ def scale_with(**changed):
 def test_a_damaged_calibration_is_refused(values):
     with pytest.raises(ModelError, match="calibration"):
         Calibration.from_card(values)
+
+
+def test_a_card_without_bands_is_one_band():
+    old = card()
+    del old["calibration"]["bands"], old["calibration"]["alarms"]
+    calibration = Calibration.from_card(old)
+    assert calibration == CALIBRATION
+    (only,) = calibration.every_band
+    assert only.clip == SCALE and only.clips == CALIBRATION.clips
+    assert calibration.bands_of(np.array([[1.0, 0.0, 0.0], [9e4, 9e4, 1.0]])).tolist() == [0, 0]
+
+
+# Quality bands
+
+STRICT = Scale(1.0, -1.0, Tail(0.5, 0.1, 1.5))  # small faces: less evidence, a longer tail
+SMALL = Band((40.0, 80.0), (10.0, None), (0.0, None), STRICT, STRICT, 120)
+LARGE = Band((80.0, None), (10.0, None), (0.0, None), SCALE, SCALE, 380)
+BANDED = replace(CALIBRATION, bands=(SMALL, LARGE), alarms=(0.002, 0.009, 0.03, 0.2))
+
+
+def sized(time, *faces):
+    """A frame of faces (track, score, size in pixels, sharpness)."""
+    found = tuple(
+        FacePrediction(
+            FaceCrop(
+                Face(Box(0, 0, size, size), 0.99, None, track),
+                Box(0, 0, size, size),
+                BLANK,
+                sharpness,
+            ),
+            score,
+            FULL,
+        )
+        for track, score, size, sharpness in faces
+    )
+    return FrameResult(Frame(round(time * RATE), 0, time, BLANK), found, (), True)
+
+
+def lasting(seconds, *faces):
+    return [sized(index / RATE, *faces) for index in range(round(seconds * RATE))]
+
+
+def test_each_band_has_its_own_scale_and_point():
+    # The same score in both bands: enough for a large face, not for a small one.
+    score = sigmoid(3.0)
+    large = verdict_of(lasting(2, (0, score, 120, 90)), calibration=BANDED)
+    small = verdict_of(lasting(2, (0, score, 60, 90)), calibration=BANDED)
+    assert large.label is Label.MANIPULATED and large.tracks[0].llr == pytest.approx(3.0, abs=1e-4)
+    assert small.label is not Label.MANIPULATED
+    assert small.tracks[0].llr == pytest.approx(2.0, abs=1e-4)
+    operating, review = BANDED.points(2, still=False, band=0)
+    assert small.calibration.operating_point == pytest.approx(sigmoid(operating))
+    assert small.calibration.review_point == pytest.approx(sigmoid(review))
+
+
+def test_a_window_takes_the_band_of_its_median():
+    # Ten large frames in 25 do not lift a small face into the band of large ones.
+    frames = [
+        sized(index / RATE, (0, sigmoid(3.0), 120 if index % 5 < 2 else 60, 90))
+        for index in range(50)
+    ]
+    verdict = verdict_of(frames, calibration=BANDED)
+    assert verdict.tracks[0].llr == pytest.approx(2.0, abs=1e-4)
+
+
+@given(
+    values=st.lists(st.floats(0, 100), min_size=1, max_size=40),
+    window=st.floats(0.05, 3.0),
+)
+@settings(max_examples=50, deadline=None)
+def test_medians_are_those_of_the_windows_of_the_means(values, window):
+    times = np.arange(len(values)) / RATE
+    found = medians(times, np.array(values)[:, None], window)[:, 0]
+    assert min(values) <= found.min() and found.max() <= max(values)
+    constant = smooth(times, np.ones(len(values)), window)
+    assert constant == pytest.approx(1.0)
+    if window >= len(values) / RATE:
+        assert found == pytest.approx(np.median(values))
+
+
+@pytest.mark.parametrize(("size", "sharpness"), [(30, 90), (120, 4)])
+def test_outside_of_the_bands_nothing_is_judged(size, sharpness):
+    verdict = verdict_of(lasting(2, (0, SURE, size, sharpness)), calibration=BANDED)
+    assert verdict.label is Label.INCONCLUSIVE
+    assert codes(verdict)[0] == "out_of_domain"
+    assert not verdict.intervals and verdict.score is None
+    (track,) = verdict.tracks
+    assert (track.score, track.llr, track.scored) == (None, None, 0)
+    assert track.unscored == (("out_of_domain", 50),)
+    assert verdict.coverage.faces_scored == 0
+    assert verdict.coverage.faces_unscored == (("out_of_domain", 50),)
+    assert verdict.coverage.analysed == 0 and verdict.coverage.seconds_scored == 0
+
+
+def test_a_finding_stands_beside_a_face_outside_of_the_bands():
+    verdict = verdict_of(lasting(2, (0, SURE, 120, 90), (1, SURE, 30, 90)), calibration=BANDED)
+    assert verdict.label is Label.MANIPULATED
+    assert codes(verdict) == ["over_operating_point", "out_of_domain"]
+    assert {interval.track_id for interval in verdict.intervals} == {0}
+    quiet = verdict_of(lasting(2, (0, LOW, 120, 90), (1, LOW, 30, 90)), calibration=BANDED)
+    assert quiet.label is Label.INCONCLUSIVE and codes(quiet) == ["out_of_domain"]
+
+
+def test_a_glimpse_outside_of_the_bands_only_counts_as_not_judged():
+    frames = lasting(4, (0, LOW, 120, 90))
+    frames[10] = sized(10 / RATE, (0, LOW, 120, 90), (1, LOW, 30, 90))
+    verdict = verdict_of(frames, calibration=BANDED)
+    assert verdict.label is Label.NO_EVIDENCE
+    assert verdict.coverage.faces_unscored == (("out_of_domain", 1),)
+    assert verdict.coverage.analysed == 99
+    still = verdict_of(
+        [sized(0.0, (0, LOW, 120, 90), (1, LOW, 30, 90))],
+        calibration=BANDED,
+        video=replace(VIDEO, still=True),
+    )
+    assert still.label is Label.INCONCLUSIVE and codes(still) == ["out_of_domain"]
+
+
+def test_windows_outside_of_the_bands_are_no_looks():
+    inside = lasting(4, (0, LOW, 120, 90))
+    both = lasting(4, (0, LOW, 120, 90), (1, LOW, 30, 90))
+    assert verdict_of(both, calibration=BANDED).looks == pytest.approx(
+        verdict_of(inside, calibration=BANDED).looks
+    )
+
+
+def test_false_alarms_over_faces_of_several_bands_stay_at_the_rate():
+    rng = np.random.default_rng(4)
+    files, rate = 1500, 0.1
+    calibration = replace(BANDED, rate=rate, review_rate=0.2)
+    # Draws from each band's own tail: u + Exp(b) with probability q, below u otherwise.
+    alarms = 0
+    for _ in range(files):
+        faces = []
+        for track in range(10):
+            band = (SMALL, LARGE)[track % 2]
+            tail = band.still.tail
+            llr = tail.u + (rng.exponential(tail.b) if rng.random() < tail.q else -1.0)
+            logit_ = (llr - band.still.offset) / band.still.slope
+            faces.append((track, sigmoid(logit_), 60 if track % 2 == 0 else 120, 90))
+        verdict = verdict_of([sized(0.0, *faces)], calibration=calibration)
+        alarms += verdict.label is Label.MANIPULATED
+    assert alarms / files <= rate + margin(rate, files)
+    assert alarms / files > 0.4 * rate
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [{"size": (-1.0, None)}, {"sharpness": (5.0, 5.0)}, {"detail": (math.nan, None)}],
+)
+def test_a_band_that_holds_nothing_is_refused(ranges):
+    with pytest.raises(ValueError, match="no range of quality"):
+        replace(BANDED, bands=(replace(SMALL, **ranges),))
+
+
+def test_bands_survive_their_card():
+    values = {"calibration": json.loads(json.dumps(asdict(BANDED), allow_nan=False))}
+    assert Calibration.from_card(values) == BANDED
+
+
+# Another false-alarm rate
+
+
+def test_a_lower_rate_asks_for_more_evidence_and_says_what_was_measured():
+    clips = lasting(2, (0, sigmoid(1.5), 120, 90))
+    usual = verdict_of(clips, calibration=BANDED)
+    strict = verdict_of(clips, calibration=BANDED, options=ScanOptions(false_alarm_rate=0.002))
+    assert usual.label is Label.MANIPULATED and strict.label is Label.SUSPICIOUS
+    assert strict.calibration.operating_point > usual.calibration.operating_point
+    assert strict.calibration.false_alarm_rate == pytest.approx(1 / 500)  # one of 500 clips
+    low, high = strict.calibration.false_alarm_interval
+    assert low < 1 / 500 < high
+    assert "2 false alarms in 1000" in strict.calibration.name
+    loose = verdict_of(clips, calibration=BANDED, options=ScanOptions(false_alarm_rate=0.08))
+    assert loose.calibration.false_alarm_rate == pytest.approx(3 / 500)
+    assert loose.calibration.review_point == pytest.approx(loose.calibration.operating_point)
+
+
+@pytest.mark.parametrize("rate", [0.0019, 0.11, 0.0, -0.1, math.nan, 2.0])
+def test_a_rate_that_the_clips_cannot_support_is_refused(rate):
+    with pytest.raises(UsageError, match="500 unmanipulated clips"):
+        BANDED.at(rate)
+
+
+def test_a_card_without_single_clips_has_one_rate_only():
+    assert CALIBRATION.at(None) is CALIBRATION and CALIBRATION.at(0.01) is CALIBRATION
+    with pytest.raises(UsageError, match="holds no single clips"):
+        CALIBRATION.at(0.005)
+
+
+@given(
+    looks=st.floats(1, 1e4),
+    rate=st.floats(1e-4, 0.09),
+    tail=st.sampled_from([SCALE.tail, STRICT.tail]),
+)
+def test_the_rate_of_an_llr_is_where_the_threshold_passes_it(looks, rate, tail):
+    threshold = tail.threshold(looks, rate)
+    if threshold > tail.u:
+        (found,) = tail.rate(looks, np.array([threshold]))
+        assert found == pytest.approx(rate)
+    below = tail.rate(looks, np.array([tail.u - 1.0]))
+    assert math.isinf(below[0])

@@ -30,7 +30,7 @@ from train.datasets.sample import REAL
 from train.disturb import DISTURBANCES, sweep
 from train.faces import read_faces
 from train.figures import brief, by_manipulation, figures
-from train.forge.forged import FORGES
+from train.forge.forged import FORGES, NEED_DECODED
 from train.judge import Judge, Judged, NetworkJudge, judge
 from train.pairs import Pairs
 from train.processes import join
@@ -71,13 +71,15 @@ def read_network(path: Path) -> tuple[Deployed, dict[str, Any]]:
     return model, {"name": path.stem, "sha256": sha256, "config": config, "training": training}
 
 
-def forged_crops(folder: Path, split: str, forges: Sequence[str], size: int) -> Iterator[Crop]:
+def forged_crops(
+    folder: Path, split: str, forges: Sequence[str], size: int, decoded: Path | None = None
+) -> Iterator[Crop]:
     """Each person of a split through each forge, degraded, beside the original degraded alike.
 
     Raises:
-        UsageError: the folder lacks what `read_faces` needs.
+        UsageError: the folder lacks what `read_faces` needs, or a forge needs the pack `decoded`.
     """
-    people = read_faces(folder, split)
+    people = read_faces(folder, split, decoded)
     length = len(people) * len(forges)
     stream = Pairs(people, dict.fromkeys(forges, 1.0), size=size, seed=_SEED, length=length)
     for number, forge in enumerate(forges):
@@ -245,6 +247,9 @@ def main(
     manipulation: Annotated[
         list[str] | None, typer.Option(help="May be repeated; default: all. Forges of made data")
     ] = None,
+    decoded: Annotated[
+        Path | None, typer.Option(help="Pack of redrawn faces (train.forge.pack), for made data")
+    ] = None,
     faces: Annotated[
         str, typer.Option(help=f"Pictures as given, or faces found: {', '.join(get_args(Faces))}")
     ] = "given",
@@ -276,8 +281,8 @@ def main(
         settings: dict[str, Any] = {"dataset": dataset, "split": split}
         crops: Iterable[Crop]
         if dataset == MADE:
-            forges = _forges(manipulation, name)
-            crops = list(forged_crops(data, split, forges, model.input_size))
+            forges = _forges(manipulation, name, decoded is not None)
+            crops = list(forged_crops(data, split, forges, model.input_size, decoded))
             settings["forges"] = forges
         else:
             reading = Reading(frames, first, faces, scale, min_face)  # type: ignore[arg-type]
@@ -320,8 +325,8 @@ def _sweeps(asked: list[str]) -> list[str]:
     return asked
 
 
-def _forges(asked: list[str] | None, model: dict[str, Any]) -> list[str]:
-    """The forges asked for, else those that the model was trained with, else all."""
+def _forges(asked: list[str] | None, model: dict[str, Any], decoded: bool) -> list[str]:
+    """The forges asked for, else those that the model was trained with, else all that can be."""
     for name in asked or []:
         if name not in FORGES:
             raise UsageError(f"no forge {name!r}; there are {', '.join(FORGES)}")
@@ -329,7 +334,7 @@ def _forges(asked: list[str] | None, model: dict[str, Any]) -> list[str]:
         return asked
     recipe = model.get("training", {}).get("recipe")
     trained = sorted(parse_recipe(recipe).forges) if recipe else []
-    return trained or sorted(FORGES)
+    return trained or sorted(name for name in FORGES if decoded or name not in NEED_DECODED)
 
 
 if __name__ == "__main__":

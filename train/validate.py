@@ -70,21 +70,29 @@ def validate(model: Deployed, people: Sequence[Person], forges: Mapping[str, flo
     for name in names:
         here = np.flatnonzero(np.array(kinds) == name)
         if len(here):
-            per_forge[name] = _estimate(_within(area, here), [groups[i] for i in here])
+            per_forge[name] = estimated(_within(area, here), [groups[i] for i in here])
     counts = np.array(overlaps, float)
     return Validation(
-        _estimate(area, groups),
-        _estimate(lambda chosen: _iou(counts[chosen]), groups[::2]),
+        estimated(area, groups),
+        estimated(lambda chosen: _iou(counts[chosen]), groups[::2]),
         per_forge,
         float(np.mean(false)),
         len(labels),
     )
 
 
-def _estimate(statistic: Callable[[np.ndarray], float], groups: Sequence[str]) -> Estimate:
-    """With its interval; one person alone says nothing about others: [0, 1]."""
+def estimated(
+    statistic: Callable[[np.ndarray], float], groups: Sequence[str], *, rounds: int = 1000
+) -> Estimate:
+    """A measure in [0, 1] with its interval over people; one alone says nothing of others: [0, 1].
+
+    Where most draws leave it undefined (two classes, few people) nothing is known either.
+    """
     if len(set(groups)) > 1:
-        return bootstrap(statistic, groups)
+        try:
+            return bootstrap(statistic, groups, rounds=rounds)
+        except ValueError:
+            return Estimate(statistic(np.arange(len(groups))), 0.0, 1.0)
     return Estimate(statistic(np.arange(len(groups))), 0.0, 1.0)
 
 

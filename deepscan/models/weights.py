@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepscan.errors import ModelError
-from deepscan.types import ModelInfo
+from deepscan.types import Measured, ModelInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,15 @@ class Card:
             auc=float(evaluation["auc"]["value"]),
             auc_interval=(float(evaluation["auc"]["low"]), float(evaluation["auc"]["high"])),
             evaluated_on=str(evaluation["data"]),
+            evidence=tuple(
+                Measured(
+                    str(each["what"]),
+                    str(each["on"]),
+                    float(each["value"]),
+                    (float(each["interval"][0]), float(each["interval"][1])),
+                )
+                for each in evaluation.get("evidence", ())
+            ),
         )
 
 
@@ -62,7 +71,7 @@ def read_card(name: str, folder: Path = FOLDER) -> Card:
     except FileNotFoundError:
         there = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none"
         raise ModelError(f"no model {name!r} with weights in {folder}; there is: {there}") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
         raise ModelError(
             f"the card {path} is damaged ({error!r}): install deepscan anew"
         ) from error

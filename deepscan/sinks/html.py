@@ -25,6 +25,7 @@ from deepscan.types import (
     FaceTrack,
     FrameResult,
     Image,
+    ModelInfo,
     Output,
     Scan,
     Verdict,
@@ -281,10 +282,23 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
     groups = [
         ("Input", source),
         ("Analysis", analysis),
+        ("Evidence about the model", evidence_of(model)),
         ("Settings", [(name, _plain(value)) for name, value in scan.settings]),
         ("Versions", list(scan.versions)),
     ]
     return [(name, rows) for name, rows in groups if rows]
+
+
+def evidence_of(model: ModelInfo) -> list[tuple[str, str]]:
+    """What was measured about the weights: (figure, value with interval and what it was on)."""
+    return [
+        (
+            each.what,
+            f"{each.value:.3f} [95 % interval {each.interval[0]:.3f} to {each.interval[1]:.3f}]"
+            f" on {each.on}",
+        )
+        for each in model.evidence
+    ]
 
 
 def _shown(shot: Shot) -> tuple[Shot, str, str]:

@@ -121,6 +121,15 @@ def record_of(
                 "auc": _rounded(model.auc),
                 "auc_interval": [_rounded(each) for each in model.auc_interval],
                 "evaluated_on": model.evaluated_on,
+                "figures": [
+                    {
+                        "what": each.what,
+                        "on": each.on,
+                        "value": _rounded(each.value),
+                        "interval": [_rounded(bound) for bound in each.interval],
+                    }
+                    for each in model.evidence
+                ],
             },
         },
         "engine": {

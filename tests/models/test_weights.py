@@ -49,6 +49,17 @@ def test_the_card_says_what_the_model_is(tmp_path):
     assert info.evaluated_on == "made-up crops"
 
 
+def test_the_card_carries_its_evidence(tmp_path):
+    figure = {"what": "video AUC", "on": "clips", "value": 0.9, "interval": [0.8, 0.95]}
+    evaluation = {"auc": {"value": 0.75, "low": 0.7, "high": 0.8}, "data": "made-up crops"}
+    write_model(tmp_path, evaluation={**evaluation, "evidence": [figure]})
+    (found,) = read_card("tiny", tmp_path).info.evidence
+    assert (found.what, found.value, found.interval) == ("video AUC", 0.9, (0.8, 0.95))
+    write_model(tmp_path, evaluation={**evaluation, "evidence": [{**figure, "interval": [0.8]}]})
+    with pytest.raises(ModelError, match="damaged"):
+        read_card("tiny", tmp_path)
+
+
 def test_a_file_tells_its_config_and_history(tmp_path):
     write_model(tmp_path, seed=5)
     with safe_open(tmp_path / "tiny.safetensors", "pt") as file:

@@ -32,7 +32,17 @@ from deepscan.sinks.html import TRACKS, HtmlSink
 from deepscan.sinks.record import RecordSink, name_bytes
 from deepscan.sinks.scoreline import BINS, ScoreLine
 from deepscan.sinks.shots import SIDE, STRONGEST, marked, thumbnail
-from deepscan.types import Box, Frame, FrameResult, Interval, Label, Output, Reason, Scan
+from deepscan.types import (
+    Box,
+    Frame,
+    FrameResult,
+    Interval,
+    Label,
+    Measured,
+    Output,
+    Reason,
+    Scan,
+)
 from tests.sinks import build
 
 OUTPUTS = (
@@ -134,6 +144,20 @@ def test_page_says_verdict_meaning_and_limits(label: Label, tmp_path: Path) -> N
         scan.report.decoder,
     ):
         assert part in text
+
+
+def test_page_shows_the_evidence_about_the_model(tmp_path: Path) -> None:
+    made = build.scan()
+    known = (Measured("video AUC", "made <clips>", 0.912, (0.88, 0.93)),)
+    model = replace(made.verdict.model, evidence=known)
+    sink = HtmlSink(tmp_path / "r.html", replace(made, verdict=replace(made.verdict, model=model)))
+    sink.close()
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "Evidence about the model" in page and "video AUC" in page
+    assert "0.912 [95 % interval 0.880 to 0.930] on made &lt;clips&gt;" in page
+    plain = HtmlSink(tmp_path / "p.html", made)
+    plain.close()
+    assert "Evidence about the model" not in (tmp_path / "p.html").read_text("utf-8")
 
 
 def test_page_shows_the_digest_of_the_record(tmp_path: Path) -> None:

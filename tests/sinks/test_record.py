@@ -27,7 +27,16 @@ from deepscan.sinks.record import (
     record_of,
     write_record,
 )
-from deepscan.types import CalibrationInfo, Interval, Label, Output, Reason, Scan, Skipped
+from deepscan.types import (
+    CalibrationInfo,
+    Interval,
+    Label,
+    Measured,
+    Output,
+    Reason,
+    Scan,
+    Skipped,
+)
 from tests.sinks import build
 
 OUTPUTS = (
@@ -84,6 +93,24 @@ def test_record_without_verdict_fits_the_schema(
     ]
     assert record["coverage"] is None
     assert record["verdict"]["p_manipulated"] is None
+
+
+def test_the_evidence_about_the_model_is_in_the_record(
+    tmp_path: Path, schema: jsonschema.Draft202012Validator
+) -> None:
+    made = scan_of()
+    known = (Measured("video AUC", "made clips", 0.91, (0.88, 0.93)),)
+    model = replace(made.verdict.model, evidence=known)
+    record = written(tmp_path / "r.json", replace(made, verdict=replace(made.verdict, model=model)))
+    schema.validate(record)
+    assert record["model"]["evidence"]["figures"] == [
+        {"what": "video AUC", "on": "made clips", "value": 0.91, "interval": [0.88, 0.93]}
+    ]
+    record["model"]["evidence"]["figures"][0]["value"] = 1.2
+    with pytest.raises(jsonschema.ValidationError):
+        schema.validate(record)
+    del record["model"]["evidence"]["figures"]  # as earlier versions wrote it
+    schema.validate(record)
 
 
 def _set(*keys: str | int, to: object) -> Callable[[dict[str, Any]], None]:

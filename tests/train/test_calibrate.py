@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepscan.engines.engine import Predictions
 from deepscan.types import Label
-from train.calibrate import (
-    FRAME_RATE,
-    FRAMES,
+from deepscan.verdict import wilson
+from train.measure_val import FRAME_RATE, FRAMES, WINDOW, Clip
+from train.scales import (
     RATE,
     REVIEW_RATE,
-    WINDOW,
-    Clip,
+    Least,
+    calibrated,
+    careful,
     cross_fit,
     fit,
     fit_scale,
     label_of,
-    make_clip,
-    make_clips,
-    wilson,
+    rule,
 )
-from train.faces import read_faces
-from train.smoke import write_faces
 
 
 def clips(people: int, apart: float, seed: int = 0) -> list[Clip]:
@@ -142,36 +135,128 @@ def test_a_fit_judges_what_is_clear() -> None:
     assert label_of(Clip("q", True, "x", 23, 90.0, half), calibration) is Label.MANIPULATED
 
 
-class Brightness:
-    """An engine that takes bright crops for forged ones."""
-
-    input_size, max_batch = 32, 8
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-
-    def predict(self, crops: np.ndarray) -> Predictions:
-        self.seen.append(crops)
-        return Predictions(
-            (crops.mean((1, 2, 3)) / 255).astype(np.float32),
-            np.zeros((len(crops), 8, 8), np.float32),
-        )
+# Quality bands
 
 
-def test_clips_are_made_by_their_draw_and_judged_frame_by_frame(tmp_path: Path) -> None:
-    write_faces(tmp_path)
-    people = read_faces(tmp_path, "val")
-    engine: Any = Brightness()
-    clean = make_clip(people, 0, None, engine)
-    again = make_clip(people, 0, None, engine)
-    assert (again.crf, again.face) == (clean.crf, clean.face)
-    # Not to the bit: x264's macroblock tree is not exact on processors with AVX-512.
-    assert again.logits == pytest.approx(clean.logits, abs=0.02)
-    assert len(clean.logits) == FRAMES and clean.forge == "none" and not clean.forged
-    assert 18 <= clean.crf < 34 and clean.face >= 30
-    assert all(batch.shape[1:] == (32, 32, 3) and len(batch) <= 8 for batch in engine.seen)
-    forged = make_clip(people, 0, "self-blend", engine)
-    assert (forged.crf, forged.face) == (clean.crf, clean.face)  # the forging alone differs
-    assert forged.logits != clean.logits
-    told = make_clips(people, ["redraw"], engine, SimpleNamespace)
-    assert [(clip.forged, clip.forge) for clip in told] == [(False, "none"), (True, "redraw")] * 2
+def graded(people: int, seed: int = 0) -> list[Clip]:
+    """As `clips`, but small faces are told apart badly and their unmanipulated scores stray."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for person in range(people):
+        size = float(rng.uniform(45, 200))
+        apart, spread = (1.5, 2.0) if size < 90 else (5.0, 0.8)
+        for forged in (False, True):
+            shared = rng.normal(-apart / 2 + apart * forged, spread)
+            logits = tuple((shared + rng.normal(0, 0.5, FRAMES)).tolist())
+            qualities = tuple(
+                (size + float(rng.normal()), 80.0 + size, 0.5 + float(rng.uniform(0, 0.3)))
+                for _ in range(FRAMES)
+            )
+            kind = "x" if forged else "none"
+            made.append(Clip(f"p{person}", forged, kind, 23, size, logits, qualities))
+    return made
+
+
+def test_bands_split_what_differs_and_cover_all_clips() -> None:
+    made = graded(600)
+    least = Least(100, 60, 100)
+    fitted = fit(made, (0.01, 0.0, 0.02), "simulated", least=least)
+    assert len(fitted.bands) >= 4
+    assert all(band.clips >= least.real for band in fitted.bands)
+    assert sum(band.clips for band in fitted.bands) == 600
+    qualities = np.array([np.median(clip.seen(), axis=0) for clip in made])
+    assert (fitted.bands_of(qualities) >= 0).all()
+    # Every point of the ranges belongs to one band alone.
+    assert all(sum(band.holds(point[None])[0] for band in fitted.bands) == 1 for point in qualities)
+    small = [band for band in fitted.bands if band.size[1] is not None]
+    large = [band for band in fitted.bands if band.size[1] is None]
+    assert small and large
+    slopes = [np.mean([band.clip.slope for band in some]) for some in (small, large)]
+    assert slopes[0] < slopes[1]  # the same score is less evidence where scores stray
+
+
+def test_smaller_and_blurrier_than_all_clips_is_outside() -> None:
+    fitted = fit(graded(200), (0.01, 0.0, 0.02), "simulated")
+    inside = [100.0, 150.0, 0.6]
+    points = np.array([inside, [20, 150, 0.6], [100, 3, 0.6], [100, 150, 0.01], [900, 9e3, 1.0]])
+    assert (fitted.bands_of(points) >= 0).tolist() == [True, False, False, False, True]
+
+
+def test_bands_with_too_few_clips_stay_pooled() -> None:
+    fitted = fit(graded(50), (0.01, 0.0, 0.02), "simulated", least=Least(60, 30, 30))
+    (band,) = fitted.bands
+    assert band.clip == fitted.clip and band.still == fitted.still
+
+
+def test_a_band_leans_on_the_fit_of_all_where_it_has_little() -> None:
+    rng = np.random.default_rng(3)
+    whole = fit_scale(
+        np.concatenate([rng.normal(-1, 1, 3000), rng.normal(1, 1, 3000)]),
+        np.arange(6000) >= 3000,
+    )
+    forged = np.array([False, False, True, True])
+    few = fit_scale(np.array([1.0, 1.2, -1.0, -1.1]), forged, whole)
+    assert abs(few.slope - whole.slope) < 0.8 and few.tail.b == pytest.approx(whole.tail.b, rel=0.5)
+    many = fit_scale(rng.normal(0, 1, 4000), rng.random(4000) < 0.5, whole)
+    assert abs(many.slope) < 0.2  # plenty of clips are believed
+
+
+def test_the_rate_holds_in_every_band() -> None:
+    made = graded(1200, seed=5)
+    found = calibrated(made, "simulated", least=Least(100, 60, 100))
+    for low, high in ((45, 90), (90, 200)):
+        over = [
+            one.label is Label.MANIPULATED
+            for clip, one in zip(made, found.ruled, strict=True)
+            if clip.untouched and low <= clip.face < high
+        ]
+        assert np.mean(over) <= 2.5 * RATE
+    assert found.rates.false_alarm[0] <= RATE and found.rates.false_review[0] <= REVIEW_RATE
+
+
+def test_care_makes_the_measured_rates_keep_the_promise() -> None:
+    # A tail far heavier than an exponential: one clip in thirty is called forged outright.
+    made = clips(600, apart=4.0)
+    wild = [
+        clip if clip.forged or index % 30 else
+        Clip(clip.person, False, "none", 23, 90.0, (5.5,) * FRAMES)
+        for index, clip in enumerate(made)
+    ]  # fmt: skip
+    found = calibrated(wild, "simulated")
+    assert found.care > 1 or found.rates.false_alarm[0] <= RATE
+    assert found.rates.false_review[0] <= REVIEW_RATE
+    plain = calibrated(made, "simulated")
+    assert plain.care <= found.care
+    assert careful(made, plain.ruled) == 1.0
+
+
+def test_alarms_give_the_measured_rate_back() -> None:
+    found = calibrated(clips(400, apart=3.0), "simulated")
+    fitted = found.calibration
+    assert list(fitted.alarms) == sorted(fitted.alarms)
+    over = sum(alarm <= RATE for alarm in fitted.alarms)
+    assert over / fitted.clips == pytest.approx(found.rates.false_alarm[0])
+    looser = fitted.at(0.05)
+    assert looser.measured >= fitted.measured
+    assert looser.points(2, still=False)[0] < fitted.points(2, still=False)[0]
+
+
+def test_edited_clips_may_be_kept_out_of_the_fit() -> None:
+    made = clips(300, apart=4.0)
+    edited = [
+        Clip(f"p{index}", False, "none", 23, 90.0, (3.0,) * FRAMES, edit="caption")
+        for index in range(0, 300, 3)
+    ]
+    both = [*made, *edited]
+    kept = calibrated(both, "simulated").calibration
+    apart = calibrated(both, "simulated", edits_in_fit=False).calibration
+    assert kept.clip.tail.threshold(2, RATE) > apart.clip.tail.threshold(2, RATE)
+    assert kept.clips == apart.clips == 300  # edited clips are measured for themselves
+
+
+def test_a_clip_outside_of_the_bands_is_not_judged() -> None:
+    fitted = fit(graded(200), (0.01, 0.0, 0.02), "simulated")
+    tiny = Clip("q", True, "x", 23, 20.0, (8.0,) * FRAMES, ((20.0, 90.0, 0.6),) * FRAMES)
+    found = rule(tiny, fitted)
+    assert found.label is Label.INCONCLUSIVE and found.llr is None and found.windows == ()
+    assert math.isinf(found.alarm)

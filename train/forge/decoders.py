@@ -158,8 +158,7 @@ class Critic(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 96)
         self.steps = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(one, two, 4, 2, 1), _act())
-            for one, two in pairwise(widths)
+            nn.Sequential(nn.Conv2d(one, two, 4, 2, 1), _act()) for one, two in pairwise(widths)
         )
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
