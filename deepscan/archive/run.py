@@ -57,6 +57,8 @@ REPORT_EVERY = 60.0  # seconds between two reports of a run at work ...
 REPORT_SHARE = 20  # ... and so many times as long as the last ones took
 # What went wrong had nothing to do with the content, or may be gone: the next run tries again.
 _PASSING = {"worker_crash", "worker_hang", NODE_LOST, "engine", "unreadable", "output_error"}
+# The cause may be gone a moment later: another program took the memory, a download came to its end.
+_ONCE_MORE = {"decoder_crash", "limit_memory", "changed"}
 _BEFORE = "journal.before-"  # what a journal is called that --fresh has put aside
 _PACKAGES = (
     "torch", "torchvision", "av", "decord", "openvino", "tensorrt", "facenet-pytorch", "timm",
@@ -723,6 +725,10 @@ class _Work:
         self._derive.if_due()
 
     def _done(self, task: Task, outcome: Outcome) -> None:
+        again = next((each for each in outcome.reasons if each.code in _ONCE_MORE), None)
+        if again is not None and task.attempt < TRIES:
+            self._missed(Lost(task, again))
+            return
         self._keys.pop(task.item.name, None)
         outcome = self._settled_in(task, outcome)
         twins = self._in_flight.pop(task.item.name).twins

@@ -1,0 +1,402 @@
+"""Two results of the same files: which verdicts moved, by how much, and what may have moved them.
+
+A verdict hangs on the content and on all that judged it: the weights, the settings, the decoder,
+the engine, the calibration, the versions of what touches pixels or scores. A difference in any of
+them is named beside each verdict that moved. Where all are the same and a verdict moved all the
+same, that is said too: it should not happen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepscan.archive.journal import JOURNAL, recall
+from deepscan.archive.key import key_of
+from deepscan.archive.outcome import Outcome, Run
+from deepscan.archive.reports import inside
+from deepscan.errors import UsageError
+from deepscan.sinks.record import SCHEMA as RECORD
+from deepscan.sinks.wording import probability, visible
+from deepscan.types import Label
+
+SCHEMA = "deepscan.diff/1"
+TOLERANCE = 0.02  # of P(manipulated); what two engines in tolerance of torch may be apart
+CAUSES = ("content", "model", "settings", "decoder", "engine", "calibration", "version")
+GONE, NEW, UNKNOWN = "gone", "new", "unknown"
+
+_RECORD = 64 * 2**20  # bytes; one with 100,000 intervals has 40 MB
+_ASKED = ("engine", "model", "isolate")  # what was asked for; the record says what it came to
+_NOT_CAUSES = ("python", "numpy")  # they touch no pixel and no score
+_CALIBRATION = ("name", "population", "clips", "false_alarm_rate")
+
+Facts = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One file on one side: its verdict, and all that judged it.
+
+    `facts` holds, for each of `CAUSES`, names and values; a cause that is not known is missing.
+    """
+
+    name: str
+    label: Label
+    score: float | None
+    reasons: tuple[str, ...]
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that judged a file and is another on the two sides: one of `CAUSES`, what it is
+    called there, and both values."""
+
+    cause: str
+    what: str
+    old: str | int | float | bool | None
+    new: str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One file whose verdict is not the same: both, and what differs in how they came about.
+
+    `old` or `new` is None for a file that only one side knows. `by` is the change of P(manipulated)
+    where both sides have one.
+    """
+
+    name: str
+    old: Label | None
+    new: Label | None
+    old_score: float | None
+    new_score: float | None
+    old_reasons: tuple[str, ...]
+    new_reasons: tuple[str, ...]
+    changes: tuple[Change, ...]
+    unknown: tuple[str, ...]  # causes of which one side or both cannot tell
+
+    @property
+    def by(self) -> float | None:
+        if self.old_score is None or self.new_score is None:
+            return None
+        return self.new_score - self.old_score
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """What may have moved it, in the order of `CAUSES`; "gone" or "new" alone."""
+        if self.new is None:
+            return (GONE,)
+        if self.old is None:
+            return (NEW,)
+        found = {change.cause for change in self.changes}
+        return tuple(cause for cause in CAUSES if cause in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What became of the files of the old side in the new one."""
+
+    old: str
+    new: str
+    same: int
+    moves: tuple[Move, ...]
+
+    @property
+    def moved(self) -> bool:
+        return bool(self.moves)
+
+
+def compare(old: Path, new: Path, *, tolerance: float = TOLERANCE) -> Difference:
+    """Hold two results folders, or two records, against each other.
+
+    Files are matched by name; two records always by each other, whatever their files are called.
+
+    Args:
+        tolerance: how far P(manipulated) may be apart under the same label.
+
+    Raises:
+        UsageError: one of them is neither, or a folder is compared with a record.
+        OutputError: a journal is damaged.
+    """
+    sides = [_side(path) for path in (old, new)]
+    if old.is_dir() != new.is_dir():
+        raise UsageError(f"{old} and {new} are not of one kind: give two folders or two records")
+    if not old.is_dir():
+        name = next(iter(sides[1]))
+        sides[0] = {name: next(iter(sides[0].values()))}
+    before, after = sides
+    moves = []
+    for name in sorted({*before, *after}):
+        move = _move(name, before.get(name), after.get(name), tolerance)
+        if move is not None:
+            moves.append(move)
+    same = len({*before, *after}) - len(moves)
+    return Difference(str(old), str(new), same, tuple(moves))
+
+
+def to_json(found: Difference) -> dict[str, Any]:
+    """The difference, ready for JSON."""
+    counts = Counter(cause for move in found.moves for cause in move.causes or (UNKNOWN,))
+    return {
+        "schema": SCHEMA,
+        "old": found.old,
+        "new": found.new,
+        "same": found.same,
+        "moved": len(found.moves),
+        "causes": dict(sorted(counts.items())),
+        "moves": [
+            {
+                "name": move.name,
+                "old": _half(move.old, move.old_score, move.old_reasons),
+                "new": _half(move.new, move.new_score, move.new_reasons),
+                "by": move.by,
+                "causes": list(move.causes),
+                "changes": [asdict(change) for change in move.changes],
+                "unknown": list(move.unknown),
+            }
+            for move in found.moves
+        ],
+    }
+
+
+def to_text(found: Difference) -> Iterator[str]:
+    """The difference for people, line by line; the last one has the counts."""
+    common = _common(found.moves)
+    for change in common:
+        yield f"everywhere: {_told(change)}"
+    for move in found.moves:
+        yield visible(f"{move.name}: {_verdicts(move)}")
+        own = [change for change in move.changes if change not in common]
+        for change in own:
+            yield f"  {_told(change)}"
+        if move.unknown:
+            yield f"  not known on both sides: {', '.join(move.unknown)}"
+        elif not move.changes and move.old is not None and move.new is not None:
+            yield "  nothing that decides a verdict differs: run `deepscan verify` on both"
+    total = len(found.moves)
+    kinds = Counter(_kind(move) for move in found.moves)
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    yield (
+        f"{total} verdict{'s' * (total != 1)} moved ({told}), {found.same} did not"
+        if total
+        else f"no verdict moved, of {found.same}"
+    )
+
+
+# The two sides
+
+
+def _side(path: Path) -> dict[str, Judged]:
+    if path.is_dir():
+        if not (path / JOURNAL).is_file():
+            raise UsageError(f"{path} is no results folder: it holds no {JOURNAL}")
+        return dict(_of_folder(path))
+    record = read_record(path)
+    judged = _of_record(record)
+    return {judged.name: judged}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in a file, as JSON gives it; its shape is not checked.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no record.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_RECORD + 1)
+        if len(data) > _RECORD:
+            raise UsageError(f"{path} is no record of deepscan: it is larger than 64 MiB")
+        record = json.loads(data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no record of deepscan: it is not JSON ({error})") from error
+    if not isinstance(record, dict) or record.get("schema") != RECORD:
+        raise UsageError(f"{path} is no record of deepscan: give a result.json or a results folder")
+    return record
+
+
+def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
+    memory = recall(folder)
+    results = memory.results(folder)
+    for outcome in results.outcomes:
+        yield (
+            outcome.name,
+            Judged(
+                name=outcome.name,
+                label=outcome.label,
+                score=outcome.score,
+                reasons=tuple(reason.code for reason in outcome.reasons),
+                facts=_facts_of(folder, outcome, results.run),
+            ),
+        )
+
+
+def _facts_of(folder: Path, outcome: Outcome, run: Run) -> Facts:
+    """What judged an outcome: as the last run says if it did, else as its record says."""
+    content = {"content": {"sha256": outcome.sha256}}
+    if outcome.sha256 is not None and outcome.key == key_of(outcome.sha256, run.decides):
+        return {
+            **content,
+            "model": {"name": run.model, "sha256": run.model_sha256},
+            "settings": _settings(dict(run.settings)),
+            **({"decoder": {"name": outcome.decoder}} if outcome.decoder else {}),
+            "engine": {"name": outcome.engine or run.engine},
+            "calibration": {
+                "name": run.calibration,
+                "operating_point": run.operating_point,
+                "false_alarm_rate": _short(run.false_alarm_rate),
+            },
+            "version": _versions(dict(run.versions)),
+        }
+    for written in outcome.outputs:
+        if written.kind == "record" and inside(written.path):
+            try:
+                record = read_record(folder / written.path)
+            except UsageError:
+                break
+            return _of_record(record).facts | content
+    return content
+
+
+def _of_record(record: Mapping[str, Any]) -> Judged:
+    try:
+        verdict = record["verdict"]
+        facts: Facts = {
+            "content": {"sha256": record["input"]["sha256"]},
+            "settings": _settings(record["settings"]),
+            "version": _versions(record["versions"]),
+        }
+        if record["model"] is not None:
+            facts["model"] = {key: record["model"][key] for key in ("name", "sha256")}
+        for cause in ("decoder", "engine"):
+            if record[cause] is not None:
+                facts[cause] = {"name": record[cause]["name"]}
+        if record["calibration"] is not None:
+            # Its operating point is that of its number of looks, the one of a run is that of one.
+            facts["calibration"] = {key: record["calibration"].get(key) for key in _CALIBRATION}
+        score = verdict["p_manipulated"]
+        return Judged(
+            name=str(record["input"]["name"]),
+            label=Label(verdict["label"]),
+            score=None if score is None else float(score),
+            reasons=tuple(str(reason["code"]) for reason in verdict["reasons"]),
+            facts=facts,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"a record is damaged ({error!r}): run `deepscan verify` on it") from error
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _ASKED}
+
+
+def _versions(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _NOT_CAUSES}
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)  # as records have it
+
+
+# The difference
+
+
+def _move(name: str, old: Judged | None, new: Judged | None, tolerance: float) -> Move | None:
+    if old is not None and new is not None and not _differ(old, new, tolerance):
+        return None
+    changes: tuple[Change, ...] = ()
+    unknown: tuple[str, ...] = ()
+    if old is not None and new is not None:
+        changes = tuple(_changes(old.facts, new.facts))
+        both = old.facts.keys() & new.facts.keys()
+        unknown = tuple(cause for cause in CAUSES if cause not in both)
+    return Move(
+        name=name,
+        old=old.label if old else None,
+        new=new.label if new else None,
+        old_score=old.score if old else None,
+        new_score=new.score if new else None,
+        old_reasons=old.reasons if old else (),
+        new_reasons=new.reasons if new else (),
+        changes=changes,
+        unknown=unknown,
+    )
+
+
+def _differ(old: Judged, new: Judged, tolerance: float) -> bool:
+    if old.label is not new.label:
+        return True
+    if old.score is None or new.score is None:
+        return (old.score is None) != (new.score is None)
+    return abs(old.score - new.score) > tolerance
+
+
+def _changes(old: Facts, new: Facts) -> Iterator[Change]:
+    for cause in CAUSES:
+        before, after = old.get(cause), new.get(cause)
+        if before is None or after is None:
+            continue
+        for what in sorted(before.keys() | after.keys()):
+            if cause == "calibration" and not (what in before and what in after):
+                continue  # one side is a run, the other a record: they do not name the same
+            if before.get(what) != after.get(what):
+                yield Change(cause, what, before.get(what), after.get(what))
+
+
+def _common(moves: Iterable[Move]) -> tuple[Change, ...]:
+    """What differs in the same way for every file that both sides know, if there are several."""
+    both = [move for move in moves if move.old is not None and move.new is not None]
+    if len(both) < 2:
+        return ()
+    return tuple(
+        change for change in both[0].changes if all(change in other.changes for other in both[1:])
+    )
+
+
+# Words
+
+
+def _half(
+    label: Label | None, score: float | None, reasons: tuple[str, ...]
+) -> dict[str, Any] | None:
+    if label is None:
+        return None
+    return {"label": str(label), "p_manipulated": score, "reasons": list(reasons)}
+
+
+def _verdicts(move: Move) -> str:
+    if move.new is None:
+        return f"{move.old}, only in the old results"
+    if move.old is None:
+        return f"{move.new}, only in the new results"
+    told = f"{move.old} -> {move.new}" if move.old is not move.new else f"{move.new}"
+    if move.by is not None and move.old_score is not None and move.new_score is not None:
+        told += f", P(manipulated) {probability(move.old_score)} -> {probability(move.new_score)}"
+        told += f" ({move.by:+.3f})"
+    if move.old_reasons != move.new_reasons:
+        before, after = (" ".join(codes) for codes in (move.old_reasons, move.new_reasons))
+        told += f", {before or 'no reason'} -> {after or 'no reason'}"
+    return told
+
+
+def _kind(move: Move) -> str:
+    if move.new is None:
+        return GONE
+    if move.old is None:
+        return NEW
+    return f"{move.old} -> {move.new}" if move.old is not move.new else "in score only"
+
+
+def _told(change: Change) -> str:
+    old, new = (
+        str(value)[:12] if change.what == "sha256" and value else value
+        for value in (change.old, change.new)
+    )
+    return visible(f"{change.cause}: {change.what} {old} -> {new}")

@@ -1,0 +1,326 @@
+"""Several results folders to one: what machines or jobs did apart, as if one had done it all.
+
+Nothing is trusted to luck: settings that differ, one name with two results, a part that is missing
+or not finished are all told. The new folder appears whole, when everything is in it, or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deepscan import __version__
+from deepscan.archive.journal import Journal, Memory, recall
+from deepscan.archive.outcome import Outcome, Run, Written
+from deepscan.archive.reports import inside
+from deepscan.archive.results import Results
+from deepscan.errors import OutputError, UsageError
+from deepscan.sinks.wording import visible
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 4 * 2**20
+_LISTED = 5  # names in a message; the rest is counted
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The new folder. `missing` says what keeps it from being whole: parts that nobody gave, parts
+    that are not finished."""
+
+    results: Results
+    missing: tuple[str, ...]
+    linked: int
+    copied: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    folder: Path
+    memory: Memory
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """An outcome, and the folder whose files are its outputs."""
+
+    outcome: Outcome
+    source: Path
+
+
+def merge(
+    out: Path,
+    parts: Sequence[Path],
+    *,
+    copy: bool = False,
+    mixed: bool = False,
+    newest: bool = False,
+    command: tuple[str, ...] = (),
+) -> Merged:
+    """Put the results of several folders into a new one.
+
+    Outputs keep their places. They are hard links where the file system has them, so they take no
+    room twice; no run ever changes a file that it has written.
+
+    Args:
+        out: a new or empty folder.
+        parts: results folders, at least one.
+        copy: copy outputs, and compare what was copied with its SHA-256.
+        mixed: take parts that were scanned under different settings, weights or engines.
+        newest: where two parts have different results under one name, the newest counts; the others
+            are kept as superseded.
+
+    Raises:
+        UsageError: `out` holds files, a part is no results folder, or parts do not go together.
+        OutputError: a journal is damaged, an output is missing or another, or the disk is full.
+    """
+    if not parts:
+        raise UsageError("nothing to merge: name the results folders of the shards")
+    _check_target(out, parts)
+    loaded = [_load(folder) for folder in parts]
+    if not mixed:
+        _check_same_rules(loaded)
+    current, older = _united(loaded, newest=newest)
+    missing = tuple(_missing(loaded))
+    run = _run(loaded, command)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.parent.resolve() / f".{out.name[:40]}.{secrets.token_hex(4)}.part"
+    try:
+        part.mkdir()
+        links = _Links(part, copy=copy)
+        placed = [links.take(each) for each in (*current, *older)]
+        with Journal(part) as journal:
+            for each in (*(one.run for one in loaded), run):
+                journal.memory.take({"kind": "run", "run": each.to_json()})
+            # Superseded ones first: of each name the last outcome is the one that counts.
+            for outcome in (*placed[len(current) :], *placed[: len(current)]):
+                journal.memory.take({"kind": "done", "outcome": outcome.to_json()})
+            journal.memory.take({"kind": "ended", "finished": not missing})
+            journal.compact()  # all lines at once, with one sync
+        os.replace(part, out)  # an empty folder may stand there
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    results = recall(out).results(out.resolve())
+    return Merged(results, missing, links.linked, links.copied)
+
+
+def _check_target(out: Path, parts: Iterable[Path]) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(f"{out} is no folder: name a new one for the merged results")
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out} holds files already: name a new folder for the merged results")
+    for folder in parts:
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is no results folder")
+
+
+def _load(folder: Path) -> _Part:
+    memory = recall(folder)
+    if memory.run is None:
+        raise UsageError(f"{folder}: no run has begun here; scan first, then merge")
+    return _Part(folder, memory, memory.run)
+
+
+def _check_same_rules(parts: Sequence[_Part]) -> None:
+    """What was judged by different rules does not belong into one table without a word."""
+    first = parts[0]
+    for part in parts[1:]:
+        if part.run.decides == first.run.decides:
+            continue
+        told = "; ".join(_differences(first.run, part.run)) or "they say of themselves the same"
+        raise UsageError(
+            f"{first.folder} and {part.folder} were not scanned in the same way ({told}): scan one "
+            "of them anew, or merge them all the same with --mixed"
+        )
+
+
+def _differences(one: Run, other: Run) -> list[str]:
+    told = [
+        f"{what} {getattr(one, what)} and {getattr(other, what)}"
+        for what in ("engine", "model", "calibration", "version")
+        if getattr(one, what) != getattr(other, what)
+    ]
+    if one.model_sha256 != other.model_sha256:
+        told.append(f"weights {one.model_sha256[:12]} and {other.model_sha256[:12]}")
+    for kind in ("settings", "versions"):
+        mine, theirs = dict(getattr(one, kind)), dict(getattr(other, kind))
+        told += [
+            f"{name} {mine.get(name)} and {theirs.get(name)}"
+            for name in sorted(mine.keys() | theirs.keys())
+            if mine.get(name) != theirs.get(name)
+        ]
+    return told
+
+
+def _united(parts: Sequence[_Part], *, newest: bool) -> tuple[list[_Taken], list[_Taken]]:
+    """Of each name the outcome that counts, sorted by name; and those that are superseded."""
+    found: dict[str, _Taken] = {}
+    older: list[_Taken] = []
+    conflicts: list[str] = []
+    for part in parts:
+        older += [_Taken(outcome, part.folder) for outcome in part.memory.superseded]
+        for name, outcome in part.memory.outcomes.items():
+            mine, known = _Taken(outcome, part.folder), found.get(name)
+            if known is None:
+                found[name] = mine
+            elif not _agree(known.outcome, outcome):
+                conflicts.append(f"{name} ({known.source}: {_said(known)}; {_said(mine)} in "
+                                 f"{part.folder})")  # fmt: skip
+                # ISO 8601 in UTC: the later one is the larger text.
+                late = outcome.started > known.outcome.started
+                found[name] = mine if late else known
+                older.append(known if late else mine)
+    if conflicts and not newest:
+        listed = ", ".join(conflicts[:_LISTED])
+        more = f" and {len(conflicts) - _LISTED} more" if len(conflicts) > _LISTED else ""
+        raise UsageError(
+            f"one name, different results: {listed}{more}. If these are the same files, merge with "
+            "--newest; if not, scan them into one folder, which gives each its own name"
+        )
+    for conflict in conflicts:
+        logger.warning("one name, different results, the newest counts: %s", visible(conflict))
+    return [found[name] for name in sorted(found)], older
+
+
+def _agree(one: Outcome, other: Outcome) -> bool:
+    """Whether two outcomes of a name are the same result, found twice.
+
+    Without a key (a link, a pipe, no access) there is nothing to compare but what was said.
+    """
+    return one.key == other.key and one.label is other.label
+
+
+def _said(taken: _Taken) -> str:
+    content = taken.outcome.sha256
+    return f"{taken.outcome.label}, content {content[:12] if content else 'not read'}"
+
+
+def _missing(parts: Sequence[_Part]) -> Iterable[str]:
+    for part in parts:
+        if not part.memory.finished:
+            yield f"{part.folder} is not finished: start its scan again, it goes on from there"
+    shards = [part.run.shard for part in parts if part.run.shard is not None]
+    counts = {count for _, count in shards}
+    if len(counts) > 1:
+        told = ", ".join(f"{number}/{count}" for number, count in shards)
+        yield f"the shards divide the archive in different ways ({told}): files may be missing"
+    elif counts:
+        count = counts.pop()
+        lacking = sorted(set(range(1, count + 1)) - {number for number, _ in shards})
+        if lacking:
+            yield f"not given: {', '.join(f'shard {number}/{count}' for number in lacking)}"
+
+
+def _run(parts: Sequence[_Part], command: tuple[str, ...]) -> Run:
+    """The run that stands for all: as the first part's, since that is how all were scanned."""
+    return replace(
+        parts[0].run,
+        id=secrets.token_hex(8),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        version=__version__,
+        controls=tuple(
+            (f"{place} {name}" if len(parts) > 1 else name, score)
+            for place, part in enumerate(parts, start=1)
+            for name, score in part.run.controls
+        ),
+        controls_passed=_all_passed(parts),
+        shard=None,
+    )
+
+
+def _all_passed(parts: Sequence[_Part]) -> bool | None:
+    passed = [part.run.controls_passed for part in parts]
+    if False in passed:
+        return False
+    return None if None in passed else True
+
+
+class _Links:
+    """Brings outputs into the new folder; two results never share a place."""
+
+    def __init__(self, folder: Path, *, copy: bool) -> None:
+        self.linked = self.copied = 0
+        self._folder = folder
+        self._copy = copy
+        self._placed: dict[tuple[Path, str], str] = {}  # (part, its place) -> the place here
+        self._used: set[str] = set()
+
+    def take(self, taken: _Taken) -> Outcome:
+        """The outcome as it stands in the new folder, with its outputs there.
+
+        Raises:
+            OutputError: an output is missing, is not what the journal says, or cannot be written.
+        """
+        outcome = taken.outcome
+        if outcome.folder is None:
+            return outcome
+        if not inside(outcome.folder):
+            raise OutputError(f"{taken.source}: its journal names {outcome.folder!a}: not taken")
+        mine = (taken.source, outcome.folder)
+        new = mine not in self._placed
+        if new:
+            self._placed[mine] = self._free(outcome.folder)
+        place = self._placed[mine]
+        outputs = []
+        for written in outcome.outputs:
+            moved = f"{place}{written.path.removeprefix(outcome.folder)}"
+            if not inside(written.path) or not written.path.startswith(f"{outcome.folder}/"):
+                raise OutputError(f"{taken.source}: its journal names {written.path!a}: not taken")
+            if not (self._folder / moved).exists():
+                self._bring(taken.source / written.path, self._folder / moved, written)
+            outputs.append(replace(written, path=moved))
+        return replace(outcome, folder=place, outputs=tuple(outputs))
+
+    def _free(self, place: str) -> str:
+        free, number = place, 1
+        while free in self._used:
+            number += 1
+            free = f"{place}/merged-{number}"
+        self._used.add(free)
+        return free
+
+    def _bring(self, source: Path, target: Path, written: Written) -> None:
+        try:
+            facts = source.lstat()
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size != written.size:
+                raise OutputError(
+                    f"{source} is not the file that the journal names: run `deepscan verify` on it"
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not self._copy:
+                with suppress(OSError):  # another file system, or one without links
+                    os.link(source, target, follow_symlinks=False)
+                    self.linked += 1
+                    return
+            digest = hashlib.sha256()
+            with source.open("rb") as old, target.open("xb") as new:
+                while chunk := old.read(_CHUNK):
+                    digest.update(chunk)
+                    new.write(chunk)
+                new.flush()
+                os.fsync(new.fileno())
+        except FileNotFoundError as error:
+            raise OutputError(
+                f"{source} is missing: the journal names it; scan the shard again"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"{source} cannot be merged: {error.strerror}") from error
+        if digest.hexdigest() != written.sha256:
+            raise OutputError(
+                f"{source} was altered since it was written (its SHA-256 is another): scan the "
+                "shard again"
+            )
+        self.copied += 1

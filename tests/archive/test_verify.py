@@ -1,0 +1,314 @@
+"""A result checked by somebody else: every kind of tampering shows, honest ones pass."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deepscan.archive.journal import read_journal
+from deepscan.archive.local import LocalCrew
+from deepscan.archive.run import Ways, scan_archive
+from deepscan.archive.verify import options_of, tolerance_between, verify
+from deepscan.engines.engine import Predictions
+from deepscan.errors import UsageError
+from deepscan.options import Limits, ScanOptions
+from deepscan.scan import Scanner
+from deepscan.sinks.record import digest_of, manifest_of, write_record
+from deepscan.testing import FakeDetector
+from tests.conftest import CALIBRATION, blue_engine, fake_scanner, judge_blue, make_face_clip
+
+
+def make(options):
+    return fake_scanner(options)
+
+
+def skewed(by):
+    """Scanners whose engine is off by so much."""
+
+    def build(options):
+        def judge(crops):
+            honest = judge_blue(crops)
+            return Predictions(np.clip(honest.scores + np.float32(by), 0, 1), honest.masks)
+
+        return fake_scanner(options, engine=blue_engine(judge=judge))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+    """A forged clip, with everything that is checked of a scan."""
+    folder = tmp_path_factory.mktemp("scanned")
+    clip = make_face_clip(folder / "clip.mp4", forged=range(20))
+    with make(ScanOptions()) as scanner:
+        scanner.scan(
+            clip,
+            {
+                "record": folder / "result.json",
+                "frames": folder / "result.frames.jsonl",
+                "masks": folder / "result.masks.mkv",
+            },
+        )
+        scanner.scan(clip, {"record": folder / "alone.json"})
+    return folder
+
+
+@pytest.fixture
+def copied(scanned, tmp_path):
+    """The same, to be tampered with; the record still names the clip in the other folder."""
+    shutil.copytree(scanned, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def states(found):
+    return {check.what.split()[0]: check.state for check in found.checks}
+
+
+def test_an_honest_result_passes(scanned):
+    found = verify(scanned / "result.json", make=make)
+    assert found.state == "ok", list(found.to_text())
+    assert states(found) == dict.fromkeys(
+        ("schema", "digest", "manifest", "frames", "masks", "input", "scores"), "ok"
+    )
+    assert "8 faces in 8 frames" in "".join(found.to_text())
+    assert json.loads(json.dumps(found.to_json()))["state"] == "ok"
+
+
+def test_a_result_without_a_frame_list_is_scanned_again(scanned):
+    found = verify(scanned / "alone.json", make=make)
+    assert found.state == "ok"
+    assert states(found)["verdict"] == "ok"
+
+
+def test_the_seed_draws_other_frames(copied):
+    """Every frame gets its turn, and the same seed draws the same."""
+    path = copied / "result.frames.jsonl"
+    change_list(copied, {3: 0.5})  # one wrong score in twenty
+    told = [verify(copied / "result.json", frames=5, seed=s, make=make).state for s in range(12)]
+    again = [verify(copied / "result.json", frames=5, seed=s, make=make).state for s in range(12)]
+    assert path.exists() and told == again
+    assert "ok" in told and "differs" in told
+    assert verify(copied / "result.json", frames=100, make=make).state == "differs"
+
+
+def change_list(folder, scores):
+    """An operator who writes other scores, and seals the record anew: hashes are all right."""
+    path = folder / "result.frames.jsonl"
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for index, score in scores.items():
+        lines[1 + index]["faces"][0]["p_manipulated"] = score
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seal(folder)
+
+
+def seal(folder, change=lambda record: None, name="result.json"):
+    import hashlib
+
+    record = json.loads((folder / name).read_bytes())
+    change(record)
+    for output in record["outputs"]:
+        data = (folder / output["file"]).read_bytes()
+        output |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    record["digest"] = digest_of(record)
+    record["manifest"] = manifest_of(record)
+    write_record(folder / name, record)
+
+
+def test_made_up_scores_show(copied):
+    change_list(copied, dict.fromkeys(range(20), 0.05))
+    found = verify(copied / "result.json", frames=20, make=make)
+    assert states(found)["scores"] == "differs" and states(found)["manifest"] == "ok"
+    assert "0.970 now, 0.050 recorded" in "".join(found.to_text())
+
+
+def test_masks_of_somebody_else_show(copied, tmp_path):
+    other = make_face_clip(tmp_path / "other.mp4")
+    with make(ScanOptions()) as scanner:
+        scanner.scan(other, {"masks": copied / "result.masks.mkv"}, force=True)
+    seal(copied)
+    found = verify(copied / "result.json", frames=20, make=make)
+    assert states(found)["masks"] == "differs" or states(found)["scores"] == "differs"
+    assert "marked" in "".join(check.detail for check in found.checks if check.state == "differs")
+
+
+def test_a_made_up_verdict_shows_where_there_is_only_a_record(copied):
+    def change(record):
+        record["verdict"]["label"] = "no-evidence"
+        record["verdict"]["intervals"] = []
+        record["verdict"]["p_manipulated"] = 0.1
+
+    seal(copied, change, "alone.json")
+    found = verify(copied / "alone.json", make=make)
+    assert found.state == "differs"
+    assert "recorded is no-evidence" in "".join(found.to_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("result.masks.mkv", "masks"), ("result.frames.jsonl", "frames"), ("clip.mp4", "input")],
+)
+def test_an_altered_file_shows(copied, name, what):
+    path = copied / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    found = verify(copied / "result.json", input=copied / "clip.mp4", make=make)
+    assert found.state == "differs" and states(found)[what] == "differs"
+
+
+def test_an_emptied_file_shows(copied):
+    (copied / "result.frames.jsonl").write_bytes(b"")
+    assert states(verify(copied / "result.json", make=make))["frames"] == "differs"
+
+
+def test_an_edited_record_shows(copied):
+    path = copied / "result.json"
+    path.write_text(path.read_text().replace('"manipulated"', '"suspicious"'))
+    found = verify(path, frames=0)
+    assert states(found)["manifest"] == "differs" or states(found)["schema"] == "differs"
+    assert found.state == "differs"
+    record = json.loads((copied / "alone.json").read_bytes())
+    del record["coverage"]
+    write_record(copied / "alone.json", record)
+    assert states(verify(copied / "alone.json"))["schema"] == "differs"
+
+
+def test_a_missing_file_cannot_be_checked(copied):
+    (copied / "result.masks.mkv").unlink()
+    found = verify(copied / "result.json", make=make)
+    assert found.state == "unchecked" and states(found)["masks"] == "unchecked"
+    assert states(found)["scores"] == "ok"
+    found = verify(copied / "result.json", input=copied / "nowhere.mp4", make=make)
+    assert found.state == "unchecked" and states(found)["scores"] == "unchecked"
+
+
+def test_a_file_beside_the_record_is_found(copied):
+    def change(record):
+        record["input"]["path"] = "/far/away/clip.mp4"
+
+    seal(copied, change)
+    assert verify(copied / "result.json", make=make).state == "ok"
+
+
+def test_other_weights_cannot_check(scanned):
+    def other(options):
+        engine = blue_engine()
+        engine.model = replace(engine.model, sha256="1" * 64)
+        return Scanner(options, engine=engine, detector=FakeDetector(), calibration=CALIBRATION)
+
+    found = verify(scanned / "result.json", make=other)
+    assert found.state == "unchecked"
+    assert "other weights" in "".join(found.to_text())
+
+
+def test_scores_may_be_off_by_the_tolerance_and_no_further(scanned):
+    assert tolerance_between("torch-cpu-fp32", "openvino-cpu-fp32") == pytest.approx(0.022)
+    assert tolerance_between("openvino-cpu-bf16", "openvino-cpu-bf16") == pytest.approx(0.06)
+    assert verify(scanned / "result.json", make=skewed(0.02)).state == "ok"
+    assert verify(scanned / "result.json", make=skewed(-0.2)).state == "differs"
+
+
+@pytest.mark.parametrize(
+    "box", [[0, 0, 1e12, 1e12], [50, 50, 50, 50], [-1e9, 0, 10, 10], [60, 60, 10, 10]]
+)
+def test_a_list_with_absurd_boxes_costs_nothing(copied, box):
+    path = copied / "result.frames.jsonl"
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for line in lines[1:]:
+        line["faces"][0]["box"] = box
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seal(copied)
+    assert verify(copied / "result.json", make=make).state == "differs"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"junk\n", b"{}\n", b"[" * 10_000, b'{"schema":"deepscan.frames/1"}\n'],
+)
+def test_a_broken_frame_list_is_told(copied, content):
+    (copied / "result.frames.jsonl").write_bytes(content)
+    seal(copied)
+    assert verify(copied / "result.json", make=make).state == "differs"
+
+
+def test_outputs_cannot_lie_elsewhere(copied):
+    def change(record):
+        record["outputs"] = [
+            {"kind": "masks", "file": "../copy/result.masks.mkv", "sha256": "0" * 64, "size": 1}
+        ]
+
+    seal(copied, change, "alone.json")
+    assert verify(copied / "alone.json", frames=0).state == "differs"
+
+
+def test_a_record_does_not_decide_what_decoding_may_cost():
+    settings = {"stride": 3, "isolate": False, "engine": "x", "limits.memory": 2**60}
+    options = options_of(settings, "auto")
+    assert options == ScanOptions(stride=3, limits=Limits(), isolate=True)
+    with pytest.raises(UsageError, match="does not know the settings colour"):
+        options_of({"colour": 1}, "auto")
+    with pytest.raises(UsageError, match="no model"):
+        options_of({"model": "../../elsewhere"}, "auto")
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory):
+    """A results folder of four files: one forged, one a twin, one broken."""
+    folder = tmp_path_factory.mktemp("archived")
+    archive = folder / "in"
+    archive.mkdir()
+    make_face_clip(archive / "a.mp4")
+    make_face_clip(archive / "forged.mp4", forged=range(20))
+    (archive / "junk.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 8)
+    shutil.copyfile(archive / "a.mp4", archive / "twin.mp4")
+    options = ScanOptions()
+    scan_archive(
+        [str(archive)], folder / "out", options=options,
+        crew=LocalCrew(options, jobs=1, scanner="tests.conftest:fake_scanner",
+                       controls="tests.archive.parts:no_controls"),
+        ways=Ways(reports=(), write_found=("frames", "masks"), min_free=0),
+    )  # fmt: skip
+    return folder
+
+
+def test_a_folder_of_results(archived):
+    found = verify(archived / "out", frames=4, make=make)
+    assert found.state == "ok", list(found.to_text())
+    by_file = {check.file for check in found.checks}
+    assert by_file == {"journal.jsonl", "a.mp4", "forged.mp4", "junk.mp4", "twin.mp4"}
+    again = [check for check in found.checks if check.what in ("scores", "verdict again")]
+    assert {check.file for check in again} == {"a.mp4", "forged.mp4"}
+
+
+def test_a_swapped_record_in_a_folder_shows(archived, tmp_path):
+    shutil.copytree(archived, tmp_path / "copy")
+    out = tmp_path / "copy" / "out"
+    outcomes = {each.name: each for each in read_journal(out).outcomes}
+    honest, forged = outcomes["a.mp4"], outcomes["forged.mp4"]
+    record = next(written for written in forged.outputs if written.kind == "record")
+    shutil.copyfile(out / honest.outputs[0].path, out / record.path)
+    found = verify(out, frames=0)
+    assert found.state == "differs"
+    assert "forged.mp4" in {check.file for check in found.checks if check.state == "differs"}
+
+
+def test_the_files_of_a_folder_may_have_moved(archived, tmp_path):
+    shutil.copytree(archived / "in", tmp_path / "moved")
+    found = verify(archived / "out", frames=1, input=tmp_path / "moved", make=make)
+    assert found.state == "ok"
+    for name in ("forged.mp4", "twin.mp4"):
+        (tmp_path / "moved" / name).write_bytes(b"another")
+    found = verify(archived / "out", frames=0, input=tmp_path / "moved")
+    differing = {check.file for check in found.checks if check.state == "differs"}
+    assert differing == {"forged.mp4", "twin.mp4"}
+
+
+def test_refuses_what_is_no_result(tmp_path):
+    with pytest.raises(UsageError):
+        verify(tmp_path)
+    with pytest.raises(UsageError):
+        verify(tmp_path / "nowhere.json")

@@ -1,0 +1,262 @@
+"""What others run deepscan with: the GitHub Action, the pre-commit hook, the container file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import make_face_clip
+
+ROOT = Path(__file__).parent.parent
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
+STEPS = {step["name"]: step for step in ACTION["runs"]["steps"]}
+HOOK = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())[0]
+CONTAINER = (ROOT / "Containerfile").read_text()
+EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}")
+
+
+# The action
+
+
+def test_the_action_is_a_composite_one_and_documents_everything():
+    assert ACTION["runs"]["using"] == "composite"
+    assert {"path", "args", "version", "fail-on", "sarif"} <= ACTION["inputs"].keys()
+    for each in (*ACTION["inputs"].values(), *ACTION["outputs"].values()):
+        assert each["description"]
+    assert all(isinstance(each["default"], str) for each in ACTION["inputs"].values())
+    for step in STEPS.values():
+        assert ("run" in step) != ("uses" in step)
+        assert "shell" in step or "uses" in step  # composite steps have no default shell
+
+
+def test_every_expression_of_the_action_names_something_that_is_there():
+    ids = {step["id"] for step in STEPS.values() if "id" in step}
+    found = EXPRESSION.findall((ROOT / "action.yml").read_text())
+    assert len(found) > 15
+    for expression in found:
+        for name in re.findall(r"inputs\.([\w-]+)", expression):
+            assert name in ACTION["inputs"], expression
+        for step, output in re.findall(r"steps\.(\w+)\.outputs\.([\w-]+)", expression):
+            assert step in ids and output in ACTION["outputs"], expression
+
+
+def test_no_input_is_pasted_into_a_script():
+    for step in STEPS.values():
+        assert not EXPRESSION.search(step.get("run", ""))
+
+
+def run_step(name, folder, stand_in="", **given):
+    """A shell step as the runner runs it, with `deepscan` replaced by a script."""
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "deepscan").write_text(f"#!/bin/bash\nprintf '%s\\n' \"$@\" > args\n{stand_in}\n")
+    (tools / "deepscan").chmod(0o755)
+    (tools / "python").unlink(missing_ok=True)
+    (tools / "python").symlink_to(sys.executable)
+    output = folder / "output"
+    output.touch()
+    ran = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", STEPS[name]["run"]],
+        cwd=folder, env={"PATH": f"{tools}:{os.environ['PATH']}", "GITHUB_OUTPUT": str(output),
+                         "GITHUB_ACTION_PATH": str(ROOT), **given},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    said = dict(line.split("=", 1) for line in output.read_text().splitlines())
+    args = (folder / "args").read_text().splitlines() if (folder / "args").exists() else None
+    return ran, said, args
+
+
+def inputs(**given):
+    """The variables of the scan step, with the defaults of the inputs."""
+    defaults = {name: each["default"] for name, each in ACTION["inputs"].items()}
+    values = {**defaults, **{key.replace("_", "-"): value for key, value in given.items()}}
+    names = {}
+    for variable, expression in STEPS["Scan"]["env"].items():
+        name = EXPRESSION.fullmatch(expression)[1].strip().removeprefix("inputs.")
+        names[variable] = values[name]
+    return names
+
+
+WRITES = """
+mkdir -p deepscan-results
+printf '{"label":"manipulated"}\\n{"label":"no-evidence"}\\n{"label":"error"}\\n' \\
+    > deepscan-results/results.jsonl
+touch deepscan-results/results.sarif deepscan-results/summary.html
+exit 1
+"""
+
+
+def test_the_scan_step_reports_and_leaves_the_verdict_to_the_last_step(tmp_path):
+    ran, said, args = run_step("Scan", tmp_path, WRITES, **inputs())
+    assert ran.returncode == 0, ran.stderr
+    assert said == {
+        "exit-code": "1", "files": "3", "manipulated": "1", "suspicious": "0",
+        "inconclusive": "0", "errors": "1", "results": "deepscan-results",
+        "summary": "deepscan-results/summary.html", "sarif": "deepscan-results/results.sarif",
+    }  # fmt: skip
+    assert said.keys() == ACTION["outputs"].keys()
+    assert args[0] == "scan" and args[-2:] == ["--", "."]
+    assert args[args.index("--fail-on") + 1] == "manipulated"
+    last = run_step("Verdict", tmp_path, CODE=said["exit-code"])[0]
+    assert last.returncode == 1
+    assert run_step("Verdict", tmp_path, CODE="0")[0].returncode == 0
+
+
+def test_a_scan_that_fails_before_any_result(tmp_path):
+    ran, said, _ = run_step("Scan", tmp_path, "exit 2", **inputs())
+    assert ran.returncode == 0
+    assert (said["exit-code"], said["files"], said["sarif"]) == ("2", "0", "")
+
+
+def test_paths_and_arguments_stay_what_they_are(tmp_path):
+    (tmp_path / "x.mp4").touch()
+    values = inputs(
+        path="a folder/with blanks\n\n  \n*.mp4\n-odd.mp4\n$(touch hacked)\n`touch hacked`",
+        args="--stride 2   --include *.mp4\n--exclude $(touch_hacked) ;touch hacked",
+        fail_on="suspicious",
+    )
+    ran, _, args = run_step("Scan", tmp_path, **values)
+    assert ran.returncode == 0, ran.stderr
+    cut = args.index("--")
+    assert args[cut + 1 :] == [
+        "a folder/with blanks", "*.mp4", "-odd.mp4", "$(touch hacked)", "`touch hacked`",
+    ]  # fmt: skip
+    assert args[args.index("--stride") :cut] == [
+        "--stride", "2", "--include", "*.mp4", "--exclude", "$(touch_hacked)", ";touch", "hacked",
+    ]  # fmt: skip
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("level", "option"), [("never", "--exit-zero"), ("suspicious", "--fail-on")]
+)
+def test_fail_on(tmp_path, level, option):
+    assert option in run_step("Scan", tmp_path, **inputs(fail_on=level))[2]
+
+
+def test_fail_on_something_else_is_an_error(tmp_path):
+    ran, _, args = run_step("Scan", tmp_path, **inputs(fail_on="all"))
+    assert ran.returncode == 2 and args is None
+
+
+@pytest.mark.parametrize(("version", "what"), [("", str(ROOT)), ("1.2.3", "deepscan==1.2.3")])
+def test_the_install_step_takes_the_action_or_a_version(tmp_path, version, what):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "python").write_text("#!/bin/bash\nprintf '%s\\n' \"$@\" > pip-args\n")
+    (tools / "python").chmod(0o755)
+    subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", STEPS["Install deepscan"]["run"]],
+        cwd=tmp_path, check=True, timeout=30,
+        env={"PATH": f"{tools}:{os.environ['PATH']}", "VERSION": version,
+             "GITHUB_ACTION_PATH": str(ROOT)},
+    )  # fmt: skip
+    assert (tmp_path / "pip-args").read_text().splitlines()[-1] == what
+
+
+def test_the_options_that_the_action_uses_exist(deepscan_cli):
+    text = " ".join(deepscan_cli("--help").out.split())
+    for option in re.findall(r"--[a-z][a-z-]+", STEPS["Scan"]["run"]):
+        assert option in text
+    assert "sarif" in text and "jsonl" in text
+
+
+def test_the_python_that_it_installs_is_supported():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    version = ACTION["inputs"]["python-version"]["default"]
+    from packaging.specifiers import SpecifierSet
+
+    assert version in SpecifierSet(wanted)
+    assert re.search(r"^FROM python:(\S+)-slim$", CONTAINER, re.MULTILINE)[1] in SpecifierSet(
+        wanted
+    )
+
+
+# The pre-commit hook
+
+
+def test_the_hook_asks_for_videos_and_pictures():
+    assert HOOK["id"] == "deepscan" and HOOK["language"] == "python"
+    assert set(HOOK["types_or"]) == {"video", "image"}
+    assert HOOK.get("pass_filenames", True) and HOOK["require_serial"]
+    assert "deepscan" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+def test_the_hook_stops_a_commit_with_a_forged_clip(tmp_path):
+    """Its entry over the staged files, with the whole command line behind it and a fake network."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "deepscan").write_text(
+        f"#!/bin/bash\nexec {shlex.quote(sys.executable)} -c "
+        f"'from tests.conftest import run_with_fakes; run_with_fakes()' \"$@\"\n"
+    )
+    (tools / "deepscan").chmod(0o755)
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    environment = {
+        **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
+    }  # fmt: skip
+
+    def run(*command):
+        return subprocess.run(
+            command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+
+    run("git", "init", "--quiet")
+    make_face_clip(repository / "honest clip.mp4")
+    run("git", "add", ".")
+    staged = run("git", "diff", "--cached", "--name-only", "-z").stdout.split("\0")[:-1]
+    assert staged == ["honest clip.mp4"]
+    entry = shlex.split(HOOK["entry"]) + HOOK.get("args", [])
+    assert run(*entry, *staged).returncode == 0
+    make_face_clip(repository / "forged.mp4", forged=range(20))
+    run("git", "add", ".")
+    staged = run("git", "diff", "--cached", "--name-only", "-z").stdout.split("\0")[:-1]
+    stopped = run(*entry, *staged)
+    assert stopped.returncode == 1, stopped.stderr
+    assert "forged.mp4: manipulated" in stopped.stdout
+
+
+# The container file
+
+
+def instructions():
+    lines = re.sub(r"\\\n\s*", " ", re.sub(r"^#.*\n", "", CONTAINER, flags=re.MULTILINE))
+    return [tuple(line.split(None, 1)) for line in lines.splitlines() if line.strip()]
+
+
+def test_the_container_file_copies_only_what_is_there():
+    sources = [
+        source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]
+    ]
+    assert {"pyproject.toml", "deepscan", "engines"} <= set(sources)
+    for source in sources:
+        assert (ROOT / source).exists(), source
+
+
+def test_the_container_file_holds_all_that_a_build_reads():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    copied = {part for word, rest in instructions() if word == "COPY" for part in rest.split()}
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {project["project"]["readme"], *project["project"]["license-files"]}
+    assert needed | set(wheel["packages"]) | set(wheel["force-include"]) <= copied
+
+
+def test_the_container_does_not_run_as_root_and_names_no_host():
+    words = [word for word, _ in instructions()]
+    assert words[0] == "FROM" and words.count("FROM") == 1
+    user = words.index("USER")
+    assert instructions()[user][1] not in ("root", "0")
+    assert user < words.index("ENTRYPOINT") and "RUN" not in words[user:]
+    assert "://" not in CONTAINER
+    assert dict(instructions())["ENTRYPOINT"] == '["deepscan"]'
