@@ -6,10 +6,14 @@ What is asked for goes to stdout, as a table on a terminal and as plain columns 
 from __future__ import annotations
 
 import json
+import logging
+import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,15 +43,33 @@ app = typer.Typer(
 @app.command()
 def build(
     recipe: Annotated[str, typer.Argument(help="A recipe; `deepscan engine list` names them.")],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A folder of face crops, for a recipe in int8.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cuda, or cuda:N for another than the first GPU.", show_default=False),
+    ] = None,
+    time_limit: Annotated[
+        int | None,
+        typer.Option(help="Seconds after which the build is killed.", min=1, show_default=False),
+    ] = None,
     format_: Format = "text",
     debug: Debug = False,
 ) -> None:
     """Build what a recipe describes, keep it in the cache, and prove that it agrees with torch."""
     with _errors(debug):
         _check_format(format_)
+        if device is not None and not re.fullmatch(r"cuda(:\d{1,3})?", device):
+            raise UsageError(f"--device {device}: give cuda or cuda:N")
+        if time_limit is not None and hasattr(signal, "setitimer"):
+            # Left to its default the signal ends the process, also inside of native code.
+            signal.setitimer(signal.ITIMER_REAL, time_limit)
+        _show_steps()
         from deepscan.engines.shelf import build_recipe
 
-        _show_proof(build_recipe(recipe), format_)
+        _show_proof(build_recipe(recipe, device=device, calibration=calibration), format_)
 
 
 @app.command("list")
@@ -133,7 +155,7 @@ def bench_(
                 f"{model}, {found.input_size} px, on {visible(found.machine.cpu)}",
                 (
                     "engine", "batch", "crops/s", "slowest..fastest", "CPU ms/crop",
-                    "x torch fp32", "x by CPU time",
+                    "x eager torch", "x by CPU time",
                 ),
                 [
                     (
@@ -188,6 +210,17 @@ def _errors(debug: bool) -> Iterator[None]:
         raise typer.Exit(ERROR) from error
 
 
+def _show_steps() -> None:
+    """What a build is at goes to stderr: it takes minutes."""
+    steps = logging.getLogger("deepscan.engines.steps")
+    if not steps.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("deepscan: %(message)s"))
+        steps.addHandler(handler)
+    steps.setLevel(logging.INFO)
+    steps.propagate = False
+
+
 def _check_format(format_: str) -> None:
     if format_ not in ("text", "json"):
         raise UsageError(f"--format {format_}: must be one of text, json")
@@ -219,8 +252,20 @@ def _show_proof(proof: Proof, format_: str) -> None:
             ("mean mask IoU", f"{parity.mean_mask_iou:.4f}", f"{limit.mean_mask_iou:g}"),
             ("largest mask difference", f"{parity.max_mask_difference:.2e}",
              f"{limit.max_mask_difference:g}"),
+            ("share of equal verdicts", f"{parity.verdict_equality:.4f}",
+             f"{limit.verdict_equality:g}"),
         ],
     )  # fmt: skip
+    if proof.cost is not None:
+        cost = proof.cost
+        _print_table(
+            f"{cost.judged} faces beside the {cost.faces} that calibrated",
+            ("figure", "measured"),
+            [
+                (name.replace("_", " "), f"{value:.4g}")
+                for name, value in _plain(cost)["figures"].items()
+            ],
+        )
     for complaint in proof.complaints:
         typer.echo(f"out of tolerance: {complaint}")
     if not proof.complaints:
@@ -242,6 +287,8 @@ def _entry_row(entry: Entry) -> tuple[str, ...]:
     facts, parity = entry.facts, entry.parity
     what = {
         "openvino": f"weights {facts.get('weights', '')[:12]}, OpenVINO {facts.get('openvino')}",
+        "openvino-int8": f"{entry.model} int8, OpenVINO {facts.get('openvino')}",
+        "failure": f"{facts.get('what', '')} could not be built",
         "tensorrt": f"{entry.model} {facts.get('precision')}, TensorRT {facts.get('tensorrt')}, "
         f"{facts.get('gpu')} (sm {facts.get('sm')}), driver {facts.get('driver')}",
         "timings": f"TensorRT {facts.get('tensorrt')}, {facts.get('gpu')}",

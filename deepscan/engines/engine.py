@@ -1,18 +1,23 @@
 """The engine contract and the table of engines: what runs the network over a batch of crops.
 
-To add an engine, write one file with a class that has this shape, add one line to `ENGINES`, and
-the parity suite in tests/engines/ runs over it.
+To add an engine, write one file with a class that has the shape of `EngineEntry`, add one line to
+`ENGINES`, and the parity suite in tests/engines/ runs over it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.types import EngineInfo, ModelInfo
+
+if TYPE_CHECKING:
+    from deepscan.engines.machine import Machine
+    from deepscan.engines.parity import Conformity
+    from deepscan.models.weights import Card
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,78 @@ class Engine(Protocol):
         ...
 
 
+class EngineEntry(Protocol):
+    """An entry of the table: an `Engine`, and how it comes about.
+
+    `CHOICES` are its (device, precision) pairs, best first. `fingerprint` changes with all that its
+    numbers depend on; a proof of parity holds for one fingerprint. `proof` is that proof once it is
+    given; the reference has none.
+
+    Where the constructor may take minutes there are also, with the same arguments as that, `kept`,
+    which takes what was built earlier or raises `EngineError`, and `build_key`, which names what
+    would be built, and is None where nothing can be.
+    """
+
+    CHOICES: ClassVar[tuple[tuple[str, str], ...]]
+    name: str
+    input_size: int
+    max_batch: int
+    model: ModelInfo
+    info: EngineInfo
+    fingerprint: str
+    proof: Conformity | None
+
+    def __init__(
+        self,
+        card: Card,
+        machine: Machine,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Set it up; what is left out is chosen to fit the machine.
+
+        Args:
+            card: the model.
+            machine: what is there to run it on.
+            device: "cpu", "cuda" or, for another than the first, "cuda:N".
+            precision: one of its precisions.
+            threads: CPU threads, where that has a meaning.
+
+        Raises:
+            EngineError: it cannot run here; says why and what would.
+            ModelError: the weights are missing, damaged or of another network.
+        """
+        ...
+
+    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        """As `Engine.predict`."""
+        ...
+
+    def close(self) -> None:
+        """As `Engine.close`."""
+        ...
+
+    def _introduce(self, name: str, card: Card, max_batch: int) -> None:
+        """Set what every engine says of itself."""
+        self.name = name
+        self.model = card.info
+        self.input_size = card.info.input_size
+        self.max_batch = max_batch
+        self.info = EngineInfo(name, "asked for", None, None)
+        self.proof = None
+
+
 ENGINES: dict[str, str] = {
     "openvino": "deepscan.engines.openvino:OpenVINOEngine",
     "tensorrt": "deepscan.engines.tensorrt:TensorRTEngine",
     "torch": "deepscan.engines.torch:TorchEngine",
 }
+
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "openvino": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp32", "fp16", "bf16"),
+    "torch": ("fp32", "fp16", "bf16"),
+}
+"""What names and recipes may ask of each, so that reading them imports nothing heavy."""

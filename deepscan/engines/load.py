@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from deepscan.engines.engine import ENGINES, Engine
+from deepscan.engines.engine import ENGINES, PRECISIONS, Engine
 from deepscan.engines.machine import Machine, look_around
-from deepscan.engines.parity import Parity, compare, complaints, keep_parity, kept_parity
+from deepscan.engines.parity import (
+    Conformity,
+    bars_of,
+    compare,
+    complaints,
+    keep_parity,
+    kept_conformity,
+)
 from deepscan.engines.recipe import tolerance_of
 from deepscan.errors import EngineError, UsageError
 from deepscan.models.weights import FOLDER, Card, read_card
 
 logger = logging.getLogger(__name__)
 
-DEVICES = ("cpu", "cuda")
-PRECISIONS = {"openvino": ("fp32", "bf16"), "tensorrt": ("fp16", "bf16", "fp32")}
-PLAIN_PRECISIONS = ("fp32", "bf16")  # of every other runtime
+AUTO = re.compile(r"auto(?::(\d{1,3}))?")
+DEVICE = re.compile(r"cpu|cuda(?::\d{1,3})?")
 NAMES_HELP = (
-    "auto, or RUNTIME[-DEVICE][-PRECISION]: torch, openvino or tensorrt; cpu or cuda; fp32, bf16 "
-    "or, with tensorrt, fp16. Examples: openvino, openvino-bf16, torch-cpu-fp32, tensorrt. What is "
-    "left out is chosen to fit the machine. A named engine runs or fails; only auto looks for "
-    "another."
+    "auto, or RUNTIME[-DEVICE][-PRECISION]: torch, openvino or tensorrt; cpu, cuda or cuda:N; "
+    "fp32, bf16, fp16 (not openvino) or int8 (openvino only). Examples: openvino, openvino-bf16, "
+    "torch-cpu-fp32, tensorrt, torch-cuda:1-bf16, tensorrt:1. What is left out is chosen to fit "
+    "the machine. A named engine runs or fails; only auto looks for another."
 )
 REFERENCE = "torch-cpu-fp32"
 
@@ -55,7 +62,9 @@ def load_engine(
         name: RUNTIME[-DEVICE][-PRECISION], such as "openvino", "openvino-bf16", "torch-cuda" or
             "torch-cpu-fp32" (the names in records too); "auto" takes a TensorRT engine that was
             built for just this machine, else torch on CUDA, else OpenVINO, else torch on the CPU,
-            and says in `info.reason` why. "tensorrt" builds its engine if there is none.
+            and says in `info.reason` why. "tensorrt" builds its engine if there is none. DEVICE
+            "cuda:1" is the second GPU, "tensorrt:1" is short for "tensorrt-cuda:1", and "auto:1" is
+            "auto" with that GPU.
         model: a model whose card and weights lie in `folder`.
         folder: where models lie; by default those that ship.
         threads: CPU threads; by default one for each core (torch: its own setting).
@@ -68,13 +77,16 @@ def load_engine(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: give at least 1")
-    wanted = None if name == "auto" else parse_name(name)
+    on = auto_device(name)
+    wanted = parse_name(name) if on is None else None
     card = read_card(model, folder)
     machine = look_around()
     if wanted is not None:
         return build(wanted, card, machine, "asked for", threads=threads)
     refused: list[str] = []
-    for choice, reason in candidates(machine, card):
+    if on not in (None, "cuda"):
+        machine.need_gpu(str(on), name)
+    for choice, reason in candidates(machine, card, on or "cuda"):
         why = "; ".join([reason, *refused])
         try:
             engine = build(choice, card, machine, why, threads=threads, patient=False)
@@ -87,27 +99,61 @@ def load_engine(
     raise EngineError("no engine runs here: " + "; ".join(refused))
 
 
-def candidates(machine: Machine, card: Card | None = None) -> list[tuple[Choice, str]]:
+def auto_device(name: str) -> str | None:
+    """The CUDA device that "auto" or "auto:N" may take; None for any other name."""
+    found = AUTO.fullmatch(name)
+    if found is None:
+        return None
+    number = int(found[1] or 0)
+    return f"cuda:{number}" if number else "cuda"
+
+
+def one_for_each_gpu(name: str, machine: Machine) -> tuple[str, ...]:
+    """The names of engines for one process on each GPU, all of the kind that `name` asks for.
+
+    One name, as given, where there is one GPU or none, where the engine is for the CPU, and where
+    `name` says already which GPU it wants.
+
+    Raises:
+        EngineError: no engine can have this name.
+    """
+    count = len(machine.gpus)
+    if count < 2 or ":" in name:
+        return (name,)
+    if name == "auto":
+        return ("auto", *(f"auto:{number}" for number in range(1, count)))
+    choice = parse_name(name)
+    if choice.device == "cpu" or choice.runtime == "openvino":
+        return (name,)
+    devices = ["cuda", *(f"cuda:{number}" for number in range(1, count))]
+    return tuple(replace(choice, device=device).name for device in devices)
+
+
+def candidates(
+    machine: Machine, card: Card | None = None, device: str = "cuda"
+) -> list[tuple[Choice, str]]:
     """What "auto" tries, in this order, and why.
 
-    TensorRT only if its engine for `card` lies ready. With torch on CUDA and as a last resort fp32
-    is taken: there the face search is the slower part, and here nothing is surer than the reference
-    itself.
+    TensorRT only if its engine for `card` lies ready. With torch on CUDA first what the device
+    multiplies fastest, then fp32; as a last resort fp32 on the CPU: nothing is surer than the
+    reference itself.
     """
     found = []
     lacks = "no CUDA device"
     if machine.cuda is not None:
+        gpu = machine.need_gpu(device, "auto")
         if card is not None:
             tensorrt = engine_class("tensorrt")
             found += [
-                (
-                    Choice("tensorrt", device, precision),
-                    f"auto: built for the CUDA device {machine.cuda}",
-                )
-                for device, precision in tensorrt.CHOICES
-                if tensorrt.is_kept(card, machine, precision)
+                (Choice("tensorrt", device, precision), f"auto: built for the CUDA device {gpu}")
+                for _, precision in tensorrt.CHOICES
+                if tensorrt.is_kept(card, machine, precision, device)
             ]
-        found.append((Choice("torch", "cuda", "fp32"), f"auto: CUDA device {machine.cuda}"))
+        low = machine.low_precision(device)
+        if low != "fp32":
+            reason = f"auto: CUDA device {gpu}, which multiplies {low} in hardware"
+            found.append((Choice("torch", device, low), reason))
+        found.append((Choice("torch", device, "fp32"), f"auto: CUDA device {gpu}"))
         lacks = "the CUDA device was refused"
     if machine.has_bf16:
         reason = f"auto: {lacks}; OpenVINO is fastest on a CPU, and this one has bf16 instructions"
@@ -124,24 +170,21 @@ def parse_name(name: str) -> Choice:
     Raises:
         EngineError: no engine can have this name.
     """
-    runtime, *rest = name.split("-")
-    device = rest.pop(0) if rest and rest[0] in DEVICES else None
-    precisions = PRECISIONS.get(runtime, PLAIN_PRECISIONS)
-    precision = rest.pop(0) if rest and rest[0] in precisions else None
+    first, *rest = name.split("-")
+    runtime, colon, number = first.partition(":")
+    if colon:  # "tensorrt:1" is short for "tensorrt-cuda:1"
+        rest.insert(0, f"cuda:{number}")
+    device = rest.pop(0) if rest and DEVICE.fullmatch(rest[0]) else None
+    precision = rest.pop(0) if rest and rest[0] in PRECISIONS.get(runtime, ()) else None
     if runtime not in ENGINES or rest:
         raise EngineError(f"no engine {name!r}. Give {NAMES_HELP}")
+    if device is not None and device.startswith("cuda:"):
+        device = f"cuda:{int(device[5:])}" if int(device[5:]) else "cuda"
     return Choice(runtime, device, precision)
 
 
 def engine_class(runtime: str) -> Any:
-    """The class of the table's entry; imports what it needs.
-
-    Beyond the contract such a class has `CHOICES`, its (device, precision) pairs, best first; a
-    constructor `(card, machine, *, device, precision, threads)` that raises `EngineError` where it
-    cannot run; and `fingerprint`, a string that changes with all that its numbers depend on. Where
-    the constructor may take minutes there is also `kept`, with the same arguments, which takes what
-    was built earlier or raises `EngineError`.
-    """
+    """The class of the table's entry, of the shape of `EngineEntry`; imports what it needs."""
     module, _, attribute = ENGINES[runtime].partition(":")
     return getattr(import_module(module), attribute)
 
@@ -167,10 +210,11 @@ def build(
     info = replace(engine.info, reason=reason)
     if engine.name != REFERENCE:
         try:
-            parity = kept_parity(engine.fingerprint)
+            bars = bars_of(card.values)
+            parity = kept_conformity(engine.fingerprint, bars)
             if parity is None:
                 parity = measure(engine, card, machine)
-                keep_parity(engine.fingerprint, parity, engine.name, card.name)
+                keep_parity(engine.fingerprint, parity, engine.name, card.name, bars)
             precision = engine.name.rpartition("-")[2]
             found = complaints(parity, tolerance_of(card.name, choice.runtime, precision))
             if found:
@@ -184,8 +228,12 @@ def build(
         info = replace(
             info,
             max_score_difference=parity.max_score_difference,
+            mean_score_difference=parity.mean_score_difference,
             mean_mask_iou=parity.mean_mask_iou,
+            max_mask_difference=parity.max_mask_difference,
+            verdict_equality=parity.verdict_equality,
         )
+        engine.proof = parity
     engine.info = info
     built: Engine = engine
     return built
@@ -205,10 +253,10 @@ def set_up(
     return make(card, machine, device=choice.device, precision=choice.precision, threads=threads)
 
 
-def measure(engine: Engine, card: Card, machine: Machine) -> Parity:
+def measure(engine: Engine, card: Card, machine: Machine) -> Conformity:
     """Compare an engine with the reference now, whatever the cache says."""
     reference = engine_class("torch")(card, machine, device="cpu", precision="fp32")
     try:
-        return compare(engine, reference)
+        return compare(engine, reference, bars=bars_of(card.values))
     finally:
         reference.close()

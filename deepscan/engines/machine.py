@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepscan.errors import EngineError
+
 # Instructions that multiply bf16 in hardware; without one of them bf16 is slower than fp32.
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+# And eight bits: without them sums of two products overflow sixteen.
+INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
 TELLING_FLAGS = (
     "avx2",
     "avx512f",
@@ -21,30 +26,118 @@ TELLING_FLAGS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """A CUDA device: its name, compute capability (major, minor) and memory in bytes."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """`flags` are those of `TELLING_FLAGS` that the CPU has; `cores` those this process may use.
 
-    `cuda` is the name of the first CUDA device, None if there is none.
+    `cuda` is the name of the first CUDA device, None if there is none; then `trouble` is what torch
+    says about that, if anything. `gpus` are all devices, where more is known of them.
     """
 
     cpu: str
     flags: tuple[str, ...]
     cores: int
     cuda: str | None
+    gpus: tuple[Gpu, ...] = ()
+    trouble: str = ""
 
     @property
     def has_bf16(self) -> bool:
         """Whether the CPU multiplies bf16 in hardware."""
         return any(flag in BF16_FLAGS for flag in self.flags)
 
+    def gpu(self, device: str) -> Gpu | None:
+        """What is known of "cuda" (the first) or "cuda:N"; None if nothing is."""
+        number = index_of(device)
+        return self.gpus[number] if number < len(self.gpus) else None
+
+    def low_precision(self, device: str) -> str:
+        """The fastest precision that a CUDA device multiplies in hardware: bf16, fp16 or fp32.
+
+        bf16 (from Ampere on) comes before fp16 (from Volta on): as fast, and with fp32's range.
+        """
+        gpu = self.gpu(device)
+        if gpu is None or gpu.capability < (7, 0):
+            return "fp32"
+        return "bf16" if gpu.capability >= (8, 0) else "fp16"
+
+    def need_gpu(self, device: str, engine: str) -> str:
+        """The name of a CUDA device.
+
+        Raises:
+            EngineError: there is no such device; says which there are.
+        """
+        number = index_of(device)
+        if self.cuda is None:
+            raise EngineError(
+                f"engine {engine}: torch sees no CUDA device{self.trouble and f' ({self.trouble})'}"
+                ". Look at nvidia-smi, or use --engine auto"
+            )
+        names = [gpu.name for gpu in self.gpus] or [self.cuda]
+        if number >= len(names):
+            raise EngineError(
+                f"engine {engine}: there is no {device}; torch sees "
+                + ", ".join(f"cuda:{place} ({name})" for place, name in enumerate(names))
+            )
+        return names[number]
+
+    def need_bf16(self, engine: str, instead: str) -> None:
+        """See that the CPU multiplies bf16 in hardware.
+
+        Raises:
+            EngineError: it does not, so that bf16 would be slower than fp32.
+        """
+        if not self.has_bf16:
+            raise EngineError(
+                f"engine {engine}: this CPU ({self.cpu}) has no bf16 instructions. "
+                f"Use --engine {instead}"
+            )
+
+    def need_int8(self, engine: str, instead: str) -> None:
+        """See that the CPU multiplies eight bits in hardware.
+
+        Raises:
+            EngineError: it does not, so that int8 would be slower, and its sums could overflow.
+        """
+        if not any(flag in INT8_FLAGS for flag in self.flags):
+            raise EngineError(
+                f"engine {engine}: this CPU ({self.cpu}) has no int8 instructions (VNNI). "
+                f"Use --engine {instead}"
+            )
+
+
+def index_of(device: str) -> int:
+    """N of "cuda:N"; 0 for "cuda"."""
+    return int(device.partition(":")[2] or 0)
+
 
 def look_around() -> Machine:
     """Find out what this machine has; imports torch."""
     import torch
 
-    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        there = torch.cuda.is_available()  # warns where the driver is too old for this torch
+    gpus = []
+    for number in range(torch.cuda.device_count() if there else 0):
+        facts = torch.cuda.get_device_properties(number)
+        gpus.append(Gpu(facts.name, (facts.major, facts.minor), facts.total_memory))
+    trouble = "" if there or not told else _first_sentence(str(told[0].message))
     cpu, flags = _cpu(Path("/proc/cpuinfo"))
-    return Machine(cpu, flags, _cores(), cuda)
+    return Machine(cpu, flags, _cores(), gpus[0].name if gpus else None, tuple(gpus), trouble)
+
+
+def _first_sentence(text: str) -> str:
+    """What a warning begins with, on one line."""
+    return " ".join(text.split()).partition(". ")[0]
 
 
 def _cpu(info: Path) -> tuple[str, tuple[str, ...]]:

@@ -19,24 +19,28 @@ from numpy.typing import NDArray
 
 from deepscan.engines.border import check_crops, check_predictions
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import Predictions
+from deepscan.engines.engine import EngineEntry, Predictions
 from deepscan.engines.machine import Machine
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.weights import Card
-from deepscan.types import EngineInfo
 
 MAX_BATCH = 8
 CENTRES = "__module.network.mscc/"  # what convert_model calls the operations of MSCC.forward
 
 
-class OpenVINOEngine:
+class OpenVINOEngine(EngineEntry):
     """Runs `Deployed` as compiled by OpenVINO for this CPU.
 
-    In bf16 the class-centre product, the graph step and the attention stay in fp32.
+    In bf16 and int8 the class-centre product, the graph step and the attention stay in fp32. The
+    network in int8 is made by `quantise.py`, from faces that somebody gave; here it is only run.
     """
 
-    CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (("cpu", "bf16"), ("cpu", "fp32"))
+    CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("cpu", "bf16"),
+        ("cpu", "int8"),
+        ("cpu", "fp32"),
+    )
 
     def __init__(
         self,
@@ -46,34 +50,37 @@ class OpenVINOEngine:
         device: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
+        network: tuple[bytes, bytes] | None = None,
     ) -> None:
         """
         Args:
             card: the model.
             machine: what is there to run it on.
             device: "cpu", the only one.
-            precision: "bf16" or "fp32"; by default bf16 if the CPU has instructions for it.
+            precision: "bf16", "fp32" or "int8"; by default bf16 if the CPU has instructions for it,
+                else fp32.
             threads: CPU threads; by default one for each core.
+            network: XML and constants to run instead of those in the cache.
 
         Raises:
-            EngineError: OpenVINO is not there, cannot take the network, or the CPU has no bf16.
+            EngineError: OpenVINO is not there, cannot take the network, the CPU has no such
+                instructions, or the network in int8 was never made.
             ModelError: the weights are missing, damaged or of another network.
         """
         precision = precision or ("bf16" if machine.has_bf16 else "fp32")
-        self.name = f"openvino-cpu-{precision}"
+        self._introduce(f"openvino-cpu-{precision}", card, MAX_BATCH)
         if device not in (None, "cpu"):
             raise EngineError(f"engine openvino-{device}: only the CPU. Use --engine {self.name}")
-        if precision == "bf16" and not machine.has_bf16:
-            raise EngineError(
-                f"engine {self.name}: this CPU ({machine.cpu}) has no bf16 instructions. "
-                "Use --engine openvino-fp32"
+        if precision == "bf16":
+            machine.need_bf16(self.name, "openvino-fp32")
+        if precision == "int8":
+            machine.need_int8(self.name, "openvino")
+        openvino = import_openvino(self.name)
+        if network is None:
+            network = (
+                _kept_int8(card, openvino) if precision == "int8" else converted(card, openvino)
             )
-        self.model = card.info
-        self.input_size = card.info.input_size
-        self.max_batch = MAX_BATCH
-        self.info = EngineInfo(self.name, "asked for", None, None)
-        openvino = _import_openvino(self.name)
-        graph, constants = _converted(card, openvino)
+        graph, constants = network
         self.fingerprint = key_of(
             {
                 "engine": self.name,
@@ -84,14 +91,14 @@ class OpenVINOEngine:
             }
         )
         try:
-            core = openvino.Core()
-            model = core.read_model(graph, openvino.Tensor(np.frombuffer(constants, np.uint8)))
-            self._compiled: Any = core.compile_model(
-                model,
+            self._compiled: Any = openvino.Core().compile_model(
+                read(graph, constants, openvino),
                 "CPU",
                 {
-                    # Left alone, OpenVINO takes bf16 wherever it can.
-                    "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+                    # Left alone, OpenVINO takes bf16 wherever it can. In int8 it is for the rest.
+                    "INFERENCE_PRECISION_HINT": "bf16"
+                    if precision == "bf16" or (precision == "int8" and machine.has_bf16)
+                    else "f32",
                     "INFERENCE_NUM_THREADS": threads or machine.cores,
                     "NUM_STREAMS": 1,
                     # Two scans on one machine would pin their threads to the same cores.
@@ -124,7 +131,12 @@ class OpenVINOEngine:
         self._compiled = None
 
 
-def _import_openvino(name: str) -> Any:
+def import_openvino(name: str) -> Any:
+    """OpenVINO, without its telemetry.
+
+    Raises:
+        EngineError: it is not installed; `name` is the engine that wants it.
+    """
     # On import OpenVINO tells its vendor that it was imported. Its own code takes a silent
     # stand-in where the package that does so is not to be had.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -138,7 +150,47 @@ def _import_openvino(name: str) -> Any:
     return openvino
 
 
-def _converted(card: Card, openvino: Any) -> tuple[bytes, bytes]:
+def read(graph: bytes, constants: bytes, openvino: Any) -> Any:
+    """A network in memory, of its XML and its constants."""
+    return openvino.Core().read_model(graph, openvino.Tensor(np.frombuffer(constants, np.uint8)))
+
+
+def written(model: Any, openvino: Any, folder: Path | None) -> tuple[bytes, bytes]:
+    """XML and constants of a network, by way of files in `folder`.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        path = Path(work, "model.xml")
+        openvino.serialize(model, path, path.with_suffix(".bin"))
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def int8_facts(card: Card, openvino: Any) -> dict[str, str]:
+    """What the network in eight bits is kept under; which faces calibrated it stands in it."""
+    return {
+        "kind": "openvino-int8",
+        "model": card.name,
+        "weights": card.sha256,
+        "config": repr(sorted(card.values["config"].items())),
+        "openvino": openvino.__version__,
+        "code": _code(),
+    }
+
+
+def _kept_int8(card: Card, openvino: Any) -> tuple[bytes, bytes]:
+    models.read_weights(card)  # a changed or missing file is an error also if the cache has it
+    kept = read_entry(cache_folder(), key_of(int8_facts(card, openvino)))
+    if kept is None or len(kept) != 3:
+        raise EngineError(
+            f"engine openvino-cpu-int8: {card.name} was never calibrated for these versions. Run: "
+            f"deepscan engine build {card.name}-openvino-int8 --calibration FOLDER_OF_FACES"
+        )
+    return kept[0], kept[1]
+
+
+def converted(card: Card, openvino: Any) -> tuple[bytes, bytes]:
     """The network in OpenVINO's form, XML and constants: from the cache, else converted now."""
     facts = {
         "kind": "openvino",
@@ -160,6 +212,7 @@ def _converted(card: Card, openvino: Any) -> tuple[bytes, bytes]:
 def _code() -> str:
     """A hash of the code that a converted network comes from: it changes without the weights."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(Path(__file__).with_name("quantise.py").read_bytes())
     for path in sorted(Path(models.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -171,7 +224,7 @@ def _convert(card: Card, openvino: Any, folder: Path | None) -> tuple[bytes, byt
     deployed = models.load_model(card)
     side = deployed.input_size
     try:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=folder) as work:
+        with warnings.catch_warnings():
             # The tracer remarks on every constant and size check, which are meant.
             warnings.simplefilter("ignore")
             model = openvino.convert_model(
@@ -179,9 +232,7 @@ def _convert(card: Card, openvino: Any, folder: Path | None) -> tuple[bytes, byt
                 example_input=torch.zeros((2, side, side, 3), dtype=torch.uint8),
                 input=[openvino.PartialShape([-1, side, side, 3])],
             )
-            path = Path(work, "model.xml")
-            openvino.serialize(model, path, path.with_suffix(".bin"))
-            graph, constants = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+            graph, constants = written(model, openvino, folder)
     except (RuntimeError, OSError) as error:
         raise EngineError(f"{card.name} cannot be converted for OpenVINO: {error}") from error
     graph, kept = keep_centres(graph)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +43,47 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Conformity(Parity):
+    """Parity of the numbers, and of the verdicts that would be drawn from them.
+
+    `verdict_equality` is the share of crops whose label, were each a file of its own, is the same:
+    manipulated, suspicious or neither, at the operating points of the model's calibration.
+    """
+
+    verdict_equality: float
+
+    @property
+    def parity(self) -> Parity:
+        """The four figures of the numbers alone."""
+        return Parity(**{each.name: getattr(self, each.name) for each in fields(Parity)})
+
+
+@dataclass(frozen=True, slots=True)
 class Tolerance:
-    """The largest differences, and the smallest mean mask IoU, that an engine may have."""
+    """The largest differences, and the smallest shares, that an engine may have."""
 
     max_score_difference: float
     mean_score_difference: float
     mean_mask_iou: float
     max_mask_difference: float
+    verdict_equality: float
 
+
+SHARES = ("mean_mask_iou", "verdict_equality")  # figures that are better when they are larger
 
 # A mask of one pixel that comes or goes costs 1/24 = 0.042 of the mean IoU, so that figure only
 # guards against masks that are elsewhere; the differences guard the numbers.
 TOLERANCES = {
     # Another order of the same sums: measured 1e-7 to 1e-6. More is another computation.
-    "fp32": Tolerance(1e-3, 1e-4, 0.95, 5e-3),
+    "fp32": Tolerance(1e-3, 1e-4, 0.95, 5e-3, 1.0),
     # Eleven significant bits: measured 7e-4 for scores and 1e-3 for masks.
-    "fp16": Tolerance(5e-3, 1e-3, 0.90, 0.03),
+    # From here on one crop of the probe, 0.042, may lie so near to a bar that it changes sides.
+    "fp16": Tolerance(5e-3, 1e-3, 0.90, 0.03, 0.95),
     # Eight significant bits in each of some 25 layers: measured 1e-3 to 5e-3 for scores. 0.02 at a
     # score of 0.5 is 0.08 of log-likelihood ratio; a verdict needs several units.
-    "bf16": Tolerance(0.02, 0.005, 0.90, 0.10),
+    "bf16": Tolerance(0.02, 0.005, 0.90, 0.10, 0.95),
+    # Eight bits in all: measured 0.014 to 0.03 for scores. 0.05 is 0.24 of log-likelihood ratio.
+    "int8": Tolerance(0.05, 0.01, 0.85, 0.35, 0.95),
 }
 
 
@@ -91,13 +115,45 @@ def probe(side: int) -> NDArray[np.uint8]:
     return np.stack([np.clip(np.floor(p + 0.5), 0, 255).astype(np.uint8) for p in pictures])
 
 
-def compare(engine: Engine, reference: Engine) -> Parity:
-    """Let both engines judge the probe and measure how far they are apart.
+def bars_of(values: Mapping[str, Any]) -> tuple[float, ...]:
+    """The network's scores from which on a picture alone is suspicious, and manipulated.
+
+    Args:
+        values: of the model's card. Without a calibration that can be read there is one bar, in
+            the middle: no verdict is given then, and whoever wants one says so.
+    """
+    given: Any = values.get("calibration")
+    try:
+        scale, tail = given["still"], given["still"]["tail"]
+        # The rule of deepscan/verdict.py, for one look: the tail of unmanipulated pictures.
+        llrs = [
+            tail["u"] + max(0.0, tail["b"] * math.log(tail["q"] / given[rate]))
+            for rate in ("review_rate", "rate")
+        ]
+        return tuple(1 / (1 + math.exp((scale["offset"] - x) / scale["slope"])) for x in llrs)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return (0.5,)
+
+
+def compare(
+    engine: Engine,
+    reference: Engine,
+    *,
+    bars: tuple[float, ...] = (0.5,),
+    crops: NDArray[np.uint8] | None = None,
+) -> Conformity:
+    """Let both engines judge the same crops and measure how far they are apart.
+
+    Args:
+        engine: the one in question.
+        reference: what it should agree with.
+        bars: scores at which the label of a crop changes, see `bars_of`.
+        crops: (N, S, S, 3) uint8 RGB; by default the probe.
 
     Raises:
         EngineError: one of them failed, or their answers differ in shape.
     """
-    crops = probe(engine.input_size)
+    crops = probe(engine.input_size) if crops is None else crops
     ours, theirs = judge(engine, crops), judge(reference, crops)
     if ours.masks.shape != theirs.masks.shape:
         raise EngineError(
@@ -109,11 +165,13 @@ def compare(engine: Engine, reference: Engine) -> Parity:
     either = (mine | true).sum(axis=(1, 2))
     both = (mine & true).sum(axis=(1, 2))
     iou = np.where(either == 0, 1.0, both / np.maximum(either, 1))
-    return Parity(
+    labels = [np.digitize(found.scores, sorted(bars)) for found in (ours, theirs)]
+    return Conformity(
         float(scores.max()),
         float(scores.mean()),
         float(iou.mean()),
         float(np.abs(ours.masks - theirs.masks).max()),
+        float((labels[0] == labels[1]).mean()),
     )
 
 
@@ -129,7 +187,7 @@ def judge(engine: Engine, crops: NDArray[np.uint8]) -> Predictions:
     )
 
 
-def complaints(parity: Parity, tolerance: Tolerance) -> tuple[str, ...]:
+def complaints(parity: Conformity, tolerance: Tolerance) -> tuple[str, ...]:
     """What is out of tolerance, one line for each figure; nothing if the engine may be used."""
     found = [
         f"{what} differs by {value:.4g}, at most {limit:.4g} is allowed"
@@ -145,28 +203,54 @@ def complaints(parity: Parity, tolerance: Tolerance) -> tuple[str, ...]:
             f"mean mask IoU is {parity.mean_mask_iou:.4f}, at least "
             f"{tolerance.mean_mask_iou:.4f} is needed"
         )
+    if not parity.verdict_equality >= tolerance.verdict_equality:
+        found.append(
+            f"{parity.verdict_equality:.1%} of the verdicts are the same, at least "
+            f"{tolerance.verdict_equality:.1%} is needed"
+        )
     return tuple(found)
 
 
 def kept_parity(fingerprint: str) -> Parity | None:
-    """The figures measured earlier for an engine with this fingerprint, if the cache has them."""
+    """As `kept_conformity`, without the verdicts."""
+    found = kept_conformity(fingerprint)
+    return None if found is None else found.parity
+
+
+def kept_conformity(fingerprint: str, bars: tuple[float, ...] | None = None) -> Conformity | None:
+    """The figures measured earlier for an engine with this fingerprint, if the cache has them.
+
+    With `bars`, only if those were the bars: a model can be calibrated anew without new weights.
+    """
     entry = read_entry(cache_folder(), key_of(_facts(fingerprint)))
     if entry is None:
         return None
     try:
         values = json.loads(entry[0])
-        return Parity(**{name: float(value) for name, value in values.items()})
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        if bars is not None and json.loads(entry[1])["bars"] != list(bars):
+            return None
+        return Conformity(**{name: float(value) for name, value in values.items()})
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         logger.warning("a proof of parity in the cache is damaged (%s)", error)
         return None
 
 
-def keep_parity(fingerprint: str, parity: Parity, engine: str = "", model: str = "") -> None:
+def keep_parity(
+    fingerprint: str,
+    parity: Conformity,
+    engine: str = "",
+    model: str = "",
+    bars: tuple[float, ...] = (0.5,),
+) -> None:
     """Keep the figures for the next start, and for people of which engine and model they are."""
     facts = _facts(fingerprint)
-    about = json.dumps({"engine": engine, "model": model, "fingerprint": fingerprint})
+    about = {"engine": engine, "model": model, "fingerprint": fingerprint, "bars": bars}
     write_entry(
-        cache_folder(), key_of(facts), facts, json.dumps(asdict(parity)).encode(), about.encode()
+        cache_folder(),
+        key_of(facts),
+        facts,
+        json.dumps(asdict(parity)).encode(),
+        json.dumps(about).encode(),
     )
 
 

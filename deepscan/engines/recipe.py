@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from deepscan.engines.engine import ENGINES
-from deepscan.engines.parity import TOLERANCES, Tolerance
+from deepscan.engines.engine import ENGINES, PRECISIONS
+from deepscan.engines.parity import SHARES, TOLERANCES, Tolerance
 from deepscan.errors import EngineError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -102,7 +102,7 @@ def tolerance_of(model: str, runtime: str, precision: str) -> Tolerance:
 
 def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:
     runtime = _one_of(path, values, "runtime", tuple(sorted(ENGINES)))
-    precision = _one_of(path, values, "precision", tuple(TOLERANCES))
+    precision = _one_of(path, values, "precision", PRECISIONS[runtime])
     model = values.get("model")
     if not isinstance(model, str) or not model:
         raise EngineError(f"recipe {path}: model = {model!r}; must name a model")
@@ -157,7 +157,7 @@ def _tolerance(path: Path, table: Any, widest: Tolerance) -> Tolerance:
         value, limit = table.get(key), getattr(widest, key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise EngineError(f"recipe {path}: tolerance.{key} = {value!r}; must be a number")
-        low, high = (limit, 1.0) if key == "mean_mask_iou" else (0.0, limit)
+        low, high = (limit, 1.0) if key in SHARES else (0.0, limit)
         if not low <= value <= high:
             raise EngineError(
                 f"recipe {path}: tolerance.{key} = {value}; must lie between {low} and {high}"

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deepscan.engines.cache import cache_folder
+from deepscan.engines.cache import cache_folder, note_failure, read_entry
 from deepscan.engines.engine import ENGINES
 from deepscan.engines.load import Choice, engine_class, measure, parse_name, set_up
-from deepscan.engines.machine import look_around
-from deepscan.engines.parity import Parity, Tolerance, complaints, keep_parity
+from deepscan.engines.machine import Machine, look_around
+from deepscan.engines.parity import Conformity, Tolerance, bars_of, complaints, keep_parity
 from deepscan.engines.recipe import FOLDER as RECIPES
 from deepscan.engines.recipe import Recipe, read_recipe, tolerance_of
-from deepscan.errors import EngineError
-from deepscan.models.weights import FOLDER, read_card
+from deepscan.errors import EngineError, UsageError
+from deepscan.models.weights import FOLDER, Card, read_card
 
-LEFTOVER = ".part"
+if TYPE_CHECKING:
+    from deepscan.engines.quantise import Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,8 @@ class Entry:
     """One thing in the cache: its kind, what it is, what it depends on and its size in bytes.
 
     `kind` is "openvino" (a converted network), "tensorrt" (an engine), "timings" (what TensorRT
-    learned about a GPU), "parity" (a proof), "damaged" or "leftover". `parity` and `engine` only
-    for proofs: of the engine with that `fingerprint`.
+    learned about a GPU), "parity" (a proof), "failure" (of a build), "damaged" or "leftover".
+    `parity` and `engine` only for proofs: of the engine with that `fingerprint`.
     """
 
     key: str
@@ -36,19 +38,23 @@ class Entry:
     engine: str = ""
     model: str = ""
     fingerprint: str = ""
-    parity: Parity | None = None
+    parity: Conformity | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """An engine's figures, measured now, what they may be, and what is out of tolerance."""
+    """An engine's figures, measured now, what they may be, and what is out of tolerance.
+
+    `cost` is what quantisation cost on faces, where it was done now.
+    """
 
     engine: str
     model: str
     fingerprint: str
-    parity: Parity
+    parity: Conformity
     tolerance: Tolerance
     complaints: tuple[str, ...]
+    cost: Cost | None = None
 
 
 def choice_of(recipe: Recipe) -> Choice:
@@ -56,31 +62,59 @@ def choice_of(recipe: Recipe) -> Choice:
     return Choice(recipe.runtime, None, recipe.precision)
 
 
-def build_recipe(name: str, *, models: Path = FOLDER, recipes: Path = RECIPES) -> Proof:
+def build_recipe(
+    name: str,
+    *,
+    device: str | None = None,
+    calibration: Path | None = None,
+    models: Path = FOLDER,
+    recipes: Path = RECIPES,
+) -> Proof:
     """Make what a recipe describes, keep it in the cache, and prove it.
 
-    What lies in the cache already is only proven.
+    What lies in the cache already is only proven, unless it is to be calibrated anew.
+
+    Args:
+        name: of the recipe.
+        device: where it will run, as in the name of an engine; by default the first that fits.
+        calibration: a folder of face crops, for a recipe in int8.
+        models: where models lie.
+        recipes: where recipes lie.
 
     Raises:
-        UsageError: there is no such recipe.
+        UsageError: there is no such recipe, or it needs a calibration, or none.
         EngineError: it does not run here, cannot be kept, or is out of tolerance.
         ModelError: there are no weights for its model.
     """
     recipe = read_recipe(name, recipes)
-    choice = choice_of(recipe)
-    proof = _prove(choice, recipe.model, models, patient=True)
-    if proof.complaints:
-        raise EngineError(f"{name} does not agree with torch: {'; '.join(proof.complaints)}")
-    is_kept = getattr(engine_class(choice.runtime), "is_kept", None)
-    if is_kept is not None and not is_kept(
-        read_card(recipe.model, models), look_around(), recipe.precision
-    ):
+    choice = replace(choice_of(recipe), device=device)
+    card, machine = read_card(recipe.model, models), look_around()
+    made = engine_class(choice.runtime)
+    key = None
+    if hasattr(made, "build_key"):
+        key = made.build_key(card, machine, recipe.precision, device or "cuda")
+    if calibration is not None and recipe.precision != "int8":
+        raise UsageError(f"{name} takes no --calibration: only recipes in int8 do")
+    cost = None
+    if calibration is not None:
+        from deepscan.engines.quantise import quantise
+
+        cost = quantise(card, machine, calibration)
+    try:
+        proof = _prove(choice, card, machine, patient=True)
+        if proof.complaints:
+            raise EngineError(f"{name} does not agree with torch: {'; '.join(proof.complaints)}")
+    except EngineError as error:
+        if key is not None:
+            note_failure(key, name, str(error))
+        raise
+    if key is not None and read_entry(cache_folder(), key) is None:
         raise EngineError(
             f"{name} was built and agrees with torch, but cannot be kept in "
             f"{cache_folder() or 'a cache'}. See the warnings above, or set DEEPSCAN_CACHE to a "
             "folder of yours with room in it"
         )
-    return proof
+    return replace(proof, cost=cost)
 
 
 def prove(
@@ -104,18 +138,18 @@ def prove(
     else:
         recipe = read_recipe(name, recipes)
         choice, model = choice_of(recipe), recipe.model
-    return _prove(choice, model, models, patient=False)
+    return _prove(choice, read_card(model, models), look_around(), patient=False)
 
 
-def _prove(choice: Choice, model: str, models: Path, *, patient: bool) -> Proof:
-    card, machine = read_card(model, models), look_around()
+def _prove(choice: Choice, card: Card, machine: Machine, *, patient: bool) -> Proof:
+    model = card.name
     engine = set_up(choice, card, machine, patient=patient)
     try:
         parity = measure(engine, card, machine)
     finally:
         engine.close()
     tolerance = tolerance_of(model, choice.runtime, engine.name.rpartition("-")[2])
-    keep_parity(engine.fingerprint, parity, engine.name, model)
+    keep_parity(engine.fingerprint, parity, engine.name, model, bars_of(card.values))
     return Proof(
         engine.name, model, engine.fingerprint, parity, tolerance, complaints(parity, tolerance)
     )
@@ -131,7 +165,7 @@ def entries(folder: Path | None = None) -> tuple[Entry, ...]:
     found += [
         Entry(path.name, "leftover", {}, _size(path))
         for path in folder.iterdir()
-        if path.name.endswith(LEFTOVER) or (path.suffix == ".bin" and path.stem not in whole)
+        if _is_leftover(path.name) or (path.suffix == ".bin" and path.stem not in whole)
     ]
     return tuple(sorted(found, key=lambda entry: (entry.kind, entry.key)))
 
@@ -174,7 +208,7 @@ def _entry(side: Path) -> Entry:
             str(second.get("engine", "")),
             str(second.get("model", "")),
             str(second.get("fingerprint", facts["engine"])),
-            Parity(**{key: float(value) for key, value in first.items()}),  # type: ignore[arg-type]
+            Conformity(**{key: float(value) for key, value in first.items()}),  # type: ignore[arg-type]
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Entry(side.stem, "damaged", {}, size)
@@ -185,6 +219,11 @@ def _two_objects(text: str) -> tuple[dict[str, object], dict[str, object]]:
     decoder = json.JSONDecoder()
     first, end = decoder.raw_decode(text)
     return first, decoder.raw_decode(text[end:])[0] if text[end:] else {}
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether a file is half an entry, or what a builder said."""
+    return name.endswith(".part") or (name.startswith("build-") and name.endswith(".log"))
 
 
 def _size(path: Path) -> int:

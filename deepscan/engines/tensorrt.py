@@ -27,25 +27,24 @@ from torch import Tensor, cuda
 from deepscan.engines import export
 from deepscan.engines.border import check_crops, check_predictions
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import Predictions
-from deepscan.engines.machine import Machine
+from deepscan.engines.engine import EngineEntry, Predictions
+from deepscan.engines.machine import Machine, index_of
 from deepscan.engines.parity import probe
 from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.weights import Card
-from deepscan.types import EngineInfo
 
 logger = logging.getLogger(__name__)
+steps = logging.getLogger("deepscan.engines.steps")  # of what takes minutes, for who waits
 
-DEVICE = "cuda:0"
 SLOTS = 2  # buffers: while one batch is computed, the next is copied and uploaded
 WORKSPACE = 8 * 2**30  # bytes that a build may use to try things out, but half of what is free
 DRIVER = Path("/proc/driver/nvidia/version")
 UNPINNED = ("CAST", "CONSTANT", "IDENTITY", "SHAPE")  # layers that compute nothing
 
 
-class TensorRTEngine:
+class TensorRTEngine(EngineEntry):
     """Runs `Deployed` as built by TensorRT for this GPU.
 
     The convolutions are in the named precision, everything else in fp32. In fp16 the latter may
@@ -72,7 +71,7 @@ class TensorRTEngine:
         Args:
             card: the model.
             machine: what is there to run it on.
-            device: "cuda", the only one.
+            device: "cuda" (the default) or, for another than the first, "cuda:N".
             precision: "fp16" (the default), "bf16" or "fp32".
             threads: has no meaning here.
             patient: build the engine if the cache does not hold it, which takes minutes.
@@ -82,25 +81,20 @@ class TensorRTEngine:
                 run; without patience also if it was never built.
             ModelError: the weights are missing, damaged or of another network.
         """
-        precision = precision or "fp16"
-        self.name = f"tensorrt-cuda-{precision}"
-        if device not in (None, "cuda"):
-            raise EngineError(f"engine tensorrt-{device}: only CUDA. Use --engine {self.name}")
-        if machine.cuda is None:
+        device, precision = device or "cuda", precision or "fp16"
+        if device == "cpu":
             raise EngineError(
-                f"engine {self.name}: torch {torch.__version__} sees no CUDA device. Look at "
-                "nvidia-smi, or use --engine auto"
+                f"engine tensorrt-cpu: only CUDA. Use --engine tensorrt-cuda-{precision}"
             )
-        trt = _import_tensorrt(self.name)
         recipe = recipe_of(card.name, "tensorrt", precision)
         self._batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
         self._ladder = self._batches.ladder()
-        self.model = card.info
-        self.input_size = card.info.input_size
-        self.max_batch = SLOTS * self._batches.max
-        self.info = EngineInfo(self.name, "asked for", None, None)
+        self._introduce(f"tensorrt-{device}-{precision}", card, SLOTS * self._batches.max)
+        machine.need_gpu(device, self.name)
+        trt = _import_tensorrt(self.name)
+        self._device = placed(device)
         models.read_weights(card)  # a changed or missing file is an error also with an engine
-        facts = facts_of(card, machine, precision, self._batches, str(trt.__version__))
+        facts = facts_of(card, machine, device, precision, self._batches, str(trt.__version__))
         self._logger = _make_logger(trt)
         self._slots: list[_Slot] = []
         self._runtime: Any = None
@@ -108,25 +102,27 @@ class TensorRTEngine:
         self._context: Any = None
         self._copies: Any = None  # the stream of uploads
         self._stream: Any = None  # the stream of everything else
+        graphs = bool(recipe and recipe.graphs)
         kept = _read(facts)
         if kept is None and not patient:
             raise EngineError(
                 f"engine {self.name} is not built for this machine. Run: deepscan engine build "
                 f"{card.name}-tensorrt-{precision}"
             )
-        if kept is not None:
-            try:
-                self._start(trt, kept[0], graphs=bool(recipe and recipe.graphs))
-            except EngineError as error:
-                if not patient:
-                    raise
-                logger.warning("%s; it is built again", error)
-                kept = None
-        if kept is None:
-            logger.warning("engine %s is being built; this takes minutes, once", self.name)
-            kept = _build(trt, self._logger, self.name, card, precision, self._batches)
-            write_entry(cache_folder(), key_of(facts), facts, *kept)
-            self._start(trt, kept[0], graphs=bool(recipe and recipe.graphs))
+        with self._current():
+            if kept is not None:
+                try:
+                    self._start(trt, kept[0], graphs=graphs)
+                except EngineError as error:
+                    if not patient:
+                        raise
+                    logger.warning("%s; it is built again", error)
+                    kept = None
+            if kept is None:
+                logger.warning("engine %s is being built; this takes minutes, once", self.name)
+                kept = _build(trt, self._logger, self.name, card, precision, self._batches)
+                write_entry(cache_folder(), key_of(facts), facts, *kept)
+                self._start(trt, kept[0], graphs=graphs)
         self.fingerprint = fingerprint_of(facts, *kept)
 
     @classmethod
@@ -149,18 +145,27 @@ class TensorRTEngine:
         )
 
     @staticmethod
-    def is_kept(card: Card, machine: Machine, precision: str) -> bool:
-        """Whether the cache holds such an engine for just this machine; makes nothing."""
-        if machine.cuda is None:
-            return False
+    def build_key(
+        card: Card, machine: Machine, precision: str = "fp16", device: str = "cuda"
+    ) -> str | None:
+        """What the cache calls such an engine for just this machine; None where it cannot run."""
         try:
+            machine.need_gpu(device, "tensorrt")
             trt = _import_tensorrt("tensorrt")
             recipe = recipe_of(card.name, "tensorrt", precision)
         except EngineError as error:
             logger.info("%s", error)
-            return False
+            return None
+        if precision == "bf16" and not _strongly_typed(trt):
+            return None
         batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
-        return _read(facts_of(card, machine, precision, batches, str(trt.__version__))) is not None
+        return key_of(facts_of(card, machine, device, precision, batches, str(trt.__version__)))
+
+    @classmethod
+    def is_kept(cls, card: Card, machine: Machine, precision: str, device: str = "cuda") -> bool:
+        """Whether the cache holds such an engine for just this machine; makes nothing."""
+        key = cls.build_key(card, machine, precision, device)
+        return key is not None and read_entry(cache_folder(), key) is not None
 
     def predict(self, crops: NDArray[np.uint8]) -> Predictions:
         """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
@@ -174,7 +179,7 @@ class TensorRTEngine:
             raise EngineError(f"engine {self.name} is closed")
         most = self._batches.max
         pieces = [crops[start : start + most] for start in range(0, len(crops), most)]
-        with self._failures(f"failed on {len(crops)} crops"):
+        with self._current(), self._failures(f"failed on {len(crops)} crops"):
             for slot, piece in zip(self._slots, pieces, strict=False):
                 self._enqueue(slot, piece)
             found = [
@@ -237,10 +242,10 @@ class TensorRTEngine:
                     f"engine {self.name} finds too little memory on the GPU{self._why()}"
                 )
             make_stream: Callable[[str], Any] = cuda.Stream
-            self._copies, self._stream = make_stream(DEVICE), make_stream(DEVICE)
+            self._copies, self._stream = make_stream(self._device), make_stream(self._device)
             side, most = self.input_size, self._batches.max
             mask = int(self._engine.get_tensor_shape(export.OUTPUTS[1])[1])
-            self._slots = [_Slot.of(most, side, mask) for _ in range(SLOTS)]
+            self._slots = [_Slot.of(most, side, mask, self._device) for _ in range(SLOTS)]
         if graphs:
             self._capture()
 
@@ -283,6 +288,10 @@ class TensorRTEngine:
             for slot in self._slots:
                 slot.graph = slot.context = None
 
+    def _current(self) -> Any:
+        """Makes the engine's GPU the one that TensorRT and torch take, while it is entered."""
+        return cuda.device(self._device)
+
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
         try:
@@ -310,14 +319,14 @@ class _Slot:
     graph: Any = None
 
     @classmethod
-    def of(cls, most: int, side: int, mask: int) -> _Slot:
+    def of(cls, most: int, side: int, mask: int, device: str) -> _Slot:
         crops, masks = (most, side, side, 3), (most, mask, mask)
         make_event: Callable[[], Any] = cuda.Event
         return cls(
             sent=_page_locked(crops, torch.uint8),
-            crops=torch.empty(crops, dtype=torch.uint8, device=DEVICE),
-            scores=torch.empty(most, dtype=torch.float32, device=DEVICE),
-            masks=torch.empty(masks, dtype=torch.float32, device=DEVICE),
+            crops=torch.empty(crops, dtype=torch.uint8, device=device),
+            scores=torch.empty(most, dtype=torch.float32, device=device),
+            masks=torch.empty(masks, dtype=torch.float32, device=device),
             got_scores=_page_locked((most,), torch.float32),
             got_masks=_page_locked(masks, torch.float32),
             arrived=make_event(),
@@ -330,11 +339,19 @@ class _Slot:
         return self.got_scores[:count].numpy().copy(), self.got_masks[:count].numpy().copy()
 
 
+def placed(device: str) -> str:
+    """The torch device of "cuda" or "cuda:N"."""
+    return f"cuda:{index_of(device)}"
+
+
 def facts_of(
-    card: Card, machine: Machine, precision: str, batches: Batches, version: str
+    card: Card, machine: Machine, device: str, precision: str, batches: Batches, version: str
 ) -> dict[str, str]:
-    """All that an engine depends on and that is known before it is built."""
-    major, minor = cuda.get_device_capability(0)
+    """All that an engine depends on and that is known before it is built.
+
+    Which of several equal GPUs it runs on is not among it.
+    """
+    major, minor = cuda.get_device_capability(index_of(device))
     return {
         "kind": "tensorrt",
         "model": card.name,
@@ -345,7 +362,7 @@ def facts_of(
         "tensorrt": version,
         "torch": torch.__version__,
         "driver": _driver(),
-        "gpu": machine.cuda or "",
+        "gpu": machine.need_gpu(device, "tensorrt"),
         "sm": f"{major}.{minor}",
         "code": export.code_digest() + hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
     }
@@ -372,9 +389,11 @@ def _build(
             f"engine {name}: TensorRT {trt.__version__} has no bf16. Use precision fp16"
         )
     started = time.monotonic()
+    steps.info("writing %s as ONNX in %s", card.name, precision)
     deployed = models.load_model(card)
     graph = export.export(deployed, precision)
     agreement = export.check(graph, deployed, probe(deployed.input_size)[::8])
+    steps.info("TensorRT %s tries ways to compute it, which takes minutes", trt.__version__)
     try:
         plan = _compile(trt, log, graph, precision, batches, deployed.input_size)
     except (RuntimeError, TypeError, OSError) as error:
@@ -382,7 +401,7 @@ def _build(
     if plan is None:
         raise EngineError(
             f"engine {name} cannot be built by TensorRT {trt.__version__} for "
-            f"{cuda.get_device_name(0)}{log.why()}"
+            f"{cuda.get_device_name(cuda.current_device())}{log.why()}"
         )
     note = {
         "onnx_sha256": hashlib.sha256(graph).hexdigest(),
@@ -425,7 +444,7 @@ def _compile(
     timings = {
         "kind": "timings",
         "tensorrt": str(trt.__version__),
-        "gpu": cuda.get_device_name(0),
+        "gpu": cuda.get_device_name(cuda.current_device()),
         "driver": _driver(),
     }
     known = read_entry(cache_folder(), key_of(timings))

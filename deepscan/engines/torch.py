@@ -1,35 +1,47 @@
-"""The network in PyTorch itself: the reference on a CPU, the fast way on CUDA."""
+"""The network in PyTorch itself: the reference on a CPU, and on CUDA what needs no building."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from deepscan.engines.border import check_crops, check_predictions
 from deepscan.engines.cache import key_of
-from deepscan.engines.engine import Predictions
+from deepscan.engines.engine import EngineEntry, Predictions
 from deepscan.engines.machine import Machine
+from deepscan.engines.ondevice import cut_all
 from deepscan.errors import EngineError
+from deepscan.models.deploy import Deployed
+from deepscan.models.msccnet import Logits, MSCCNet
 from deepscan.models.weights import Card, load_model
-from deepscan.types import EngineInfo
+from deepscan.types import Box, Image
+
+logger = logging.getLogger(__name__)
 
 MAX_BATCH = {"cpu": 8, "cuda": 64}  # a CPU gains nothing above 8
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST = {"bf16": (8, 0), "fp16": (7, 0)}  # compute capability that multiplies it in hardware
 
 
-class TorchEngine:
+class TorchEngine(EngineEntry):
     """Runs `Deployed` with torch, the same crops always giving the same numbers.
 
-    bf16 is autocast: convolutions in bf16, class centres and attention in fp32.
+    In bf16 and fp16 the convolutions are in that precision, class centres and attention in fp32.
+    On CUDA the network is recorded as a CUDA graph for each of a few sizes of batch.
     """
 
     CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("cuda", "fp32"),
         ("cuda", "bf16"),
+        ("cuda", "fp16"),
+        ("cuda", "fp32"),
         ("cpu", "fp32"),
         ("cpu", "bf16"),
     )
@@ -47,52 +59,63 @@ class TorchEngine:
         Args:
             card: the model.
             machine: what is there to run it on.
-            device: "cpu" or "cuda"; by default CUDA if there is any.
-            precision: "fp32" (the default) or "bf16".
+            device: "cpu", "cuda" or "cuda:N"; by default the first CUDA device if there is any.
+            precision: "fp32", "bf16" or, on CUDA, "fp16"; by default fp32 on a CPU, and on CUDA
+                what the device multiplies fastest.
             threads: CPU threads; sets torch's number for the whole process. By default torch's.
 
         Raises:
-            EngineError: there is no such device, or it does not do such numbers.
+            EngineError: there is no such device, it does not do such numbers, or it has too little
+                memory.
             ModelError: the weights are missing, damaged or of another network.
         """
         device = device or ("cuda" if machine.cuda else "cpu")
-        precision = precision or "fp32"
-        self.name = f"torch-{device}-{precision}"
-        if device == "cuda" and machine.cuda is None:
-            raise EngineError(
-                f"engine {self.name}: torch {torch.__version__} sees no CUDA device. Look at "
-                "nvidia-smi, or use --engine auto"
-            )
-        if device == "cpu" and precision == "bf16" and not machine.has_bf16:
-            raise EngineError(
-                f"engine {self.name}: this CPU ({machine.cpu}) has no bf16 instructions. "
-                "Use --engine torch-cpu-fp32"
-            )
+        kind = device.partition(":")[0]
+        precision = precision or ("fp32" if kind == "cpu" else machine.low_precision(device))
+        self._introduce(f"torch-{device}-{precision}", card, MAX_BATCH[kind])
+        if kind == "cuda":
+            runs_on = machine.need_gpu(device, self.name)
+            gpu = machine.gpu(device)
+            if gpu is not None and gpu.capability < LEAST.get(precision, (0, 0)):
+                raise EngineError(
+                    f"engine {self.name}: {gpu.name} has no {precision} in hardware. "
+                    f"Use --engine torch-{device}"
+                )
+        else:
+            runs_on = machine.cpu
+            if precision == "fp16":
+                raise EngineError(
+                    f"engine {self.name}: a CPU gains nothing by fp16. Use --engine torch-cpu"
+                )
+            if precision == "bf16":
+                machine.need_bf16(self.name, "torch-cpu-fp32")
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = torch.device(device)
-        self._bf16 = precision == "bf16"
-        self.model = card.info
-        self.input_size = card.info.input_size
-        self.max_batch = MAX_BATCH[device]
-        self.info = EngineInfo(self.name, "asked for", None, None)
+        self._type = TYPES.get(precision)
         self.fingerprint = key_of(
             {
-                "engine": self.name,
+                # Any of several equal devices gives the same numbers.
+                "engine": f"torch-{kind}-{precision}",
                 "weights": card.sha256,
                 "torch": torch.__version__,
-                "device": machine.cuda or "" if device == "cuda" else machine.cpu,
+                "device": runs_on,
             }
         )
         side = self.input_size
         try:
             deployed = load_model(card).to(self._device)
-            self._network: torch.nn.Module | None = deployed.to(
-                memory_format=torch.channels_last  # type: ignore[call-overload]
-            )
+            if self._type is not None:
+                lower(deployed.network, self._type)
+            deployed = deployed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if kind == "cuda":
+                deployed.network = Recorded(deployed.network, record)
+            self._network: Deployed | None = deployed
+            if kind == "cuda":
+                self._fit()
             # Crops are copied here first: page-locked memory uploads without a second copy.
             self._staging = torch.empty(
-                (self.max_batch, side, side, 3), dtype=torch.uint8, pin_memory=device == "cuda"
+                (self.max_batch, side, side, 3), dtype=torch.uint8, pin_memory=kind == "cuda"
             )
         except RuntimeError as error:
             raise EngineError(f"engine {self.name} cannot be set up: {error}") from error
@@ -108,25 +131,185 @@ class TorchEngine:
         if self._network is None:
             raise EngineError(f"engine {self.name} is closed")
         self._staging[: len(crops)].numpy()[...] = crops
-        try:
-            with torch.inference_mode(), _repeatable(self._device), self._precision():
-                batch = self._staging[: len(crops)].to(self._device, non_blocking=True)
-                scores, masks = self._network(batch)
-                found = scores.float().cpu().numpy(), masks.float().cpu().numpy()
-        except RuntimeError as error:
-            raise EngineError(
-                f"engine {self.name} failed on {len(crops)} crops: {error}"
-            ) from error
+        with self._failures(f"failed on {len(crops)} crops"):
+            batch = self._staging[: len(crops)].to(self._device, non_blocking=True)
+            found = self._judge(batch)
         return check_predictions(*found, self.name)
+
+    def predict_frame(self, image: Image, boxes: Sequence[Box]) -> Predictions:
+        """Judge squares of a frame that are cut on the device; the frame is uploaded once.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes: the squares, in frame pixels; any number from 1 on.
+
+        Raises:
+            ValueError: the frame or a box is empty, or there is no box.
+            EngineError: as for `predict`.
+        """
+        if not boxes:
+            raise ValueError("no boxes, must be 1 or more")
+        if self._network is None:
+            raise EngineError(f"engine {self.name} is closed")
+        with self._failures(f"failed on a frame with {len(boxes)} boxes"):
+            frame = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+            crops = cut_all(frame, boxes, self.input_size)
+            starts = range(0, len(crops), self.max_batch)
+            parts = [self._judge(crops[start : start + self.max_batch]) for start in starts]
+        scores, masks = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return check_predictions(scores, masks, self.name)
 
     def close(self) -> None:
         """Give back the network's memory."""
         self._network = None
 
+    def _judge(self, batch: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scores and masks of crops on the device."""
+        assert self._network is not None
+        with torch.inference_mode(), _repeatable(self._device), self._precision():
+            scores, masks = self._network(batch)
+            return scores.float().cpu().numpy(), masks.float().cpu().numpy()
+
+    def _fit(self) -> None:
+        """Halve the largest batch until the device has memory for it.
+
+        Raises:
+            EngineError: not even one crop fits.
+        """
+        side = self.input_size
+        while True:
+            try:
+                shape = (self.max_batch, side, side, 3)
+                self._judge(torch.zeros(shape, dtype=torch.uint8, device=self._device))
+                return
+            except torch.OutOfMemoryError as error:
+                if self.max_batch == 1:
+                    raise EngineError(
+                        f"engine {self.name}: the GPU has too little free memory for one crop of "
+                        f"{side} px. Close other programs on it, or use --engine torch-cpu"
+                    ) from error
+                self.max_batch //= 2
+                logger.info("engine %s: batches of at most %d fit", self.name, self.max_batch)
+            torch.cuda.empty_cache()
+
     def _precision(self) -> torch.autocast | nullcontext[None]:
-        if self._bf16:
-            return torch.autocast(self._device.type, torch.bfloat16)
-        return nullcontext()
+        if self._type is None:
+            return nullcontext()
+        # Without cache: a recorded graph would outlive the casts that are kept there.
+        return torch.autocast(self._device.type, self._type, cache_enabled=False)
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise EngineError(f"engine {self.name} {what}: {error}") from error
+
+
+def lower(network: MSCCNet, type_: torch.dtype) -> None:
+    """Make a network, in place, ready to run under autocast in bf16 or fp16.
+
+    Convolutions keep their weights in that precision, so that none is cast again with each batch.
+    What was attended to is as large as sums over all pixels, beyond fp16: there the layer that
+    takes it in stays in fp32, as in the graph for TensorRT.
+    """
+    wide = network.mscc.output if network.mscc is not None and type_ == torch.float16 else None
+    kept = set() if wide is None else set(wide.modules())
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer not in kept:
+            layer.to(type_)
+    if network.mscc is not None and wide is not None:
+        network.mscc.output = InFull(wide)  # type: ignore[assignment]
+        # Of its input's type is what the attention gives: that has to be fp32 already.
+        network.mscc.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+
+
+class InFull(nn.Module):
+    """A layer that runs in fp32 whatever is around it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            found: Tensor = self.layer(features.float())
+        return found
+
+
+Run = Callable[[], Logits]
+Record = Callable[[Run], tuple[Callable[[], None], Logits]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """One recording: what it reads, how to play it, and where its answers then stand."""
+
+    images: Tensor
+    replay: Callable[[], None]
+    answers: Logits
+
+
+class Recorded(nn.Module):
+    """A network whose work on the GPU is recorded once for a few sizes of batch, then replayed.
+
+    Launching some two hundred small operations costs more than a small batch of them takes. A batch
+    is filled up with zeros to the next power of two. Where nothing can be recorded it runs as ever.
+    Answers hold until the next call.
+    """
+
+    def __init__(self, network: MSCCNet, record: Record) -> None:
+        super().__init__()
+        self.network = network
+        self._record = record
+        self._tapes: dict[int, Tape] | None = {}
+
+    def forward(self, images: Tensor) -> Logits:
+        count = len(images)
+        tape = self._tape(1 << (count - 1).bit_length(), images)
+        if tape is None:
+            found: Logits = self.network(images)
+            return found
+        tape.images[:count].copy_(images)
+        tape.images[count:].zero_()  # what stands there must not depend on the last batch
+        tape.replay()
+        return Logits(*(None if each is None else each[:count] for each in tape.answers))  # type: ignore[arg-type]
+
+    def _tape(self, size: int, images: Tensor) -> Tape | None:
+        if self._tapes is None:
+            return None
+        if size not in self._tapes:
+            shape = (size, *images.shape[1:])
+            given = torch.zeros(shape, dtype=images.dtype, device=images.device).to(
+                memory_format=torch.channels_last
+            )
+            try:
+                self._tapes[size] = Tape(given, *self._record(lambda: self.network(given)))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                logger.warning("torch runs without CUDA graphs: %s", error)
+                self._tapes = None
+                return None
+        return self._tapes[size]
+
+
+def record(run: Run) -> tuple[Callable[[], None], Logits]:
+    """Record what `run` does on the current CUDA device; gives how to replay it, and its answers.
+
+    Raises:
+        RuntimeError: it does something that cannot be recorded.
+    """
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # sets up what is lazy, which cannot be recorded
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        answers = run()
+    return graph.replay, answers
 
 
 @contextmanager
@@ -135,7 +318,10 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    with (
+        torch.cuda.device(device),
+        torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ),
     ):
         yield

@@ -15,7 +15,7 @@ from deepscan.errors import DecoderCrash, DecoderHang, LimitError, UnsupportedEr
 from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video.isolated import IsolatedReader
-from deepscan.video.reader import READERS, VideoReader
+from deepscan.video.reader import ON_A_DEVICE, READERS, VideoReader
 from deepscan.video.source import Source, open_source, still_format
 from deepscan.video.takeover import TakeoverReader
 
@@ -42,8 +42,8 @@ def choose_reader(
     if kind is not None:
         from deepscan.video.still import StillReader
 
-        if decoder == "decord":
-            raise UnsupportedError(f"{source.path}: decord does not read still pictures")
+        if decoder not in ("auto", "pyav"):
+            raise UnsupportedError(f"{source.path}: {decoder} does not read still pictures")
         return StillReader(source, kind, limits=limits)
     if decoder != "auto":
         return _load(decoder)(
@@ -127,7 +127,7 @@ def _open(
 
 
 def _load(name: str) -> Callable[..., VideoReader]:
-    module, _, attribute = READERS[name].partition(":")
+    module, _, attribute = (READERS | ON_A_DEVICE)[name].partition(":")
     reader: Callable[..., VideoReader] = getattr(import_module(module), attribute)
     return reader
 

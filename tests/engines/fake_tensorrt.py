@@ -44,6 +44,14 @@ class FakeCuda:
     def get_device_name(self, device):
         return "Fake GPU"
 
+    def current_device(self):
+        return 0
+
+    @contextmanager
+    def device(self, device):
+        self.calls.append(("device", device))
+        yield
+
     def mem_get_info(self):
         return 4 * 2**30, 8 * 2**30
 

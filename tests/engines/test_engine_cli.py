@@ -10,7 +10,7 @@ import pytest
 
 from deepscan.engines import shelf
 from deepscan.engines.cache import write_entry
-from deepscan.engines.parity import Parity, keep_parity
+from deepscan.engines.parity import Conformity, keep_parity
 from deepscan.engines.recipe import list_recipes
 from deepscan.engines.shelf import clean, entries
 
@@ -50,7 +50,9 @@ def fill(folder):
                               "tensorrt": "10.9.0", "gpu": "Some \x1b[31mGPU", "sm": "9.0",
                               "driver": "570.1"}, b"x" * 3000, b"{}")  # fmt: skip
     write_entry(folder, "b", {"kind": "timings", "tensorrt": "10.9.0", "gpu": "Some GPU"}, b"t")
-    keep_parity("f" * 32, Parity(0.001, 0.0001, 0.99, 0.01), "tensorrt-cuda-fp16", "msccnet-s")
+    keep_parity(
+        "f" * 32, Conformity(0.001, 0.0001, 0.99, 0.01, 1.0), "tensorrt-cuda-fp16", "msccnet-s"
+    )
     (folder / "c.json").write_text("[]")
     (folder / "dead.bin123.part").write_text("half")
     (folder / "orphan.bin").write_text("data without a side file")
@@ -133,7 +135,7 @@ def test_a_check_measures_now_and_shows_the_figures(deepscan_cli, own_cache, she
 def test_out_of_tolerance_is_code_2_with_the_figures(
     deepscan_cli, own_cache, shelf_models, monkeypatch
 ):
-    monkeypatch.setattr(shelf, "measure", lambda *_: Parity(0.5, 0.1, 0.2, 0.9))
+    monkeypatch.setattr(shelf, "measure", lambda *_: Conformity(0.5, 0.1, 0.2, 0.9, 0.5))
     ran = deepscan_cli("engine", "check", "torch-cpu-fp32", "--model", "tiny")
     assert ran.code == 2
     assert "out of tolerance: a score differs by 0.5, at most 0.001 is allowed" in ran.out

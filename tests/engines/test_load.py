@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from deepscan.engines import load, machine
 from deepscan.engines.engine import ENGINES, Predictions
 from deepscan.engines.load import Choice, candidates, load_engine, parse_name
-from deepscan.engines.machine import Machine
+from deepscan.engines.machine import Gpu, Machine
 from deepscan.errors import EngineError, UsageError
 from deepscan.testing import FakeEngine
 from tests.models.build import write_model
@@ -19,6 +20,11 @@ from tests.models.build import write_model
 PLAIN = Machine("a plain CPU", ("avx2",), 2, None)
 MODERN = Machine("a modern CPU", ("avx2", "avx512_bf16"), 2, None)
 GPU = replace(PLAIN, cuda="a GPU")
+OLD, OLDER, NEW = Gpu("Volta", (7, 0), 2**34), Gpu("Pascal", (6, 1), 2**33), Gpu("B", (9, 0), 2**37)
+
+
+def with_gpus(*gpus):
+    return replace(PLAIN, cuda=gpus[0].name, gpus=gpus)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +33,15 @@ GPU = replace(PLAIN, cuda="a GPU")
         (PLAIN, ["openvino-cpu-fp32", "torch-cpu-fp32"]),
         (MODERN, ["openvino-cpu-bf16", "openvino-cpu-fp32", "torch-cpu-fp32"]),
         (GPU, ["torch-cuda-fp32", "openvino-cpu-fp32", "torch-cpu-fp32"]),
+        (with_gpus(OLDER), ["torch-cuda-fp32", "openvino-cpu-fp32", "torch-cpu-fp32"]),
+        (
+            with_gpus(OLD),
+            ["torch-cuda-fp16", "torch-cuda-fp32", "openvino-cpu-fp32", "torch-cpu-fp32"],
+        ),
+        (
+            with_gpus(NEW, OLD),
+            ["torch-cuda-bf16", "torch-cuda-fp32", "openvino-cpu-fp32", "torch-cpu-fp32"],
+        ),
     ],
 )
 def test_auto_follows_the_machine(here, names):
@@ -45,6 +60,9 @@ def test_auto_follows_the_machine(here, names):
         ("torch-cuda-bf16", Choice("torch", "cuda", "bf16")),
         ("tensorrt", Choice("tensorrt")),
         ("tensorrt-cuda-fp16", Choice("tensorrt", "cuda", "fp16")),
+        ("torch-cuda:1-bf16", Choice("torch", "cuda:1", "bf16")),
+        ("torch-cuda:12", Choice("torch", "cuda:12")),
+        ("openvino-int8", Choice("openvino", None, "int8")),
     ],
 )
 def test_names_are_runtime_device_precision(name, choice):
@@ -58,8 +76,14 @@ def test_names_are_runtime_device_precision(name, choice):
         "",
         "onnx",
         "torch-",
-        "torch-fp16",
+        "torch-int8",
         "openvino-fp16",
+        "torch:",
+        "torch:x",
+        "tensorrt:1-cuda",
+        "torch-cuda:",
+        "torch-cuda:-1",
+        "torch-cpu:1",
         "torch-bf16-cpu",
         "cpu",
         "AUTO",
@@ -69,6 +93,48 @@ def test_names_are_runtime_device_precision(name, choice):
 def test_other_names_are_refused(name, models):
     with pytest.raises(EngineError, match="no engine"):
         load_engine(name, "tiny", folder=models)
+
+
+def test_a_device_has_one_name_each():
+    assert parse_name("tensorrt:1") == Choice("tensorrt", "cuda:1")
+    assert parse_name("tensorrt:1-bf16") == Choice("tensorrt", "cuda:1", "bf16")
+    for first in ("torch:0-bf16", "torch-cuda:0-bf16", "torch-cuda-bf16"):
+        assert parse_name(first).name == "torch-cuda-bf16"
+
+
+@pytest.mark.parametrize("name", ["torch-cuda:2", "tensorrt:2"])
+def test_a_device_that_is_not_there_is_an_error_that_lists_those_that_are(
+    name, models, monkeypatch
+):
+    monkeypatch.setattr(load, "look_around", lambda: with_gpus(NEW, OLD))
+    with pytest.raises(EngineError, match=r"no cuda:2; torch sees cuda:0 \(B\), cuda:1 \(Volta\)"):
+        load_engine(name, "tiny", folder=models)
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("torch-cuda-bf16", OLD), ("torch-cuda-fp16", OLDER)])
+def test_a_gpu_without_such_numbers_says_so(name, gpu, models, monkeypatch):
+    monkeypatch.setattr(load, "look_around", lambda: with_gpus(gpu))
+    with pytest.raises(EngineError, match=rf"{gpu.name} has no .*Use --engine torch-cuda"):
+        load_engine(name, "tiny", folder=models)
+
+
+def test_what_torch_says_about_a_driver_is_passed_on(models, monkeypatch):
+    def available():
+        warnings.warn(
+            "CUDA initialization: The NVIDIA driver on your system is too old\n(found version 1). "
+            "Please update your GPU driver",
+            stacklevel=1,
+        )
+        return False
+
+    monkeypatch.setattr("torch.cuda.is_available", available)
+    here = machine.look_around()
+    assert here.cuda is None and here.gpus == ()
+    assert here.trouble.endswith("is too old (found version 1)")
+    monkeypatch.setattr(load, "look_around", lambda: here)
+    with pytest.raises(EngineError, match=r"sees no CUDA device \(.*driver .* too old") as error:
+        load_engine("torch-cuda", "tiny", folder=models)
+    assert "\n" not in str(error.value)
 
 
 def test_tensorrt_says_what_it_lacks(models, monkeypatch):
@@ -85,7 +151,8 @@ def test_no_threads_is_a_wrong_use(models):
 
 
 @pytest.mark.parametrize(
-    "name", ["torch-cuda", "torch-cuda-bf16", "openvino-bf16", "torch-cpu-bf16"]
+    "name",
+    ["torch-cuda", "torch-cuda-bf16", "openvino-bf16", "torch-cpu-bf16", "torch-cpu-fp16"],
 )
 def test_a_named_engine_that_does_not_run_here_fails(name, models, monkeypatch):
     monkeypatch.setattr(load, "look_around", lambda: PLAIN)
@@ -142,7 +209,9 @@ def test_what_was_refused_is_refused_again_without_another_look(models, monkeypa
     monkeypatch.setitem(ENGINES, "openvino", f"{__name__}:Other")
     looks = []
     compare = load.compare
-    monkeypatch.setattr(load, "compare", lambda *pair: looks.append(pair) or compare(*pair))
+    monkeypatch.setattr(
+        load, "compare", lambda *pair, **bars: looks.append(pair) or compare(*pair, **bars)
+    )
     for _ in range(2):
         with pytest.raises(EngineError, match="does not agree"):
             load_engine("openvino", "tiny", folder=models)

@@ -12,20 +12,24 @@ from deepscan.engines.engine import Predictions
 from deepscan.engines.parity import (
     SEED,
     TOLERANCES,
-    Parity,
+    Conformity,
+    bars_of,
     compare,
     complaints,
     judge,
     keep_parity,
+    kept_conformity,
     kept_parity,
     probe,
     selftest_scores,
     selftest_values,
 )
 from deepscan.errors import EngineError
+from deepscan.models.weights import read_card
 from deepscan.testing import FakeEngine
+from deepscan.verdict import Calibration, logit
 
-EXACT = Parity(0.0, 0.0, 1.0, 0.0)
+EXACT = Conformity(0.0, 0.0, 1.0, 0.0, 1.0)
 
 
 def shifted(by):
@@ -69,6 +73,36 @@ def test_figures_are_what_they_say():
     assert 0.5 < parity.mean_mask_iou < 1
 
 
+def test_a_verdict_changes_where_a_score_passes_a_bar():
+    scores = np.sort(FakeEngine().predict(probe(64)[:8]).scores)
+    bar = float(scores[3] + scores[4]) / 2
+    by = float(scores[4] - scores[3]) * 0.6
+    assert compare(shifted(by), FakeEngine(), bars=(bar,), crops=probe(64)[:8]) == replace(
+        compare(shifted(by), FakeEngine(), bars=(2.0,), crops=probe(64)[:8]),
+        verdict_equality=pytest.approx(7 / 8),
+    )
+    # Over the second bar is another label than over the first alone, whatever their order.
+    for bars in ((0.1, bar), (bar, 0.1)):
+        found = compare(shifted(by), FakeEngine(), bars=bars, crops=probe(64)[:8])
+        assert found.verdict_equality < 1
+
+
+def test_bars_are_those_of_the_verdict(shipped_model):
+    """One picture of its own, judged by the rule of verdict.py."""
+    values = read_card(shipped_model).values
+    calibration = Calibration.from_card(values)
+    points = calibration.points(1.0, still=True)
+    review, operating = bars_of(values)
+    assert 0 < review < operating < 1
+    found = calibration.still.llr(np.array([logit(operating), logit(review)]))
+    assert found == pytest.approx(np.array(points))
+
+
+@pytest.mark.parametrize("given", [None, {}, {"still": {}}, {"still": 3}, 7])
+def test_without_a_calibration_the_bar_is_in_the_middle(given):
+    assert bars_of({}) == bars_of({"calibration": given}) == (0.5,)
+
+
 def test_two_empty_masks_agree():
     def nothing(crops):
         return Predictions(
@@ -95,6 +129,7 @@ def test_masks_of_another_size_are_an_error():
         ("mean_score_difference", 1.01),
         ("mean_mask_iou", 0.99),
         ("max_mask_difference", 1.01),
+        ("verdict_equality", 0.99),
     ],
 )
 def test_each_figure_has_its_limit(precision, figure, step):
@@ -107,16 +142,18 @@ def test_each_figure_has_its_limit(precision, figure, step):
 
 
 def test_figures_are_kept_for_one_engine_only():
-    parity = Parity(0.001, 0.0001, 0.99, 0.01)
-    assert kept_parity("engine a") is None
-    keep_parity("engine a", parity)
-    assert kept_parity("engine a") == parity
-    assert kept_parity("engine b") is None
+    found = Conformity(0.001, 0.0001, 0.99, 0.01, 0.96)
+    assert kept_conformity("engine a") is None and kept_parity("engine a") is None
+    keep_parity("engine a", found, bars=(0.4, 0.6))
+    assert kept_conformity("engine a") == kept_conformity("engine a", (0.4, 0.6)) == found
+    assert kept_parity("engine a") == found.parity
+    assert kept_conformity("engine b") is None
+    assert kept_conformity("engine a", (0.4, 0.7)) is None  # calibrated anew
 
 
 def test_figures_that_were_changed_are_measured_again(cache):
     before = set(cache.iterdir()) if cache.exists() else set()
-    keep_parity("engine c", Parity(0.5, 0.5, 0.0, 0.5))
+    keep_parity("engine c", Conformity(0.5, 0.5, 0.0, 0.5, 0.5))
     (data,) = [path for path in set(cache.iterdir()) - before if path.suffix == ".bin"]
     data.write_bytes(data.read_bytes().replace(b"0.5", b"0.0"))
     assert kept_parity("engine c") is None

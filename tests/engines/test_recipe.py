@@ -32,6 +32,7 @@ max_score_difference = 0.004
 mean_score_difference = 0.001
 mean_mask_iou = 0.95
 max_mask_difference = 0.03
+verdict_equality = 0.96
 """
 
 
@@ -69,7 +70,7 @@ def test_what_has_no_recipe_follows_the_house():
     ("old", "new", "told"),
     [
         ('"tensorrt"', '"tensorflow"', "runtime = 'tensorflow'; must be one of openvino, tensor"),
-        ('"fp16"', '"int8"', "precision = 'int8'; must be one of fp32, fp16, bf16"),
+        ('"fp16"', '"int8"', "precision = 'int8'; must be one of fp32, fp16, bf16$"),
         ('"fp16"', '"bf16"', "makes tiny-tensorrt-bf16: name it"),
         ('model = "tiny"', "model = 3", "model = 3; must name a model"),
         ("graphs = true", "graphs = 1", "graphs = 1; must be true or false"),
@@ -82,6 +83,7 @@ def test_what_has_no_recipe_follows_the_house():
         ("[batch]", "[other]", "no table \\[batch\\]|unknown key other"),
         ("= 0.004", "= 0.4", "max_score_difference = 0.4; must lie between 0.0 and 0.005"),
         ("= 0.95", "= 0.5", "mean_mask_iou = 0.5; must lie between 0.9 and 1.0"),
+        ("= 0.96", "= 0.5", "verdict_equality = 0.5; must lie between 0.95 and 1.0"),
         ("= 0.004", "= nan", "max_score_difference = nan; must lie"),
         ("= 0.004", '= "low"', "must be a number"),
         ("[tolerance]", "[tolerance]\nx = 1", "unknown key tolerance.x"),
