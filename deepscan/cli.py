@@ -241,7 +241,11 @@ def scan(
         ),
     ] = "512M",
     decoder: Annotated[
-        str, typer.Option(rich_help_panel=_JUDGING, help="auto, decord or pyav.")
+        str,
+        typer.Option(
+            rich_help_panel=_JUDGING,
+            help="auto, decord, pyav; or nvdec, on a GPU and without a sandbox.",
+        ),
     ] = DEFAULTS.decoder,
     engine: Annotated[
         str,
@@ -368,7 +372,7 @@ def scan(
     _log(quiet=quiet, debug=debug)
     try:
         options = ScanOptions(
-            decoder=_one_of("--decoder", decoder, ("auto", "decord", "pyav")),  # type: ignore[arg-type]
+            decoder=_one_of("--decoder", decoder, ("auto", "decord", "pyav", "nvdec")),  # type: ignore[arg-type]
             engine=engine,
             model=model,
             min_face=min_face,
@@ -923,6 +927,8 @@ def run() -> NoReturn:
         else:
             _say(f"{wrong_usage()} See deepscan --help")
         code = ERROR
+    for name in ("SIGINT", *_ENDING):  # all is done: a second Ctrl-C must not change the code
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     if code == INTERRUPTED:
         _say("interrupted; nothing half-written was left")
     sys.exit(code)

@@ -22,7 +22,7 @@ from deepscan.engines.cache import cache_folder
 from deepscan.engines.engine import ENGINES, Engine
 from deepscan.engines.load import Choice, build, candidates, engine_class, parse_name
 from deepscan.engines.machine import Machine, look_around
-from deepscan.engines.parity import SEED, kept_parity, selftest_scores
+from deepscan.engines.parity import SEED, selftest_scores
 from deepscan.errors import DeepscanError, EngineError
 from deepscan.models.weights import FOLDER, Card, read_card, read_weights
 from deepscan.options import ScanOptions
@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class EngineFinding:
-    """Whether an engine may be used, and why; the four figures of its parity where measured."""
+    """Whether an engine may be used, and why; the five figures of its parity where measured."""
 
     name: str
     works: bool
@@ -62,6 +62,7 @@ class EngineFinding:
     mean_score_difference: float | None = None
     mean_mask_iou: float | None = None
     max_mask_difference: float | None = None
+    verdict_equality: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,16 +263,16 @@ def _try(choice: Choice, card: Card, machine: Machine) -> EngineFinding:
     info = engine.info
     if info.max_score_difference is None:
         return EngineFinding(choice.name, True, "the reference")
-    figures = kept_parity(engine.fingerprint)
-    if figures is None:  # no cache: the record's two figures are all that is left
-        return EngineFinding(
-            choice.name,
-            True,
-            "agrees with torch",
-            max_score_difference=info.max_score_difference,
-            mean_mask_iou=info.mean_mask_iou,
-        )
-    return EngineFinding(choice.name, True, "agrees with torch", **asdict(figures))
+    return EngineFinding(
+        choice.name,
+        True,
+        "agrees with torch",
+        max_score_difference=info.max_score_difference,
+        mean_score_difference=info.mean_score_difference,
+        mean_mask_iou=info.mean_mask_iou,
+        max_mask_difference=info.max_mask_difference,
+        verdict_equality=info.verdict_equality,
+    )
 
 
 def _choose(

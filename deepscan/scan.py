@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from deepscan import __version__, pipeline, triage
 from deepscan.engines.engine import Engine
+from deepscan.engines.meanwhile import EngineSupply
 from deepscan.errors import (
     CorruptError,
     NoVideoError,
@@ -38,6 +39,7 @@ from deepscan.intake import hash_file, identity_of, resolve, unless_changed
 from deepscan.models.weights import read_card
 from deepscan.options import Decoder, ScanOptions
 from deepscan.pipeline import Handover, Stretch, analyze, behind, fan_out, prefetch, stretches_of
+from deepscan.provenance import read_provenance
 from deepscan.publish import aside, check_outputs, finished, publish, whole_or_absent
 from deepscan.reach import check_part, of_budget, of_part, with_note
 from deepscan.sinks.record import error_record, host_facts, write_record
@@ -160,8 +162,15 @@ class Scanner:
         self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
         self.calibration.at(options.false_alarm_rate)  # a rate it cannot promise fails here
         with ExitStack() as held:
-            self.engine = engine or _load_engine(options)
-            held.callback(self.engine.close)
+            # Where a faster engine can be built, that happens beside the first scans.
+            self._supply: EngineSupply | None = None
+            if engine is None:
+                self._supply = EngineSupply(options.engine, options.model)
+                held.callback(self._supply.close)
+                self.engine: Engine = self._supply.engine
+            else:
+                held.callback(engine.close)
+                self.engine = engine
             self.detector = detector or _load_detector(options)
             held.callback(self.detector.close)
             self._held = held.pop_all()
@@ -239,12 +248,16 @@ class Scanner:
     ) -> Scanned:
         """Like `scan`, but raises. What is learnt on the way to an error stays in `known`."""
         options, watch, budget = self.options, Stopwatch(), Budget(self.options.budget)
+        if self._supply is not None:
+            self.engine = self._supply.next_file()
         known["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         source = resolve(path)
         with watch.measure("hash"):
             before = identity_of(source)
             known["size"] = before[2]
             known["sha256"] = hash_file(source, options.limits)
+        with watch.measure("provenance"):
+            known["provenance"] = read_provenance(source, options.limits)
         with ExitStack() as held:
             with watch.measure("open"):
                 reader = self._open(source)
@@ -307,6 +320,7 @@ class Scanner:
                 started=known["started"],
                 first_pts=findings.first_pts(info.time_base),
                 ignored=tuple(stream_note(n, v) for n, v in enumerate(beside, 1)),
+                provenance=known["provenance"],
             )
             if verdict.label in FOUND:
                 wanted = {**wanted, **if_found}
@@ -530,12 +544,6 @@ def _check_passed(path: Path, passed: int, known: int) -> None:
 def _skipped(path: Path, error: VideoError) -> Skipped:
     label = Label.NOT_APPLICABLE if isinstance(error, NoVideoError) else Label.ERROR
     return Skipped(path, label, Reason(error.reason, str(error)))
-
-
-def _load_engine(options: ScanOptions) -> Engine:
-    from deepscan.engines.load import load_engine
-
-    return load_engine(options.engine, options.model)
 
 
 def _load_detector(options: ScanOptions) -> FaceDetector:

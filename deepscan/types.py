@@ -6,11 +6,11 @@ Stages add by wrapping, never by changing: a `FacePrediction` still knows its cr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:  # the command line needs labels long before it needs arrays
     import numpy as np
@@ -317,12 +317,18 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """The program that ran the network, why it was chosen, and its measured parity with torch."""
+    """The program that ran the network, why it was chosen, and its measured parity with torch.
+
+    `verdict_equality` is the share of probe crops that get the same label by themselves.
+    """
 
     name: str
     reason: str
     max_score_difference: float | None
     mean_mask_iou: float | None
+    mean_score_difference: float | None = None
+    max_mask_difference: float | None = None
+    verdict_equality: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +362,38 @@ class Output:
     size: int
 
 
+CredentialState = Literal["absent", "valid", "invalid", "unsupported", "unreadable", "unknown"]
+Integrity = Literal["valid", "invalid"]
+Trust = Literal["unchecked", "trusted", "untrusted", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the content credentials of a file say.
+
+    `state` is absent, valid (what was signed is what is there, whoever signed it), invalid,
+    unsupported (C2PA knows no such container), unreadable (they cannot be read, or reading them was
+    stopped), or unknown (nobody looked). `integrity` says whether content and claims are as signed,
+    `trust` who stands behind the certificate: unchecked without a list of trusted ones, or trusted,
+    untrusted, invalid (expired, revoked, not meant for this). Both are None where there are no
+    credentials. `signer` is the certificate's common name, `issuer` its organisation, `time` that
+    of the signature as the file states it; all of them are claims, to be shown as text.
+    """
+
+    state: CredentialState
+    integrity: Integrity | None = None
+    trust: Trust | None = None
+    signer: str | None = None
+    issuer: str | None = None
+    time: str | None = None
+    generator: str | None = None  # the program that made the claim
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**values, "notes": list(self.notes)}
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """All that is known about one scanned file, as sinks get it.
@@ -376,6 +414,7 @@ class Scan:
     started: str  # UTC, ISO 8601
     first_pts: int = 0  # what the stream's clock shows at time zero
     ignored: tuple[str, ...] = ()
+    provenance: Provenance | None = None  # None: nobody looked
 
 
 @dataclass(frozen=True, slots=True)

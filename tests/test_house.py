@@ -117,6 +117,7 @@ def test_threads_live_where_they_are_expected():
         "archive/ahead.py",  # fetches while others scan
         "archive/cluster.py",  # hears the actors
         "archive/hand.py",  # one file each
+        "archive/outpost.py",  # the actor's work and its fence
     }
     assert "pipeline.py" in found
 

@@ -219,6 +219,7 @@ def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) 
         outputs=written,
         started=started,
         took=round(took, 3),
+        provenance=None if scan.provenance is None else scan.provenance.state,
     )
 
 
@@ -243,6 +244,8 @@ def reason_of_loss(error: Exception) -> Reason:
         return Reason(error.reason, str(error))
     if isinstance(error, MemoryError):
         return Reason("worker_crash", "the model process ran out of memory")
+    if isinstance(error, OSError):  # a limit of the system: on files, processes, descriptors
+        return Reason("worker_crash", f"the system refused the model process something: {error}")
     return Reason("worker_crash", f"a bug in the model process: {type(error).__name__}: {error}")
 
 
@@ -374,8 +377,9 @@ class _Hand:
                 busy["network"] = shared.take_seconds()
                 self._say("done", number=number, outcome=outcome.to_json(), busy=busy)
             except Exception as error:
-                if not isinstance(error, DeepscanError):
-                    logger.exception("%s: the scan failed", task.item.path)
+                expected = isinstance(error, (DeepscanError, OSError))
+                level = logging.DEBUG if expected else logging.ERROR
+                logger.log(level, "%s: the scan failed", task.item.path, exc_info=True)
                 reason = reason_of_loss(error)
                 self._say("lost", number=number, code=reason.code, text=reason.text)
                 if isinstance(error, EngineError) and "cuda" in shared.engine.name:

@@ -27,6 +27,7 @@ from deepscan.types import (
     Image,
     ModelInfo,
     Output,
+    Provenance,
     Scan,
     Verdict,
 )
@@ -251,6 +252,8 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
         parity = f"largest score difference {engine.max_score_difference:.4f}"
         if engine.mean_mask_iou is not None:
             parity += f", mean mask IoU {engine.mean_mask_iou:.4f}"
+        if engine.verdict_equality is not None:
+            parity += f", {engine.verdict_equality:.1%} of probe crops labelled alike"
     low, high = calibration.false_alarm_interval
     analysis = [
         ("Decoder", f"{report.decoder}: {report.decoder_reason}"),
@@ -282,11 +285,34 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
     groups = [
         ("Input", source),
         ("Analysis", analysis),
+        ("Content credentials (C2PA)", credentials_of(scan.provenance)),
         ("Evidence about the model", evidence_of(model)),
         ("Settings", [(name, _plain(value)) for name, value in scan.settings]),
         ("Versions", list(scan.versions)),
     ]
     return [(name, rows) for name, rows in groups if rows]
+
+
+def credentials_of(provenance: Provenance | None) -> list[tuple[str, str]]:
+    """What the file's content credentials say; nothing where nobody could look."""
+    if provenance is None or provenance.state == "unknown":
+        return []
+    signed = ", ".join(each for each in (provenance.signer, provenance.issuer) if each)
+    rows = [
+        ("State", provenance.state),
+        ("Integrity", provenance.integrity or ""),
+        ("Trust", provenance.trust or ""),
+        ("Signed by", signed),
+        ("Signed at", provenance.time or ""),
+        ("Made with", provenance.generator or ""),
+        ("Notes", "; ".join(provenance.notes)),
+        (
+            "Meaning",
+            "They say who vouches for the file. They are no part of the verdict, and their absence "
+            "proves nothing.",
+        ),
+    ]
+    return [(name, value) for name, value in rows if value]
 
 
 def evidence_of(model: ModelInfo) -> list[tuple[str, str]]:

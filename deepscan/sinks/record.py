@@ -32,6 +32,7 @@ from deepscan.types import (
     FrameResult,
     Interval,
     Output,
+    Provenance,
     Reason,
     Scan,
     Skipped,
@@ -137,7 +138,10 @@ def record_of(
             "reason": engine.reason,
             "parity": {
                 "max_score_difference": _rounded(engine.max_score_difference),
+                "mean_score_difference": _rounded(engine.mean_score_difference),
                 "mean_mask_iou": _rounded(engine.mean_mask_iou),
+                "max_mask_difference": _rounded(engine.max_mask_difference),
+                "verdict_equality": _rounded(engine.verdict_equality),
             },
         },
         "calibration": {
@@ -153,6 +157,7 @@ def record_of(
         "versions": dict(scan.versions),
         "wording": _wording(wording_of(verdict)),
         "ignored": list(scan.ignored),
+        "provenance": None if scan.provenance is None else scan.provenance.to_json(),
         "outputs": [_output(each) for each in outputs],
         "run": {
             "started": scan.started,
@@ -174,6 +179,7 @@ def error_record(
     versions: Iterable[tuple[str, str]] = (),
     started: str | None = None,
     host: Mapping[str, Setting] | None = None,
+    provenance: Provenance | None = None,
 ) -> Record:
     """The record of a file that gave no verdict from its content: same shape, nulls for the rest.
 
@@ -196,6 +202,7 @@ def error_record(
         "versions": dict(versions),
         "wording": _wording(wording_without_verdict(skipped.label)),
         "ignored": [],
+        "provenance": None if provenance is None else provenance.to_json(),
         "outputs": [_output(each) for each in skipped.outputs],
         "run": {"started": started, "timings": [], "host": dict(host or {})},
     }
