@@ -248,7 +248,8 @@ class Scanner:
     ) -> Scanned:
         """Like `scan`, but raises. What is learnt on the way to an error stays in `known`."""
         options, watch, budget = self.options, Stopwatch(), Budget(self.options.budget)
-        if self._supply is not None:
+        # Who has put another engine in its place, one that several scans share, keeps that.
+        if self._supply is not None and self.engine is self._supply.engine:
             self.engine = self._supply.next_file()
         known["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         source = resolve(path)

@@ -559,3 +559,12 @@ def test_a_real_face_with_the_shipped_model(shipped_model, tmp_path):
     record = valid(targets["record"])
     assert record["model"]["sha256"] == verdict.model.sha256
     assert len(list(read_masks(targets["masks"]))) == 12
+
+
+def test_an_engine_put_in_its_place_stays(clips):
+    """Several scans share one engine that way; only the scanner's own may be replaced."""
+    with Scanner(ScanOptions(), detector=FakeDetector()) as scanner:
+        own, shared = scanner.engine, blue_engine()
+        scanner.engine = shared
+        scanner.scan(clips["honest"])
+        assert scanner.engine is shared is not own

@@ -216,9 +216,11 @@ class PlainLog:
             crewed = event.crewed
             self._say(f"{event.total:,} files, {crewed.slots} at once, engine {crewed.engine}")
         elif isinstance(event, Stopping):
+            one = event.in_flight == 1
+            flying = "1 file in flight is" if one else f"{event.in_flight} files in flight are"
             self._say(
-                f"stopping: {event.in_flight} files in flight are brought to their end; Ctrl-C "
-                "once more ends it at once"
+                f"stopping: {flying} brought to {'its' if one else 'their'} end; Ctrl-C once more "
+                "ends it at once"
             )
         elif isinstance(event, Working) and time.monotonic() - self._last >= self._every:
             self._say(self.tally.line())

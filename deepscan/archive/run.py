@@ -36,9 +36,9 @@ from deepscan.archive.outcome import Outcome, Run, Written
 from deepscan.archive.remote import place_of
 from deepscan.archive.report import Report, load_report
 from deepscan.archive.results import Results
-from deepscan.errors import EngineError, OutputError, UsageError, VideoError
+from deepscan.errors import EngineError, OutputError, UnreadableError, UsageError, VideoError
 from deepscan.exits import ERROR, INTERRUPTED, ExitPolicy
-from deepscan.intake import hash_file, resolve
+from deepscan.intake import hash_file, identity_of, resolve
 from deepscan.models.weights import read_card
 from deepscan.options import ScanOptions
 from deepscan.publish import aside, finished, publish, whole_or_absent
@@ -57,8 +57,8 @@ REPORT_EVERY = 60.0  # seconds between two reports of a run at work ...
 REPORT_SHARE = 20  # ... and so many times as long as the last ones took
 # What went wrong had nothing to do with the content, or may be gone: the next run tries again.
 _PASSING = {"worker_crash", "worker_hang", NODE_LOST, "engine", "unreadable", "output_error"}
-# The cause may be gone a moment later: another program took the memory, a download came to its end.
-_ONCE_MORE = {"decoder_crash", "limit_memory", "changed"}
+# Another program may have taken the memory, or killed the decoder: the cause may be gone soon.
+_ONCE_MORE = {"decoder_crash", "limit_memory"}
 _BEFORE = "journal.before-"  # what a journal is called that --fresh has put aside
 _PACKAGES = (
     "torch", "torchvision", "av", "decord", "openvino", "tensorrt", "facenet-pytorch", "timm",
@@ -546,10 +546,14 @@ class _Work:
                     self._listen()
             else:
                 return
-        if self._brake.asked:
-            self._on_event(Stopping(len(self._in_flight)))
+        self._tell_of_stopping()
         while self._in_flight:
             self._listen()
+
+    def _tell_of_stopping(self) -> None:
+        if self._brake.asked and not self._told:
+            self._told = True
+            self._on_event(Stopping(len(self._in_flight)))
 
     def _stopped(self) -> bool:
         return self._brake.asked or self._halt is not None
@@ -718,15 +722,18 @@ class _Work:
                     self._done(event.task, event.outcome)
                 else:
                     self._missed(event)
-        if self._brake.asked and not self._told:
-            self._told = True
-            self._on_event(Stopping(len(self._in_flight)))
+        self._tell_of_stopping()
         self._on_event(Working(tuple(self._in_flight), self._crew.busy()))
         self._derive.if_due()
 
     def _done(self, task: Task, outcome: Outcome) -> None:
         again = next((each for each in outcome.reasons if each.code in _ONCE_MORE), None)
+        if _as_it_is(task.item) != task.item:
+            again = Reason("changed", f"{task.item.path} changed while it was scanned")
         if again is not None and task.attempt < TRIES:
+            for output in outcome.outputs:  # the next try may have others
+                with suppress(OSError):
+                    (task.folder / output.path).unlink(missing_ok=True)
             self._missed(Lost(task, again))
             return
         self._keys.pop(task.item.name, None)
@@ -757,7 +764,7 @@ class _Work:
             self._journal.lost(task.item.name, reason, attempt=task.attempt)
         logger.warning("%s: %s", task.item.name, reason.text)
         flight = self._in_flight.pop(task.item.name)
-        retried = replace(task, attempt=task.attempt + 1)
+        retried = replace(task, item=_as_it_is(task.item), attempt=task.attempt + 1)
         if reason.code == NODE_LOST and task.attempt < NODE_TRIES:
             self._again.append(retried)
             self._again.extend(flight.twins)
@@ -808,6 +815,14 @@ class _Work:
         if item.address is not None:
             with suppress(OSError):
                 place_of(item.address, self._folder / FETCHED).unlink(missing_ok=True)
+
+
+def _as_it_is(item: Item) -> Item:
+    """The item with the identity that its file has now; one that cannot be asked stays as it is."""
+    if item.identity is not None:
+        with suppress(UnreadableError):
+            return replace(item, identity=identity_of(item.path))
+    return item
 
 
 def _size_of(item: Item) -> int | None:

@@ -115,6 +115,7 @@ def test_a_task_comes_back_as_it_went(tmp_path):
         (MemoryError(), "worker_crash"),
         (RuntimeError("x"), "worker_crash"),
         (OSError(28, "No space left on device"), "disk_full"),
+        (OSError(24, "Too many open files"), "worker_crash"),
     ],
 )
 def test_losses_have_reasons(error, code):

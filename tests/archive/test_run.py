@@ -16,7 +16,7 @@ from deepscan.archive.run import Brake, Settled, Standing, Stopping, Ways, scan_
 from deepscan.errors import EngineError, ModelError, OutputError, UsageError
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason
-from tests.archive.fake_crew import FakeCrew, by_content
+from tests.archive.fake_crew import FakeCrew, by_content, outcome_for
 
 WAYS = Ways(reports=("jsonl",), write_found=("frames",), min_free=0)
 OPTIONS = ScanOptions()
@@ -281,6 +281,41 @@ def test_a_lost_task_is_tried_once_more_alone(archive):
     assert crew.tasks[-1].attempt == 2 and crew.together[-1] == 1
     (line,) = journal_lines(archive.parent / "out", "lost")
     assert line["name"] == "sub/a.mp4"
+
+
+@pytest.mark.parametrize("code", ["decoder_crash", "limit_memory"])
+def test_a_file_whose_decoder_was_killed_is_tried_once_more(archive, code):
+    def rule(task):
+        if task.item.name == "a.mp4" and task.attempt == 1:
+            return outcome_for(task, Label.ERROR, reasons=(Reason(code, "killed"),), frames=0)
+        if task.item.name == "sub/a.mp4":
+            return outcome_for(task, Label.ERROR, reasons=(Reason(code, "again"),), frames=0)
+        return by_content(task)
+
+    crew, ended = scan(archive, rule=rule)
+    assert labels(ended)["a.mp4"] == "no-evidence" and labels(ended)["sub/a.mp4"] == "error"
+    assert crew.scanned.count("a.mp4") == crew.scanned.count("sub/a.mp4") == 2
+    done = [line["outcome"]["name"] for line in journal_lines(archive.parent / "out")]
+    assert sorted(done) == sorted(labels(ended))
+
+
+def test_a_file_that_changes_while_it_is_scanned_is_scanned_once_more(archive):
+    def rule(task):
+        found = by_content(task)
+        if task.item.name == "sub/a.mp4" and task.attempt == 1:
+            task.item.path.write_bytes(b"honest now")
+        return found
+
+    out = archive.parent / "out"
+    _, ended = scan(archive, rule=rule)
+    outcome = next(o for o in ended.outcomes if o.name == "sub/a.mp4")
+    assert outcome.label is Label.NO_EVIDENCE and outcome.identity[2] == len(b"honest now")
+    found = {path.name for path in (out / outcome.folder).iterdir()}
+    assert found == {"result.json"}  # what the first try found is not left beside it
+    (line,) = journal_lines(out, "lost")
+    assert line["reason"]["code"] == "changed"
+    crew, _ = scan(archive)
+    assert crew.scanned == []
 
 
 def test_a_task_that_is_lost_twice_is_an_error_with_a_record(archive):
