@@ -714,3 +714,15 @@ def test_progress_is_shown_on_a_terminal_and_taken_away(clips, tmp_path):
     assert "Traceback" not in shown
     assert "a\\x1b[2Jb.mp4" in shown and "a\x1b[2J" not in shown
     assert ran.stdout.splitlines()[-1] == "1 file: 1 no-evidence"
+
+
+def test_a_broken_installation_is_no_finding(tmp_path):
+    (tmp_path / "typer").mkdir()
+    (tmp_path / "typer" / "__init__.py").write_text("raise ImportError('half of it is missing')\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "deepscan", "--version"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1 and "install it again" in ended.stderr

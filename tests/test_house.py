@@ -79,7 +79,7 @@ def test_no_room_is_a_junk_drawer():
 def test_the_library_does_not_print():
     found = []
     for path in OURS:
-        if path.name not in ("cli.py", "engine_cli.py", "archive_cli.py"):
+        if path.name not in ("cli.py", "engine_cli.py", "archive_cli.py", "__main__.py"):
             found += places(path, lambda node: called(node) in ("print", "typer.echo"))
     assert found == []
 

@@ -342,20 +342,35 @@ def _training(card: Mapping[str, Any]) -> str:
 
 - Recipe: `train/recipes/{card["name"]}.toml`; seed {training["seed"]}; {stages};
   {recipe["schedule"]["pairs"]} pairs a batch; forges: {forges}.
-- Data: the `train` split of a folder of real faces whose `provenance.csv` has SHA-256
-  `{training["data_sha256"]}`.
-- Time and energy: {", ".join(spent)}{machine}."""
+- Data: the `train` split of a folder of real faces; SHA-256 of its `provenance.csv`, with that of
+  the pack of redrawn faces where one was used: `{training["data_sha256"]}`.
+{_start(card)}- Time and energy: {", ".join(spent)}{machine}."""
+
+
+def _start(card: Mapping[str, Any]) -> str:
+    """Where the weights came from before this run, if they did."""
+    start = card["training"].get("start_sha256")
+    if start is None:
+        return ""
+    first = Path(__file__).parent / "recipes" / f"{card['name']}-first.toml"
+    told = f" Their recipe: `train/recipes/{first.name}`." if first.is_file() else ""
+    return f"- Started from the weights of an earlier run, SHA-256 `{start}`.{told}\n"
 
 
 def _again(card: Mapping[str, Any]) -> str:
     name = card["name"]
+    start = " \\\n        --start FIRST_RUN" if "start_sha256" in card["training"] else ""
     return f"""## Train it again, or on your own data
 
 The same again, then measured and calibrated:
 
-    python -m train.train train/recipes/{name}.toml --data FACES --out RUN
-    python -m train.leave_out train/recipes/{name}.toml --data FACES --out LEAVE_OUT.csv
-    python -m train.prove RUN/{name}.safetensors --data FACES --out PROOF --leave-out LEAVE_OUT.csv
+    python -m train.forge.decoders --data FACES --out DECODERS --minutes 13
+    python -m train.forge.pack --data FACES --decoders DECODERS/decoders.pt --out PACK.npz
+    python -m train.train train/recipes/{name}.toml --data FACES --decoded PACK.npz --out RUN{start}
+    python -m train.leave_out train/recipes/{name}.toml --data FACES --decoded PACK.npz \\
+        --out LEAVE_OUT.csv
+    python -m train.prove RUN/{name}.safetensors --data FACES --decoded PACK.npz --out PROOF \\
+        --leave-out LEAVE_OUT.csv
 
 FACES is a folder of real faces with a `provenance.csv` (columns as in `train/faces.py`: a face box,
 five landmarks, a person and a split for each picture). For your own pictures write that file, keep

@@ -118,6 +118,8 @@ def probe(side: int) -> NDArray[np.uint8]:
 def bars_of(values: Mapping[str, Any]) -> tuple[float, ...]:
     """The network's scores from which on a picture alone is suspicious, and manipulated.
 
+    Of the fit on all qualities: what a crop of the probe is worth in a band, no scan has said.
+
     Args:
         values: of the model's card. Without a calibration that can be read there is one bar, in
             the middle: no verdict is given then, and whoever wants one says so.

@@ -295,7 +295,7 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
 
 def credentials_of(provenance: Provenance | None) -> list[tuple[str, str]]:
     """What the file's content credentials say; nothing where nobody could look."""
-    if provenance is None or provenance.state == "unknown":
+    if provenance is None or provenance.state in ("unknown", "unsupported"):
         return []
     signed = ", ".join(each for each in (provenance.signer, provenance.issuer) if each)
     rows = [

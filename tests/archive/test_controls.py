@@ -130,6 +130,7 @@ def test_a_card_without_controls_is_judged_by_the_self_test(shipped_model, tmp_p
 def test_the_shipped_controls_lie_on_their_sides_of_the_review_point(shipped_model):
     card = read_card(shipped_model)
     bar = bars_of(card.values)[0]
+    assert controls_of(card)
     for control in controls_of(card):
         assert (control.score >= bar) is control.manipulated
 
