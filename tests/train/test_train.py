@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ from train.datasets import Sample, Truth, VideoKey, open_dataset
 from train.recipe import DatasetSource, Recipe, Schedule, Stage, parse_recipe, read_recipe
 from train.smoke import smoke_data, write_dataset, write_faces
 from train.source import CoupleStream, couples, open_source
-from train.train import start_backbone, train
+from train.train import start_backbone, start_network, train
 
 from . import spread
 
@@ -327,6 +328,19 @@ def test_a_backbone_starts_from_a_file(tmp_path: Path, suffix: str) -> None:
         start_backbone(two, tmp_path / "none.pth")
 
 
+def test_a_network_starts_from_the_weights_of_another_run(tmp_path: Path) -> None:
+    one, two = (training.build(FACES.config) for _ in range(2))
+    path = tmp_path / "weights.safetensors"
+    save_file(one.state_dict(), path)
+    noted = start_network(two, path)
+    assert same(one.state_dict(), two.state_dict())
+    assert noted == {"start_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    path.write_bytes(path.read_bytes()[:-9])
+    for wrong in (path, tmp_path / "none.safetensors"):
+        with pytest.raises(ModelError, match="do not fit"):
+            start_network(two, wrong)
+
+
 def command(*arguments: object):
     app = Typer()
     app.command()(training.main)
@@ -334,8 +348,10 @@ def command(*arguments: object):
 
 
 def test_bad_input_is_one_line_and_exit_2(data: Path, tmp_path: Path) -> None:
-    recipe = ROOT / "train/recipes/msccnet-s.toml"
+    recipe = ROOT / "train/recipes/msccnet-s-first.toml"
+    nine = ROOT / "train/recipes/msccnet-s.toml"
     for arguments, said in (
+        ((nine, "--data", data, "--out", tmp_path / "out"), "give it as --decoded"),
         (("none.toml", "--data", data, "--out", tmp_path), "cannot be read"),
         ((recipe,), "--data and --out are needed"),
         ((recipe, "--data", tmp_path, "--out", tmp_path / "out"), "provenance.csv is missing"),
