@@ -45,10 +45,15 @@ class Outpost:
         self._said = bytearray()
         self._changed = threading.Condition()
         self._heard_at = time.monotonic()
+        self._closed = threading.Event()
         logging.getLogger("deepscan").setLevel(self._order["level"])
         logging.getLogger("deepscan").addHandler(_Relay(self._say))
         threading.Thread(target=self._fence, name="fence", daemon=True).start()
         threading.Thread(target=self._work, name="work", daemon=True).start()
+
+    def close(self) -> None:
+        """Tear down the fence: the process may outlive this actor. Work under way is not stopped."""
+        self._closed.set()
 
     def submit(self, data: bytes) -> None:
         """Take a task."""
@@ -76,7 +81,8 @@ class Outpost:
     def _fence(self) -> None:
         """End everything when the run is silent: it may have given our files to others."""
         while time.monotonic() - self._heard_at < self._order["fence"]:
-            time.sleep(0.2)
+            if self._closed.wait(0.2):
+                return
         os._exit(1)  # the model process ends with the socket that we hold
 
     def _work(self) -> None:

@@ -541,6 +541,7 @@ def test_an_actor_leaves_its_mark_and_scans(tmp_path, end, monkeypatch):
         post.submit(pack({**message, "number": 8}))
         assert listen(post, "unseen")["number"] == 8
     finally:
+        post.close()
         crews[0].close()
 
 
@@ -548,7 +549,9 @@ def test_an_actor_leaves_its_mark_and_scans(tmp_path, end, monkeypatch):
 def test_an_actor_that_does_not_find_the_runs_folder_says_so(tmp_path, end, said):
     if said:
         (tmp_path / "run").write_text(said)
-    refused = listen(Outpost(order_of(tmp_path)), "refused")
+    post = Outpost(order_of(tmp_path))
+    refused = listen(post, "refused")
+    post.close()
     assert refused["error"] == "UsageError" and "storage that all nodes share" in refused["text"]
 
 
@@ -559,6 +562,13 @@ def test_an_actor_that_hears_nothing_ends_itself(tmp_path, end):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert end == [1]
+
+
+def test_an_actor_that_was_closed_leaves_its_process_alone(tmp_path, end):
+    post = Outpost(order_of(tmp_path, fence=0.3))
+    post.close()
+    time.sleep(1.0)
+    assert end == []
 
 
 # Real clusters
