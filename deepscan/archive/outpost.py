@@ -52,7 +52,7 @@ class Outpost:
         threading.Thread(target=self._work, name="work", daemon=True).start()
 
     def close(self) -> None:
-        """Tear down the fence: the process may outlive this actor. Work under way is not stopped."""
+        """Tear down the fence: the process may outlive this actor. Work under way goes on."""
         self._closed.set()
 
     def submit(self, data: bytes) -> None:
