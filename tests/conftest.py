@@ -5,8 +5,9 @@ A drawn face is forged where its blue is high: the fake engine can tell, the fak
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,16 @@ class Ran:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def quiet_between_tests() -> Iterator[None]:
+    """What a test makes of the program's log, as the command line does, ends with the test."""
+    log = logging.getLogger("deepscan")
+    level, handlers = log.level, list(log.handlers)
+    yield
+    log.setLevel(level)
+    log.handlers[:] = handlers
 
 
 @pytest.fixture

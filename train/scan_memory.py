@@ -35,8 +35,9 @@ _LOOP = 10  # seconds of the clip that is repeated
 class Memory:
     """Resident memory in MiB, command and decoder together, over the reading and the writing pass.
 
-    `growth` is the median of the last quarter of the samples after the start-up, less that of the
-    second quarter.
+    `growth` is the median of the last quarter of the samples, less that of the second quarter: the
+    writing pass holds an encoder more than the reading pass. `eighths` are the medians of each
+    eighth of the time, in which a leak would rise from first to last within a pass.
     """
 
     minutes: float
@@ -45,13 +46,15 @@ class Memory:
     peak: float
     growth: float
     samples: int
+    eighths: tuple[int, ...]
 
     def table(self) -> str:
         """Lines for people."""
         return (
             f"{self.minutes:g} minutes of 1920x1080, {self.frames} frames, scanned in "
             f"{self.seconds:.0f} s\npeak memory {self.peak:.0f} MiB; the last quarter of the scan "
-            f"holds {self.growth:+.0f} MiB against the second ({self.samples} samples)"
+            f"holds {self.growth:+.0f} MiB against the second ({self.samples} samples)\n"
+            f"median of each eighth of the time: {', '.join(map(str, self.eighths))} MiB"
         )
 
     def to_json(self) -> str:
@@ -91,6 +94,7 @@ def measure(minutes: float, rate: int) -> Memory:
             float(max(held)),
             float(np.median(thirds[2]) - np.median(thirds[0])),
             len(held),
+            tuple(round(float(np.median(part))) for part in np.array_split(np.array(held), 8)),
         )
 
 
