@@ -297,7 +297,7 @@ class _Hand:
         messages = self._hear()
         order = next(messages)
         logging.getLogger("deepscan").setLevel(order["level"])
-        logging.getLogger().addHandler(_Relay(self._say))
+        logging.getLogger().addHandler(Relay(self._say))
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         threading.Thread(target=self._work, args=(order,), name="first", daemon=True).start()
         for message in messages:
@@ -406,7 +406,7 @@ class _Hand:
         return tell
 
 
-class _Relay(logging.Handler):
+class Relay(logging.Handler):
     """Log lines go to the run, which knows how to show them."""
 
     def __init__(self, say: Callable[..., None]) -> None:

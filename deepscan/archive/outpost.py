@@ -14,14 +14,13 @@ import platform
 import queue
 import threading
 import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import deepscan
 from deepscan.archive.crew import Done, Progressed, Task
-from deepscan.archive.hand import Message, options_from_json, pack, task_from_json, unpack
+from deepscan.archive.hand import Message, Relay, options_from_json, pack, task_from_json, unpack
 from deepscan.archive.local import LocalCrew
 from deepscan.errors import DeepscanError, UsageError
 from deepscan.models.weights import read_card
@@ -47,7 +46,7 @@ class Outpost:
         self._heard_at = time.monotonic()
         self._closed = threading.Event()
         logging.getLogger("deepscan").setLevel(self._order["level"])
-        logging.getLogger("deepscan").addHandler(_Relay(self._say))
+        logging.getLogger("deepscan").addHandler(Relay(self._say))
         threading.Thread(target=self._fence, name="fence", daemon=True).start()
         threading.Thread(target=self._work, name="work", daemon=True).start()
 
@@ -171,17 +170,6 @@ class Outpost:
                 f"{folder.parent} cannot be written to ({error.strerror}): {shared}"
             ) from error
         return str(order["mark"])
-
-
-class _Relay(logging.Handler):
-    """Log lines of a node go to the run."""
-
-    def __init__(self, say: Callable[..., None]) -> None:
-        super().__init__()
-        self._say = say
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._say("log", level=record.levelno, text=self.format(record))
 
 
 def facts_of(model: str) -> dict[str, str]:
