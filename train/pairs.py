@@ -20,6 +20,7 @@ from train.faces import Person
 from train.forge.degrade import degrade
 from train.forge.forged import FORGES, WITH_OTHER, FaceImage, Forge, Forged, Picture
 from train.forge.harmless import EDITS, OCCLUDERS
+from train.forge.tilt import tilted
 
 _KERNELS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 INSIDE = 0.4  # blending weight from which a pixel counts as manipulated
@@ -110,11 +111,14 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         length: int,
         gentle: float = 0.0,
         harmless: float = 0.0,
+        tilt: float = 0.0,
         codecs: str = "video",
     ) -> None:
         """`gentle` is the share of pairs that are spared the harder degradations, `harmless` the
-        share that gets edits which accuse nobody; `codecs` as `train.forge.degrade.CODECS`."""
+        share that gets edits which accuse nobody, `tilt` that of tilted heads; `codecs` as
+        `train.forge.degrade.CODECS`."""
         self.people = people
+        self.tilt = tilt
         self.harmless = harmless
         self.codecs = codecs
         self.gentle = gentle
@@ -144,7 +148,10 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         drawn = self.names[rng.choice(len(self.names), p=self.weights)]
         if person is not None:
             chosen = person
-        kept = replace(self.people[chosen], face=trimmed(self.people[chosen].face))
+        face = self.people[chosen].face
+        if self.tilt > 0 and rng.random() < self.tilt:
+            face = tilted(face, rng)
+        kept = replace(self.people[chosen], face=trimmed(face))
         for _ in range(_ATTEMPTS):
             made = forge_face(self.people, chosen, forge or drawn, rng, face=kept.face)
             if visible(made, kept.face):

@@ -139,8 +139,9 @@ class Recipe:
     """One run. `losses` maps an output (image, mask, coarse) to its weighted terms.
 
     `network` changes fields of the model's configuration; `forges` are the shares of each forge.
-    `harmless` is the share of forged pairs that get edits which accuse nobody. `codecs` is "video"
-    for real video codecs in the degradations (needs PyAV), "still" for JPEG and WebP alone.
+    `harmless` is the share of forged pairs that get edits which accuse nobody, `tilt` that of heads
+    that lean or turn. `codecs` is "video" for real video codecs in the degradations (needs PyAV),
+    "still" for JPEG and WebP alone.
     """
 
     model: str
@@ -152,6 +153,7 @@ class Recipe:
     precision: str = "bf16"
     network: dict[str, Any] = field(default_factory=dict)
     harmless: float = 0.0
+    tilt: float = 0.0
     codecs: str = "video"
 
     @property
@@ -244,8 +246,9 @@ def _kind(where: str, step: object) -> tuple[str, dict[str, Any]]:
 def _check_sources(where: str, recipe: Recipe) -> None:
     _one_of(where, "model", recipe.model, MODELS)
     _one_of(where, "codecs", recipe.codecs, CODECS)
-    if not 0 <= recipe.harmless <= 1:
-        raise UsageError(f"{where}: harmless is {recipe.harmless}: it is a share")
+    for name, share in (("harmless", recipe.harmless), ("tilt", recipe.tilt)):
+        if not 0 <= share <= 1:
+            raise UsageError(f"{where}: {name} is {share}: it is a share")
     if bool(recipe.forges) == (recipe.dataset is not None):
         raise UsageError(f"{where}: give either [forges] or [dataset]")
     for name, share in recipe.forges.items():

@@ -101,6 +101,7 @@ class ForgedFaces:
             length=length,
             gentle=gentle,
             harmless=recipe.harmless,
+            tilt=recipe.tilt,
             codecs=recipe.codecs,
         )
 

@@ -113,6 +113,31 @@ def test_edits_are_drawn_with_the_pair(people: list[Person]) -> None:
     assert changed > 5
 
 
+def test_heads_lean_only_where_asked(people: list[Person]) -> None:
+    plain, same, leaning, again = (
+        Pairs(people, SHARES, size=48, seed=4, length=9, tilt=share) for share in (0, 0, 1, 1)
+    )
+    for index in range(6):
+        one, two = plain.pair(index), same.pair(index)
+        three, four = leaning.pair(index), again.pair(index)
+        assert np.array_equal(one.original, two.original)
+        assert not np.array_equal(one.original, three.original)
+        assert np.array_equal(three.forged, four.forged) and three.mask.any()
+
+
+@pytest.mark.parametrize("forge", FORGES)
+def test_a_leaning_head_is_forged_in_its_place(people: list[Person], forge: str) -> None:
+    stream = Pairs(people, SHARES, size=48, seed=3, length=9, tilt=1.0)
+    inside, outside = [], []
+    for index in range(12):
+        pair = stream.pair(index, person=0, forge=forge)
+        difference = np.abs(pair.forged.astype(int) - pair.original).mean(2)
+        if pair.mask.any():
+            inside.append(difference[pair.mask == 1].mean())
+        outside.append(difference[pair.mask == 0].mean())
+    assert np.mean(inside) > 1.5 * np.mean(outside)
+
+
 def test_still_codecs_need_no_video_library(
     people: list[Person], monkeypatch: pytest.MonkeyPatch
 ) -> None:

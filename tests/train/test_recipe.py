@@ -90,6 +90,7 @@ def test_harmless_edits_and_codecs_are_settings(tmp_path: Path) -> None:
         ("seed = 3", 'seed = "x"', "seed must be a whole number; got 'x'"),
         ("seed = 3", "seed = 3\nspeed = 1", "no key 'speed'"),
         ("seed = 3", "seed = 3\nharmless = 1.2", "harmless is 1.2: it is a share"),
+        ("seed = 3", "seed = 3\ntilt = -0.1", "tilt is -0.1: it is a share"),
         ("seed = 3", 'seed = 3\ncodecs = "tape"', "no codecs 'tape'; there are video, still"),
         ("swap = 1", "melt = 1", "no forge 'melt'; there are self-blend"),
         ("swap = 1", "swap = -1", "a share is 0 or more"),
