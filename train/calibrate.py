@@ -77,6 +77,9 @@ def main(
     edits: Annotated[int, typer.Option(help="Harmlessly edited clips of every picture")] = 1,
     frames: Annotated[int, typer.Option(help="Frames of a clip, at 12 a second")] = FRAMES,
     codecs: Annotated[str, typer.Option(help="Codecs, separated by commas")] = "h264",
+    leaning: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of takes in which the head leans")
+    ] = 0.4,
     engine: Annotated[str, typer.Option(help="Engine to judge with")] = REFERENCE,
     kept: Annotated[
         Path | None, typer.Option(help="File that clips are kept in; a stopped run goes on there")
@@ -91,7 +94,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     try:
-        plan = Takes(takes, edits, frames, tuple(codecs.split(",")))
+        plan = Takes(takes, edits, frames, tuple(codecs.split(",")), leaning=leaning)
         calibrate(
             weights,
             data,

@@ -34,6 +34,7 @@ from train.clips import CODECS, Camera, act, film, hold_camera, through_codec
 from train.faces import Person
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.harmless import HARMLESS
+from train.forge.tilt import tilted
 from train.metrics import Estimate, auc
 from train.pairs import INSIDE, forge_face, visible
 from train.validate import estimated
@@ -54,7 +55,8 @@ class Clip:
     """The network's logits over one made clip, and how it was made.
 
     `qualities` are size, sharpness and detail of the face in each frame; `pixels` count hits, false
-    alarms and misses of the mask over all frames; `grade` in [0, 1) is the strength of compression.
+    alarms and misses of the mask over all frames; `grade` in [0, 1) is the strength of compression;
+    `leaning` says that the head was turned in the plane and narrowed (`train.forge.tilt`).
     """
 
     person: str
@@ -70,6 +72,7 @@ class Clip:
     edit: str = "none"
     pixels: tuple[int, int, int] = (0, 0, 0)
     picture: str = ""
+    leaning: bool = False
 
     def windows(self) -> Floats:
         """Mean logit of each window of WINDOW seconds."""
@@ -107,7 +110,7 @@ class Takes:
     """How many clips are made: `takes` of every person as they are and forged, `edits` edited.
 
     `moving`: heads turn, and a forge is made anew in every frame, as programs do it; without, one
-    picture is filmed, which is faster.
+    picture is filmed, which is faster. `leaning` is the share of takes in which the head leans.
     """
 
     takes: int = 1
@@ -115,6 +118,7 @@ class Takes:
     frames: int = FRAMES
     codecs: tuple[str, ...] = ("h264",)
     moving: bool = True
+    leaning: float = 0.0
 
     def __post_init__(self) -> None:
         """
@@ -126,6 +130,8 @@ class Takes:
             raise UsageError(
                 f"no codec {', '.join(unknown) or 'named'}; there are {', '.join(CODECS)}"
             )
+        if not 0 <= self.leaning <= 1:
+            raise UsageError(f"leaning is {self.leaning}: it is a share")
         if self.takes < 1 or self.edits < 0 or self.frames < round(WINDOW * FRAME_RATE):
             raise UsageError(
                 f"{self}: at least one take, no fewer than 0 edits and "
@@ -162,6 +168,11 @@ def make_clip(
     soft = scale * float(rng.uniform(0.2, 1.8)) if rng.random() < 0.6 else 0.0
     seeds = rng.integers(2**31, size=4)
     face = person.face
+    # Draws of their own: with or without leaning heads, all else stays as it was.
+    posture = np.random.default_rng([_SEED, index, take, 1])
+    leaning = bool(posture.random() < plan.leaning)
+    if leaning:
+        face = tilted(face, posture)
     if edit is not None:
         edited = HARMLESS[edit](face.image, face.landmarks, np.random.default_rng(seeds[3]))
         face = replace(face, image=edited)
@@ -201,6 +212,7 @@ def make_clip(
         edit or "none",
         _counts(_truths(truths, camera, squares, masks), masks),
         person.name,
+        leaning,
     )
 
 
@@ -392,7 +404,7 @@ def figures(clips: Sequence[Clip], ruled: Sequence[Ruled], *, rounds: int = 500)
 def slices(
     clips: Sequence[Clip], ruled: Sequence[Ruled], *, rounds: int = 500
 ) -> dict[str, dict[str, Any]]:
-    """The figures of everything, of each forge, codec, strength of compression and face size.
+    """The figures of all, of each forge, codec, strength of compression, face size and posture.
 
     Edited clips are left out; every forge stands against all untouched clips.
     """
@@ -414,7 +426,14 @@ def slices(
         found[f"compression: {grade}"] = equal(grade_of, grade)
     for size in size_names():
         found[f"face: {size}"] = equal(size_of, size)
+    if any(c.leaning for c, _ in pairs):
+        for leaning, name in enumerate(("upright", "leaning")):
+            found[f"head: {name}"] = of(partial(_leaning_as, bool(leaning)))
     return {name: values for name, values in found.items() if values["clips"]}
+
+
+def _leaning_as(leaning: bool, clip: Clip) -> bool:
+    return clip.leaning == leaning
 
 
 def _against_untouched(forge: str, clip: Clip) -> bool:

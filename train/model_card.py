@@ -352,14 +352,16 @@ def _start(card: Mapping[str, Any]) -> str:
     start = card["training"].get("start_sha256")
     if start is None:
         return ""
-    first = Path(__file__).parent / "recipes" / f"{card['name']}-first.toml"
-    told = f" Their recipe: `train/recipes/{first.name}`." if first.is_file() else ""
+    stages = ("first", "second")
+    before = [Path(__file__).parent / "recipes" / f"{card['name']}-{each}.toml" for each in stages]
+    names = " and ".join(f"`train/recipes/{path.name}`" for path in before if path.is_file())
+    told = f" Runs before this one: {names}." if names else ""
     return f"- Started from the weights of an earlier run, SHA-256 `{start}`.{told}\n"
 
 
 def _again(card: Mapping[str, Any]) -> str:
     name = card["name"]
-    start = " \\\n        --start FIRST_RUN" if "start_sha256" in card["training"] else ""
+    start = " \\\n        --start EARLIER_RUN" if "start_sha256" in card["training"] else ""
     return f"""## Train it again, or on your own data
 
 The same again, then measured and calibrated:

@@ -214,6 +214,9 @@ def main(
     moving: Annotated[
         bool, typer.Option(help="Heads turn and forges are made in every frame; slower")
     ] = True,
+    leaning: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of takes in which the head leans")
+    ] = 0.4,
     engine: Annotated[str, typer.Option(help="Engine that judges the clips")] = REFERENCE,
     threads: Annotated[int, typer.Option(help="Threads of the engine; 0: all cores")] = 0,
     rounds: Annotated[int, typer.Option(min=20, help="Rounds of each bootstrap")] = 500,
@@ -246,8 +249,9 @@ def main(
     least = Least(band_clips, min(default.people, band_clips), min(default.forged, band_clips))
     try:
         asked = Asked(
-            Takes(takes, edits, frames, tuple(codecs.split(",")), moving), engine, threads, rounds,
-            people, least, edits_in_fit, leave_out, decoded, Cost(energy_kwh, hours, machine),
+            Takes(takes, edits, frames, tuple(codecs.split(",")), moving, leaning), engine,
+            threads, rounds, people, least, edits_in_fit, leave_out, decoded,
+            Cost(energy_kwh, hours, machine),
         )  # fmt: skip
         card = prove(weights, data, out, docs, asked)
     except (DeepscanError, ValueError) as error:

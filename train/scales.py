@@ -362,8 +362,10 @@ def population_of(clips: Sequence[Clip], *, edits_in_fit: bool = True) -> str:
     beside = f", and {edited} harmlessly edited" if edited else ""
     codecs = ", ".join(sorted({clip.codec for clip in clips}))
     sizes = [clip.face for clip in clips]
+    leaning = round(100 * sum(clip.leaning for clip in clips) / len(clips))
+    posture = f"heads leaning in {leaning}% of clips, " if leaning else ""
     return (
         f"{len(real)} clips of {len({clip.person for clip in real})} people held out from "
-        f"training{beside}, filmed from still portraits, faces of {min(sizes):.0f} to "
+        f"training{beside}, filmed from still portraits, {posture}faces of {min(sizes):.0f} to "
         f"{max(sizes):.0f} pixels, {codecs} from light to strong compression"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -98,6 +98,21 @@ def test_moving_clips_differ_from_frame_to_frame(people: list[Any]) -> None:
     assert len(set(clip.logits)) > 6 and clip.pixels[0] > 0
 
 
+def test_leaning_heads_change_nothing_but_the_head(people: list[Any]) -> None:
+    upright, plain, leaning = (
+        make_clip(people, 0, None, cast(Any, Brightness()), plan=replace(STILL, leaning=share))
+        for share in (0.0, 0.0, 1.0)
+    )
+    assert upright == plain and not upright.leaning and leaning.leaning
+    assert leaning.logits != upright.logits
+    same = ("person", "crf", "codec", "grade", "source")
+    assert all(getattr(leaning, name) == getattr(upright, name) for name in same)
+    ruled = [ruled_as(Label.NO_EVIDENCE), ruled_as(Label.MANIPULATED)]
+    found = slices([upright, leaning], ruled, rounds=20)
+    assert {"head: upright", "head: leaning"} <= set(found)
+    assert "head: upright" not in slices([upright], ruled[:1], rounds=20)
+
+
 def test_clips_that_are_there_are_not_made_again(people: list[Any], tmp_path: Path) -> None:
     kept = tmp_path / "out" / "clips.jsonl"
     plan = replace(STILL, edits=1)
@@ -129,7 +144,8 @@ def test_clips_that_are_there_are_not_made_again(people: list[Any], tmp_path: Pa
 @pytest.mark.parametrize(
     ("given", "said"),
     [({"codecs": ("mjpeg",)}, "no codec mjpeg"), ({"codecs": ()}, "no codec"),
-     ({"takes": 0}, "at least one take"), ({"frames": 5}, "12 frames")],
+     ({"takes": 0}, "at least one take"), ({"frames": 5}, "12 frames"),
+     ({"leaning": 1.5}, "leaning is 1.5: it is a share")],
 )  # fmt: skip
 def test_plans_that_cannot_be_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
