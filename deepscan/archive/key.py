@@ -19,7 +19,7 @@ from deepscan.options import ScanOptions
 _IDLE = frozenset({"engine", "model", "isolate"})
 
 # What touches pixels, scores or the rule. The face detector runs in torch under every engine.
-_VERSIONED = ("deepscan", "av", "decord", "torch", "facenet-pytorch")
+_VERSIONED = ("deepscan", "av", "decord", "torch", "facenet-pytorch", "pillow")
 _VERSIONED_BY_RUNTIME = {
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt",),

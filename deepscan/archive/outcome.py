@@ -8,6 +8,9 @@ from typing import Any
 
 from deepscan.types import Interval, Label, Reason
 
+# What touches pixels or scores, whatever the engine.
+PACKAGES = ("torch", "torchvision", "av", "decord", "facenet-pytorch", "timm", "numpy", "pillow")
+
 
 @dataclass(frozen=True, slots=True)
 class Written:

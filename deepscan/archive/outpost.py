@@ -22,6 +22,7 @@ import deepscan
 from deepscan.archive.crew import Done, Progressed, Task
 from deepscan.archive.hand import Message, Relay, options_from_json, pack, task_from_json, unpack
 from deepscan.archive.local import LocalCrew
+from deepscan.archive.outcome import PACKAGES
 from deepscan.errors import DeepscanError, UsageError
 from deepscan.models.weights import read_card
 
@@ -30,8 +31,6 @@ logger = logging.getLogger(__name__)
 RUN = "run"  # the file in which the run leaves its word for the nodes
 TURN = 0.1  # seconds until the crew gets a task that has come
 VISIBLE = 15.0  # seconds until what one machine writes is seen by another: network storage caches
-# What touches pixels or scores; build tags ("+cu130") may differ between nodes and the run.
-PACKAGES = ("torch", "torchvision", "av", "decord", "facenet-pytorch", "timm", "numpy", "pillow")
 
 
 class Outpost:
@@ -184,7 +183,7 @@ def facts_of(model: str) -> dict[str, str]:
         "source": _source(),
         f"weights of {model}": read_card(model).sha256,
     }
-    for package in PACKAGES:
+    for package in PACKAGES:  # build tags ("+cu130") may differ between nodes and the run
         with contextlib.suppress(PackageNotFoundError):
             facts[package] = version(package).partition("+")[0]
     return facts

@@ -32,7 +32,7 @@ from deepscan.archive.journal import JOURNAL, Journal, is_results
 from deepscan.archive.key import decides, key_of
 from deepscan.archive.listing import Counts, list_inputs
 from deepscan.archive.lock import FETCHED, Lock, sweep
-from deepscan.archive.outcome import Outcome, Run, Written
+from deepscan.archive.outcome import PACKAGES, Outcome, Run, Written
 from deepscan.archive.remote import place_of
 from deepscan.archive.report import Report, load_report
 from deepscan.archive.results import Results
@@ -60,10 +60,6 @@ _PASSING = {"worker_crash", "worker_hang", NODE_LOST, "engine", "unreadable", "o
 # Another program may have taken the memory, or killed the decoder: the cause may be gone soon.
 _ONCE_MORE = {"decoder_crash", "limit_memory"}
 _BEFORE = "journal.before-"  # what a journal is called that --fresh has put aside
-_PACKAGES = (
-    "torch", "torchvision", "av", "decord", "openvino", "tensorrt", "facenet-pytorch", "timm",
-    "numpy",
-)  # fmt: skip
 
 
 # What a run tells while it goes on
@@ -406,7 +402,7 @@ def _flat(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | N
 
 def _versions() -> tuple[tuple[str, str], ...]:
     found = [("deepscan", __version__)]
-    for package in _PACKAGES:
+    for package in (*PACKAGES, "openvino", "tensorrt"):
         with suppress(PackageNotFoundError):
             found.append((package, version(package)))
     return tuple(found)

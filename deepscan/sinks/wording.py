@@ -124,10 +124,12 @@ _SCALE = (
     (math.inf, "very-strong"),
 )
 
-# C0 and C1 controls, zero-width and bidirectional marks, line separators and lone surrogates: all
-# of them can make a file name look like another one, or move the cursor of a terminal.
+# C0 and C1 controls, zero-width and bidirectional marks, line separators, marks of annotations,
+# tags and lone surrogates: all of them can make a file name look like another one, or move the
+# cursor of a terminal.
 _UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
@@ -200,7 +202,7 @@ def coverage_sentence(verdict: Verdict, language: str = "en") -> str:
     if not coverage.decoded:
         return say("coverage.none", language)
     if not coverage.faces:
-        return say("coverage.no-face", language, frames=str(coverage.decoded))
+        return say("coverage.no-face", language, frames=str(coverage.analysed))
     still = verdict.video is not None and verdict.video.still
     return say(
         "coverage.still" if still else "coverage",
@@ -295,7 +297,9 @@ def visible(text: str) -> str:
 
     def spell(found: re.Match[str]) -> str:
         code = ord(found[0])
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+        if code < 0x100:
+            return f"\\x{code:02x}"
+        return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
     return _UNSEEN.sub(spell, text)
 

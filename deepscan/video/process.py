@@ -92,8 +92,20 @@ class DecoderProcess:
         return not self._finalizer.alive
 
     def make_ring(self, size: int) -> mmap.mmap:
-        """Give the shared memory its size for good; the worker cannot shrink it under us."""
-        os.ftruncate(self._ring, size)
+        """Give the shared memory its size for good; the worker cannot shrink it under us.
+
+        Raises:
+            LimitError: this machine does not give that much.
+        """
+        try:
+            os.ftruncate(self._ring, size)
+        except OSError as error:
+            raise LimitError(
+                "limit_memory",
+                f"{self._path}: no {size / 2**20:.0f} MiB to share with the decoder: "
+                f"{error.strerror}. Free memory or disk space, or raise the limit on the size of "
+                "files (ulimit -f)",
+            ) from error
         if hasattr(fcntl, "F_ADD_SEALS"):
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             with contextlib.suppress(OSError):  # a temporary file cannot be sealed

@@ -369,6 +369,11 @@ def test_visible_text_hides_and_moves_nothing(text: str) -> None:
     shown.encode("utf-8")
 
 
+def test_text_that_hides_is_spelt_out() -> None:
+    given = "a\u180eb\ufff9c\U000e0041d\x1be"
+    assert wording.visible(given) == "a\\u180eb\\ufff9c\\U000e0041d\\x1be"
+
+
 def test_population_of_the_calibration_reaches_the_words() -> None:
     verdict = scan_of().verdict
     calibration = CalibrationInfo("c", "film of the 1930s", 0.9, 0.7, 0.02, (0.01, 0.04), 50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -194,6 +195,20 @@ def test_too_little_memory_is_a_limit(clip: Clip) -> None:
     path = clip("large.mp4", size=(1920, 1080), frames=3)
     with pytest.raises(errors.LimitError) as seen, isolated(path, Limits(memory=2**28)) as reader:
         list(reader.frames())
+    assert seen.value.reason == "limit_memory"
+
+
+def test_memory_that_cannot_be_shared_is_a_limit(clip: Clip) -> None:
+    path = clip("large.mp4", size=(1920, 1080), frames=3)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with isolated(path) as reader:  # the process that starts decoders must have come before
+        list(reader.frames())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(errors.LimitError, match="ulimit -f") as seen, isolated(path) as reader:
+            list(reader.frames())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert seen.value.reason == "limit_memory"
 
 
