@@ -1,6 +1,6 @@
-"""Benchmarks as commands: `python -m train.benchmark tables | scan | memory`.
+"""Benchmarks as commands: `python -m train.benchmark tables | scan | memory | engines`.
 
-Each prints a table for people; `scan` and `memory` then print one line of JSON for scripts.
+Each prints a table for people; all but `tables` then print one line of JSON for scripts.
 """
 
 from __future__ import annotations
@@ -81,6 +81,32 @@ def memory(
         raise typer.Exit(2) from error
     typer.echo(held.table())
     typer.echo(held.to_json())
+
+
+@app.command()
+def engines(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    models: Annotated[str, typer.Option(help="Models, separated by commas")] = "msccnet-s",
+    batches: Annotated[str, typer.Option(help="Batches, separated by commas")] = "1,8,32,64",
+    seconds: Annotated[float, typer.Option(help="Seconds of each measurement", min=0.01)] = 0.5,
+) -> None:
+    """Crops per second of every engine on a device, and its share of the matrix ceiling there."""
+    from train.engine_speed import measure
+
+    try:
+        sizes = [int(each) for each in batches.split(",")]
+        if min(sizes) < 1:
+            raise ValueError
+    except ValueError:
+        typer.echo(f"benchmark: batches {batches!r} are no numbers such as 1,8,32", err=True)
+        raise typer.Exit(2) from None
+    try:
+        speed = measure(device, models.split(","), sizes, seconds=seconds)
+    except DeepscanError as error:
+        typer.echo(f"benchmark: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(speed.table())
+    typer.echo(speed.to_json())
 
 
 if __name__ == "__main__":
