@@ -1,7 +1,7 @@
 """Where a run's batches come from: forges over a folder of faces, or a data set on disk.
 
-Both give a stream whose item i follows from the seed and i alone, so that a run that goes on sees
-what an unbroken one would, and a measure on people or videos that the stream never shows.
+What comes follows from the seed and its number alone, so that a run that goes on sees what an
+unbroken one would; and each has a measure on people or videos that training never shows.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +23,15 @@ from deepscan.models.deploy import Deployed
 from train.crops import Reading, choose, pictures_of, read_crops, read_pair
 from train.datasets import Sample, Truth, VideoKey, open_dataset
 from train.faces import data_hash, read_faces
+from train.forge.batched.pack import Portraits, portraits_hash, read_portraits
+from train.forge.batched.stream import BatchedPairs
 from train.forge.forged import NEED_DECODED
 from train.judge import NetworkJudge, judge
 from train.metrics import auc, iou
 from train.pairs import Pairs
 from train.recipe import DatasetSource, Recipe
 from train.transforms import transform
-from train.validate import validate
+from train.validate import validate, validate_batches
 
 log = logging.getLogger(__name__)
 Item = tuple[Tensor, Tensor, Tensor]
@@ -44,21 +46,6 @@ class Held(NamedTuple):
     text: str
 
 
-class Source(Protocol):
-    """`pairs` is the length of an epoch, None for made data; `sha256` names the data."""
-
-    pairs: int | None
-    sha256: str
-
-    def stream(self, size: int, batch: int, length: int, gentle: float = 0.0) -> Dataset[Item]:
-        """Items (crops (2, S, S, 3), manipulated first; mask; kind) for so many pairs a batch."""
-        ...
-
-    def judge(self, model: Deployed) -> Held | None:
-        """Measure a network; None where nothing was held out."""
-        ...
-
-
 def open_source(recipe: Recipe, data: Path, decoded: Path | None = None) -> Source:
     """The recipe's data in a folder; `decoded` is the pack that some forges need.
 
@@ -66,6 +53,8 @@ def open_source(recipe: Recipe, data: Path, decoded: Path | None = None) -> Sour
         UsageError: the folder or a part of it is missing, or it is another data set's, or a forge
             of the recipe needs a pack and there is none.
     """
+    if recipe.forging == "batches":
+        return BatchedFaces(recipe, data, decoded)
     if recipe.dataset is None:
         return ForgedFaces(recipe, data, decoded)
     return PairedPictures(recipe, recipe.dataset, data)
@@ -110,6 +99,43 @@ class ForgedFaces:
         return Held(report.auc.value, report.iou.value, str(report))
 
 
+class BatchedFaces:
+    """Fakes made in batches on the device that trains; `data` is a folder of faces or a pack."""
+
+    pairs: int | None = None
+
+    def __init__(self, recipe: Recipe, data: Path, decoded: Path | None = None) -> None:
+        self._recipe = recipe
+        self._people = read_portraits(data, "train", decoded)
+        self._held_out = read_portraits(data, "val", decoded)
+        hashes = data_hash(data) if data.is_dir() else portraits_hash(data)
+        if decoded is not None:
+            hashes += hashlib.sha256(decoded.read_bytes()).hexdigest()
+        self.sha256 = hashlib.sha256(hashes.encode()).hexdigest()
+        self._check(self._people)
+
+    def _check(self, people: Portraits) -> None:
+        BatchedPairs(people, self._recipe.forges, size=self._recipe.config.input_size, seed=0)
+
+    def batches(
+        self, size: int, pairs: int, numbers: Iterable[int], gentle: float, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Crops (B, 2, S, S, 3) uint8, forged first, and masks (B, S, S), for numbered batches."""
+        self._people = self._people.to(device)
+        recipe = self._recipe
+        stream = BatchedPairs(
+            self._people, recipe.forges, size=size, seed=recipe.seed,
+            gentle=gentle, edits=recipe.harmless, tilt=recipe.tilt,
+        )  # fmt: skip
+        for number in numbers:
+            crops, masks, _ = stream.batch(number, pairs)
+            yield crops, masks
+
+    def judge(self, model: Deployed) -> Held:
+        report = validate_batches(model, self._held_out, self._recipe.forges)
+        return Held(report.auc.value, report.iou.value, str(report))
+
+
 class PairedPictures:
     """Every fake picture of a split with its own real one; masks (2, S, S)."""
 
@@ -149,6 +175,11 @@ class PairedPictures:
         text = f"AUC {value:.3f}; mask IoU {overlap:.3f} over fakes; {len(judged)} crops"
         return Held(value, overlap, text)
 
+
+Source = ForgedFaces | BatchedFaces | PairedPictures
+"""What a run learns from. Each has `pairs`, the length of an epoch (None for made data), `sha256`,
+which names the data, and `judge`, which measures a network on what was held out (None where nothing
+was). Batches come from `stream` through worker processes, or from `batches` on the device."""
 
 Couple = tuple[Sample, tuple[Sample, ...]]
 
