@@ -16,8 +16,9 @@ The rule, in order:
    x(looks) = u + b ln(looks q / rate). More faces and longer files need stronger evidence. Each
    band has its own tail, so every window has the same chance of a false alarm, rate / looks,
    whatever its band, and the chances of windows of several bands add up to the same rate.
-3. Windows over the threshold join to intervals; a manipulated interval whose mask is empty is a
-   conflict between the two heads and only suspicious.
+3. Windows over the threshold join to intervals, which reach as far as the windows beside them stay
+   over the review point; a manipulated interval whose mask is empty is a conflict between the two
+   heads and only suspicious.
 4. The label follows from the intervals, and from what was not seen: a damaged file, low coverage, a
    face outside of the bands or a model below its floor can never end as no-evidence.
 """
@@ -616,8 +617,10 @@ def _within(coverage: Coverage, seen: Mapping[int, _Windows]) -> Coverage:
 def _intervals(
     track_id: int, windows: _Windows, points: Floats, step: float
 ) -> tuple[list[Interval], list[Interval], list[Interval]]:
-    """Stretches over the operating point, the same with an empty mask, and over the review point.
+    """Stretches with a window over the operating point, the same with an empty mask, and others.
 
+    Each reaches as far as its windows stay over the review point: a window that lies half in a
+    manipulated stretch says less than one inside, though the stretch begins in its middle.
     `points` (N, 2) are the operating and the review point of each window's band.
     """
     times, llr = windows.times, windows.llr
@@ -630,15 +633,15 @@ def _intervals(
     over: list[Interval] = []
     empty: list[Interval] = []
     weak: list[Interval] = []
-    for start, stop in _runs(llr >= points[:, 0], times):
-        if float(windows.shares[start:stop].mean()) < EMPTY_MASK:
+    strong = _runs(llr >= points[:, 0], times)
+    for start, stop in _runs(llr >= points[:, 1], times):
+        within = [(first, last) for first, last in strong if start <= first and last <= stop]
+        if not within:
+            weak.append(interval(start, stop, Label.SUSPICIOUS))
+        elif all(float(windows.shares[first:last].mean()) < EMPTY_MASK for first, last in within):
             empty.append(interval(start, stop, Label.SUSPICIOUS))
         else:
             over.append(interval(start, stop, Label.MANIPULATED))
-    for start, stop in _runs(llr >= points[:, 1], times):
-        found = interval(start, stop, Label.SUSPICIOUS)
-        if not any(i.start < found.end and found.start < i.end for i in (*over, *empty)):
-            weak.append(found)
     return over, empty, weak
 
 

@@ -285,6 +285,23 @@ def test_gaps_are_joined_and_long_ones_are_not():
     assert len(with_doubt(1.0).intervals) == 2
 
 
+def test_an_interval_reaches_as_far_as_there_is_some_evidence():
+    def spans(beside):
+        scores = [LOW] * 50 + [beside] * 50 + [SURE] * 50 + [beside] * 50 + [LOW] * 50
+        # Longer than a window: what is beside is judged for itself too.
+        sharp = replace(CALIBRATION, window=0.2, rate=0.0005)
+        verdict = verdict_of(
+            [result(i / RATE, (score,)) for i, score in enumerate(scores)], calibration=sharp
+        )
+        return [(i.start, i.end, i.label) for i in verdict.intervals], verdict
+
+    (alone,), _ = spans(LOW)
+    (wide,), verdict = spans(HIGH)
+    assert alone == (pytest.approx(4, abs=0.1), pytest.approx(6, abs=0.1), Label.MANIPULATED)
+    assert wide == (pytest.approx(2, abs=0.1), pytest.approx(8, abs=0.1), Label.MANIPULATED)
+    assert verdict.label is Label.MANIPULATED
+
+
 def test_a_weaker_stretch_beside_a_strong_one_is_told_too():
     scores = [HIGH] * 50 + [LOW] * 100 + [MIDDLE + 0.2] * 50
     calibration = replace(CALIBRATION, rate=0.001)
