@@ -38,7 +38,7 @@ LEAST_FACES = 64  # in all; half of them calibrate
 MOST_FACES = 400  # more take long and change little
 MOST_PIXELS = 2**25  # of one picture; 33.5 M
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-STEM_STRIDE = 4  # convolutions on maps wider than the crop over this are the stem
+STEM_STRIDE = 4  # convolutions on maps as wide as the crop over this, or wider, keep precision
 CENTRES = "__module.network.mscc"  # begins the names of MSCC and its parts
 HEADS = "__module.network/"  # of what stands in MSCCNet.forward itself
 # Over faces that calibration never saw: wider than over the probe, since there are many more.
@@ -176,7 +176,7 @@ def extremes(side: int) -> NDArray[np.uint8]:
 
 
 def left_alone(model: Any) -> list[str]:
-    """The names of the operations that keep their precision: the stem, and all behind MFA."""
+    """The names of the operations that keep their precision: stem and first stage, and all behind MFA."""
     operations = model.get_ordered_ops()
     side = int(model.input(0).get_partial_shape()[1].get_length())
     behind = next(
@@ -192,7 +192,7 @@ def left_alone(model: Any) -> list[str]:
         if kind == "Convolution":
             shape = op.get_input_partial_shape(0)
             width = shape[len(shape) - 1]
-            stem = width.is_static and width.get_length() * STEM_STRIDE > side
+            stem = width.is_static and width.get_length() * STEM_STRIDE >= side
         if stem or number >= behind or name.startswith((CENTRES, HEADS)):
             names.append(name)
     return names

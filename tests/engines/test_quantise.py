@@ -94,7 +94,7 @@ def test_what_is_kept_runs_and_the_cost_stands_beside_it(made, models, able, mon
     assert note["faces"] == cost.faces and note["nncf"]
 
 
-def test_only_backbone_and_mfa_are_in_eight_bits(made, models, able, monkeypatch):
+def test_only_the_later_stages_and_mfa_are_in_eight_bits(made, models, able, monkeypatch):
     monkeypatch.setenv("DEEPSCAN_CACHE", str(made[0]))
     engine = OpenVINOEngine(read_card("tiny", models), able, precision="int8")
     precisions = {}
@@ -103,7 +103,7 @@ def test_only_backbone_and_mfa_are_in_eight_bits(made, models, able, monkeypatch
         kind, precision = (str(facts[key].value) for key in ("layerType", "runtimePrecision"))
         precisions.setdefault(kind, []).append((node.get_friendly_name(), precision))
     convolutions = [precision for _, precision in precisions["Convolution"]]
-    assert convolutions.count("u8") + convolutions.count("i8") > len(convolutions) / 2
+    assert convolutions.count("u8") + convolutions.count("i8") > len(convolutions) / 3
     for kind in ("MatMul", "FullyConnected", "Softmax"):
         for name, precision in precisions[kind]:
             assert precision in ("f32", "bf16"), name
