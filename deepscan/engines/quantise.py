@@ -176,7 +176,7 @@ def extremes(side: int) -> NDArray[np.uint8]:
 
 
 def left_alone(model: Any) -> list[str]:
-    """The names of the operations that keep their precision: stem and first stage, and all behind MFA."""
+    """The names of what keeps its precision: stem, first stage, and all behind MFA."""
     operations = model.get_ordered_ops()
     side = int(model.input(0).get_partial_shape()[1].get_length())
     behind = next(
