@@ -13,7 +13,7 @@ demo: $(STAMP)  ## make a clip with two manipulated seconds, scan it, compare wi
 	$(BIN)/python -m train.demo demo-out
 
 # In three processes: a scan's runtimes (OpenVINO, ONNX Runtime, decoders) and a trainer that forks
-# are never one program, and torch has crashed where tests made them one.
+# are never one program.
 test: $(STAMP) check  ## linters, types, import contract, tests
 	$(BIN)/python -m pytest tests/video
 	$(BIN)/python -m pytest tests/train

@@ -21,6 +21,7 @@ from deepscan.engines.border import check_crops, check_predictions
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.engine import EngineEntry, Predictions
 from deepscan.engines.machine import Machine
+from deepscan.engines.signal_stack import kept_signal_stack
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.weights import Card
@@ -91,20 +92,21 @@ class OpenVINOEngine(EngineEntry):
             }
         )
         try:
-            self._compiled: Any = openvino.Core().compile_model(
-                read(graph, constants, openvino),
-                "CPU",
-                {
-                    # Left alone, OpenVINO takes bf16 wherever it can. In int8 it is for the rest.
-                    "INFERENCE_PRECISION_HINT": "bf16"
-                    if precision == "bf16" or (precision == "int8" and machine.has_bf16)
-                    else "f32",
-                    "INFERENCE_NUM_THREADS": threads or machine.cores,
-                    "NUM_STREAMS": 1,
-                    # Two scans on one machine would pin their threads to the same cores.
-                    "ENABLE_CPU_PINNING": False,
-                },
-            )
+            with kept_signal_stack():
+                self._compiled: Any = openvino.Core().compile_model(
+                    read(graph, constants, openvino),
+                    "CPU",
+                    {
+                        # Left alone it takes bf16 wherever it can. In int8 that is for the rest.
+                        "INFERENCE_PRECISION_HINT": "bf16"
+                        if precision == "bf16" or (precision == "int8" and machine.has_bf16)
+                        else "f32",
+                        "INFERENCE_NUM_THREADS": threads or machine.cores,
+                        "NUM_STREAMS": 1,
+                        # Two scans on one machine would pin their threads to the same cores.
+                        "ENABLE_CPU_PINNING": False,
+                    },
+                )
         except RuntimeError as error:
             raise EngineError(f"engine {self.name} cannot be compiled: {error}") from error
 
@@ -128,7 +130,8 @@ class OpenVINOEngine(EngineEntry):
 
     def close(self) -> None:
         """Give back the compiled network."""
-        self._compiled = None
+        with kept_signal_stack():
+            self._compiled = None
 
 
 def import_openvino(name: str) -> Any:
