@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from typer.testing import CliRunner
@@ -16,16 +16,19 @@ from train.benchmark import app
 from train.engine_speed import EngineSpeed, measure
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A small network in the family that has no weights, and small matrices."""
-    monkeypatch.setitem(MODELS, "tiny", TINY)
-    monkeypatch.setattr(engine_speed, "_SIDES", {"cpu": 64, "cuda": 64})
-    monkeypatch.setattr(engine_speed, "_FRAME", (400, 500))
-    monkeypatch.setenv("DEEPSCAN_CACHE", str(tmp_path / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", TINY)
+        patch.setattr(engine_speed, "_SIDES", {"cpu": 64, "cuda": 64})
+        patch.setattr(engine_speed, "_FRAME", (400, 500))
+        patch.setattr(engine_speed, "_FACES", (1, 4))
+        patch.setenv("DEEPSCAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def speed(tiny: None) -> EngineSpeed:
     return measure("cpu", ["tiny"], [1, 2, 4096], seconds=0.01)
 
@@ -51,7 +54,7 @@ def test_shares_are_of_the_ceiling_in_the_same_precision(speed: EngineSpeed) -> 
 
 
 def test_cutting_is_measured_both_ways(speed: EngineSpeed) -> None:
-    assert {one.faces for one in speed.cuts} == {1, 4, 16}
+    assert {one.faces for one in speed.cuts} == {1, 4}
     for one in speed.cuts:
         assert min(one.on_cpu, one.on_device, one.cut_on_cpu_ms, one.cut_on_device_ms) > 0
         # A frame is judged no faster than it is cut.

@@ -254,6 +254,7 @@ def test_a_mirrored_face_has_mirrored_copies(portraits: Portraits) -> None:
         assert eyes > 0  # the left eye stays the one that is seen on the left
 
 
+@pytest.mark.slow
 def test_the_speed_of_forging_is_told(folder: Path) -> None:
     given = ["--data", str(folder), "--decoded", str(folder / "decoded.npz")]
     sizes = ["--pairs", "1", "--size", "48", "--batches", "1"]
