@@ -28,7 +28,7 @@ from deepscan.engines.ondevice import cut_all
 from deepscan.engines.torch import TYPES, TorchEngine
 from deepscan.errors import DeepscanError, UsageError
 from deepscan.faces.crop import cut
-from deepscan.models.deploy import Deployed, normalise
+from deepscan.models.deploy import Deployed
 from deepscan.models.msccnet import MODELS, MSCCNet
 from deepscan.models.weights import FOLDER, Card, read_card, save_weights
 from deepscan.types import Box
@@ -191,7 +191,7 @@ def _multiply_adds(name: str) -> float:
     crop = torch.zeros((1, config.input_size, config.input_size, 3), dtype=torch.uint8)
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
-        deployed.network(normalise(crop))
+        deployed(crop)
     return round(counter.get_total_flops() / 2e9, 3)
 
 

@@ -47,7 +47,8 @@ class NetworkJudge:
         self.input_size = model.input_size
 
     def __call__(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._network(normalise(crops.to(self._device)))
+        config = self._network.config
+        logits = self._network(normalise(crops.to(self._device), config.mean, config.std))
         return torch.softmax(logits.image.float(), dim=1)[:, 1], logits.mask.float()
 
 

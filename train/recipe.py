@@ -144,6 +144,10 @@ class Recipe:
     that lean or turn. `codecs` is "video" for real video codecs in the degradations (needs PyAV),
     "still" for JPEG and WebP alone. `forging` says where fakes are made: "pictures", one by one in
     worker processes, or "batches", by batched torch on the device that trains.
+
+    `frozen_stages` counts the backbone's stages, from the first (stride 4), that keep the weights
+    they start with, with all before them; `frozen_norms` keeps the statistics of all batch norms of
+    the backbone. Both make sense only for a backbone that starts from weights.
     """
 
     model: str
@@ -158,6 +162,8 @@ class Recipe:
     tilt: float = 0.0
     forging: str = "pictures"
     codecs: str = "video"
+    frozen_stages: int = 0
+    frozen_norms: bool = False
 
     @property
     def config(self) -> MSCCNetConfig:
@@ -250,6 +256,8 @@ def _check_sources(where: str, recipe: Recipe) -> None:
     _one_of(where, "model", recipe.model, MODELS)
     _one_of(where, "codecs", recipe.codecs, CODECS)
     _one_of(where, "forging", recipe.forging, FORGING)
+    if not 0 <= recipe.frozen_stages <= 4:
+        raise UsageError(f"{where}: frozen_stages is {recipe.frozen_stages}: 0 to 4")
     for name, share in (("harmless", recipe.harmless), ("tilt", recipe.tilt)):
         if not 0 <= share <= 1:
             raise UsageError(f"{where}: {name} is {share}: it is a share")
@@ -336,6 +344,8 @@ def _typed(where: str, key: str, value: object, hint: object) -> None:
     """Plain types are checked; composed ones have been built already."""
     if hint is float:
         right = isinstance(value, (int, float)) and not isinstance(value, bool)
+    elif hint is bool:
+        right = isinstance(value, bool)
     elif hint is int:
         right = isinstance(value, int) and not isinstance(value, bool)
     elif hint is str:

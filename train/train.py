@@ -19,7 +19,7 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -89,14 +89,14 @@ def _enlarged(map_: Tensor, size: torch.Size) -> Tensor:
     return nn.functional.interpolate(map_.float(), size, mode="bilinear", align_corners=False)
 
 
-def batch_of(crops: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def batch_of(crops: Tensor, mask: Tensor, config: MSCCNetConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs to a batch: images (2 P, 3, S, S), labels (2 P,), masks (2 P, S, S).
 
     `crops` (P, 2, S, S, 3), manipulated first; `mask` (P, 2, S, S), or (P, S, S) of the manipulated
     ones where the others are untouched.
     """
     pairs = crops.shape[0]
-    images = normalise(crops.flatten(0, 1))
+    images = normalise(crops.flatten(0, 1), config.mean, config.std)
     labels = torch.tensor([1, 0], device=crops.device).repeat(pairs)
     both = mask if mask.dim() == 4 else torch.stack([mask, torch.zeros_like(mask)], dim=1)
     return images, labels, both.flatten(0, 1).long()
@@ -170,6 +170,7 @@ def _run(
     network = network.to(processes.device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network = processes.synchronise_norms(network)
+    still = freeze(network, recipe)
     optimiser = optimiser_of(network, schedule)
     average = Average(network, schedule.ema)
     step = _restore(out / "checkpoint.pt", network, optimiser, average)
@@ -198,7 +199,7 @@ def _run(
                     # One CPU process keeps its generator in the checkpoint; the others' states
                     # would not fit in, so there each step starts from its own seed.
                     torch.manual_seed(hash((recipe.seed, step, processes.rank)) & 0x7FFFFFFF)
-                loss = _learn(wrapped, crops, mask, recipe, optimiser)
+                loss = _learn(wrapped, crops, mask, recipe, optimiser, still)
                 average.update(network, step)
                 step += 1
                 stop = processes.any(bool(stopped)) or step == last
@@ -263,11 +264,14 @@ def _learn(
     mask: Tensor,
     recipe: Recipe,
     optimiser: torch.optim.Optimizer,
+    still: Sequence[nn.Module],
 ) -> Tensor:
-    """One step; returns its loss."""
-    images, labels, masks = batch_of(crops, mask)
+    """One step; returns its loss. The modules in `still` stay in eval mode."""
+    images, labels, masks = batch_of(crops, mask, recipe.config)
     images = images.contiguous(memory_format=torch.channels_last)
     network.train()
+    for module in still:
+        module.eval()
     bf16 = recipe.precision == "bf16"
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         logits = network(images)
@@ -352,10 +356,36 @@ def export(
     return path
 
 
+def freeze(network: MSCCNet, recipe: Recipe) -> list[nn.Module]:
+    """Keep a recipe's frozen parts of the backbone from learning.
+
+    Returns:
+        The modules that have to stay in eval mode, so that their statistics stay too.
+    """
+    modules = list(network.backbone.modules())
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if recipe.frozen_stages == 0:
+        return list(norms) if recipe.frozen_norms else []
+    # timm's features name the module that ends each stage; parameters come in forward order.
+    info: Any = network.backbone.feature_info
+    places = [stage["module"] for stage in info.info if stage["reduction"] >= 4]
+    last = places[recipe.frozen_stages - 1]
+    named = dict(network.backbone.named_parameters())
+    end = max(place for place, name in enumerate(named) if name.startswith(f"{last}."))
+    frozen = list(named.values())[: end + 1]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    if recipe.frozen_norms:
+        return list(norms)
+    held = {id(parameter) for parameter in frozen}
+    return [norm for norm in norms if id(norm.weight) in held]
+
+
 def start_backbone(network: MSCCNet, path: Path) -> dict[str, str]:
     """Fill the backbone from a file of timm's names (safetensors, or a state dict of torch).
 
-    The classifier of such files (`fc.*`, `head.*`, `classifier.*`) is left out; all else must fit.
+    The classifier of such files (`fc.*`, `head.*`, `classifier.*`, `conv_head.*`, `bn2.*`) is left
+    out; all else must fit.
 
     Returns:
         What to note in the weights' metadata.
@@ -371,7 +401,8 @@ def start_backbone(network: MSCCNet, path: Path) -> dict[str, str]:
             state: dict[str, Tensor] = load(data)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        unused = ("fc.", "head.", "classifier.")
+        # The classifier, and the convolution that only it reads.
+        unused = ("fc.", "head.", "classifier.", "conv_head.", "bn2.")
         kept = {key: value for key, value in state.items() if not key.startswith(unused)}
         network.backbone.load_state_dict(kept, strict=True)
     except (OSError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:

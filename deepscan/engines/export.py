@@ -268,6 +268,7 @@ def _free_batch(model: Any) -> None:
     for node in graph.node:
         for place, given in enumerate(node.input):
             node.input[place] = same.get(given, given)
+    _fix_pads(model)
     left = [node for node in graph.node if node.op_type in ("Reshape", "Resize")]
     del graph.value_info[:]  # the exporter has lost track of some
     while left:  # each that is fixed shows the sizes behind it
@@ -300,6 +301,33 @@ def _free_batch(model: Any) -> None:
     for border in [*graph.input, *graph.output]:
         border.type.tensor_type.shape.dim[0].dim_param = "batch"
     del graph.value_info[:]
+
+
+def _fix_pads(model: Any) -> None:
+    """Make each padding's widths a weight: the exporter writes them as sums that nobody folds."""
+    onnx = import_onnx()
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type != "Pad" or node.input[1] not in makers:
+            continue
+        needed, asked = [], [node.input[1]]
+        while asked:
+            maker = makers.get(asked.pop())
+            if maker is not None and maker not in needed:
+                needed.append(maker)
+                asked += maker.input
+        widths = onnx.ValueInfoProto(name=node.input[1])
+        ordered = [each for each in graph.node if each in needed]
+        part = onnx.helper.make_graph(ordered, "pads", [], [widths], graph.initializer)
+        opsets = list(model.opset_import)
+        (values,) = ReferenceEvaluator(onnx.helper.make_model(part, opset_imports=opsets)).run(
+            None, {}
+        )
+        node.input[1] = f"{node.name} by"
+        graph.initializer.append(onnx.numpy_helper.from_array(values, node.input[1]))
 
 
 def _drop_unused(graph: Any) -> None:

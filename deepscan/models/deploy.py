@@ -6,23 +6,21 @@ engine can get them differently.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepscan.models.msccnet import MSCCNet
+from deepscan.models.msccnet import MEAN, STD, MSCCNet
 
-# ImageNet's, on the 0 to 255 scale, as in the paper's code.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
 MASK_STRIDE = 4  # masks leave at a quarter of the crop's side: finer than the map, still small
 
 
-def normalise(crops: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 RGB to (B, 3, S, S) float32 as the network wants it."""
-    mean = torch.tensor(MEAN, device=crops.device)
-    std = torch.tensor(STD, device=crops.device)
-    return ((crops.float() - mean) / std).permute(0, 3, 1, 2)
+def normalise(crops: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """(B, S, S, 3) uint8 RGB to (B, 3, S, S) float32: less `mean`, over `std` (0 to 255 scale)."""
+    means, stds = (torch.tensor(values, device=crops.device) for values in (mean, std))
+    return ((crops.float() - means) / stds).permute(0, 3, 1, 2)
 
 
 class Deployed(nn.Module):
@@ -41,7 +39,8 @@ class Deployed(nn.Module):
         Returns:
             Scores (B,) and masks (B, S / 4, S / 4), float32 P(manipulated).
         """
-        logits = self.network(normalise(crops))
+        config = self.network.config
+        logits = self.network(normalise(crops, config.mean, config.std))
         scores = torch.softmax(logits.image.float(), dim=1)[:, 1]
         size = (self.mask_size, self.mask_size)
         masks = F.interpolate(logits.mask.float(), size, mode="bilinear", align_corners=False)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,12 @@ from deepscan.models.backbone import SMALL_RESNET, backbone
 
 Filters = Literal["fixed-dct", "fixed-random", "learnable-dct", "learnable-random", "none"]
 ImageHead = Literal["backbone", "backbone+mask"]
+Aggregation = Literal["dilated", "pyramid"]
 CLASSES = 2  # 0 not manipulated, 1 manipulated
+# ImageNet's, on the 0 to 255 scale, as in the paper's code.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+_PYRAMID_STRIDE = 8  # of the feature map that a pyramid's stages are brought to
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,11 @@ class MSCCNetConfig:
     `dct_k` squared is the number of cosine images, `band_k` squared the number of bands: the
     official code mixes 8 and 2, a consistent variant has both equal. `image_head` "backbone" is
     the paper's (global average of the last map only); "backbone+mask" adds what the mask points at.
+
+    `aggregation` "dilated" is the paper's: stages 2 to 4 of a dilated backbone, all at
+    `output_stride`. "pyramid" takes stages 1 to 4 of a plain backbone as they come (strides 4, 8,
+    16, 32), each reduced by a 1x1 convolution and brought to stride 8: the low-level stage stays,
+    and no stage has to be dilated. `mean` and `std` normalise pixels on the 0 to 255 scale.
     """
 
     input_size: int = 512
@@ -51,21 +61,38 @@ class MSCCNetConfig:
     coarse: bool = True
     dropout: float = 0.1
     image_head: ImageHead = "backbone"
+    aggregation: Aggregation = "dilated"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
 
     def __post_init__(self) -> None:
-        if self.input_size % self.output_stride:
+        if self.aggregation not in get_args(Aggregation):
             raise ModelError(
-                f"input size {self.input_size} is not a multiple of the output stride "
-                f"{self.output_stride}"
+                f"no aggregation {self.aggregation!r}; there are {get_args(Aggregation)}"
+            )
+        if self.input_size % self.map_stride:
+            raise ModelError(
+                f"input size {self.input_size} is not a multiple of the map's stride "
+                f"{self.map_stride}"
             )
         for name, k in (("dct_k", self.dct_k), ("band_k", self.band_k)):
             if k < 1 or self.channels % (k * k):
                 raise ModelError(f"{name} = {k}: {self.channels} channels do not split into {k}²")
 
     @property
+    def map_stride(self) -> int:
+        """Pixels of the crop for one of the feature map."""
+        return _PYRAMID_STRIDE if self.aggregation == "pyramid" else self.output_stride
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Which stages of the backbone are aggregated."""
+        return (1, 2, 3, 4) if self.aggregation == "pyramid" else (2, 3, 4)
+
+    @property
     def map_size(self) -> int:
         """Side of the feature maps in pixels."""
-        return self.input_size // self.output_stride
+        return self.input_size // self.map_stride
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON; `MSCCNetConfig(**values)` gives the config back."""
@@ -82,6 +109,17 @@ MODELS: dict[str, MSCCNetConfig] = {
         backbone_arguments=SMALL_RESNET,
         channels=64,
         image_head="backbone+mask",
+    ),
+    # Starts from ImageNet weights (train.pretrained): 0.3 GMAC a crop.
+    "msccnet-lite0": MSCCNetConfig(
+        input_size=160,
+        backbone="tf_efficientnet_lite0",
+        output_stride=32,
+        channels=64,
+        image_head="backbone+mask",
+        aggregation="pyramid",
+        mean=(127.5, 127.5, 127.5),  # as these ImageNet weights were trained
+        std=(127.5, 127.5, 127.5),
     ),
 }
 
@@ -126,23 +164,36 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 class MFA(nn.Module):
-    """Multi-level feature aggregation: each stage to C channels, then all to C."""
+    """Multi-level feature aggregation: each stage to C channels, then all to C.
 
-    def __init__(self, stages: tuple[int, int, int], channels: int) -> None:
+    All maps are brought to the size of the map numbered `anchor`: larger ones by average pooling,
+    smaller ones bilinearly.
+    """
+
+    def __init__(
+        self, stages: tuple[int, ...], channels: int, *, kernel: int = 3, anchor: int = -1
+    ) -> None:
         super().__init__()
-        self.reduce = nn.ModuleList(conv_bn_relu(stage, channels, 3) for stage in stages)
+        self.reduce = nn.ModuleList(conv_bn_relu(stage, channels, kernel) for stage in stages)
         self.fuse = conv_bn_relu(channels * len(stages), channels, 3)
+        self.anchor = anchor
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Three (B, c_i, H_i, W_i) maps to (B, C, H, W) at the size of the last."""
-        reduced = [layer(map_) for layer, map_ in zip(self.reduce, maps, strict=True)]
-        size = maps[-1].shape[-2:]
-        if maps[0].shape[-2:] != size:  # at output stride 16 the first map is still at 8
-            reduced = [
-                F.interpolate(map_, size, mode="bilinear", align_corners=False) for map_ in reduced
-            ]
+        """(B, c_i, H_i, W_i) maps to (B, C, H, W) at the size of the anchor."""
+        size = maps[self.anchor].shape[-2:]
+        reduced = [
+            _brought_to(layer(map_), size) for layer, map_ in zip(self.reduce, maps, strict=True)
+        ]
         fused: Tensor = self.fuse(torch.cat(reduced, dim=1))
         return fused
+
+
+def _brought_to(map_: Tensor, size: torch.Size) -> Tensor:
+    if map_.shape[-2:] == size:
+        return map_
+    if map_.shape[-1] > size[-1]:
+        return F.avg_pool2d(map_, map_.shape[-1] // size[-1])
+    return F.interpolate(map_, size, mode="bilinear", align_corners=False)
 
 
 class LastStage(nn.Module):
@@ -155,6 +206,19 @@ class LastStage(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         reduced: Tensor = self.reduce(maps[-1])
         return reduced
+
+
+def aggregation(config: MSCCNetConfig, stages: tuple[int, ...]) -> nn.Module:
+    """What joins stages of so many channels each into one map.
+
+    Raises:
+        ModelError: a pyramid without MFA, whose last stage alone has no map of stride 8.
+    """
+    if config.aggregation == "pyramid":
+        if not config.mfa:
+            raise ModelError("aggregation 'pyramid' is a form of MFA: leave mfa on")
+        return MFA(stages, config.channels, kernel=1, anchor=1)
+    return MFA(stages, config.channels) if config.mfa else LastStage(stages[-1], config.channels)
 
 
 class SpectralFilter(nn.Module):
@@ -198,7 +262,7 @@ class MSCC(nn.Module):
         super().__init__()
         channels = config.channels
         self.bands = config.band_k**2
-        band = channels // self.bands
+        self.band = band = channels // self.bands  # channels of each
         self.filter = SpectralFilter(config)
         self.head = nn.Sequential(
             nn.Conv2d(band, band, 1, bias=False),
@@ -215,7 +279,7 @@ class MSCC(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, C, H, W) to refined (B, C, H, W) and the fused coarse map (B, 2, H, W) or None."""
         batch, channels, height, width = features.shape
-        bands, band, pixels = self.bands, channels // self.bands, height * width
+        bands, band, pixels = self.bands, self.band, height * width
         weighted = self.filter(features).reshape(batch * bands, band, height, width)
         coarse = self.head(weighted)  # (B N, K, H, W): raw logits, one head for all bands
 
@@ -250,10 +314,10 @@ class MSCCNet(nn.Module):
         super().__init__()
         self.config = config
         self.backbone, stages = backbone(
-            config.backbone, config.output_stride, config.backbone_arguments
+            config.backbone, config.output_stride, config.stages, config.backbone_arguments
         )
         channels = config.channels
-        self.mfa = MFA(stages, channels) if config.mfa else LastStage(stages[-1], channels)
+        self.mfa = aggregation(config, stages)
         self.mscc = MSCC(config) if config.mscc else None
         self.decoder = nn.Sequential(
             nn.Conv2d(channels, channels, 1, bias=False),

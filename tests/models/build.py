@@ -38,9 +38,17 @@ def build_network(config=TINY, seed=0):
         crops = torch.randint(0, 256, (16, config.input_size, config.input_size, 3))
         crops[8:] = torch.linspace(0, 255, 8)[:, None, None, None]
         for layer, answer in ((network.decoder[-1], "mask"), (network.classifier, "image")):
-            logits = getattr(network(normalise(crops)), answer).transpose(0, 1).flatten(1)
+            logits = (
+                getattr(network(normalise(crops, config.mean, config.std)), answer)
+                .transpose(0, 1)
+                .flatten(1)
+            )
             layer.weight.mul_(1.5 / (logits[1] - logits[0]).std())
-            logits = getattr(network(normalise(crops)), answer).transpose(0, 1).flatten(1)
+            logits = (
+                getattr(network(normalise(crops, config.mean, config.std)), answer)
+                .transpose(0, 1)
+                .flatten(1)
+            )
             layer.bias.sub_(logits.mean(dim=1))
     return network
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepscan.errors import ModelError
+from deepscan.models.backbone import SameConv2d
 from deepscan.models.msccnet import (
     MODELS,
     MSCC,
@@ -146,13 +147,17 @@ def test_mscc_does_what_its_equations_say():
         {"dct_k": 2, "band_k": 2},
         {"dct_k": 4, "band_k": 8},
         {"output_stride": 16},
+        {"output_stride": 32, "aggregation": "pyramid"},
+        {"output_stride": 32, "aggregation": "pyramid", "mscc": False},
     ],
     ids=str,
 )
 def test_every_switch_builds_runs_and_learns(changes):
-    network = MSCCNet(tiny(**changes)).train()
+    config = tiny(**changes)
+    network = MSCCNet(config).train()
     logits = network(images())
-    side = 64 // changes.get("output_stride", 8)
+    side = 64 // config.map_stride
+    assert side == (4 if config.output_stride == 16 else 8)
     assert logits.image.shape == (2, 2) and logits.mask.shape == (2, 2, side, side)
     has_coarse = changes.get("mscc", True) and changes.get("coarse", True)
     assert (logits.coarse is not None) == has_coarse
@@ -255,3 +260,46 @@ def test_pointed_at_reads_the_features_under_the_mask():
     first, second, mean, peak = pointed_at(features, mask)[0].tolist()
     assert first == pytest.approx(32 / 33, abs=1e-3) and second == pytest.approx(0, abs=1e-3)
     assert mean == pytest.approx(0.5, abs=1e-3) and peak == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_pyramid_reads_four_stages_at_their_own_strides():
+    network = MSCCNet(MODELS["msccnet-lite0"]).eval()
+    with torch.inference_mode():
+        maps = network.backbone(torch.zeros(1, 3, 160, 160))
+        logits = network(torch.zeros(1, 3, 160, 160))
+    strides = [(m.shape[1], 160 // m.shape[2]) for m in maps]
+    assert strides == [(24, 4), (40, 8), (112, 16), (320, 32)]
+    assert logits.mask.shape == (1, 2, 20, 20)
+    assert 3.0e6 < count(network) < 3.5e6
+
+
+def test_a_pyramid_takes_other_sizes_and_keeps_its_weights():
+    network = MSCCNet(MODELS["msccnet-lite0"]).eval()
+    for size in (96, 128, 224):
+        set_input_size(network, size)
+        with torch.inference_mode():
+            assert network(torch.zeros(1, 3, size, size)).mask.shape[-1] == size // 8
+
+
+def test_a_pyramid_without_mfa_is_refused():
+    with pytest.raises(ModelError, match="pyramid"):
+        MSCCNet(tiny(output_stride=32, aggregation="pyramid", mfa=False))
+    with pytest.raises(ModelError, match="aggregation"):
+        tiny(aggregation="tower")
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    side=st.integers(6, 33),
+    kernel=st.sampled_from([1, 3, 5]),
+    stride=st.sampled_from([1, 2]),
+    dilation=st.sampled_from([1, 2]),
+)
+def test_same_padding_is_timms(side, kernel, stride, dilation):
+    from timm.layers import Conv2dSame
+
+    theirs = Conv2dSame(2, 4, kernel, stride, 0, dilation)
+    ours = SameConv2d(2, 4, kernel, stride, 0, dilation)
+    ours.load_state_dict(theirs.state_dict())
+    given = torch.randn(1, 2, side, side + 3)
+    assert torch.equal(ours(given), theirs(given))

@@ -329,6 +329,26 @@ def test_a_backbone_starts_from_a_file(tmp_path: Path, suffix: str) -> None:
         start_backbone(two, tmp_path / "none.pth")
 
 
+@pytest.mark.parametrize(("stages", "norms"), [(0, False), (0, True), (1, False), (2, True)])
+def test_frozen_parts_of_a_backbone_stay_as_they_are(stages: int, norms: bool) -> None:
+    recipe = replace(FACES, frozen_stages=stages, frozen_norms=norms)
+    network = training.build(recipe.config)
+    before = {key: value.clone() for key, value in network.backbone.state_dict().items()}
+    still = training.freeze(network, recipe)
+    optimiser = training.optimiser_of(network, recipe.schedule)
+    crops = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8)
+    mask = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    training._learn(network, crops, mask, recipe, optimiser, still)
+    after = network.backbone.state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    ends = [f"layer{stage}." for stage in range(stages + 1, 5)]
+    learned = {key for key in moved if not key.endswith(("running_mean", "running_var", "tracked"))}
+    assert learned and (stages == 0 or all(key.startswith(tuple(ends)) for key in learned))
+    statistics = moved - learned
+    assert bool(statistics) is not norms
+    assert stages == 0 or all(key.startswith(tuple(ends)) for key in statistics)
+
+
 def test_a_network_starts_from_the_weights_of_another_run(tmp_path: Path) -> None:
     one, two = (training.build(FACES.config) for _ in range(2))
     path = tmp_path / "weights.safetensors"
