@@ -244,7 +244,7 @@ def scan(
         str,
         typer.Option(
             rich_help_panel=_JUDGING,
-            help="auto, decord, pyav; or nvdec, on a GPU and without a sandbox.",
+            help="auto, decord or pyav.",
         ),
     ] = DEFAULTS.decoder,
     engine: Annotated[
@@ -372,7 +372,7 @@ def scan(
     _log(quiet=quiet, debug=debug)
     try:
         options = ScanOptions(
-            decoder=_one_of("--decoder", decoder, ("auto", "decord", "pyav", "nvdec")),  # type: ignore[arg-type]
+            decoder=_one_of("--decoder", decoder, ("auto", "decord", "pyav")),  # type: ignore[arg-type]
             engine=engine,
             model=model,
             min_face=min_face,

@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,10 +42,6 @@ app = typer.Typer(
 @app.command()
 def build(
     recipe: Annotated[str, typer.Argument(help="A recipe; `deepscan engine list` names them.")],
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="A folder of face crops, for a recipe in int8.", show_default=False),
-    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="cuda, or cuda:N for another than the first GPU.", show_default=False),
@@ -69,7 +64,7 @@ def build(
         _show_steps()
         from deepscan.engines.shelf import build_recipe
 
-        _show_proof(build_recipe(recipe, device=device, calibration=calibration), format_)
+        _show_proof(build_recipe(recipe, device=device), format_)
 
 
 @app.command("list")
@@ -256,16 +251,6 @@ def _show_proof(proof: Proof, format_: str) -> None:
              f"{limit.verdict_equality:g}"),
         ],
     )  # fmt: skip
-    if proof.cost is not None:
-        cost = proof.cost
-        _print_table(
-            f"{cost.judged} faces beside the {cost.faces} that calibrated",
-            ("figure", "measured"),
-            [
-                (name.replace("_", " "), f"{value:.4g}")
-                for name, value in _plain(cost)["figures"].items()
-            ],
-        )
     for complaint in proof.complaints:
         typer.echo(f"out of tolerance: {complaint}")
     if not proof.complaints:
@@ -287,8 +272,6 @@ def _entry_row(entry: Entry) -> tuple[str, ...]:
     facts, parity = entry.facts, entry.parity
     what = {
         "openvino": f"weights {facts.get('weights', '')[:12]}, OpenVINO {facts.get('openvino')}",
-        "openvino-int8": f"{entry.model} int8, OpenVINO {facts.get('openvino')}",
-        "failure": f"{facts.get('what', '')} could not be built",
         "tensorrt": f"{entry.model} {facts.get('precision')}, TensorRT {facts.get('tensorrt')}, "
         f"{facts.get('gpu')} (sm {facts.get('sm')}), driver {facts.get('driver')}",
         "timings": f"TensorRT {facts.get('tensorrt')}, {facts.get('gpu')}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Decoder = Literal["auto", "decord", "pyav", "nvdec"]
+Decoder = Literal["auto", "decord", "pyav"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from deepscan import __version__, pipeline, triage
 from deepscan.engines.engine import Engine
-from deepscan.engines.meanwhile import EngineSupply
+from deepscan.engines.load import load_engine
 from deepscan.errors import (
     CorruptError,
     NoVideoError,
@@ -161,15 +161,10 @@ class Scanner:
         self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
         self.calibration.at(options.false_alarm_rate)  # a rate it cannot promise fails here
         with ExitStack() as held:
-            # Where a faster engine can be built, that happens beside the first scans.
-            self._supply: EngineSupply | None = None
-            if engine is None:
-                self._supply = EngineSupply(options.engine, options.model)
-                held.callback(self._supply.close)
-                self.engine: Engine = self._supply.engine
-            else:
-                held.callback(engine.close)
-                self.engine = engine
+            self.engine: Engine = (
+                load_engine(options.engine, options.model) if engine is None else engine
+            )
+            held.callback(self.engine.close)
             self.detector = detector or _load_detector(options)
             held.callback(self.detector.close)
             self._held = held.pop_all()
@@ -242,9 +237,6 @@ class Scanner:
     ) -> Scanned:
         """Like `scan`, but raises. What is learnt on the way to an error stays in `known`."""
         options, watch, budget = self.options, Stopwatch(), Budget(self.options.budget)
-        # Who has put another engine in its place, one that several scans share, keeps that.
-        if self._supply is not None and self.engine is self._supply.engine:
-            self.engine = self._supply.next_file()
         known["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         source = resolve(path)
         with watch.measure("hash"):

@@ -24,18 +24,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepscan.engines.engine import ENGINES, EngineEntry
 from deepscan.engines.load import engine_class
 from deepscan.engines.machine import Machine, look_around
-from deepscan.engines.ondevice import cut_all
-from deepscan.engines.torch import TYPES, TorchEngine
+from deepscan.engines.torch import TYPES
 from deepscan.errors import DeepscanError, UsageError
-from deepscan.faces.crop import cut
 from deepscan.models.deploy import Deployed
 from deepscan.models.msccnet import MODELS, MSCCNet
 from deepscan.models.weights import FOLDER, Card, read_card, save_weights
-from deepscan.types import Box
 
 _SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices that show the ceiling
-_FRAME = (1080, 1920)
-_FACES = (1, 4, 16)  # in a frame
 _ROUNDS = 5
 
 
@@ -52,20 +47,6 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Frames of 1080p a second with so many faces: crops cut on the CPU and judged, against the
-    frame uploaded once and cut on the device; and the milliseconds that cutting alone takes."""
-
-    model: str
-    engine: str
-    faces: int
-    on_cpu: float
-    on_device: float
-    cut_on_cpu_ms: float
-    cut_on_device_ms: float
-
-
-@dataclass(frozen=True, slots=True)
 class EngineSpeed:
     """One run. `ceilings` are TFLOP/s of matrix products by precision, `gmac` 10^9 multiply-adds
     of one crop by model, `absent` why an engine does not stand there."""
@@ -75,7 +56,6 @@ class EngineSpeed:
     ceilings: dict[str, float]
     gmac: dict[str, float]
     rates: tuple[Rate, ...]
-    cuts: tuple[Cut, ...]
     absent: dict[str, str]
 
     def table(self) -> str:
@@ -92,15 +72,6 @@ class EngineSpeed:
                 f"{rate.model:<14}{rate.engine:<24}{rate.batch:>6}{rate.crops_per_second:>11.1f}"
                 f"{share:>12}"
             )
-        lines.append(
-            f"{'1080p frames/s':<38}{'faces':>6}{'cut on CPU':>12}{'on device':>11}"
-            f"{'CPU ms':>9}{'device ms':>11}"
-        )
-        lines += [
-            f"{one.model:<14}{one.engine:<24}{one.faces:>6}{one.on_cpu:>12.1f}"
-            f"{one.on_device:>11.1f}{one.cut_on_cpu_ms:>9.2f}{one.cut_on_device_ms:>11.2f}"
-            for one in self.cuts
-        ]
         lines += [f"not here: {engine}: {why}" for engine, why in self.absent.items()]
         return "\n".join(lines)
 
@@ -141,7 +112,6 @@ def measure(
     ceilings = _ceilings(device, seconds)
     gmac: dict[str, float] = {}
     rates: list[Rate] = []
-    cuts: list[Cut] = []
     absent: dict[str, str] = {}
     with ExitStack() as held:
         made = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="deepscan-engines-")))
@@ -152,16 +122,12 @@ def measure(
                 ceiling = ceilings.get(engine.name.rpartition("-")[2])
                 try:
                     rates += _rates(engine, name, batches, gmac[name], ceiling, seconds)
-                    if isinstance(engine, TorchEngine):
-                        cuts += _cuts(engine, name, device, seconds)
                 except DeepscanError as error:
                     absent[engine.name] = str(error)
                 finally:
                     engine.close()
     runs_on = machine.cpu if kind == "cpu" else machine.need_gpu(device, "the benchmark")
-    return EngineSpeed(
-        runs_on, torch.__version__, ceilings, gmac, tuple(rates), tuple(cuts), absent
-    )
+    return EngineSpeed(runs_on, torch.__version__, ceilings, gmac, tuple(rates), absent)
 
 
 def _card(name: str, folder: Path, made: Path) -> Card:
@@ -274,40 +240,4 @@ def _rates(
         rate = batch * _rate(lambda batch=batch: engine.predict(crops[:batch]), seconds)  # type: ignore[misc]
         share = None if not ceiling else round(rate * gmac * 2e-3 / ceiling, 4)
         found.append(Rate(model, engine.name, batch, round(rate, 1), share))
-    return found
-
-
-def _cuts(engine: TorchEngine, model: str, device: str, seconds: float) -> list[Cut]:
-    rng = np.random.default_rng(0)
-    frame = rng.integers(0, 256, (*_FRAME, 3), dtype=np.uint8)
-    there = torch.from_numpy(frame).to(device)
-    size = engine.input_size
-    found = []
-    for faces in _FACES:
-        corners = rng.uniform((0, 0), (_FRAME[1] - 300, _FRAME[0] - 300), (faces, 2))
-        boxes = [Box(x, y, x + 280.0, y + 280.0) for x, y in corners.tolist()]
-
-        def on_cpu(boxes: list[Box] = boxes) -> None:
-            crops = np.stack([cut(frame, box, size) for box in boxes])
-            for start in range(0, len(crops), engine.max_batch):
-                engine.predict(crops[start : start + engine.max_batch])
-
-        def cut_here(boxes: list[Box] = boxes) -> None:
-            for box in boxes:
-                cut(frame, box, size)
-
-        def cut_there(boxes: list[Box] = boxes) -> None:
-            cut_all(there, boxes, size)
-            _wait(device)
-
-        def on_device(boxes: list[Box] = boxes) -> None:
-            engine.predict_frame(frame, boxes)
-
-        paces = [_rate(run, seconds) for run in (on_cpu, on_device, cut_here, cut_there)]
-        found.append(
-            Cut(
-                model, engine.name, faces, round(paces[0], 1), round(paces[1], 1),
-                round(1e3 / paces[2], 3), round(1e3 / paces[3], 3),
-            )
-        )  # fmt: skip
     return found

@@ -9,13 +9,13 @@ time leaves whole lines and at most one torn line at the end. A line is a JSON o
 
     run      "run": Run                               a start of the program
     started  "name", "attempt", "identity", "key"     an item is taken up (again)
-    segment  "name", "key", "segment": {...}          a stretch of a long file is done, resumable
     lost     "name", "attempt", "reason": Reason      what worked on it died without an outcome
     done     "outcome": Outcome                       the item has its outcome (also if refused)
     ended    "finished": bool, "exit": int            the run is over; finished: nothing left out
 
-Unknown kinds are ignored. The newest outcome of a name is the current one; older ones with
-another key are superseded. Text is ASCII; bytes of names that are no UTF-8 are escaped surrogates.
+Unknown kinds are ignored; so is "segment", which older journals hold. The newest outcome of a name
+is the current one; older ones with another key are superseded. Text is ASCII; bytes of names that
+are no UTF-8 are escaped surrogates.
 """
 
 from __future__ import annotations
@@ -69,11 +69,9 @@ class Memory:
         self._runs: list[Run] = []
         self._older: dict[tuple[str, str | None], Outcome] = {}
         self._by_key: dict[str, dict[str, None]] = {}  # names, in order
-        self._by_content: dict[str, dict[str, None]] = {}
         self._older_by_key: dict[str, dict[str, None]] = {}
         self._contents: dict[Identity, str] = {}
         self._attempts: Counter[str] = Counter()
-        self._segments: dict[str, tuple[str, list[Mapping[str, Any]]]] = {}
 
     @property
     def superseded(self) -> tuple[Outcome, ...]:
@@ -104,27 +102,14 @@ class Memory:
                 return older
         return None
 
-    def by_content(self, sha256: str) -> tuple[Outcome, ...]:
-        """All current outcomes of files with this content, whatever the settings."""
-        return tuple(self.outcomes[name] for name in self._by_content.get(sha256, ()))
-
     def sha256_of(self, identity: Identity | None) -> str | None:
         """The content's hash if a file of this identity was hashed: for hard links, renamed files,
         and unchanged files under other settings."""
         return None if identity is None else self._contents.get(identity)
 
-    def attempts(self, name: str) -> int:
-        """How often the item was taken up since its last outcome; a kill of the run counts."""
-        return self._attempts[name]
-
     def unfinished(self) -> tuple[str, ...]:
         """Names of items that were taken up and have no outcome since, sorted."""
         return tuple(sorted(name for name, count in self._attempts.items() if count))
-
-    def segments(self, name: str, key: str) -> tuple[Mapping[str, Any], ...]:
-        """The segments of an unfinished item that are done, in order; none under another key."""
-        under, done = self._segments.get(name, ("", []))
-        return tuple(done) if under == key else ()
 
     def results(self, folder: Path) -> Results:
         """The state as reports take it.
@@ -155,12 +140,6 @@ class Memory:
                 self.finished = False
             case "started":
                 self._attempts[entry["name"]] += 1
-            case "segment":
-                under, done = self._segments.get(entry["name"], ("", []))
-                if under != entry["key"]:  # what other settings have done is of no use
-                    self._segments[entry["name"]] = entry["key"], [entry["segment"]]
-                else:
-                    done.append(entry["segment"])
             case "done":
                 self._replace(Outcome.from_json(entry["outcome"]))
             case "ended":
@@ -178,9 +157,6 @@ class Memory:
         for name, count in self._attempts.items():
             for attempt in range(1, count + 1):
                 yield _entry("started", name=name, attempt=attempt, identity=None, key=None)
-        for name, (key, done) in self._segments.items():
-            for values in done:
-                yield _entry("segment", name=name, key=key, segment=values)
         if self.finished:
             yield _entry("ended", finished=True, exit=None)
 
@@ -191,7 +167,6 @@ class Memory:
             + len(self._older)
             + len(self.outcomes)
             + self._attempts.total()
-            + sum(len(done) for _, done in self._segments.values())
             + self.finished
         )
 
@@ -200,7 +175,6 @@ class Memory:
         old = self.outcomes.pop(name, None)  # popped: the newest stands last
         if old is not None:
             _drop(self._by_key, old.key, name)
-            _drop(self._by_content, old.sha256, name)
             if old.key != outcome.key:
                 self._older[name, old.key] = old
                 _add(self._older_by_key, old.key, name)
@@ -208,11 +182,9 @@ class Memory:
         _drop(self._older_by_key, outcome.key, name)
         self.outcomes[name] = outcome
         _add(self._by_key, outcome.key, name)
-        _add(self._by_content, outcome.sha256, name)
         if outcome.sha256 is not None and outcome.identity is not None:
             self._contents[outcome.identity] = outcome.sha256
         self._attempts.pop(name, None)
-        self._segments.pop(name, None)
 
 
 class Journal:
@@ -258,10 +230,6 @@ class Journal:
     def started(self, item: Item, *, attempt: int = 1, key: str | None = None) -> None:
         """An item is taken up."""
         self._append("started", name=item.name, attempt=attempt, identity=item.identity, key=key)
-
-    def segment(self, name: str, key: str, values: Mapping[str, Any]) -> None:
-        """A stretch of an item under way is done; `values` are ready for JSON."""
-        self._append("segment", name=name, key=key, segment=dict(values))
 
     def lost(self, name: str, reason: Reason, *, attempt: int = 1) -> None:
         """What worked on an item died without an outcome."""

@@ -49,6 +49,7 @@ SHARE_DIFFERENCE = 0.1  # of the mask share of a face, where no masks were writt
 
 _LINE = 2**20  # bytes; a frame with 64 faces has 12 kB
 _TOLD = 3  # complaints in one detail
+_GONE = re.compile(r"nvdec|.+-int8")  # decoders and engines of records by earlier versions
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 State = Literal["ok", "differs", "unchecked"]
@@ -360,6 +361,22 @@ def _judge_again(
     record = found.record
     if record["model"] is None:
         book.say("scores", "unchecked", "the file had no scores: nothing in it could be judged")
+        return
+    gone = [
+        f"{what} {named}"
+        for what, named in (
+            ("decoder", record["decoder"]["name"]),
+            ("engine", record["engine"]["name"]),
+        )
+        if _GONE.fullmatch(named)
+    ]
+    if gone:
+        book.say(
+            "scores",
+            "unchecked",
+            f"scanned with {' and '.join(gone)}, which this version of deepscan no longer has: "
+            "verify it with the version that made it, or scan the file again",
+        )
         return
     if found.input is None:
         book.say("scores", "unchecked", "not without the file that was scanned")

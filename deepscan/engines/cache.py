@@ -93,22 +93,6 @@ def write_entry(folder: Path | None, key: str, facts: Mapping[str, str], *parts:
         logger.warning("the cache %s cannot be written: %s", folder, error)
 
 
-def note_failure(key: str, what: str, why: str) -> None:
-    """Remember that the entry `key` could not be made, so that nobody tries again unasked."""
-    facts = _failure(key)
-    write_entry(cache_folder(), key_of(facts), {**facts, "what": what}, why.encode())
-
-
-def failure_of(key: str) -> str | None:
-    """Why the entry `key` could not be made; None if nobody has failed."""
-    found = read_entry(cache_folder(), key_of(_failure(key)))
-    return None if found is None else found[0].decode(errors="replace")
-
-
-def _failure(key: str) -> dict[str, str]:
-    return {"kind": "failure", "of": key}
-
-
 def _root() -> Path | None:
     if named := os.environ.get(VARIABLE):
         return Path(named).absolute()

@@ -133,7 +133,7 @@ ENGINES: dict[str, str] = {
 }
 
 PRECISIONS: dict[str, tuple[str, ...]] = {
-    "openvino": ("fp32", "bf16", "int8"),
+    "openvino": ("fp32", "bf16"),
     "tensorrt": ("fp32", "fp16", "bf16"),
     "torch": ("fp32", "fp16", "bf16"),
 }

@@ -19,7 +19,7 @@ from deepscan.engines.parity import (
     keep_parity,
     kept_conformity,
 )
-from deepscan.engines.recipe import tolerance_of
+from deepscan.engines.recipe import recipe_of, tolerance_of
 from deepscan.errors import EngineError, UsageError
 from deepscan.models.weights import FOLDER, Card, read_card
 
@@ -29,7 +29,7 @@ AUTO = re.compile(r"auto(?::(\d{1,3}))?")
 DEVICE = re.compile(r"cpu|cuda(?::\d{1,3})?")
 NAMES_HELP = (
     "auto, or RUNTIME[-DEVICE][-PRECISION]: torch, openvino or tensorrt; cpu, cuda or cuda:N; "
-    "fp32, bf16, fp16 (not openvino) or int8 (openvino only). Examples: openvino, openvino-bf16, "
+    "fp32, bf16 or fp16 (not openvino). Examples: openvino, openvino-bf16, "
     "torch-cpu-fp32, tensorrt, torch-cuda:1-bf16, tensorrt:1. What is left out is chosen to fit "
     "the machine. A named engine runs or fails; only auto looks for another."
 )
@@ -62,7 +62,8 @@ def load_engine(
         name: RUNTIME[-DEVICE][-PRECISION], such as "openvino", "openvino-bf16", "torch-cuda" or
             "torch-cpu-fp32" (the names in records too); "auto" takes a TensorRT engine that was
             built for just this machine, else torch on CUDA, else OpenVINO, else torch on the CPU,
-            and says in `info.reason` why. "tensorrt" builds its engine if there is none. DEVICE
+            and says in `info.reason` why; one warning names the command that builds a TensorRT
+            engine where none is. "tensorrt" builds its engine if there is none. DEVICE
             "cuda:1" is the second GPU, "tensorrt:1" is short for "tensorrt-cuda:1", and "auto:1" is
             "auto" with that GPU.
         model: a model whose card and weights lie in `folder`.
@@ -86,7 +87,8 @@ def load_engine(
     refused: list[str] = []
     if on not in (None, "cuda"):
         machine.need_gpu(str(on), name)
-    for choice, reason in candidates(machine, card, on or "cuda"):
+    tried = candidates(machine, card, on or "cuda")
+    for choice, reason in tried:
         why = "; ".join([reason, *refused])
         try:
             engine = build(choice, card, machine, why, threads=threads, patient=False)
@@ -95,8 +97,27 @@ def load_engine(
             refused.append(f"{choice.name} refused: {error}")
             continue
         logger.info("engine %s: %s", engine.name, engine.info.reason)
+        if command := _build_command(choice, card, tried):
+            logger.warning(
+                "%s scans; a TensorRT engine may be faster on this GPU, and none is built: run %s",
+                engine.name,
+                command,
+            )
         return engine
     raise EngineError("no engine runs here: " + "; ".join(refused))
+
+
+def _build_command(chosen: Choice, card: Card, tried: list[tuple[Choice, str]]) -> str | None:
+    """The command that builds a TensorRT engine where "auto" took torch on CUDA for want of one."""
+    device = chosen.device or "cpu"
+    if device == "cpu" or any(choice.runtime == "tensorrt" for choice, _ in tried):
+        return None
+    for _, precision in engine_class("tensorrt").CHOICES:
+        recipe = recipe_of(card.name, "tensorrt", precision)
+        if recipe is not None:
+            place = "" if device == "cuda" else f" --device {device}"
+            return f"deepscan engine build {recipe.name}{place}"
+    return None
 
 
 def auto_device(name: str) -> str | None:
@@ -106,27 +127,6 @@ def auto_device(name: str) -> str | None:
         return None
     number = int(found[1] or 0)
     return f"cuda:{number}" if number else "cuda"
-
-
-def one_for_each_gpu(name: str, machine: Machine) -> tuple[str, ...]:
-    """The names of engines for one process on each GPU, all of the kind that `name` asks for.
-
-    One name, as given, where there is one GPU or none, where the engine is for the CPU, and where
-    `name` says already which GPU it wants.
-
-    Raises:
-        EngineError: no engine can have this name.
-    """
-    count = len(machine.gpus)
-    if count < 2 or ":" in name:
-        return (name,)
-    if name == "auto":
-        return ("auto", *(f"auto:{number}" for number in range(1, count)))
-    choice = parse_name(name)
-    if choice.device == "cpu" or choice.runtime == "openvino":
-        return (name,)
-    devices = ["cuda", *(f"cuda:{number}" for number in range(1, count))]
-    return tuple(replace(choice, device=device).name for device in devices)
 
 
 def candidates(

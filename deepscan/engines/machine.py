@@ -12,17 +12,7 @@ from deepscan.errors import EngineError
 
 # Instructions that multiply bf16 in hardware; without one of them bf16 is slower than fp32.
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
-# And eight bits: without them sums of two products overflow sixteen.
-INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
-TELLING_FLAGS = (
-    "avx2",
-    "avx512f",
-    "avx512_bf16",
-    "avx512_vnni",
-    "avx_vnni",
-    "amx_bf16",
-    "amx_int8",
-)
+TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +88,6 @@ class Machine:
         if not self.has_bf16:
             raise EngineError(
                 f"engine {engine}: this CPU ({self.cpu}) has no bf16 instructions. "
-                f"Use --engine {instead}"
-            )
-
-    def need_int8(self, engine: str, instead: str) -> None:
-        """See that the CPU multiplies eight bits in hardware.
-
-        Raises:
-            EngineError: it does not, so that int8 would be slower, and its sums could overflow.
-        """
-        if not any(flag in INT8_FLAGS for flag in self.flags):
-            raise EngineError(
-                f"engine {engine}: this CPU ({self.cpu}) has no int8 instructions (VNNI). "
                 f"Use --engine {instead}"
             )
 

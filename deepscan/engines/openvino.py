@@ -33,13 +33,11 @@ CENTRES = "__module.network.mscc/"  # what convert_model calls the operations of
 class OpenVINOEngine(EngineEntry):
     """Runs `Deployed` as compiled by OpenVINO for this CPU.
 
-    In bf16 and int8 the class-centre product, the graph step and the attention stay in fp32. The
-    network in int8 is made by `quantise.py`, from faces that somebody gave; here it is only run.
+    In bf16 the class-centre product, the graph step and the attention stay in fp32.
     """
 
     CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
         ("cpu", "bf16"),
-        ("cpu", "int8"),
         ("cpu", "fp32"),
     )
 
@@ -51,21 +49,18 @@ class OpenVINOEngine(EngineEntry):
         device: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
-        network: tuple[bytes, bytes] | None = None,
     ) -> None:
         """
         Args:
             card: the model.
             machine: what is there to run it on.
             device: "cpu", the only one.
-            precision: "bf16", "fp32" or "int8"; by default bf16 if the CPU has instructions for it,
-                else fp32.
+            precision: "bf16" or "fp32"; by default bf16 if the CPU has instructions for it.
             threads: CPU threads; by default one for each core.
-            network: XML and constants to run instead of those in the cache.
 
         Raises:
-            EngineError: OpenVINO is not there, cannot take the network, the CPU has no such
-                instructions, or the network in int8 was never made.
+            EngineError: OpenVINO is not there, cannot take the network, or the CPU has no such
+                instructions.
             ModelError: the weights are missing, damaged or of another network.
         """
         precision = precision or ("bf16" if machine.has_bf16 else "fp32")
@@ -74,14 +69,8 @@ class OpenVINOEngine(EngineEntry):
             raise EngineError(f"engine openvino-{device}: only the CPU. Use --engine {self.name}")
         if precision == "bf16":
             machine.need_bf16(self.name, "openvino-fp32")
-        if precision == "int8":
-            machine.need_int8(self.name, "openvino")
         openvino = import_openvino(self.name)
-        if network is None:
-            network = (
-                _kept_int8(card, openvino) if precision == "int8" else converted(card, openvino)
-            )
-        graph, constants = network
+        graph, constants = converted(card, openvino)
         self.fingerprint = key_of(
             {
                 "engine": self.name,
@@ -97,10 +86,8 @@ class OpenVINOEngine(EngineEntry):
                     read(graph, constants, openvino),
                     "CPU",
                     {
-                        # Left alone it takes bf16 wherever it can. In int8 that is for the rest.
-                        "INFERENCE_PRECISION_HINT": "bf16"
-                        if precision == "bf16" or (precision == "int8" and machine.has_bf16)
-                        else "f32",
+                        # Left alone it takes bf16 wherever it can.
+                        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
                         "INFERENCE_NUM_THREADS": threads or machine.cores,
                         "NUM_STREAMS": 1,
                         # Two scans on one machine would pin their threads to the same cores.
@@ -170,29 +157,6 @@ def written(model: Any, openvino: Any, folder: Path | None) -> tuple[bytes, byte
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def int8_facts(card: Card, openvino: Any) -> dict[str, str]:
-    """What the network in eight bits is kept under; which faces calibrated it stands in it."""
-    return {
-        "kind": "openvino-int8",
-        "model": card.name,
-        "weights": card.sha256,
-        "config": repr(sorted(card.values["config"].items())),
-        "openvino": openvino.__version__,
-        "code": _code(),
-    }
-
-
-def _kept_int8(card: Card, openvino: Any) -> tuple[bytes, bytes]:
-    models.read_weights(card)  # a changed or missing file is an error also if the cache has it
-    kept = read_entry(cache_folder(), key_of(int8_facts(card, openvino)))
-    if kept is None or len(kept) != 3:
-        raise EngineError(
-            f"engine openvino-cpu-int8: {card.name} was never calibrated for these versions. Run: "
-            f"deepscan engine build {card.name}-openvino-int8 --calibration FOLDER_OF_FACES"
-        )
-    return kept[0], kept[1]
-
-
 def converted(card: Card, openvino: Any) -> tuple[bytes, bytes]:
     """The network in OpenVINO's form, XML and constants: from the cache, else converted now."""
     facts = {
@@ -215,7 +179,6 @@ def converted(card: Card, openvino: Any) -> tuple[bytes, bytes]:
 def _code() -> str:
     """A hash of the code that a converted network comes from: it changes without the weights."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    digest.update(Path(__file__).with_name("quantise.py").read_bytes())
     for path in sorted(Path(models.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,6 @@ class Conformity(Parity):
 
     verdict_equality: float
 
-    @property
-    def parity(self) -> Parity:
-        """The four figures of the numbers alone."""
-        return Parity(**{each.name: getattr(self, each.name) for each in fields(Parity)})
-
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
@@ -83,7 +78,6 @@ TOLERANCES = {
     # score of 0.5 is 0.08 of log-likelihood ratio; a verdict needs several units.
     "bf16": Tolerance(0.02, 0.005, 0.90, 0.10, 0.95),
     # Eight bits in all: measured 0.014 to 0.03 for scores. 0.05 is 0.24 of log-likelihood ratio.
-    "int8": Tolerance(0.05, 0.01, 0.85, 0.35, 0.95),
 }
 
 
@@ -211,12 +205,6 @@ def complaints(parity: Conformity, tolerance: Tolerance) -> tuple[str, ...]:
             f"{tolerance.verdict_equality:.1%} is needed"
         )
     return tuple(found)
-
-
-def kept_parity(fingerprint: str) -> Parity | None:
-    """As `kept_conformity`, without the verdicts."""
-    found = kept_conformity(fingerprint)
-    return None if found is None else found.parity
 
 
 def kept_conformity(fingerprint: str, bars: tuple[float, ...] | None = None) -> Conformity | None:

@@ -42,7 +42,7 @@ DEFAULT_BATCHES = Batches(1, 8, 32)  # of a model that has no recipe
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to build. `batches` is None where the runtime takes any; `graphs` asks for CUDA graphs.
+    """What to build. `batches` is None where the runtime takes any.
 
     `tolerance` is at most as wide as the house's own (`parity.TOLERANCES`).
     """
@@ -53,7 +53,6 @@ class Recipe:
     runtime: str
     precision: str
     batches: Batches | None
-    graphs: bool
     tolerance: Tolerance
 
 
@@ -114,12 +113,9 @@ def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:
         "runtime",
         "precision",
         "tolerance",
-        *(("batch", "graphs") if profiled else ()),
+        *(("batch",) if profiled else ()),
     }
     _known(path, "", values, known)
-    graphs = values.get("graphs", False)
-    if not isinstance(graphs, bool):
-        raise EngineError(f"recipe {path}: graphs = {graphs!r}; must be true or false")
     return Recipe(
         name,
         path,
@@ -127,7 +123,6 @@ def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:
         runtime,
         precision,
         _batches(path, values.get("batch")) if profiled else None,
-        graphs,
         _tolerance(path, values.get("tolerance"), TOLERANCES[precision]),
     )
 

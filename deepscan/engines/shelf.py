@@ -6,20 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from deepscan.engines.cache import cache_folder, note_failure, read_entry
+from deepscan.engines.cache import cache_folder, read_entry
 from deepscan.engines.engine import ENGINES
 from deepscan.engines.load import Choice, engine_class, measure, parse_name, set_up
 from deepscan.engines.machine import Machine, look_around
 from deepscan.engines.parity import Conformity, Tolerance, bars_of, complaints, keep_parity
 from deepscan.engines.recipe import FOLDER as RECIPES
 from deepscan.engines.recipe import Recipe, read_recipe, tolerance_of
-from deepscan.errors import EngineError, UsageError
+from deepscan.errors import EngineError
 from deepscan.models.weights import FOLDER, Card, read_card
-
-if TYPE_CHECKING:
-    from deepscan.engines.quantise import Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +23,7 @@ class Entry:
     """One thing in the cache: its kind, what it is, what it depends on and its size in bytes.
 
     `kind` is "openvino" (a converted network), "tensorrt" (an engine), "timings" (what TensorRT
-    learned about a GPU), "parity" (a proof), "failure" (of a build), "damaged" or "leftover".
+    learned about a GPU), "parity" (a proof), "damaged" or "leftover".
     `parity` and `engine` only for proofs: of the engine with that `fingerprint`.
     """
 
@@ -43,10 +39,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """An engine's figures, measured now, what they may be, and what is out of tolerance.
-
-    `cost` is what quantisation cost on faces, where it was done now.
-    """
+    """An engine's figures, measured now, what they may be, and what is out of tolerance."""
 
     engine: str
     model: str
@@ -54,7 +47,6 @@ class Proof:
     parity: Conformity
     tolerance: Tolerance
     complaints: tuple[str, ...]
-    cost: Cost | None = None
 
 
 def choice_of(recipe: Recipe) -> Choice:
@@ -66,23 +58,21 @@ def build_recipe(
     name: str,
     *,
     device: str | None = None,
-    calibration: Path | None = None,
     models: Path = FOLDER,
     recipes: Path = RECIPES,
 ) -> Proof:
     """Make what a recipe describes, keep it in the cache, and prove it.
 
-    What lies in the cache already is only proven, unless it is to be calibrated anew.
+    What lies in the cache already is only proven.
 
     Args:
         name: of the recipe.
         device: where it will run, as in the name of an engine; by default the first that fits.
-        calibration: a folder of face crops, for a recipe in int8.
         models: where models lie.
         recipes: where recipes lie.
 
     Raises:
-        UsageError: there is no such recipe, or it needs a calibration, or none.
+        UsageError: there is no such recipe.
         EngineError: it does not run here, cannot be kept, or is out of tolerance.
         ModelError: there are no weights for its model.
     """
@@ -93,28 +83,16 @@ def build_recipe(
     key = None
     if hasattr(made, "build_key"):
         key = made.build_key(card, machine, recipe.precision, device or "cuda")
-    if calibration is not None and recipe.precision != "int8":
-        raise UsageError(f"{name} takes no --calibration: only recipes in int8 do")
-    cost = None
-    if calibration is not None:
-        from deepscan.engines.quantise import quantise
-
-        cost = quantise(card, machine, calibration)
-    try:
-        proof = _prove(choice, card, machine, patient=True)
-        if proof.complaints:
-            raise EngineError(f"{name} does not agree with torch: {'; '.join(proof.complaints)}")
-    except EngineError as error:
-        if key is not None:
-            note_failure(key, name, str(error))
-        raise
+    proof = _prove(choice, card, machine, patient=True)
+    if proof.complaints:
+        raise EngineError(f"{name} does not agree with torch: {'; '.join(proof.complaints)}")
     if key is not None and read_entry(cache_folder(), key) is None:
         raise EngineError(
             f"{name} was built and agrees with torch, but cannot be kept in "
             f"{cache_folder() or 'a cache'}. See the warnings above, or set DEEPSCAN_CACHE to a "
             "folder of yours with room in it"
         )
-    return replace(proof, cost=cost)
+    return proof
 
 
 def prove(
@@ -222,7 +200,7 @@ def _two_objects(text: str) -> tuple[dict[str, object], dict[str, object]]:
 
 
 def _is_leftover(name: str) -> bool:
-    """Whether a file is half an entry, or what a builder said."""
+    """Whether a file is half an entry, or the log of a build by an earlier version."""
     return name.endswith(".part") or (name.startswith("build-") and name.endswith(".log"))
 
 

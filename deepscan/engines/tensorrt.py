@@ -102,7 +102,6 @@ class TensorRTEngine(EngineEntry):
         self._context: Any = None
         self._copies: Any = None  # the stream of uploads
         self._stream: Any = None  # the stream of everything else
-        graphs = bool(recipe and recipe.graphs)
         kept = _read(facts)
         if kept is None and not patient:
             raise EngineError(
@@ -112,7 +111,7 @@ class TensorRTEngine(EngineEntry):
         with self._current():
             if kept is not None:
                 try:
-                    self._start(trt, kept[0], graphs=graphs)
+                    self._start(trt, kept[0])
                 except EngineError as error:
                     if not patient:
                         raise
@@ -122,7 +121,7 @@ class TensorRTEngine(EngineEntry):
                 logger.warning("engine %s is being built; this takes minutes, once", self.name)
                 kept = _build(trt, self._logger, self.name, card, precision, self._batches)
                 write_entry(cache_folder(), key_of(facts), facts, *kept)
-                self._start(trt, kept[0], graphs=graphs)
+                self._start(trt, kept[0])
         self.fingerprint = fingerprint_of(facts, *kept)
 
     @classmethod
@@ -204,16 +203,13 @@ class TensorRTEngine(EngineEntry):
             slot.arrived.record(self._copies)
         with cuda.stream(self._stream):
             self._stream.wait_event(slot.arrived)
-            if slot.graph is not None and padded == self._batches.max:
-                slot.graph.replay()
-            else:
-                self._launch(self._context, slot, padded)
+            self._launch(slot, padded)
             slot.got_scores[:padded].copy_(slot.scores[:padded], non_blocking=True)
             slot.got_masks[:padded].copy_(slot.masks[:padded], non_blocking=True)
             slot.done.record(self._stream)
 
-    def _launch(self, context: Any, slot: _Slot, batch: int) -> None:
-        side = self.input_size
+    def _launch(self, slot: _Slot, batch: int) -> None:
+        side, context = self.input_size, self._context
         ready = context.set_input_shape(export.INPUT, (batch, side, side, 3))
         for name, tensor in zip(
             (export.INPUT, *export.OUTPUTS), (slot.crops, slot.scores, slot.masks), strict=True
@@ -222,7 +218,7 @@ class TensorRTEngine(EngineEntry):
         if not ready or not context.execute_async_v3(self._stream.cuda_stream):
             raise EngineError(f"engine {self.name} failed on a batch of {batch}{self._why()}")
 
-    def _start(self, trt: Any, plan: bytes, *, graphs: bool) -> None:
+    def _start(self, trt: Any, plan: bytes) -> None:
         """Make an engine ready to run.
 
         Raises:
@@ -246,8 +242,6 @@ class TensorRTEngine(EngineEntry):
             side, most = self.input_size, self._batches.max
             mask = int(self._engine.get_tensor_shape(export.OUTPUTS[1])[1])
             self._slots = [_Slot.of(most, side, mask, self._device) for _ in range(SLOTS)]
-        if graphs:
-            self._capture()
 
     def _check_border(self, trt: Any) -> None:
         """See that crops go in and scores and masks come out, before any address is given."""
@@ -268,25 +262,6 @@ class TensorRTEngine(EngineEntry):
         }
         if found != wanted:
             raise EngineError(f"engine {self.name} takes and gives {found}, which is not ours")
-
-    def _capture(self) -> None:
-        """Record the largest batch of each slot as a CUDA graph; without one it runs as well.
-
-        A graph holds the state of its context, so each has one that nothing else touches.
-        """
-        try:
-            for slot in self._slots:
-                slot.context = self._engine.create_execution_context()
-                self._launch(slot.context, slot, self._batches.max)  # sets up what is lazy
-                self._stream.synchronize()
-                graph = cuda.CUDAGraph()
-                with cuda.graph(graph, stream=self._stream):
-                    self._launch(slot.context, slot, self._batches.max)
-                slot.graph = graph
-        except (RuntimeError, AttributeError, EngineError) as error:
-            logger.warning("engine %s runs without CUDA graphs: %s", self.name, error)
-            for slot in self._slots:
-                slot.graph = slot.context = None
 
     def _current(self) -> Any:
         """Makes the engine's GPU the one that TensorRT and torch take, while it is entered."""
@@ -315,8 +290,6 @@ class _Slot:
     got_masks: Tensor
     arrived: Any
     done: Any
-    context: Any = None
-    graph: Any = None
 
     @classmethod
     def of(cls, most: int, side: int, mask: int, device: str) -> _Slot:

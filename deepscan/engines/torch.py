@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -17,12 +16,10 @@ from deepscan.engines.border import check_crops, check_predictions
 from deepscan.engines.cache import key_of
 from deepscan.engines.engine import EngineEntry, Predictions
 from deepscan.engines.machine import Machine
-from deepscan.engines.ondevice import cut_all
 from deepscan.errors import EngineError
 from deepscan.models.deploy import Deployed
-from deepscan.models.msccnet import Logits, MSCCNet
+from deepscan.models.msccnet import MSCCNet
 from deepscan.models.weights import Card, load_model
-from deepscan.types import Box, Image
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +32,6 @@ class TorchEngine(EngineEntry):
     """Runs `Deployed` with torch, the same crops always giving the same numbers.
 
     In bf16 and fp16 the convolutions are in that precision, class centres and attention in fp32.
-    On CUDA the network is recorded as a CUDA graph for each of a few sizes of batch.
     """
 
     CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -108,8 +104,6 @@ class TorchEngine(EngineEntry):
             if self._type is not None:
                 lower(deployed.network, self._type)
             deployed = deployed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if kind == "cuda":
-                deployed.network = Recorded(deployed.network, record)
             self._network: Deployed | None = deployed
             if kind == "cuda":
                 self._fit()
@@ -135,29 +129,6 @@ class TorchEngine(EngineEntry):
             batch = self._staging[: len(crops)].to(self._device, non_blocking=True)
             found = self._judge(batch)
         return check_predictions(*found, self.name)
-
-    def predict_frame(self, image: Image, boxes: Sequence[Box]) -> Predictions:
-        """Judge squares of a frame that are cut on the device; the frame is uploaded once.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            boxes: the squares, in frame pixels; any number from 1 on.
-
-        Raises:
-            ValueError: the frame or a box is empty, or there is no box.
-            EngineError: as for `predict`.
-        """
-        if not boxes:
-            raise ValueError("no boxes, must be 1 or more")
-        if self._network is None:
-            raise EngineError(f"engine {self.name} is closed")
-        with self._failures(f"failed on a frame with {len(boxes)} boxes"):
-            frame = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-            crops = cut_all(frame, boxes, self.input_size)
-            starts = range(0, len(crops), self.max_batch)
-            parts = [self._judge(crops[start : start + self.max_batch]) for start in starts]
-        scores, masks = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return check_predictions(scores, masks, self.name)
 
     def close(self) -> None:
         """Give back the network's memory."""
@@ -195,7 +166,7 @@ class TorchEngine(EngineEntry):
     def _precision(self) -> torch.autocast | nullcontext[None]:
         if self._type is None:
             return nullcontext()
-        # Without cache: a recorded graph would outlive the casts that are kept there.
+        # Without a cache of casts: `lower` has cast the weights already.
         return torch.autocast(self._device.type, self._type, cache_enabled=False)
 
     @contextmanager
@@ -235,81 +206,6 @@ class InFull(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             found: Tensor = self.layer(features.float())
         return found
-
-
-Run = Callable[[], Logits]
-Record = Callable[[Run], tuple[Callable[[], None], Logits]]
-
-
-@dataclass(frozen=True, slots=True)
-class Tape:
-    """One recording: what it reads, how to play it, and where its answers then stand."""
-
-    images: Tensor
-    replay: Callable[[], None]
-    answers: Logits
-
-
-class Recorded(nn.Module):
-    """A network whose work on the GPU is recorded once for a few sizes of batch, then replayed.
-
-    Launching some two hundred small operations costs more than a small batch of them takes. A batch
-    is filled up with zeros to the next power of two. Where nothing can be recorded it runs as ever.
-    Answers hold until the next call.
-    """
-
-    def __init__(self, network: MSCCNet, record: Record) -> None:
-        super().__init__()
-        self.network = network
-        self._record = record
-        self._tapes: dict[int, Tape] | None = {}
-
-    def forward(self, images: Tensor) -> Logits:
-        count = len(images)
-        tape = self._tape(1 << (count - 1).bit_length(), images)
-        if tape is None:
-            found: Logits = self.network(images)
-            return found
-        tape.images[:count].copy_(images)
-        tape.images[count:].zero_()  # what stands there must not depend on the last batch
-        tape.replay()
-        return Logits(*(None if each is None else each[:count] for each in tape.answers))  # type: ignore[arg-type]
-
-    def _tape(self, size: int, images: Tensor) -> Tape | None:
-        if self._tapes is None:
-            return None
-        if size not in self._tapes:
-            shape = (size, *images.shape[1:])
-            given = torch.zeros(shape, dtype=images.dtype, device=images.device).to(
-                memory_format=torch.channels_last
-            )
-            try:
-                self._tapes[size] = Tape(given, *self._record(lambda: self.network(given)))
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                logger.warning("torch runs without CUDA graphs: %s", error)
-                self._tapes = None
-                return None
-        return self._tapes[size]
-
-
-def record(run: Run) -> tuple[Callable[[], None], Logits]:
-    """Record what `run` does on the current CUDA device; gives how to replay it, and its answers.
-
-    Raises:
-        RuntimeError: it does something that cannot be recorded.
-    """
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):  # sets up what is lazy, which cannot be recorded
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answers = run()
-    return graph.replay, answers
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The verdict in words, so that page, record and terminal say the same thing.
 
-All sentences stand in `WORDING`, one table of keys for each language; numbers and the scale are
-shared. The words follow forensic practice: support for one proposition against another, with the
-population and the false-alarm rate beside it, and always what the verdict does not mean.
+All sentences stand in `WORDING`, one table of keys. The words follow forensic practice: support for
+one proposition against another, with the population and the false-alarm rate beside it, and always
+what the verdict does not mean.
 """
 
 from __future__ import annotations
@@ -13,107 +13,103 @@ from dataclasses import dataclass
 
 from deepscan.types import Interval, Label, Verdict
 
-WORDING: dict[str, dict[str, str]] = {
-    "en": {
-        "label.manipulated": "Manipulated",
-        "label.suspicious": "Suspicious",
-        "label.no-evidence": "No evidence",
-        "label.inconclusive": "Inconclusive",
-        "label.not-applicable": "Not applicable",
-        "label.error": "Error",
-        "headline.manipulated": "Signs of face manipulation were found.",
-        "headline.suspicious": "Something here needs a closer look.",
-        "headline.no-evidence": "No evidence of face manipulation was found.",
-        "headline.inconclusive": "The analysis could not reach a conclusion.",
-        "headline.not-applicable": "There was no face to analyse.",
-        "headline.error": "The file could not be analysed.",
-        "means.manipulated": (
-            "For at least one face and one stretch of time, the model’s score lies over the"
-            " operating point, a level that unmanipulated video seldom reaches."
-        ),
-        "means.suspicious": (
-            "A score lies over the level for review but the evidence is not strong enough to call"
-            " the face manipulated. A person should look at what is named below."
-        ),
-        "means.no-evidence": (
-            "Enough of the faces was judged, and no stretch of any face scored over the level for"
-            " review."
-        ),
-        "means.inconclusive": (
-            "Too little could be judged, or it could not be judged well enough, to say anything"
-            " either way. The reasons are given below."
-        ),
-        "means.not-applicable": (
-            "The file was read, but it shows no face that the model could judge."
-        ),
-        "means.error": (
-            "The file could not be read, or reading it had to be stopped. The reason is given"
-            " below."
-        ),
-        "caveat.manipulated": (
-            "It is not proof. It does not say who changed the picture, how or why, and beauty"
-            " filters, strong compression or filming from a screen can raise scores too."
-        ),
-        "caveat.suspicious": (
-            "It does not say that the video is manipulated, nor that it is not. Single scores at"
-            " this level also occur in unmanipulated video."
-        ),
-        "caveat.no-evidence": (
-            "It does not say that the video is real. The model can only fail to find: it sees"
-            " faces, and only manipulations of the kinds it has learned. It does not judge voices,"
-            " wholly generated scenes, misleading cuts or a false context."
-        ),
-        "caveat.inconclusive": (
-            "It does not lean towards either answer: neither that the video is manipulated nor"
-            " that it is not."
-        ),
-        "caveat.not-applicable": (
-            "It does not say that the video is real or that nobody appears in it. Nothing was"
-            " judged."
-        ),
-        "caveat.error": (
-            "It says nothing about the content of the file. A damaged file is not a manipulated"
-            " one, and a file that was not analysed is not a clean one."
-        ),
-        "interval": (
-            "The analysed frames give {verbal} support for the proposition that face {face}"
-            " between {start} and {end} was {proposition} rather than {alternative}, under model"
-            " {model} (LR {ratio}, calibrated on {population}; false-alarm rate at this setting"
-            " {rate} [95 % interval {low} to {high}]). {coverage}"
-        ),
-        "interval.neutral": (
-            "The analysed frames support neither proposition about face {face} between {start} and"
-            " {end}, manipulated or not, under model {model} (LR {ratio}, calibrated on"
-            " {population}; false-alarm rate at this setting {rate} [95 % interval {low} to"
-            " {high}]). {coverage}"
-        ),
-        "proposition.manipulated": "manipulated",
-        "proposition.not": "not",
-        "proposition.unmanipulated": "not manipulated",
-        "coverage": (
-            "{judged} of {faces} face sightings were judged, in {scored} of {seconds} seconds."
-        ),
-        "coverage.still": "{judged} of the {faces} faces in the picture were judged.",
-        "coverage.no-face": "{frames} frames were looked at; no face was found.",
-        "coverage.none": "Nothing of the file was analysed.",
-        "proof": "This is a screening result and not proof.",
-        "verbal.limited": "limited",
-        "verbal.moderate": "moderate",
-        "verbal.moderately-strong": "moderately strong",
-        "verbal.strong": "strong",
-        "verbal.very-strong": "very strong",
-        "scale": (
-            "Words for the likelihood ratio (LR): 1 to 10 limited, 10 to 100 moderate, 100 to"
-            " 1,000 moderately strong, 1,000 to 10,000 strong, above 10,000 very strong support;"
-            " below 1 the same words hold for the opposite proposition, with 1/LR."
-        ),
-        "evidence": (
-            "On people whom training never saw, and on manipulations of these kinds:"
-            " {evaluated_on}, the model {model} tells manipulated from unmanipulated frames with"
-            " an AUC of {auc} [95 % interval {low} to {high}]. That is not a figure for deepfakes"
-            " at large."
-        ),
-    }
+LANGUAGE = "en"  # of all words, as it stands in records
+
+WORDING: dict[str, str] = {
+    "label.manipulated": "Manipulated",
+    "label.suspicious": "Suspicious",
+    "label.no-evidence": "No evidence",
+    "label.inconclusive": "Inconclusive",
+    "label.not-applicable": "Not applicable",
+    "label.error": "Error",
+    "headline.manipulated": "Signs of face manipulation were found.",
+    "headline.suspicious": "Something here needs a closer look.",
+    "headline.no-evidence": "No evidence of face manipulation was found.",
+    "headline.inconclusive": "The analysis could not reach a conclusion.",
+    "headline.not-applicable": "There was no face to analyse.",
+    "headline.error": "The file could not be analysed.",
+    "means.manipulated": (
+        "For at least one face and one stretch of time, the model’s score lies over the"
+        " operating point, a level that unmanipulated video seldom reaches."
+    ),
+    "means.suspicious": (
+        "A score lies over the level for review but the evidence is not strong enough to call"
+        " the face manipulated. A person should look at what is named below."
+    ),
+    "means.no-evidence": (
+        "Enough of the faces was judged, and no stretch of any face scored over the level for"
+        " review."
+    ),
+    "means.inconclusive": (
+        "Too little could be judged, or it could not be judged well enough, to say anything"
+        " either way. The reasons are given below."
+    ),
+    "means.not-applicable": ("The file was read, but it shows no face that the model could judge."),
+    "means.error": (
+        "The file could not be read, or reading it had to be stopped. The reason is given below."
+    ),
+    "caveat.manipulated": (
+        "It is not proof. It does not say who changed the picture, how or why, and beauty"
+        " filters, strong compression or filming from a screen can raise scores too."
+    ),
+    "caveat.suspicious": (
+        "It does not say that the video is manipulated, nor that it is not. Single scores at"
+        " this level also occur in unmanipulated video."
+    ),
+    "caveat.no-evidence": (
+        "It does not say that the video is real. The model can only fail to find: it sees"
+        " faces, and only manipulations of the kinds it has learned. It does not judge voices,"
+        " wholly generated scenes, misleading cuts or a false context."
+    ),
+    "caveat.inconclusive": (
+        "It does not lean towards either answer: neither that the video is manipulated nor"
+        " that it is not."
+    ),
+    "caveat.not-applicable": (
+        "It does not say that the video is real or that nobody appears in it. Nothing was judged."
+    ),
+    "caveat.error": (
+        "It says nothing about the content of the file. A damaged file is not a manipulated"
+        " one, and a file that was not analysed is not a clean one."
+    ),
+    "interval": (
+        "The analysed frames give {verbal} support for the proposition that face {face}"
+        " between {start} and {end} was {proposition} rather than {alternative}, under model"
+        " {model} (LR {ratio}, calibrated on {population}; false-alarm rate at this setting"
+        " {rate} [95 % interval {low} to {high}]). {coverage}"
+    ),
+    "interval.neutral": (
+        "The analysed frames support neither proposition about face {face} between {start} and"
+        " {end}, manipulated or not, under model {model} (LR {ratio}, calibrated on"
+        " {population}; false-alarm rate at this setting {rate} [95 % interval {low} to"
+        " {high}]). {coverage}"
+    ),
+    "proposition.manipulated": "manipulated",
+    "proposition.not": "not",
+    "proposition.unmanipulated": "not manipulated",
+    "coverage": (
+        "{judged} of {faces} face sightings were judged, in {scored} of {seconds} seconds."
+    ),
+    "coverage.still": "{judged} of the {faces} faces in the picture were judged.",
+    "coverage.no-face": "{frames} frames were looked at; no face was found.",
+    "coverage.none": "Nothing of the file was analysed.",
+    "proof": "This is a screening result and not proof.",
+    "verbal.limited": "limited",
+    "verbal.moderate": "moderate",
+    "verbal.moderately-strong": "moderately strong",
+    "verbal.strong": "strong",
+    "verbal.very-strong": "very strong",
+    "scale": (
+        "Words for the likelihood ratio (LR): 1 to 10 limited, 10 to 100 moderate, 100 to"
+        " 1,000 moderately strong, 1,000 to 10,000 strong, above 10,000 very strong support;"
+        " below 1 the same words hold for the opposite proposition, with 1/LR."
+    ),
+    "evidence": (
+        "On people whom training never saw, and on manipulations of these kinds:"
+        " {evaluated_on}, the model {model} tells manipulated from unmanipulated frames with"
+        " an AUC of {auc} [95 % interval {low} to {high}]. That is not a figure for deepfakes"
+        " at large."
+    ),
 }
 
 _SCALE = (
@@ -147,25 +143,21 @@ class Wording:
     scale: str
 
 
-def wording_of(verdict: Verdict, language: str = "en") -> Wording:
-    """All words for a verdict.
-
-    Raises:
-        KeyError: no words exist in that language.
-    """
-    sentences = [interval_sentence(interval, verdict, language) for interval in verdict.intervals]
+def wording_of(verdict: Verdict) -> Wording:
+    """All words for a verdict."""
+    sentences = [interval_sentence(interval, verdict) for interval in verdict.intervals]
     if not sentences:
-        sentences = [f"{coverage_sentence(verdict, language)} {say('proof', language)}"]
-    scale = say("scale", language) if verdict.intervals else ""
-    return _of_label(verdict.label, language, tuple(sentences), scale)
+        sentences = [f"{coverage_sentence(verdict)} {say('proof')}"]
+    scale = say("scale") if verdict.intervals else ""
+    return _of_label(verdict.label, tuple(sentences), scale)
 
 
-def wording_without_verdict(label: Label, language: str = "en") -> Wording:
+def wording_without_verdict(label: Label) -> Wording:
     """The words for a file from whose content no verdict was won."""
-    return _of_label(label, language, (), "")
+    return _of_label(label, (), "")
 
 
-def interval_sentence(interval: Interval, verdict: Verdict, language: str = "en") -> str:
+def interval_sentence(interval: Interval, verdict: Verdict) -> str:
     """How strongly the frames of an interval support that its face was manipulated."""
     calibration = verdict.calibration
     low, high = calibration.false_alarm_interval
@@ -179,34 +171,32 @@ def interval_sentence(interval: Interval, verdict: Verdict, language: str = "en"
         "rate": percent(calibration.false_alarm_rate),
         "low": percent(low),
         "high": percent(high),
-        "coverage": coverage_sentence(verdict, language),
+        "coverage": coverage_sentence(verdict),
     }
     if interval.llr == 0:
-        text = say("interval.neutral", language, **values)
+        text = say("interval.neutral", **values)
     else:
         found = interval.llr > 0
         text = say(
             "interval",
-            language,
-            verbal=say(f"verbal.{verbal(interval.llr)}", language),
-            proposition=say(f"proposition.{'manipulated' if found else 'unmanipulated'}", language),
-            alternative=say(f"proposition.{'not' if found else 'manipulated'}", language),
+            verbal=say(f"verbal.{verbal(interval.llr)}"),
+            proposition=say(f"proposition.{'manipulated' if found else 'unmanipulated'}"),
+            alternative=say(f"proposition.{'not' if found else 'manipulated'}"),
             **values,
         )
-    return f"{text} {say('proof', language)}"
+    return f"{text} {say('proof')}"
 
 
-def coverage_sentence(verdict: Verdict, language: str = "en") -> str:
+def coverage_sentence(verdict: Verdict) -> str:
     """How much of what is there the verdict rests on: faces, and seconds with a judged face."""
     coverage = verdict.coverage
     if not coverage.decoded:
-        return say("coverage.none", language)
+        return say("coverage.none")
     if not coverage.faces:
-        return say("coverage.no-face", language, frames=str(coverage.analysed))
+        return say("coverage.no-face", frames=str(coverage.analysed))
     still = verdict.video is not None and verdict.video.still
     return say(
         "coverage.still" if still else "coverage",
-        language,
         judged=str(coverage.faces_scored),
         faces=str(coverage.faces),
         scored=f"{coverage.seconds_scored:.1f}",
@@ -214,13 +204,12 @@ def coverage_sentence(verdict: Verdict, language: str = "en") -> str:
     )
 
 
-def evidence_sentence(verdict: Verdict, language: str = "en") -> str:
+def evidence_sentence(verdict: Verdict) -> str:
     """What was measured about the model, and for what it holds."""
     model = verdict.model
     low, high = model.auc_interval
     return say(
         "evidence",
-        language,
         evaluated_on=model.evaluated_on,
         model=model.name,
         auc=f"{model.auc:.3f}",
@@ -229,13 +218,13 @@ def evidence_sentence(verdict: Verdict, language: str = "en") -> str:
     )
 
 
-def say(key: str, language: str = "en", **values: str) -> str:
+def say(key: str, **values: str) -> str:
     """One entry of the table with its places filled.
 
     Raises:
-        KeyError: the language or the key is unknown, or a value is missing.
+        KeyError: the key is unknown, or a value is missing.
     """
-    return WORDING[language][key].format(**values)
+    return WORDING[key].format(**values)
 
 
 def verbal(llr: float) -> str:
@@ -304,13 +293,13 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(spell, text)
 
 
-def _of_label(label: Label, language: str, sentences: tuple[str, ...], scale: str) -> Wording:
+def _of_label(label: Label, sentences: tuple[str, ...], scale: str) -> Wording:
     return Wording(
-        language=language,
-        label=say(f"label.{label}", language),
-        headline=say(f"headline.{label}", language),
-        means=say(f"means.{label}", language),
-        does_not_mean=say(f"caveat.{label}", language),
+        language=LANGUAGE,
+        label=say(f"label.{label}"),
+        headline=say(f"headline.{label}"),
+        means=say(f"means.{label}"),
+        does_not_mean=say(f"caveat.{label}"),
         sentences=sentences,
         scale=scale,
     )

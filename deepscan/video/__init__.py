@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepscan.options import Decoder, Limits
-from deepscan.video.reader import ON_A_DEVICE, VideoReader
+from deepscan.video.reader import VideoReader
 
 __all__ = ["open_video"]
 
@@ -26,8 +26,7 @@ def open_video(
 
     `decoder` "auto" lets decord read what it is proven to read right and PyAV all else. With
     `isolate` the file is decoded in a process of its own, and neither av nor decord is imported
-    into this one; "nvdec" is the exception, since no sandboxed process reaches a GPU: it is for
-    files that are trusted. `stream` chooses among several picture streams, 0 being the largest.
+    into this one. `stream` chooses among several picture streams, 0 being the largest.
     Symbolic links are not followed: resolve them first.
 
     Raises:
@@ -35,5 +34,5 @@ def open_video(
     """
     from deepscan.video.open import open_here, open_isolated
 
-    opener = open_isolated if isolate and decoder not in ON_A_DEVICE else open_here
+    opener = open_isolated if isolate else open_here
     return opener(Path(path), decoder, limits or Limits(), stream)

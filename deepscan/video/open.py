@@ -14,7 +14,7 @@ from deepscan.errors import DecoderCrash, DecoderHang, LimitError, UnsupportedEr
 from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video.isolated import IsolatedReader
-from deepscan.video.reader import ON_A_DEVICE, READERS, VideoReader
+from deepscan.video.reader import READERS, VideoReader
 from deepscan.video.source import Source, open_source, still_format
 from deepscan.video.takeover import TakeoverReader
 
@@ -126,7 +126,7 @@ def _open(
 
 
 def _load(name: str) -> Callable[..., VideoReader]:
-    module, _, attribute = (READERS | ON_A_DEVICE)[name].partition(":")
+    module, _, attribute = READERS[name].partition(":")
     reader: Callable[..., VideoReader] = getattr(import_module(module), attribute)
     return reader
 

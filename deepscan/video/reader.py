@@ -49,8 +49,3 @@ READERS: dict[str, str] = {
     "pyav": "deepscan.video.pyav:PyAVReader",
     "decord": "deepscan.video.decord:DecordReader",
 }
-
-ON_A_DEVICE: dict[str, str] = {
-    "nvdec": "deepscan.video.nvdec:NvdecReader",
-}
-"""Readers of the same shape that need hardware; they prove their pixels against software."""

@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from deepscan.archive.journal import read_journal
 from deepscan.archive.local import LocalCrew
 from deepscan.archive.run import Ways, scan_archive
 from deepscan.archive.verify import options_of, tolerance_between, verify
+from deepscan.cli import app
 from deepscan.engines.engine import Predictions
 from deepscan.errors import UsageError
+from deepscan.exits import ERROR
 from deepscan.options import Limits, ScanOptions
 from deepscan.scan import Scanner
 from deepscan.sinks.record import digest_of, manifest_of, write_record
@@ -203,6 +206,22 @@ def test_other_weights_cannot_check(scanned):
     found = verify(scanned / "result.json", make=other)
     assert found.state == "unchecked"
     assert "other weights" in "".join(found.to_text())
+
+
+@pytest.mark.parametrize(("part", "name"), [("decoder", "nvdec"), ("engine", "openvino-cpu-int8")])
+def test_what_this_version_no_longer_has_is_said_in_one_line(copied, part, name):
+    def change(record):
+        record[part]["name"] = record["settings"][part] = name
+
+    seal(copied, change)
+    found = verify(copied / "result.json", make=make)
+    assert found.state == "unchecked"
+    (line,) = [line for line in found.to_text(everything=False) if line.startswith("not checked")]
+    assert f"scanned with {part} {name}, which this version of deepscan no longer has" in line
+    assert "verify it with the version that made it, or scan the file again" in line
+    told = CliRunner().invoke(app, ["verify", str(copied / "result.json")])
+    assert told.exit_code == ERROR
+    assert name in told.stdout and "Traceback" not in told.output
 
 
 def test_scores_may_be_off_by_the_tolerance_and_no_further(scanned):

@@ -35,8 +35,6 @@ class FakeCuda:
     def __init__(self, capability=(9, 0)):
         self.calls = []
         self.capability = capability
-        self.graph_now = None
-        self.graphs_fail = False
 
     def get_device_capability(self, device):
         return self.capability
@@ -77,23 +75,6 @@ class FakeCuda:
     @contextmanager
     def stream(self, stream):
         yield
-
-    def CUDAGraph(self):
-        work = []
-        return SimpleNamespace(
-            work=work,
-            replay=lambda: (self.calls.append(("replay",)), [each() for each in work]),
-        )
-
-    @contextmanager
-    def graph(self, graph, stream):
-        if self.graphs_fail:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        self.graph_now = graph
-        try:
-            yield
-        finally:
-            self.graph_now = None
 
 
 def make_tensorrt(version, cuda):
@@ -248,11 +229,7 @@ def make_tensorrt(version, cuda):
             if trt.fault == "run":
                 self.engine.log.log(Severity.INTERNAL_ERROR, "cask failure")
                 return False
-            if cuda.graph_now is not None:
-                shape, addresses = self.shape, dict(self.addresses)
-                cuda.graph_now.work.append(lambda: self.engine.compute(shape, addresses))
-            else:
-                self.engine.compute(self.shape, self.addresses)
+            self.engine.compute(self.shape, self.addresses)
             return True
 
     class Engine:

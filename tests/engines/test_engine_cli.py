@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -181,3 +182,14 @@ def test_help_needs_nothing_heavy():
     assert ran.returncode == 0, ran.stderr
     for command in ("build", "list", "check", "bench", "clean"):
         assert command in ran.stdout
+
+
+def test_its_own_limit_ends_a_build():
+    ran = subprocess.run(
+        [sys.executable, "-c",
+         "import time\nfrom deepscan import engine_cli\nfrom deepscan.engines import shelf\n"
+         "shelf.build_recipe = lambda *_, **__: time.sleep(600)\n"
+         "engine_cli.build('any', time_limit=1)\n"],
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == -signal.SIGALRM

@@ -22,8 +22,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "tiny", TINY)
         patch.setattr(engine_speed, "_SIDES", {"cpu": 64, "cuda": 64})
-        patch.setattr(engine_speed, "_FRAME", (400, 500))
-        patch.setattr(engine_speed, "_FACES", (1, 4))
         patch.setenv("DEEPSCAN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
@@ -51,14 +49,6 @@ def test_shares_are_of_the_ceiling_in_the_same_precision(speed: EngineSpeed) -> 
         else:
             expected = 2e-3 * rate.crops_per_second * speed.gmac["tiny"] / ceiling
             assert rate.share == pytest.approx(expected, rel=0.02, abs=1e-3)
-
-
-def test_cutting_is_measured_both_ways(speed: EngineSpeed) -> None:
-    assert {one.faces for one in speed.cuts} == {1, 4}
-    for one in speed.cuts:
-        assert min(one.on_cpu, one.on_device, one.cut_on_cpu_ms, one.cut_on_device_ms) > 0
-        # A frame is judged no faster than it is cut.
-        assert one.on_cpu <= 1.5e3 / one.cut_on_cpu_ms
 
 
 def test_multiply_adds_are_those_of_the_paper() -> None:

@@ -24,7 +24,7 @@ CHOICES = [
     f"{runtime}-{device}-{precision}"
     for runtime in ENGINES
     for device, precision in engine_class(runtime).CHOICES
-    if device == "cpu" and precision != "int8"  # that has to be calibrated: test_quantise.py
+    if device == "cpu"
 ]
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from deepscan.engines import load, machine
+from deepscan.engines import load, machine, recipe
 from deepscan.engines.engine import ENGINES, Predictions
-from deepscan.engines.load import Choice, candidates, load_engine, parse_name
+from deepscan.engines.load import Choice, auto_device, candidates, load_engine, parse_name
 from deepscan.engines.machine import Gpu, Machine
+from deepscan.engines.tensorrt import TensorRTEngine
 from deepscan.errors import EngineError, UsageError
 from deepscan.testing import FakeEngine
+from tests.engines.test_tensorrt import write_recipe
 from tests.models.build import write_model
 
 PLAIN = Machine("a plain CPU", ("avx2",), 2, None)
@@ -62,7 +65,6 @@ def test_auto_follows_the_machine(here, names):
         ("tensorrt-cuda-fp16", Choice("tensorrt", "cuda", "fp16")),
         ("torch-cuda:1-bf16", Choice("torch", "cuda:1", "bf16")),
         ("torch-cuda:12", Choice("torch", "cuda:12")),
-        ("openvino-int8", Choice("openvino", None, "int8")),
     ],
 )
 def test_names_are_runtime_device_precision(name, choice):
@@ -77,6 +79,7 @@ def test_names_are_runtime_device_precision(name, choice):
         "onnx",
         "torch-",
         "torch-int8",
+        "openvino-int8",
         "openvino-fp16",
         "torch:",
         "torch:x",
@@ -143,6 +146,54 @@ def test_tensorrt_says_what_it_lacks(models, monkeypatch):
         load_engine("tensorrt", "tiny", folder=models)
     with pytest.raises(EngineError, match="only CUDA"):
         load_engine("tensorrt-cpu", "tiny", folder=models)
+
+
+def on_two_gpus(monkeypatch, folder):
+    """Every engine starts; there are two GPUs and a recipe for TensorRT."""
+    monkeypatch.setattr(load, "look_around", lambda: with_gpus(NEW, NEW))
+    monkeypatch.setattr(recipe, "FOLDER", write_recipe(folder))
+
+    def start(choice, card, machine, reason, **wanted):
+        return SimpleNamespace(name=choice.name, info=SimpleNamespace(reason=reason))
+
+    monkeypatch.setattr(load, "build", start)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "command"),
+    [
+        ("auto", "torch-cuda-bf16", "deepscan engine build tiny-tensorrt-fp16"),
+        ("auto:1", "torch-cuda:1-bf16", "deepscan engine build tiny-tensorrt-fp16 --device cuda:1"),
+    ],
+)
+def test_torch_runs_at_once_and_one_line_names_the_command_that_builds(
+    name, engine, command, models, monkeypatch, tmp_path, caplog
+):
+    on_two_gpus(monkeypatch, tmp_path)
+    assert load_engine(name, "tiny", folder=models).name == engine
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{engine} scans") and line.endswith(f"run {command}")
+
+
+@pytest.mark.parametrize("why", ["built", "no recipe", "named", "no GPU"])
+def test_nothing_is_said_of_building_where_there_is_nothing_to_build(
+    why, models, monkeypatch, tmp_path, caplog
+):
+    on_two_gpus(monkeypatch, tmp_path)
+    if why == "built":
+        monkeypatch.setattr(TensorRTEngine, "is_kept", lambda *_: True)
+    elif why == "no recipe":
+        monkeypatch.setattr(recipe, "FOLDER", tmp_path / "none")
+    elif why == "no GPU":
+        monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    found = load_engine("torch-cuda" if why == "named" else "auto", "tiny", folder=models)
+    assert found.name.startswith("tensorrt") == (why == "built")
+    assert not caplog.records
+
+
+def test_auto_may_name_a_gpu():
+    assert auto_device("auto:1") == "cuda:1" and auto_device("auto:0") == "cuda"
+    assert auto_device("auto:x") is None and auto_device("torch") is None
 
 
 def test_no_threads_is_a_wrong_use(models):
@@ -268,4 +319,4 @@ def test_flags_and_name_come_from_the_system(tmp_path):
 def test_bf16_needs_its_instructions():
     assert MODERN.has_bf16 and not PLAIN.has_bf16
     assert Machine("x", ("amx_bf16",), 1, None).has_bf16
-    assert not Machine("x", ("avx512f", "avx512_vnni"), 1, None).has_bf16
+    assert not Machine("x", ("avx2", "avx512f"), 1, None).has_bf16

@@ -19,7 +19,6 @@ from deepscan.engines.parity import (
     judge,
     keep_parity,
     kept_conformity,
-    kept_parity,
     probe,
     selftest_scores,
     selftest_values,
@@ -143,10 +142,9 @@ def test_each_figure_has_its_limit(precision, figure, step):
 
 def test_figures_are_kept_for_one_engine_only():
     found = Conformity(0.001, 0.0001, 0.99, 0.01, 0.96)
-    assert kept_conformity("engine a") is None and kept_parity("engine a") is None
+    assert kept_conformity("engine a") is None
     keep_parity("engine a", found, bars=(0.4, 0.6))
     assert kept_conformity("engine a") == kept_conformity("engine a", (0.4, 0.6)) == found
-    assert kept_parity("engine a") == found.parity
     assert kept_conformity("engine b") is None
     assert kept_conformity("engine a", (0.4, 0.7)) is None  # calibrated anew
 
@@ -156,7 +154,7 @@ def test_figures_that_were_changed_are_measured_again(cache):
     keep_parity("engine c", Conformity(0.5, 0.5, 0.0, 0.5, 0.5))
     (data,) = [path for path in set(cache.iterdir()) - before if path.suffix == ".bin"]
     data.write_bytes(data.read_bytes().replace(b"0.5", b"0.0"))
-    assert kept_parity("engine c") is None
+    assert kept_conformity("engine c") is None
 
 
 def test_judge_goes_batch_by_batch():

@@ -22,7 +22,6 @@ GOOD = """
 model = "tiny"
 runtime = "tensorrt"
 precision = "fp16"
-graphs = true
 [batch]
 min = 1
 opt = 4
@@ -44,7 +43,7 @@ def write(folder, text=GOOD, name="tiny-tensorrt-fp16"):
 def test_a_recipe_comes_back_as_written(tmp_path):
     found = read_recipe("tiny-tensorrt-fp16", write(tmp_path))
     assert (found.model, found.runtime, found.precision) == ("tiny", "tensorrt", "fp16")
-    assert found.batches == Batches(1, 4, 12) and found.graphs
+    assert found.batches == Batches(1, 4, 12)
     assert found.tolerance.max_score_difference == 0.004
     assert list_recipes(tmp_path) == (found,)
 
@@ -73,8 +72,7 @@ def test_what_has_no_recipe_follows_the_house():
         ('"fp16"', '"int8"', "precision = 'int8'; must be one of fp32, fp16, bf16$"),
         ('"fp16"', '"bf16"', "makes tiny-tensorrt-bf16: name it"),
         ('model = "tiny"', "model = 3", "model = 3; must name a model"),
-        ("graphs = true", "graphs = 1", "graphs = 1; must be true or false"),
-        ("graphs = true", "speed = 1", "unknown key speed; known are batch, graphs, model"),
+        ("[batch]", "speed = 1\n[batch]", "unknown key speed; known are batch, model"),
         ("opt = 4", "opt = 40", "must be 1 <= min <= opt <= max"),
         ("min = 1", "min = 0", "must be 1 <= min <= opt <= max"),
         ("min = 1", "min = true", "batch.min = True; must be a number"),
@@ -100,7 +98,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, old, new, told):
 
 def test_batches_are_for_runtimes_that_are_built_for_them(tmp_path):
     text = GOOD.replace("tensorrt", "openvino").replace("fp16", "bf16")
-    with pytest.raises(EngineError, match=r"unknown key (batch|graphs)"):
+    with pytest.raises(EngineError, match="unknown key batch"):
         read_recipe("tiny-openvino-bf16", write(tmp_path, text, "tiny-openvino-bf16"))
 
 

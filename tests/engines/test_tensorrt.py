@@ -97,12 +97,11 @@ def engine_paths(tmp_path):
     ]
 
 
-def write_recipe(folder, name="tiny-tensorrt-fp16", graphs=False, batch=(1, 4, 8)):
+def write_recipe(folder, name="tiny-tensorrt-fp16", batch=(1, 4, 8)):
     folder.mkdir(exist_ok=True)
     model, runtime, precision = name.split("-")
     (folder / f"{name}.toml").write_text(
         f'model = "{model}"\nruntime = "{runtime}"\nprecision = "{precision}"\n'
-        f"graphs = {str(graphs).lower()}\n"
         f"batch = {{min = {batch[0]}, opt = {batch[1]}, max = {batch[2]}}}\n"
         "[tolerance]\nmax_score_difference = 0.005\nmean_score_difference = 0.001\n"
         "mean_mask_iou = 0.9\nmax_mask_difference = 0.03\nverdict_equality = 0.95\n"
@@ -296,29 +295,6 @@ def test_a_closed_engine_says_so(engine):
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.predict(probe(64)[:1])
-
-
-def test_graphs_are_captured_once_for_full_batches(trt, cuda, models, monkeypatch, tmp_path):
-    monkeypatch.setattr(recipe, "FOLDER", write_recipe(tmp_path / "recipes", graphs=True))
-    engine = load_engine("tensorrt-fp16", "tiny", folder=models)
-    assert len(named(trt, "context")) == 3  # one for each slot, one for everything else
-    trt.calls.clear()
-    cuda.calls.clear()
-    found = engine.predict(probe(64)[:16])
-    assert len(named(cuda, "replay")) == 2 and not named(trt, "execute")
-    part = engine.predict(probe(64)[:7])
-    assert len(named(cuda, "replay")) == 3 and np.array_equal(part.scores, found.scores[:7])
-    assert engine.predict(probe(64)[:3]).scores.shape == (3,)
-    assert len(named(cuda, "replay")) == 3 and len(named(trt, "execute")) == 1
-
-
-def test_without_graphs_it_runs_as_well(trt, cuda, models, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(recipe, "FOLDER", write_recipe(tmp_path / "recipes", graphs=True))
-    cuda.graphs_fail = True
-    engine = load_engine("tensorrt-fp16", "tiny", folder=models)
-    assert "runs without CUDA graphs" in caplog.text
-    assert engine.predict(probe(64)[:16]).scores.shape == (16,)
-    assert not named(cuda, "replay")
 
 
 # What is kept, and what is not believed

@@ -1,4 +1,4 @@
-"""What torch does on CUDA, as far as a CPU can show it: precision, recordings, memory.
+"""What torch does on CUDA, as far as a CPU can show it: precision, memory.
 
 tests/gpu/ runs the rest on a GPU.
 """
@@ -14,10 +14,9 @@ import torch
 from deepscan.engines import torch as engines
 from deepscan.engines.machine import Gpu, Machine
 from deepscan.engines.parity import probe
-from deepscan.engines.torch import Recorded, TorchEngine, lower
+from deepscan.engines.torch import TorchEngine, lower
 from deepscan.errors import EngineError
 from deepscan.models.deploy import Deployed
-from deepscan.models.msccnet import Logits
 from deepscan.models.weights import read_card
 from tests.engines.test_export import far_reaching
 from tests.models.build import build_network
@@ -65,69 +64,10 @@ def test_sums_beyond_fp16_are_no_danger():
     assert np.isfinite(found[1]).all()
 
 
-class Deck:
-    """Records by remembering what to run again."""
-
-    def __init__(self, fault=None):
-        self.recorded, self.replayed, self.fault = [], 0, fault
-
-    def record(self, run):
-        if self.fault is not None:
-            raise self.fault
-        answers = run()
-        self.recorded.append(len(answers.image))
-
-        def replay():
-            self.replayed += 1
-            for mine, new in zip(answers, run(), strict=True):
-                if mine is not None:
-                    mine.copy_(new)
-
-        return replay, answers
-
-
-@pytest.fixture
-def images():
-    return torch.from_numpy(probe(64)).permute(0, 3, 1, 2).float() / 128 - 1
-
-
-def test_a_recording_serves_a_few_sizes_of_batch(images):
-    network, deck = build_network(), Deck()
-    recorded = Recorded(network, deck.record)
-    with torch.inference_mode():
-        expected = network(images)
-        for count in (1, 2, 3, 4, 5, 8, 7, 3):
-            found = recorded(images[:count])
-            assert isinstance(found, Logits) and found.image.shape == (count, 2)
-            for mine, true in zip(found, expected, strict=True):
-                assert torch.allclose(mine, true[:count], atol=1e-4)
-    assert deck.recorded == [1, 2, 4, 8] and deck.replayed == 8
-
-
-def test_what_stood_in_a_recording_before_does_not_show(images):
-    deck = Deck()
-    recorded = Recorded(build_network(), deck.record)
-    with torch.inference_mode():
-        first = [part.clone() for part in recorded(images[:3])]
-        recorded(images[8:12])
-        assert all(map(torch.equal, recorded(images[:3]), first))
-    assert not recorded._tapes[4].images[3:].any()
-
-
-def test_what_cannot_be_recorded_runs_all_the_same(images, caplog):
-    network, deck = build_network(), Deck(RuntimeError("operation not permitted"))
-    recorded = Recorded(network, deck.record)
-    with torch.inference_mode():
-        for _ in range(2):
-            assert torch.equal(recorded(images[:3]).image, network(images[:3]).image)
-    assert caplog.text.count("runs without CUDA graphs") == 1
-
-
 def on_cpu(monkeypatch, card, **wanted):
     """A TorchEngine that believes to be on CUDA."""
     real = torch.device
     monkeypatch.setattr(engines.torch, "device", lambda name: real("cpu"))
-    monkeypatch.setattr(engines, "record", Deck().record)
     empty = torch.empty
 
     def unpinned(*shape, pin_memory=False, **rest):

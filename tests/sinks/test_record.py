@@ -258,19 +258,6 @@ def test_no_pixels_and_no_host_name_in_the_record(tmp_path: Path) -> None:
 # Wording
 
 
-def test_every_language_has_the_same_keys_and_places() -> None:
-    import string
-
-    def places(text: str) -> set[str]:
-        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
-
-    english = wording.WORDING["en"]
-    for language, table in wording.WORDING.items():
-        assert table.keys() == english.keys(), language
-        for key, text in table.items():
-            assert places(text) == places(english[key]), (language, key)
-
-
 @pytest.mark.parametrize("label", list(Label))
 def test_every_label_has_words_and_none_says_real(label: Label) -> None:
     words = wording.wording_of(scan_of(label).verdict)
