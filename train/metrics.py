@@ -105,14 +105,6 @@ def eer(labels: ArrayLike, scores: ArrayLike, definition: EER = "interpolated") 
     return float(fpr[point] if definition == "discrete-fpr" else 1.0 - tpr[point])
 
 
-def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, fpr: float) -> float:
-    """The highest TPR that some threshold reaches with at most this FPR; no interpolation."""
-    if not 0.0 <= fpr <= 1.0:
-        raise ValueError(f"fpr must lie in [0, 1]; got {fpr}")
-    alarms, hits, _ = roc(labels, scores)
-    return float(hits[alarms <= fpr].max())
-
-
 def accuracy(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
     """Share of pictures on the right side of the threshold (score > threshold says fake)."""
     positive, values = checked(labels, scores, both=False)

@@ -82,14 +82,6 @@ def test_the_three_eer_definitions_differ_where_they_should():
     assert metrics.eer(labels, scores, "discrete-fnr") == pytest.approx(1 / 3)
 
 
-def test_tpr_at_fpr_does_not_interpolate():
-    labels = [0, 0, 0, 0, 0, 1, 1, 1]
-    scores = [0.1, 0.2, 0.3, 0.4, 0.8, 0.9, 0.7, 0.35]
-    assert metrics.tpr_at_fpr(labels, scores, 0.0) == pytest.approx(1 / 3)
-    assert metrics.tpr_at_fpr(labels, scores, 0.39) == pytest.approx(2 / 3)
-    assert metrics.tpr_at_fpr(labels, scores, 0.4) == pytest.approx(1.0)
-
-
 def test_image_row():
     row = metrics.measure_images([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9])
     assert (row.accuracy, row.auc, row.eer, row.average_precision) == (0.75, 1.0, 0.0, 1.0)
