@@ -1,4 +1,4 @@
-"""Benchmarks as commands: `python -m train.benchmark tables | scan | memory | engines | forge`.
+"""Benchmarks as commands: `python -m train.benchmark tables | scan | memory | engines`.
 
 Each prints a table for people; all but `tables` then print one line of JSON for scripts.
 """
@@ -102,27 +102,6 @@ def engines(
         raise typer.Exit(2) from None
     try:
         speed = measure(device, models.split(","), sizes, seconds=seconds)
-    except DeepscanError as error:
-        typer.echo(f"benchmark: {error}", err=True)
-        raise typer.Exit(2) from error
-    typer.echo(speed.table())
-    typer.echo(speed.to_json())
-
-
-@app.command()
-def forge(
-    data: Annotated[Path, typer.Option(help="Folder of faces, or a pack of them")],
-    decoded: Annotated[Path | None, typer.Option(help="Pack of redrawn faces")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
-    pairs: Annotated[int, typer.Option(help="In a batch", min=1)] = 64,
-    size: Annotated[int, typer.Option(help="Pixels of a crop", min=32)] = 160,
-    batches: Annotated[int, typer.Option(help="So many are timed", min=1)] = 5,
-) -> None:
-    """Pairs of fake and original made per second, in batches on a device and one by one."""
-    from train.forge_speed import measure
-
-    try:
-        speed = measure(data, decoded, device=device, pairs=pairs, size=size, batches=batches)
     except DeepscanError as error:
         typer.echo(f"benchmark: {error}", err=True)
         raise typer.Exit(2) from error

@@ -164,15 +164,6 @@ def turn_head(face: FaceImage, yaw: float, pitch: float) -> FaceImage:
     return replace(face, image=image, landmarks=landmarks)
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One time through a codec: one of `CODECS`, its quality, and the size before it."""
-
-    codec: str
-    crf: int
-    scale: float = 1.0
-
-
 # Encoder of each codec: its options but for the quality, and the CRFs in use, from good to bad.
 CODECS: dict[str, tuple[str, dict[str, str], tuple[int, int]]] = {
     "h264": (
@@ -188,36 +179,6 @@ CODECS: dict[str, tuple[str, dict[str, str], tuple[int, int]]] = {
     "vp9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "7", "b": "0"}, (20, 52)),
     "av1": ("libsvtav1", {"preset": "12", "svtav1-params": "lp=1"}, (22, 58)),
 }  # fmt: skip
-
-
-def draw_passes(rng: np.random.Generator) -> tuple[Pass, ...]:
-    """One time through a codec, or two with another size between, at qualities in use."""
-    passes = []
-    for number in range(1 + int(rng.random() < 0.35)):
-        name = list(CODECS)[rng.choice(len(CODECS), p=(0.5, 0.2, 0.15, 0.15))]
-        best, worst = CODECS[name][2]
-        scale = float(rng.uniform(0.5, 1.0)) if number and rng.random() < 0.7 else 1.0
-        passes.append(Pass(name, int(rng.integers(best, worst + 1)), scale))
-    return tuple(passes)
-
-
-def send(frames: Iterator[Picture], passes: Sequence[Pass], *, rate: int = 25) -> list[Picture]:
-    """Encode a clip once or more, at another size in between: what a platform does to it.
-
-    Frames come back smaller by the product of all scales; sides stay even.
-
-    Raises:
-        KeyError: a codec is none of `CODECS`.
-    """
-    clip = list(frames)
-    for one in passes:
-        if one.scale != 1:
-            height, width = clip[0].shape[:2]
-            size = tuple(max(64, round(side * one.scale) // 2 * 2) for side in (width, height))
-            clip = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip]
-        encoder = CODECS[one.codec][0]
-        clip = through_codec(iter(clip), crf=one.crf, codec=encoder, rate=rate)
-    return clip
 
 
 def through_codec(

@@ -24,10 +24,9 @@ from deepscan.engines.load import REFERENCE, load_engine
 from deepscan.engines.parity import bars_of
 from deepscan.errors import DeepscanError, ModelError
 from deepscan.faces.crop import cut, square
-from deepscan.faces.mtcnn import MTCNNDetector
 from deepscan.models.weights import read_card
-from deepscan.types import Box, Image
-from train.demo import manipulate, portrait
+from deepscan.types import Box
+from train.demo import find_face, manipulate, portrait
 
 EACH = 2  # controls of each kind
 MARGIN = 0.1  # of the score, on both sides of the review point; five times what bf16 may be off
@@ -35,28 +34,12 @@ SCALES = (1.3, 1.2, 1.45)  # of the cut; the first is that of a scan
 SOURCE = "portrait of Eileen Collins, NASA, public domain, from scikit-image; forged by train.demo"
 
 
-def find_face(image: Image) -> Box:
-    """The box of the one face.
-
-    Raises:
-        RuntimeError: the face detector finds none.
-    """
-    detector = MTCNNDetector(min_face=60, min_confidence=0.9, max_faces=4)
-    try:
-        faces = detector.detect(image).faces
-    finally:
-        detector.close()
-    if not faces:
-        raise RuntimeError("no face was found in the portrait: MTCNN does not work here")
-    return faces[0].box
-
-
 def candidates(side: int) -> Iterator[Control]:
     """Crops of (side, side, 3) uint8 RGB that may become controls; their scores are not known."""
     small = np.ascontiguousarray(data.astronaut())
     large = portrait()
     forged, _ = manipulate(large)
-    near, far = find_face(large), find_face(small)
+    near, far = find_face(large).box, find_face(small).box
     for manipulated, image, box in (
         (False, large, near),
         (False, small, far),

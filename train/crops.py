@@ -6,7 +6,6 @@ plain folder layout, so that a recipe can learn from it with `name = "folder"`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -29,7 +28,6 @@ from train.datasets.layout import LayoutError
 from train.datasets.mask import UNKNOWN, binary, read_mask
 from train.frames import is_video, pictures_in, read_frames, read_picture
 
-log = logging.getLogger(__name__)
 Faces = Literal["given", "largest", "all"]
 Truths = NDArray[np.uint8]
 

@@ -28,7 +28,7 @@ from deepscan.progress import Bar
 from deepscan.scan import Scanner
 from deepscan.sinks.masks import read_masks
 from deepscan.testing import make_video
-from deepscan.types import Image, Scanned
+from deepscan.types import Face, Image, Scanned
 from train.clips import Camera, hold_camera
 from train.forge.blend import blend
 from train.forge.degrade import grain, sharpen
@@ -59,19 +59,30 @@ def portrait() -> Image:
     return cv2.resize(picture, (640, 480), interpolation=cv2.INTER_CUBIC)
 
 
+def find_face(image: Image) -> Face:
+    """The one face, with its landmarks.
+
+    Raises:
+        RuntimeError: the face detector finds none.
+    """
+    detector = MTCNNDetector(min_face=60, min_confidence=0.9, max_faces=4)
+    try:
+        faces = detector.detect(image).faces
+    finally:
+        detector.close()
+    if not faces or faces[0].landmarks is None:
+        raise RuntimeError("no face was found in the portrait: MTCNN does not work here")
+    return faces[0]
+
+
 def manipulate(image: Image) -> tuple[Image, np.ndarray]:
     """The manipulated picture and the soft mask of what was changed.
 
     Raises:
         RuntimeError: the face detector finds no face in the portrait.
     """
-    detector = MTCNNDetector(min_face=60, min_confidence=0.9, max_faces=4)
-    faces = detector.detect(image).faces
-    detector.close()
-    if not faces or faces[0].landmarks is None:
-        raise RuntimeError("no face was found in the portrait: MTCNN does not work here")
     height, width = image.shape[:2]
-    mask = draw("inner face", place(np.array(faces[0].landmarks)), height, width)
+    mask = draw("inner face", place(np.array(find_face(image).landmarks)), height, width)
     mask = cv2.GaussianBlur(cv2.erode(mask, np.ones((9, 9))), (0, 0), 5)
     small = cv2.resize(image, None, fx=0.22, fy=0.22, interpolation=cv2.INTER_AREA)
     redrawn = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -26,7 +26,6 @@ OUTPUTS = ("image", "mask", "coarse")
 PRECISIONS = ("bf16", "fp32")
 OPTIMISERS = ("adamw", "sgd")
 CURVES = ("cosine", "poly")
-FORGING = ("pictures", "batches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +141,7 @@ class Recipe:
     `network` changes fields of the model's configuration; `forges` are the shares of each forge.
     `harmless` is the share of forged pairs that get edits which accuse nobody, `tilt` that of heads
     that lean or turn. `codecs` is "video" for real video codecs in the degradations (needs PyAV),
-    "still" for JPEG and WebP alone. `forging` says where fakes are made: "pictures", one by one in
-    worker processes, or "batches", by batched torch on the device that trains.
+    "still" for JPEG and WebP alone.
 
     `frozen_stages` counts the backbone's stages, from the first (stride 4), that keep the weights
     they start with, with all before them; `frozen_norms` keeps the statistics of all batch norms of
@@ -160,7 +158,6 @@ class Recipe:
     network: dict[str, Any] = field(default_factory=dict)
     harmless: float = 0.0
     tilt: float = 0.0
-    forging: str = "pictures"
     codecs: str = "video"
     frozen_stages: int = 0
     frozen_norms: bool = False
@@ -199,6 +196,8 @@ def parse_recipe(text: str) -> Recipe:
         values = json.loads(text)
     except ValueError as error:
         raise UsageError(f"recipe in the weights cannot be read: {error}") from error
+    if isinstance(values, dict) and values.get("forging") == "pictures":
+        del values["forging"]  # a setting of earlier versions; this is what every recipe does now
     return _recipe("recipe in the weights", values)
 
 
@@ -255,14 +254,11 @@ def _kind(where: str, step: object) -> tuple[str, dict[str, Any]]:
 def _check_sources(where: str, recipe: Recipe) -> None:
     _one_of(where, "model", recipe.model, MODELS)
     _one_of(where, "codecs", recipe.codecs, CODECS)
-    _one_of(where, "forging", recipe.forging, FORGING)
     if not 0 <= recipe.frozen_stages <= 4:
         raise UsageError(f"{where}: frozen_stages is {recipe.frozen_stages}: 0 to 4")
     for name, share in (("harmless", recipe.harmless), ("tilt", recipe.tilt)):
         if not 0 <= share <= 1:
             raise UsageError(f"{where}: {name} is {share}: it is a share")
-    if recipe.forging == "batches" and recipe.dataset is not None:
-        raise UsageError(f'{where}: forging = "batches" goes with [forges], not with [dataset]')
     if bool(recipe.forges) == (recipe.dataset is not None):
         raise UsageError(f"{where}: give either [forges] or [dataset]")
     for name, share in recipe.forges.items():

@@ -239,11 +239,6 @@ def rule(clip: Clip, calibration: Calibration) -> Ruled:
     return Ruled(label, float(rates.min()), float(np.nanmax(llr)), tuple(whole.tolist()))
 
 
-def label_of(clip: Clip, calibration: Calibration) -> Label:
-    """The label alone."""
-    return rule(clip, calibration).label
-
-
 @dataclass(frozen=True, slots=True)
 class Rates:
     """Shares with 95 % Wilson intervals: of untouched clips called manipulated or at least
@@ -288,11 +283,6 @@ def rates_of(clips: Sequence[Clip], ruled: Sequence[Ruled]) -> Rates:
         wilson(sum(label is Label.MANIPULATED for label in fake), len(fake)),
         len(real) + len(fake),
     )
-
-
-def cross_fit(clips: Sequence[Clip], population: str) -> Rates:
-    """The rates of the rule, each clip judged by a fit on other people."""
-    return rates_of(clips, cross_judge(clips, population))
 
 
 def careful(clips: Sequence[Clip], ruled: Sequence[Ruled]) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +23,13 @@ from deepscan.models.deploy import Deployed
 from train.crops import Reading, choose, pictures_of, read_crops, read_pair
 from train.datasets import Sample, Truth, VideoKey, open_dataset
 from train.faces import data_hash, read_faces
-from train.forge.batched.pack import Portraits, portraits_hash, read_portraits
-from train.forge.batched.stream import BatchedPairs
 from train.forge.forged import NEED_DECODED
 from train.judge import NetworkJudge, judge
 from train.metrics import auc, iou
 from train.pairs import Pairs
 from train.recipe import DatasetSource, Recipe
 from train.transforms import transform
-from train.validate import validate, validate_batches
+from train.validate import validate
 
 log = logging.getLogger(__name__)
 Item = tuple[Tensor, Tensor, Tensor]
@@ -53,8 +51,6 @@ def open_source(recipe: Recipe, data: Path, decoded: Path | None = None) -> Sour
         UsageError: the folder or a part of it is missing, or it is another data set's, or a forge
             of the recipe needs a pack and there is none.
     """
-    if recipe.forging == "batches":
-        return BatchedFaces(recipe, data, decoded)
     if recipe.dataset is None:
         return ForgedFaces(recipe, data, decoded)
     return PairedPictures(recipe, recipe.dataset, data)
@@ -99,43 +95,6 @@ class ForgedFaces:
         return Held(report.auc.value, report.iou.value, str(report))
 
 
-class BatchedFaces:
-    """Fakes made in batches on the device that trains; `data` is a folder of faces or a pack."""
-
-    pairs: int | None = None
-
-    def __init__(self, recipe: Recipe, data: Path, decoded: Path | None = None) -> None:
-        self._recipe = recipe
-        self._people = read_portraits(data, "train", decoded)
-        self._held_out = read_portraits(data, "val", decoded)
-        hashes = data_hash(data) if data.is_dir() else portraits_hash(data)
-        if decoded is not None:
-            hashes += hashlib.sha256(decoded.read_bytes()).hexdigest()
-        self.sha256 = hashlib.sha256(hashes.encode()).hexdigest()
-        self._check(self._people)
-
-    def _check(self, people: Portraits) -> None:
-        BatchedPairs(people, self._recipe.forges, size=self._recipe.config.input_size, seed=0)
-
-    def batches(
-        self, size: int, pairs: int, numbers: Iterable[int], gentle: float, device: torch.device
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Crops (B, 2, S, S, 3) uint8, forged first, and masks (B, S, S), for numbered batches."""
-        self._people = self._people.to(device)
-        recipe = self._recipe
-        stream = BatchedPairs(
-            self._people, recipe.forges, size=size, seed=recipe.seed,
-            gentle=gentle, edits=recipe.harmless, tilt=recipe.tilt,
-        )  # fmt: skip
-        for number in numbers:
-            crops, masks, _ = stream.batch(number, pairs)
-            yield crops, masks
-
-    def judge(self, model: Deployed) -> Held:
-        report = validate_batches(model, self._held_out, self._recipe.forges)
-        return Held(report.auc.value, report.iou.value, str(report))
-
-
 class PairedPictures:
     """Every fake picture of a split with its own real one; masks (2, S, S)."""
 
@@ -176,10 +135,10 @@ class PairedPictures:
         return Held(value, overlap, text)
 
 
-Source = ForgedFaces | BatchedFaces | PairedPictures
+Source = ForgedFaces | PairedPictures
 """What a run learns from. Each has `pairs`, the length of an epoch (None for made data), `sha256`,
-which names the data, and `judge`, which measures a network on what was held out (None where nothing
-was). Batches come from `stream` through worker processes, or from `batches` on the device."""
+which names the data, `stream`, the pairs by number, and `judge`, which measures a network on what
+was held out (None where nothing was)."""
 
 Couple = tuple[Sample, tuple[Sample, ...]]
 

@@ -44,7 +44,7 @@ from train.progress import Display, Log, display
 from train.recipe import OUTPUTS, Recipe, read_recipe
 from train.schedule import Average, optimiser_of, rate_at
 from train.smoke import smoke_data, smoke_recipe, write_plain_pack
-from train.source import BatchedFaces, Item, Source, open_source
+from train.source import Item, Source, open_source
 
 _SAVE_EVERY = 250  # steps
 _LOG_EVERY = 20
@@ -235,16 +235,6 @@ def _batches(
     """This process's part of the batches of steps [start, stop), on its device."""
     pairs = recipe.schedule.pairs
     gentle = recipe.schedule.stage_at(start).gentle
-    if isinstance(source, BatchedFaces):
-        numbers = range(start * processes.world + processes.rank, stop * processes.world)
-        yield from source.batches(
-            size,
-            processes.share(pairs),
-            numbers[:: processes.world],
-            gentle,
-            processes.device,
-        )
-        return
     loader: DataLoader[Item] = DataLoader(
         source.stream(size, pairs, stop * pairs, gentle),
         batch_size=processes.share(pairs),
@@ -498,7 +488,7 @@ def main(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of faces with provenance.csv or their pack, or of the data set"),
+        typer.Option(help="Folder of faces with provenance.csv, or of the data set"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; a stopped run goes on there")

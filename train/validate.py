@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from deepscan.models.deploy import Deployed
 from train.faces import Person
-from train.forge.batched.pack import Portraits
-from train.forge.batched.stream import BatchedPairs
 from train.metrics import Estimate, auc, bootstrap
 from train.pairs import Pairs
 
@@ -46,60 +41,16 @@ class Validation:
         )
 
 
-class Judgeable(NamedTuple):
-    """Crops (S, S, 3) uint8 of a forged face and its original, the mask (S, S) uint8, and whose."""
-
-    forged: NDArray[np.uint8]
-    original: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    person: str
-    forge: str
-
-
 def validate(model: Deployed, people: Sequence[Person], forges: Mapping[str, float]) -> Validation:
     """Judge one pair of every person; forge i mod n for person i."""
     names = sorted(forges)
     stream = Pairs(people, forges, size=model.input_size, seed=_SEED, length=len(people))
-
-    def pairs() -> Iterator[Judgeable]:
-        for index in range(len(people)):
-            forge = names[index % len(names)]
-            pair = stream.pair(index, person=index, forge=forge)
-            yield Judgeable(pair.forged, pair.original, pair.mask, pair.person, forge)
-
-    return validate_pairs(model, pairs())
-
-
-def validate_batches(
-    model: Deployed, portraits: Portraits, forges: Mapping[str, float]
-) -> Validation:
-    """The same with batched forges, which make other fakes: figures compare with each other only.
-
-    Args:
-        model: on the CPU.
-        portraits: people never trained on, on any device.
-        forges: the families.
-    """
-    names = sorted(name for name, share in forges.items() if share > 0)
-    stream = BatchedPairs(portraits, dict.fromkeys(names, 1.0), size=model.input_size, seed=_SEED)
-
-    def pairs() -> Iterator[Judgeable]:
-        for step, start in enumerate(range(0, len(portraits), _BATCH)):
-            people = range(start, min(start + _BATCH, len(portraits)))
-            how = [names[index % len(names)] for index in people]
-            crops, masks, _ = stream.batch(step, len(people), people=people, forges=how)
-            made = zip(people, how, crops.cpu().numpy(), masks.cpu().numpy(), strict=True)
-            for index, forge, (forged, original), mask in made:
-                yield Judgeable(forged, original, mask, portraits.people[index], forge)
-
-    return validate_pairs(model, pairs())
-
-
-def validate_pairs(model: Deployed, pairs: Iterable[Judgeable]) -> Validation:
-    """Judge pairs, in their order, and count."""
     scores, labels, groups, kinds, overlaps, false = [], [], [], [], [], []
-    stream = iter(pairs)
-    while some := list(islice(stream, _BATCH)):
+    for start in range(0, len(people), _BATCH):
+        some = [
+            stream.pair(index, person=index, forge=names[index % len(names)])
+            for index in range(start, min(start + _BATCH, len(people)))
+        ]
         crops = np.stack([crop for pair in some for crop in (pair.forged, pair.original)])
         with torch.inference_mode():
             given, masks = model(torch.from_numpy(crops))
@@ -107,7 +58,7 @@ def validate_pairs(model: Deployed, pairs: Iterable[Judgeable]) -> Validation:
         for place, pair in enumerate(some):
             labels += [1, 0]
             groups += [pair.person] * 2
-            kinds += [pair.forge] * 2
+            kinds += [names[(start + place) % len(names)]] * 2
             overlaps.append(_overlap(masks[2 * place].numpy(), pair.mask))
             false.append(float((masks[2 * place + 1] > 0.5).float().mean()))
     truth, values = np.array(labels), np.array(scores)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.clips import CODECS, Pass, act, draw_passes, film, hold_camera, send, through_codec
+from train.clips import CODECS, act, film, hold_camera, through_codec
 from train.pairs import load_forge
 
 from .test_forges import FACE, OTHER
@@ -94,34 +94,12 @@ def test_every_codec_is_real_and_errs_more_at_its_worst(codec: str) -> None:
     camera = hold_camera(FACE.image, 5, np.random.default_rng(3))
     shot = list(film([FACE.image] * 5, camera, np.random.default_rng(0), 2.0))
     errors = []
-    for crf in CODECS[codec][2]:
-        seen = send(iter(shot), [Pass(codec, crf)], rate=12)
+    encoder, _, qualities = CODECS[codec]
+    for crf in qualities:
+        seen = through_codec(iter(shot), crf=crf, codec=encoder, rate=12)
         assert len(seen) == 5 and seen[0].shape == shot[0].shape and seen[0].dtype == np.uint8
         errors.append(np.abs(np.array(seen).astype(int) - np.array(shot)).mean())
     assert 0.2 < errors[0] < errors[1] < 20
-
-
-def test_sent_twice_a_clip_is_smaller_and_even() -> None:
-    camera = hold_camera(FACE.image, 4, np.random.default_rng(3))
-    shot = list(film([FACE.image] * 4, camera, np.random.default_rng(0), 0.0))
-    seen = send(iter(shot), [Pass("h264", 24), Pass("h265", 28, 0.6)])
-    height, width = shot[0].shape[:2]
-    assert len(seen) == 4
-    assert seen[0].shape[0] == pytest.approx(0.6 * height, abs=2)
-    assert seen[0].shape[1] == pytest.approx(0.6 * width, abs=2)
-    assert seen[0].shape[0] % 2 == seen[0].shape[1] % 2 == 0
-    with pytest.raises(KeyError):
-        send(iter(shot), [Pass("flash", 20)])
-
-
-def test_passes_are_drawn_from_all_codecs_once_or_twice() -> None:
-    drawn = [draw_passes(np.random.default_rng(seed)) for seed in range(200)]
-    assert {one.codec for passes in drawn for one in passes} == set(CODECS)
-    assert {len(passes) for passes in drawn} == {1, 2}
-    for one in (one for passes in drawn for one in passes):
-        best, worst = CODECS[one.codec][2]
-        assert best <= one.crf <= worst and 0.5 <= one.scale <= 1
-    assert all(passes[0].scale == 1 for passes in drawn)
 
 
 @pytest.mark.parametrize("name", ["swap", "reenact", "self-blend"])

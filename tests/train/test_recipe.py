@@ -75,6 +75,9 @@ def test_weights_of_before_have_no_later_keys() -> None:
     assert (found.schedule.optimiser, found.schedule.curve, found.precision) == (
         "adamw", "cosine", "bf16",
     )  # fmt: skip
+    assert parse_recipe(json.dumps(values | {"forging": "pictures"})) == found
+    with pytest.raises(UsageError, match="no key 'forging'"):
+        parse_recipe(json.dumps(values | {"forging": "batches"}))
 
 
 def test_harmless_edits_and_codecs_are_settings(tmp_path: Path) -> None:
@@ -92,12 +95,7 @@ def test_harmless_edits_and_codecs_are_settings(tmp_path: Path) -> None:
         ("seed = 3", "seed = 3\nharmless = 1.2", "harmless is 1.2: it is a share"),
         ("seed = 3", "seed = 3\ntilt = -0.1", "tilt is -0.1: it is a share"),
         ("seed = 3", 'seed = 3\ncodecs = "tape"', "no codecs 'tape'; there are video, still"),
-        (
-            "seed = 3",
-            'seed = 3\nforging = "rolls"',
-            "no forging 'rolls'; there are pictures, batches",
-        ),
-        ("[forges]\nswap = 1", 'forging = "batches"\n' + DATASET, 'forging = "batches" goes with'),
+        ("seed = 3", 'seed = 3\nforging = "batches"', "no key 'forging'"),
         ("swap = 1", "melt = 1", "no forge 'melt'; there are self-blend"),
         ("swap = 1", "swap = -1", "a share is 0 or more"),
         ("swap = 1", "swap = 0", "all shares of forges are 0"),

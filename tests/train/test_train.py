@@ -44,7 +44,6 @@ SCHEDULE = Schedule(
 FACES = Recipe(
     "msccnet-s", 5, SCHEDULE, {"self-blend": 1.0}, None, LOSSES, precision="fp32", network=TINY
 )
-BATCHES = replace(FACES, forging="batches", tilt=0.5, harmless=0.3)
 PICTURES = replace(
     FACES,
     forges={},
@@ -91,7 +90,7 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("recipe", [FACES, PICTURES, BATCHES], ids=["faces", "pictures", "batches"])
+@pytest.mark.parametrize("recipe", [FACES, PICTURES], ids=["faces", "pictures"])
 def test_a_run_that_stops_and_goes_on_is_an_unbroken_one(
     recipe: Recipe, data: Path, tmp_path: Path
 ) -> None:
