@@ -22,6 +22,7 @@ import numpy as np
 from deepscan.types import Box
 from train.forge.degrade import grain
 from train.forge.forged import FaceImage, Forge, Picture
+from train.forge.mesh import followed
 from train.forge.shape import Points
 
 
@@ -130,7 +131,9 @@ def act(
         # What trembles in one frame still does in the next: three quarters of it stays.
         offset = 0.75 * offset + 0.66 * trembling.normal(0, shaken * unit, (5, 2))
         light = 0.5 * light + 0.87 * float(trembling.normal(0, blinking))
-        found = replace(seen, landmarks=seen.landmarks + offset)
+        landmarks = seen.landmarks + offset
+        mesh = followed(seen.mesh, seen.landmarks, landmarks)
+        found = replace(seen, landmarks=landmarks, mesh=mesh)
         made = forge(found, np.random.default_rng(seed), other=other)
         lit = made.image + np.float32(light) * made.mask[..., None]
         pictures.append(np.clip(np.round(lit), 0, 255).astype(np.uint8))
@@ -161,7 +164,11 @@ def turn_head(face: FaceImage, yaw: float, pitch: float) -> FaceImage:
         cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101,
     )  # fmt: skip
     landmarks = face.landmarks + near(face.landmarks)[:, None] * shift
-    return replace(face, image=image, landmarks=landmarks)
+    mesh = None
+    if face.mesh is not None:
+        mesh = face.mesh.copy()
+        mesh[:, :2] += near(mesh[:, :2].astype(float))[:, None] * shift
+    return replace(face, image=image, landmarks=landmarks, mesh=mesh)
 
 
 # Encoder of each codec: its options but for the quality, and the CRFs in use, from good to bad.

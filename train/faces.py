@@ -1,7 +1,8 @@
 """Real faces to train on: pictures with a face box, five landmarks, a person and a split.
 
 A folder holds `provenance.csv` (columns file, source, person_id, face_x, face_y, face_w, face_h,
-lm5, split) and the pictures it names. Nobody stands on both sides of a split.
+lm5, split) and the pictures it names. Nobody stands on both sides of a split. Dense landmarks come
+from `landmarks478.npz` (`train.forge.mesh`) where the folder has it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from PIL import Image
 from deepscan.errors import UsageError
 from train.forge.decoded import read_pack
 from train.forge.forged import FaceImage
+from train.forge.mesh import FILE, Mesh, moved, read_meshes
 
 _COLUMNS = (
     "file", "source", "person_id", "face_x", "face_y", "face_w", "face_h", "lm5", "split",
@@ -46,12 +48,13 @@ def read_faces(folder: Path, split: str, decoded: Path | None = None) -> list[Pe
 
     Raises:
         UsageError: provenance.csv or one of its columns or pictures is missing, or the split is
-            empty, or the pack cannot be read or lacks a picture.
+            empty, or the pack or the dense landmarks cannot be read, or the pack lacks a picture.
     """
     rows = [row for row in _rows(folder) if row["split"] == split]
     if not rows:
         raise UsageError(f"{folder / 'provenance.csv'} has no row with split = {split!r}")
-    people = [_read(folder, row) for row in rows]
+    meshes = read_meshes(folder)
+    people = [_read(folder, row, meshes.get(row["file"])) for row in rows]
     return people if decoded is None else with_decoded(people, decoded)
 
 
@@ -69,8 +72,16 @@ def with_decoded(people: list[Person], path: Path) -> list[Person]:
 
 
 def data_hash(folder: Path) -> str:
-    """SHA-256 of provenance.csv, which holds the SHA-256 of every picture."""
-    return hashlib.sha256((folder / "provenance.csv").read_bytes()).hexdigest()
+    """SHA-256 of provenance.csv, which holds the SHA-256 of every picture.
+
+    With dense landmarks, which change what forges make: that of the hashes of both files.
+    """
+    table = hashlib.sha256((folder / "provenance.csv").read_bytes()).hexdigest()
+    dense = folder / FILE
+    if not dense.is_file():
+        return table
+    both = table + hashlib.sha256(dense.read_bytes()).hexdigest()
+    return hashlib.sha256(both.encode()).hexdigest()
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -85,7 +96,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         return list(reader)
 
 
-def _read(folder: Path, row: dict[str, str]) -> Person:
+def _read(folder: Path, row: dict[str, str], mesh: Mesh | None) -> Person:
     path = folder / row["file"]
     try:
         image = np.asarray(Image.open(path).convert("RGB"))
@@ -107,5 +118,6 @@ def _read(folder: Path, row: dict[str, str]) -> Person:
         np.ascontiguousarray(image),
         (landmarks - corner) * factor,
         tuple(box.ravel().tolist()),
+        mesh=moved(mesh, np.c_[np.eye(2), -corner] * factor),
     )
     return Person(row["file"], row["person_id"], row["source"], face)

@@ -20,6 +20,7 @@ from train.faces import Person
 from train.forge.degrade import degrade
 from train.forge.forged import FORGES, WITH_OTHER, FaceImage, Forge, Forged, Picture
 from train.forge.harmless import EDITS, OCCLUDERS
+from train.forge.mesh import moved
 from train.forge.tilt import tilted
 
 _KERNELS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
@@ -298,6 +299,7 @@ def trimmed(face: FaceImage) -> FaceImage:
         image=np.ascontiguousarray(face.image[top:bottom, left:right]),
         landmarks=face.landmarks - (left, top),
         box=(x1 - left, y1 - top, x2 - left, y2 - top),
+        mesh=moved(face.mesh, np.array([[1, 0, -left], [0, 1, -top]])),
     )
 
 

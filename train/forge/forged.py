@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.forge.decoded import Decoded
+from train.forge.mesh import Mesh
 from train.forge.shape import Points
 
 Picture = NDArray[np.uint8]
@@ -23,12 +24,15 @@ class FaceImage:
     """A picture with one main face: (H, W, 3) uint8 RGB, five landmarks (5, 2), face box xyxy.
 
     `decoded` are this face's copies from a pack, which some forges need; see train.forge.decoded.
+    `mesh` are dense landmarks (478, 3) float32 in pixels of the picture, see train.forge.mesh; None
+    where they were not found or disagree with the five.
     """
 
     image: Picture
     landmarks: Points
     box: tuple[float, float, float, float]
     decoded: tuple[Decoded, ...] = ()
+    mesh: Mesh | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from train.forge.forged import FaceImage
+from train.forge.mesh import moved
 
 _LEAN = 30.0  # degrees; most faces that a scan crops lean less
 _NARROW = 0.82  # width of a head that is turned away by some 35 degrees, over its width from before
@@ -45,5 +46,6 @@ def tilted(face: FaceImage, rng: np.random.Generator) -> FaceImage:
         face,
         image=image.astype(np.uint8, copy=False),
         landmarks=face.landmarks @ linear.T + affine[:, 2],
+        mesh=moved(face.mesh, affine),
         box=(middle[0] - half, y1, middle[0] + half, y2),
     )
