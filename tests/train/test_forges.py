@@ -1,6 +1,7 @@
 """One conformance suite over every forge, and what degrading does to any picture.
 
-The face is scikit-image's astronaut (public domain) with landmarks placed by hand.
+The face is scikit-image's astronaut (public domain) with landmarks placed by hand, once without
+dense landmarks and once with the mean mesh.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
+from train.forge import mesh
 from train.forge.degrade import VIDEO_CODECS, degrade, grain, h264, jpeg, motion_blur, video, webp
 from train.forge.forged import FORGES, FaceImage, Forged
+from train.forge.selfblend import random_mask
 from train.forge.shape import REGIONS, draw, place
 from train.pairs import load_forge
 from train.smoke import plain_copies
@@ -33,7 +36,19 @@ def resized(one: FaceImage, width: int, height: int) -> FaceImage:
     factor = np.array((width / one.image.shape[1], height / one.image.shape[0]))
     picture = cv2.resize(one.image, (width, height), interpolation=cv2.INTER_AREA)
     box = (np.array(one.box).reshape(2, 2) * factor).ravel()
-    return FaceImage(picture, one.landmarks * factor, tuple(box.tolist()), one.decoded)
+    points = one.landmarks * factor
+    return FaceImage(picture, points, tuple(box.tolist()), one.decoded, _mesh_at(one, points))
+
+
+def _mesh_at(one: FaceImage, landmarks: np.ndarray) -> mesh.Mesh | None:
+    return mesh.followed(one.mesh, one.landmarks, landmarks)
+
+
+def dense(one: FaceImage) -> FaceImage:
+    """With the mean mesh, mouth opened a little."""
+    points = mesh.place_mesh(one.landmarks)
+    points[list(mesh.MOUTH_HOLE[1][1:-1]), 1] += 3
+    return replace(one, mesh=points)
 
 
 def other() -> FaceImage:
@@ -46,23 +61,27 @@ def other() -> FaceImage:
 
 
 FACE, OTHER = (replace(one, decoded=plain_copies(one)) for one in (face(), other()))
+FACES = {"five": FACE, "dense": dense(FACE)}
+OTHERS = {"five": OTHER, "dense": dense(OTHER)}
 
 
-def forge(name: str, one: FaceImage, seed: int, second: FaceImage = OTHER) -> Forged:
+def forge(name: str, one: FaceImage, seed: int) -> Forged:
+    second = OTHERS["five" if one.mesh is None else "dense"]
     return load_forge(name)(one, np.random.default_rng(seed), other=second)
 
 
 @pytest.mark.parametrize("name", FORGES)
-@pytest.mark.parametrize("seed", range(8))
-def test_a_forge_keeps_its_contract(name: str, seed: int) -> None:
+@pytest.mark.parametrize("landmarks", FACES)
+@pytest.mark.parametrize("seed", range(6))
+def test_a_forge_keeps_its_contract(name: str, landmarks: str, seed: int) -> None:
     before = FACE.image.copy()
-    made = forge(name, FACE, seed)
+    made = forge(name, FACES[landmarks], seed)
     height, width = FACE.image.shape[:2]
     for picture in (made.image, made.original):
         assert picture.shape == (height, width, 3) and picture.dtype == np.uint8
     assert made.mask.shape == (height, width) and made.mask.dtype == np.float32
     assert made.mask.min() >= 0 and made.mask.max() <= 1
-    assert made.tags[0] == name and made.tags[1] in REGIONS
+    assert made.tags[0] == name and made.tags[1] in {*REGIONS, *mesh.REGIONS}
     # Nothing outside the mask, something inside, and the face given is left alone.
     different = (made.image != made.original).any(2)
     assert not different[made.mask == 0].any()
@@ -75,13 +94,13 @@ def test_a_forge_keeps_its_contract(name: str, seed: int) -> None:
 def test_a_forge_marks_the_face(name: str) -> None:
     x1, y1, x2, y2 = (round(value) for value in FACE.box)
     for seed in range(6):
-        mask = forge(name, FACE, seed).mask
+        mask = forge(name, FACES["five" if seed % 2 else "dense"], seed).mask
         assert mask[y1:y2, x1:x2].sum() > 0.6 * mask.sum()
 
 
 @pytest.mark.parametrize("name", FORGES)
 def test_the_same_draw_forges_the_same_and_another_another(name: str) -> None:
-    one, again, different = (forge(name, FACE, seed) for seed in (3, 3, 4))
+    one, again, different = (forge(name, FACES["dense"], seed) for seed in (3, 3, 4))
     assert np.array_equal(one.image, again.image) and np.array_equal(one.mask, again.mask)
     assert np.array_equal(one.original, again.original) and one.tags == again.tags
     assert not np.array_equal(one.image, different.image)
@@ -90,9 +109,8 @@ def test_the_same_draw_forges_the_same_and_another_another(name: str) -> None:
 @pytest.mark.parametrize("name", FORGES)
 @pytest.mark.parametrize(("width", "height"), [(31, 33), (24, 24), (97, 61), (40, 90)])
 def test_small_and_odd_pictures_do_not_crash_a_forge(name: str, width: int, height: int) -> None:
-    small = resized(FACE, width, height)
     for seed in range(6):
-        made = forge(name, small, seed)
+        made = forge(name, resized(FACES["five" if seed % 2 else "dense"], width, height), seed)
         assert made.image.shape == made.original.shape == (height, width, 3)
         assert made.mask.shape == (height, width) and np.isfinite(made.mask).all()
 
@@ -102,17 +120,18 @@ def test_flat_and_grey_pictures_do_not_crash_a_forge(name: str) -> None:
     luma = cv2.cvtColor(FACE.image, cv2.COLOR_RGB2GRAY)
     for picture in (np.dstack([luma] * 3), np.zeros_like(FACE.image), FACE.image * 0 + 255):
         for seed in range(6):
-            made = forge(name, replace(FACE, image=picture), seed)
+            one = FACES["five" if seed % 2 else "dense"]
+            made = forge(name, replace(one, image=picture), seed)
             assert np.isfinite(made.mask).all() and made.image.dtype == np.uint8
 
 
 @pytest.mark.parametrize("name", FORGES)
 def test_a_face_at_the_edge_is_forged_too(name: str) -> None:
-    cut = FACE.image[60:, 70:]
-    moved = FaceImage(
-        np.ascontiguousarray(cut), FACE.landmarks - (70, 60), (0, 0, 69, 95), FACE.decoded
-    )
+    cut = np.ascontiguousarray(FACE.image[60:, 70:])
+    points = FACE.landmarks - (70, 60)
     for seed in range(4):
+        mesh_at = _mesh_at(FACES["dense"], points) if seed % 2 else None
+        moved = FaceImage(cut, points, (0, 0, 69, 95), FACE.decoded, mesh_at)
         made = forge(name, moved, seed)
         assert not (made.image != made.original)[made.mask == 0].any()
 
@@ -120,6 +139,17 @@ def test_a_face_at_the_edge_is_forged_too(name: str) -> None:
 def test_a_swap_needs_somebody_else() -> None:
     with pytest.raises(ValueError, match="another person"):
         load_forge("swap")(FACE, np.random.default_rng(0))
+
+
+def test_masks_follow_the_mesh() -> None:
+    dense = FACES["dense"]
+    assert dense.mesh is not None
+    moved = replace(dense, mesh=dense.mesh + np.float32([20, 0, 0]))
+    one, two = (
+        random_mask(face, np.random.default_rng(2), ("face",))[0] for face in (dense, moved)
+    )
+    middle = [np.nonzero(mask > 0.5)[1].mean() for mask in (one, two)]
+    assert middle[1] - middle[0] == pytest.approx(20, abs=4)
 
 
 def test_no_forge_has_that_name() -> None:

@@ -21,11 +21,10 @@ def copy_move(
     face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
 ) -> Forged:
     """Lay a part over a face: mirrored, moved within it, or another person's if there is one."""
-    height, width = face.image.shape[:2]
     points = place(face.landmarks)
-    mask, region = random_mask(points, height, width, rng, _PARTS)
+    mask, region = random_mask(face, rng, _PARTS)
     if not (mask > 0.4).any():
-        mask, region = random_mask(points, height, width, rng, ("lower face",))
+        mask, region = random_mask(face, rng, ("lower face",))
     draw = rng.random()
     if other is not None and draw < 0.5:
         source, how = align(other, face, rng), "other"
@@ -52,6 +51,7 @@ def mirrored(face: FaceImage) -> FaceImage:
         image=np.ascontiguousarray(face.image[:, ::-1]),
         landmarks=landmarks,
         box=(width - x2, y1, width - x1, y2),
+        mesh=None,  # its points would be in the order of the other side
     )
 
 

@@ -18,7 +18,6 @@ from train.forge.decoded import Decoded
 from train.forge.degrade import grain, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask
-from train.forge.shape import place
 
 LARGE = ("face", "inner face", "face", "inner face", "jaw and parts", "features")
 _UP = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
@@ -34,8 +33,7 @@ def deepswap(
     Raises:
         UsageError: neither face has a fitting redrawn copy.
     """
-    height, width = face.image.shape[:2]
-    mask, region = random_mask(place(face.landmarks), height, width, rng, LARGE)
+    mask, region = random_mask(face, rng, LARGE)
     if other is not None and other.decoded and rng.random() < 0.6:
         swapped = bool(rng.random() < 0.3)
         decoded, owner, way = pick(other, rng, swapped), other, "laid on"

@@ -30,9 +30,9 @@ def inpaint(face: FaceImage, rng: np.random.Generator, *, other: FaceImage | Non
     if rng.random() < 0.5:
         mask, region = _blots(points, height, width, rng), "face"
     else:
-        mask, region = random_mask(points, height, width, rng, _PARTS)
+        mask, region = random_mask(face, rng, _PARTS)
     if not (mask > 0.4).any():
-        mask, region = random_mask(points, height, width, rng, ("lower face",))
+        mask, region = random_mask(face, rng, ("lower face",))
     kind = ("telea", "navier-stokes", "membrane", "patch")[rng.choice(4, p=(0.2, 0.15, 0.25, 0.4))]
     across = float(np.ptp(points[:, 0]))
     if kind == "patch":

@@ -11,7 +11,6 @@ from train.forge.blend import BLENDS, SPACES, compose, match_colour
 from train.forge.deepswap import LARGE, as_grey_as, cover, enlarge, finish, pick, truer
 from train.forge.forged import FaceImage, Forged
 from train.forge.selfblend import random_mask
-from train.forge.shape import place
 
 _REGIONS = (*LARGE, "face", "features", "parts", "mouth", "eyes", "lower face", "nose")
 
@@ -24,9 +23,8 @@ def reconstruct(
     Raises:
         UsageError: the face has no redrawn copies.
     """
-    height, width = face.image.shape[:2]
     decoded = pick(face, rng, swapped=False)
-    mask, region = random_mask(place(face.landmarks), height, width, rng, _REGIONS)
+    mask, region = random_mask(face, rng, _REGIONS)
     picture = truer(decoded.picture(), face, rng)
     source, inside = enlarge(picture, face, face, rng)
     mask = cover(mask, inside)

@@ -23,7 +23,7 @@ def redraw(face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None
     """Replace a region by its own low-resolution copy."""
     height, width = face.image.shape[:2]
     points = place(face.landmarks)
-    mask, region = random_mask(points, height, width, rng)
+    mask, region = random_mask(face, rng)
     pixels = float(rng.choice((48, 64, 80, 96, 112, 128)))  # decoder's face width
     factor = min(1.0, pixels / float(np.ptp(points[:, 0])))
     if factor > 0.8:

@@ -38,9 +38,7 @@ def reenact(face: FaceImage, rng: np.random.Generator, *, other: FaceImage | Non
     moved[window] = warp.changed()
     if rng.random() < 0.45:
         # A network draws the whole inner face anew, what it moves and what it does not.
-        mask, region = random_mask(
-            points, height, width, rng, ("inner face", "face", "features", "lower face")
-        )
+        mask, region = random_mask(face, rng, ("inner face", "face", "features", "lower face"))
         mask = np.maximum(mask, _feather(moved, across * 0.02))
         source = decode(source, across, rng, rng.uniform(0.15, 0.8))
     else:

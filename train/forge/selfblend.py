@@ -1,7 +1,8 @@
 """Self-blending: a face blended onto itself after a small change of colour, frequency and place.
 
 Shiohara and Yamasaki, "Detecting Deepfakes with Self-Blended Images" (CVPR 2022), written from the
-description of the method. Mask shapes come from a mean face placed by five landmarks.
+description of the method. Mask shapes are hulls of the dense mesh, as the method's are of 81
+points; where a face has no mesh, of a mean face placed by five landmarks.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from train.forge import mesh, shape
 from train.forge.blend import BLENDS, blend, compose
 from train.forge.degrade import colour, jpeg, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
-from train.forge.shape import Points, draw, place
+from train.forge.shape import Points, place
 
 # Large regions twice as often: most programs replace the face, some a part of it.
 _REGIONS = (
@@ -21,25 +23,33 @@ _REGIONS = (
     "face", "inner face", "features", "parts", "face",
     "eyes", "nose", "mouth", "lower face", "mouth", "forehead", "upper face",
 )  # fmt: skip
+# Of the mesh: the whole hull, the face without its forehead, and hulls of parts, about alike.
+_MESH_REGIONS = (
+    "face", "face", "inner face", "inner face", "jaw and parts", "jaw and parts", "raised brows",
+    "raised brows", "parts", "parts", "features", "eyes and nose", "lower face", "mouth", "eyes",
+    "nose", "upper face",
+)  # fmt: skip
 _RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)  # opacity of the blend
 
 
 def random_mask(
-    points: Points,
-    height: int,
-    width: int,
-    rng: np.random.Generator,
-    regions: tuple[str, ...] = _REGIONS,
+    face: FaceImage, rng: np.random.Generator, regions: tuple[str, ...] = _REGIONS
 ) -> tuple[NDArray[np.float32], str]:
     """A soft mask over one of some regions of the face: (H, W) float32 in [0, 1], and its name.
 
     The region is drawn, warped elastically, and given a soft border of random width that lies
-    mostly inside it.
+    mostly inside it. Regions that the mesh lacks, or faces without one, are drawn by the mean face.
     """
+    height, width = face.image.shape[:2]
     region = regions[rng.integers(len(regions))]
-    shaken = points + rng.normal(0, 0.012, points.shape) * np.ptp(points[:, 0])
+    if face.mesh is not None and region in mesh.REGIONS:
+        draw, points, shake = mesh.draw, face.mesh[:, :2].astype(float), 0.005
+    else:
+        draw, points, shake = shape.draw, place(face.landmarks), 0.012
+    across = float(np.ptp(points[:, 0]))
+    shaken = points + rng.normal(0, shake, points.shape) * across
     mask = elastic(draw(region, shaken, height, width), rng)
-    scale = float(np.ptp(points[:, 0])) / 200  # kernels are meant for a face 200 px wide
+    scale = across / 200  # kernels are meant for a face 200 px wide
     widest = 0.09 * float(np.sqrt(mask.sum()))  # a border that leaves small parts something inside
     mask = _soft(mask, min(rng.uniform(1.0, 7.0) * scale, widest))
     mask = _soft((mask > 0.98).astype(np.float32), min(rng.uniform(1.0, 12.0) * scale, widest))
@@ -102,9 +112,8 @@ def self_blend(
     face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
 ) -> Forged:
     """Blend a face onto itself. The original carries the change wherever the target got it."""
-    height, width = face.image.shape[:2]
     points = place(face.landmarks)
-    mask, region = random_mask(points, height, width, rng)
+    mask, region = random_mask(face, rng, _REGIONS if face.mesh is None else _MESH_REGIONS)
     source, target = face.image, face.image
     changed = frequency(colour(face.image, rng, 0.8), rng)
     if rng.random() < 0.5:

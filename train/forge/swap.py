@@ -30,9 +30,8 @@ def swap(face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None =
     """
     if other is None:
         raise ValueError("a swap needs another person's face: pass other=")
-    height, width = face.image.shape[:2]
     points = place(face.landmarks)
-    mask, region = random_mask(points, height, width, rng, _REGIONS)
+    mask, region = random_mask(face, rng, _REGIONS)
     source = align(other, face, rng)
     if rng.random() < 0.5:
         source = decode(source, float(np.ptp(points[:, 0])), rng, rng.uniform(0.2, 1.0))

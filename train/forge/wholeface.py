@@ -23,7 +23,7 @@ def whole_face(
     """Draw the whole face or head anew."""
     height, width = face.image.shape[:2]
     points = place(face.landmarks)
-    mask, region = random_mask(points, height, width, rng, ("face", "head", "face"))
+    mask, region = random_mask(face, rng, ("face", "head", "face"))
     across = float(np.ptp(points[:, 0]))
     source = bent(face.image, across, rng) if rng.random() < 0.6 else face.image
     kind = ("decoder", "grid", "restored", "painted")[rng.integers(4)]
