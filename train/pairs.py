@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 
 from train.faces import Person
 from train.forge.degrade import degrade
-from train.forge.forged import FORGES, WITH_OTHER, FaceImage, Forge, Forged, Picture
+from train.forge.forged import ALIKE, FORGES, WITH_OTHER, FaceImage, Forge, Forged, Picture
 from train.forge.harmless import EDITS, OCCLUDERS
-from train.forge.mesh import moved
+from train.forge.mesh import Mesh, moved
 from train.forge.tilt import tilted
 
 _KERNELS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
@@ -28,6 +28,7 @@ INSIDE = 0.4  # blending weight from which a pixel counts as manipulated
 VISIBLE = 1.0  # grey levels that a forge must change within its mask; less is no manipulation
 SMALLEST = 0.01  # share of the face box that a mask must cover
 _ATTEMPTS = 3
+_LOOKED_AT = 20  # strangers among whom the most alike is found
 _CANDIDATES = 5  # strangers to choose a swap's other face from
 _TRIM = 1.75  # side of what is degraded over the longer side of the face box: more is never cut
 _OCCLUDER = 0.3  # share of edited pairs that something lies over
@@ -65,8 +66,32 @@ def forge_face(
 ) -> Forged:
     """Forge one face, or a cut of it; where the forge takes another person, draw one."""
     person = people[index]
-    other = _somebody_else(people, person, rng) if forge in WITH_OTHER else None
-    return load_forge(forge)(face or person.face, rng, other=other)
+    face = face or person.face
+    other = None
+    if forge in ALIKE and face.mesh is not None:
+        other = _most_alike(people, person, face, rng)
+    elif forge in WITH_OTHER:
+        other = _somebody_else(people, person, rng)
+    return load_forge(forge)(face, rng, other=other)
+
+
+def _most_alike(
+    people: Sequence[Person], person: Person, face: FaceImage, rng: np.random.Generator
+) -> FaceImage | None:
+    """Another person's face, of those drawn the most alike in pose, expression, light and skin."""
+    drawn = [people[int(i)] for i in rng.integers(len(people), size=_LOOKED_AT)]
+    others = [
+        (other.face, other.face.mesh)
+        for other in drawn
+        if other.person != person.person and other.face.mesh is not None
+    ]
+    if face.mesh is None or not others:
+        return _somebody_else(people, person, rng)
+    own = dense_look(face.image, face.mesh)
+    looks = [np.abs(dense_look(other.image, mesh) - own).sum() for other, mesh in others]
+    # A face of few pixels has nothing to show in a large one.
+    sizes = [np.log(np.ptp(face.mesh[:, 0]) / np.ptp(mesh[:, 0])) for _, mesh in others]
+    return others[int(np.argmin(looks + 12 * np.maximum(np.array(sizes) - 0.1, 0)))][0]
 
 
 def _somebody_else(
@@ -94,6 +119,32 @@ def _look(face: FaceImage) -> np.ndarray:
     x, y = np.clip(face.landmarks[2] - (0, 0.2 * unit), 0, (width - 1, height - 1)).astype(int)
     skin = face.image[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4].mean((0, 1)) / 25
     return np.concatenate([shape.ravel(), skin])
+
+
+# Brows, nose, cheeks and chin: where skin shows, and light from either side.
+_SKIN = np.array((151, 108, 337, 50, 280, 205, 425, 5, 199))
+
+
+def dense_look(image: Picture, mesh: Mesh) -> np.ndarray:
+    """Pose, expression, light and skin: points of the mesh without turn and size, and colours.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mesh: (478, 3) of the face in it.
+    """
+    points = mesh[::6, 0] + 1j * mesh[::6, 1]
+    points = points - points.mean()
+    eyes = mesh[263] - mesh[33]
+    # The outer corners of the eyes give the turn; size is that of the whole.
+    turn = np.exp(-1j * np.arctan2(eyes[1], eyes[0])) / max(float(np.abs(points).mean()), 1e-3)
+    shape = points * turn * (24 / len(points))
+    height, width = image.shape[:2]
+    x, y = np.clip(mesh[_SKIN, :2].round().astype(int), 1, (width - 2, height - 2)).T
+    patches = image[np.add.outer((-1, 0, 1), y)[:, None], np.add.outer((-1, 0, 1), x)[None]]
+    skin = patches.reshape(9, -1, 3).mean(0)
+    # Pictures without colours are for each other.
+    colourful = np.ptp(skin, axis=1).mean(keepdims=True) / 4
+    return np.concatenate([shape.real, shape.imag, skin.ravel() / 75, colourful])
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):

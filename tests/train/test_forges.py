@@ -226,3 +226,22 @@ def test_grain_has_its_strength_and_blur_keeps_the_brightness() -> None:
     assert noisy.std() == pytest.approx(8.0, rel=0.1)
     assert (noisy[..., 0] == noisy[..., 1]).all()
     assert np.abs(motion_blur(flat, 5, 30.0).astype(int) - 128).max() <= 1
+
+
+def test_a_mesh_swap_keeps_the_pose_and_an_open_mouth() -> None:
+    with pytest.raises(ValueError, match="another person"):
+        load_forge("mesh-swap")(FACE, np.random.default_rng(0))
+    assert FACES["dense"].mesh is not None
+    gaping = FACES["dense"].mesh.copy()
+    gaping[list(mesh.MOUTH_HOLE[1][1:-1]), 1] += 12
+    hole = mesh.fill([mesh.opening(gaping)], *FACE.image.shape[:2]) > 0
+    shut = mesh.place_mesh(OTHER.landmarks)
+    upper, lower = mesh.MOUTH_HOLE
+    shut[list(lower[1:-1])] = shut[list(upper[1:-1])]
+    for seed in range(8):
+        made = load_forge("mesh-swap")(
+            replace(FACES["dense"], mesh=gaping),
+            np.random.default_rng(seed),
+            other=replace(OTHER, mesh=shut),
+        )
+        assert made.mask[cv2.erode(hole.astype(np.uint8), np.ones((5, 5))) > 0].max() < 0.3

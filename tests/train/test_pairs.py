@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from train import pairs as pairs_module
 from train.faces import Person, read_faces
 from train.forge.forged import FORGES
 from train.pairs import Pairs, crop_square, cut, forge_face, trimmed, visible
@@ -185,3 +186,30 @@ def test_what_cannot_be_seen_is_no_manipulation(people: list[Person]) -> None:
     speck = np.zeros_like(made.mask)
     speck[40:43, 40:43] = 1
     assert not visible(replace(made, mask=speck, image=255 - made.original), face)
+
+
+def test_the_most_alike_of_strangers_is_taken(people: list[Person]) -> None:
+    from dataclasses import replace
+
+    from train.forge.mesh import place_mesh
+
+    def person(name: str, light: int, turn: float) -> Person:
+        face = people[0].face
+        mesh = place_mesh(face.landmarks)
+        mesh[:, 0] += turn * mesh[:, 2]  # a head that looks aside
+        image = np.clip(face.image.astype(int) + light, 0, 255).astype(np.uint8)
+        return replace(people[0], person=name, face=replace(face, image=image, mesh=mesh))
+
+    own, dark, aside, alike = (
+        person("own", 0, 0.0), person("dark", -90, 0.0), person("aside", 0, 0.9),
+        person("alike", 3, 0.05),
+    )  # fmt: skip
+    crowd = [own, dark, aside, alike]
+    for seed in range(10):
+        taken = pairs_module._most_alike(crowd, own, own.face, np.random.default_rng(seed))
+        assert taken is alike.face
+    # Without meshes, or alone, whoever there is.
+    bare = [replace(one, face=replace(one.face, mesh=None)) for one in crowd]
+    rng = np.random.default_rng(1)
+    assert pairs_module._most_alike([own, *bare[1:]], own, own.face, rng) is not None
+    assert pairs_module._most_alike([own], own, own.face, rng) is None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.forge.decoded import Decoded
-from train.forge.mesh import Mesh
+from train.forge.mesh import Mesh, place_mesh
 from train.forge.shape import Points
 
 Picture = NDArray[np.uint8]
@@ -33,6 +33,10 @@ class FaceImage:
     box: tuple[float, float, float, float]
     decoded: tuple[Decoded, ...] = ()
     mesh: Mesh | None = None
+
+    def dense(self) -> Mesh:
+        """The face's mesh, or where it has none the mean mesh, placed by the five landmarks."""
+        return place_mesh(self.landmarks) if self.mesh is None else self.mesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,11 @@ FORGES: dict[str, str] = {
     "whole-face": "train.forge.wholeface:whole_face",
     "reconstruct": "train.forge.reconstruct:reconstruct",
     "deepswap": "train.forge.deepswap:deepswap",
+    "mesh-swap": "train.forge.meshswap:mesh_swap",
 }
 
 NEED_DECODED = frozenset({"reconstruct", "deepswap"})  # forges that raise UsageError without a pack
 
 # Forges that take somebody else's face.
-WITH_OTHER = frozenset({"swap", "copy-move", "deepswap"})
+WITH_OTHER = frozenset({"swap", "copy-move", "deepswap", "mesh-swap"})
+ALIKE = frozenset({"mesh-swap"})  # those of them that look for one of the same pose, light and skin

@@ -1,0 +1,190 @@
+"""Mesh swap: another person's face, warped by triangles onto this one's pose and expression.
+
+As landmark-based programs do it (a textured mesh of the source drawn over the target), and as the
+output of swap networks looks: the target's pose, expression and light, the source's face. At times
+a decoder redraws it, the target's light is laid over it, and the source's shape shows within the
+target's outline.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from train.forge.blend import BLENDS, SPACES, compose, match_colour
+from train.forge.decoder import decode
+from train.forge.deepswap import as_grey_as
+from train.forge.degrade import sharpen
+from train.forge.forged import FaceImage, Forged, Picture
+from train.forge.mesh import (
+    FOREHEAD,
+    JAW,
+    Mesh,
+    fill,
+    map_between,
+    mean_mesh,
+    opening,
+    openness,
+)  # fmt: skip
+from train.forge.selfblend import frequency, random_mask
+
+# The whole oval most often, as swap networks replace it.
+_REGIONS = ("face", "face", "face", "inner face", "inner face", "features", "jaw and parts")
+_WHOLE = ("face", "inner face")  # regions within which features may move
+_OPEN = 0.12  # openness from which a mouth shows its inside
+_LIGHT, _TINT = 5.0, 45.0  # of `relit`: 1/32 of a face, grey levels
+_SOFT = 0.01  # of the face, the border of what was warped
+
+
+def mesh_swap(
+    face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
+) -> Forged:
+    """Draw `other`'s face on this one; by mean meshes where a face has no mesh of its own.
+
+    Raises:
+        ValueError: there is no other face.
+    """
+    if other is None:
+        raise ValueError("a swap needs another person's face: pass other=")
+    mask, region = random_mask(face, rng, _REGIONS)
+    target, owner = face.dense(), other.dense()
+    across = max(float(np.ptp(target[:, 0])), 1.0)
+    keeps_mouth = openness(target) > _OPEN > openness(owner)
+    share = rng.uniform(0.1, 0.6) if rng.random() < 0.6 else 0.0
+    if region in _WHOLE and not keeps_mouth:
+        target = reshaped(target, owner, share)
+    window = surroundings(target, *mask.shape)
+    source, inside = warped(other, target, face.image[window], window, across)
+    weight = mask[window] * inside
+    if keeps_mouth:  # nothing of closed lips could be drawn there
+        hole = fill([opening(target) - corner(window)], *weight.shape)
+        weight = weight * (1 - cv2.GaussianBlur(hole, (0, 0), max(_SOFT * across, 0.4)))
+    mask = np.zeros_like(mask)
+    mask[window] = weight
+    draw = rng.random()
+    if draw < 0.5:
+        source = decode(source, across, rng, rng.uniform(0.2, 1.0))
+    elif draw < 0.65:
+        source = frequency(source, rng)
+    elif draw < 0.75:
+        source = sharpen(source, rng.uniform(0.2, 1.0))
+    space = SPACES[rng.choice(len(SPACES), p=(0.4, 0.25, 0.2, 0.1, 0.05))]
+    source = as_grey_as(face, match_colour(source, face.image[window], weight, space))
+    if rng.random() < 0.5:
+        source = relit(source, face.image[window], weight, across, rng.uniform(0.3, 0.9))
+    whole = face.image.copy()
+    whole[window] = source
+    kind = BLENDS[rng.choice(len(BLENDS), p=(0.6, 0.2, 0.2))]
+    made = compose(whole, face.image, mask, kind)
+    return Forged(made, face.image, mask, ("mesh-swap", region, f"colour {space}", kind))
+
+
+def warped(
+    other: FaceImage,
+    target: Mesh,
+    background: Picture,
+    window: tuple[slice, slice],
+    across: float,
+) -> tuple[Picture, NDArray[np.float32]]:
+    """Another face's texture on a mesh.
+
+    Args:
+        other: whose texture.
+        target: where it shall lie, in pixels of the whole picture.
+        background: (h, w, 3), the window of that picture; it stays where the mesh is not.
+        window: rows and columns.
+        across: width of the face in pixels.
+
+    Returns:
+        The window's picture, and the soft weight (h, w) float32 in [0, 1] where the mesh lies.
+    """
+    image, mesh = other.image, other.dense()
+    size = across / max(float(np.ptp(mesh[:, 0])), 1.0)
+    if size < 0.75:  # plain sampling of too many pixels would add aliases
+        height, width = (max(4, round(side * size)) for side in image.shape[:2])
+        factor = (width / image.shape[1], height / image.shape[0], size)
+        mesh = mesh * np.array(factor, np.float32)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    (x, y), inside = map_between(mesh, target - (*corner(window), 0), *background.shape[:2])
+    texture = cv2.remap(image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    texture[~inside] = background[~inside]
+    # The border of what was drawn is ragged: it fades inwards.
+    soft = max(_SOFT * across, 0.5)
+    reach = 2 * round(2 * soft) + 1
+    held = cv2.erode(inside.astype(np.uint8), np.ones((reach, reach), np.uint8))
+    return texture, cv2.GaussianBlur(held.astype(np.float32), (0, 0), soft) * inside
+
+
+def reshaped(target: Mesh, owner: Mesh, share: float) -> Mesh:
+    """A mesh with a share of another's shape, all the more the farther a point is from the rim.
+
+    Args:
+        target: whose pose, size and outline stay.
+        owner: whose shape it gets, laid on `target` by a similarity.
+        share: 0 for none.
+    """
+    if share <= 0:
+        return target
+    moved = laid_on(owner, target)
+    out = target.copy()
+    out[:, :2] += share * _inwards()[:, None] * (moved - target[:, :2])
+    return out
+
+
+def laid_on(mesh: Mesh, target: Mesh) -> NDArray[np.float32]:
+    """The mesh's points (478, 2) after the similarity that fits them to another's best."""
+    one, two = (flat[:, 0] + 1j * flat[:, 1] for flat in (mesh, target))
+    away, there = one - one.mean(), two - two.mean()
+    turn = np.vdot(away, there) / max(float((np.abs(away) ** 2).sum()), 1e-6)
+    laid = turn * away + two.mean()
+    return np.stack([laid.real, laid.imag], 1).astype(np.float32)
+
+
+@cache
+def _inwards() -> NDArray[np.float32]:
+    """0 on the oval, 1 from an eye distance of a third inside it: (478,)."""
+    points = mean_mesh()[0][:, :2]
+    rim = points[[*JAW, *FOREHEAD]]
+    apart = np.hypot(*(points[:, None] - rim[None]).transpose(2, 0, 1)).min(1)
+    return np.clip(apart / 0.33, 0, 1).astype(np.float32)
+
+
+def relit(
+    source: Picture, target: Picture, weight: NDArray[np.float32], across: float, share: float
+) -> Picture:
+    """The source in the target's light: what is wider than a sixth of the face comes from there.
+
+    Args:
+        source: (H, W, 3) uint8.
+        target: of the same size.
+        weight: (H, W), where both are compared.
+        across: width of the face in pixels.
+        share: of the difference of lights that is taken out.
+    """
+    step = max(1, round(across / 32))
+    size = (max(2, weight.shape[1] // step), max(2, weight.shape[0] // step))
+    inside = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+    apart = cv2.resize(
+        (target.astype(np.float32) - source) * weight[..., None], size, interpolation=cv2.INTER_AREA
+    )
+    light = cv2.GaussianBlur(apart, (0, 0), _LIGHT)
+    light /= np.maximum(cv2.GaussianBlur(inside, (0, 0), _LIGHT), 0.05)[..., None]
+    light = np.clip(light, -_TINT, _TINT)  # more than that is hair or glasses
+    wide = cv2.resize(light, weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.clip(source + share * wide, 0, 255).astype(np.uint8)
+
+
+def surroundings(mesh: Mesh, height: int, width: int, margin: int = 8) -> tuple[slice, slice]:
+    """The rows and columns of a picture in which a mesh lies, and a little more."""
+    (left, top), (right, bottom) = mesh[:, :2].min(0) - margin, mesh[:, :2].max(0) + margin
+    rows = slice(int(np.clip(top, 0, height - 2)), int(np.clip(bottom + 1, 2, height)))
+    columns = slice(int(np.clip(left, 0, width - 2)), int(np.clip(right + 1, 2, width)))
+    return rows, columns
+
+
+def corner(window: tuple[slice, slice]) -> tuple[int, int]:
+    """x and y of a window's first pixel."""
+    return window[1].start, window[0].start
