@@ -16,6 +16,7 @@ from skimage.data import astronaut
 from train.forge import mesh
 from train.forge.degrade import VIDEO_CODECS, degrade, grain, h264, jpeg, motion_blur, video, webp
 from train.forge.forged import FORGES, FaceImage, Forged
+from train.forge.mouth import spoken
 from train.forge.selfblend import random_mask
 from train.forge.shape import REGIONS, draw, place
 from train.pairs import load_forge
@@ -136,9 +137,10 @@ def test_a_face_at_the_edge_is_forged_too(name: str) -> None:
         assert not (made.image != made.original)[made.mask == 0].any()
 
 
-def test_a_swap_needs_somebody_else() -> None:
+@pytest.mark.parametrize("name", ["swap", "mesh-swap"])
+def test_a_swap_needs_somebody_else(name: str) -> None:
     with pytest.raises(ValueError, match="another person"):
-        load_forge("swap")(FACE, np.random.default_rng(0))
+        load_forge(name)(FACE, np.random.default_rng(0))
 
 
 def test_masks_follow_the_mesh() -> None:
@@ -229,8 +231,6 @@ def test_grain_has_its_strength_and_blur_keeps_the_brightness() -> None:
 
 
 def test_a_mesh_swap_keeps_the_pose_and_an_open_mouth() -> None:
-    with pytest.raises(ValueError, match="another person"):
-        load_forge("mesh-swap")(FACE, np.random.default_rng(0))
     assert FACES["dense"].mesh is not None
     gaping = FACES["dense"].mesh.copy()
     gaping[list(mesh.MOUTH_HOLE[1][1:-1]), 1] += 12
@@ -245,3 +245,27 @@ def test_a_mesh_swap_keeps_the_pose_and_an_open_mouth() -> None:
             other=replace(OTHER, mesh=shut),
         )
         assert made.mask[cv2.erode(hole.astype(np.uint8), np.ones((5, 5))) > 0].max() < 0.3
+
+
+def test_a_mouth_leaves_the_upper_face_alone() -> None:
+    dense = FACES["dense"]
+    assert dense.mesh is not None
+    below = int(dense.mesh[[48, 278, 4], 1].max())
+    for seed in range(20):
+        made = forge("mouth", dense, seed)
+        assert not (made.image != made.original)[: below - 4].any()
+
+
+def test_a_spoken_mouth_opens_or_closes_and_takes_the_chin_along() -> None:
+    upper, lower = mesh.MOUTH_HOLE
+    shut = mesh.place_mesh(LANDMARKS)
+    shut[list(lower[1:-1])] = shut[list(upper[1:-1])]
+    wide = shut.copy()
+    wide[list(lower[1:-1]), 1] += 15
+    for seed in range(8):
+        opened = spoken(shut, None, np.random.default_rng(seed))
+        assert mesh.openness(opened) > mesh.openness(shut) + 0.05
+        assert opened[152, 1] > shut[152, 1] and (opened[10] == shut[10]).all()
+        copied = spoken(shut, wide, np.random.default_rng(seed))
+        assert mesh.openness(copied) > 0.15
+        assert abs(mesh.openness(spoken(wide, None, np.random.default_rng(seed))) - 0.3) > 0.03

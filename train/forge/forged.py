@@ -70,10 +70,11 @@ FORGES: dict[str, str] = {
     "reconstruct": "train.forge.reconstruct:reconstruct",
     "deepswap": "train.forge.deepswap:deepswap",
     "mesh-swap": "train.forge.meshswap:mesh_swap",
+    "mouth": "train.forge.mouth:mouth",
 }
 
 NEED_DECODED = frozenset({"reconstruct", "deepswap"})  # forges that raise UsageError without a pack
 
-# Forges that take somebody else's face.
-WITH_OTHER = frozenset({"swap", "copy-move", "deepswap", "mesh-swap"})
-ALIKE = frozenset({"mesh-swap"})  # those of them that look for one of the same pose, light and skin
+# Forges that take somebody else's face, and those that look for one alike in pose, light and skin.
+WITH_OTHER = frozenset({"swap", "copy-move", "deepswap", "mesh-swap", "mouth"})
+ALIKE = frozenset({"mesh-swap", "mouth"})

@@ -61,7 +61,8 @@ def mesh_swap(
     weight = mask[window] * inside
     if keeps_mouth:  # nothing of closed lips could be drawn there
         hole = fill([opening(target) - corner(window)], *weight.shape)
-        weight = weight * (1 - cv2.GaussianBlur(hole, (0, 0), max(_SOFT * across, 0.4)))
+        soft = cv2.GaussianBlur(hole, (0, 0), max(_SOFT * across, 0.4))
+        weight = weight * (1 - np.minimum(soft, np.float32(1)))
     mask = np.zeros_like(mask)
     mask[window] = weight
     draw = rng.random()
@@ -115,7 +116,8 @@ def warped(
     soft = max(_SOFT * across, 0.5)
     reach = 2 * round(2 * soft) + 1
     held = cv2.erode(inside.astype(np.uint8), np.ones((reach, reach), np.uint8))
-    return texture, cv2.GaussianBlur(held.astype(np.float32), (0, 0), soft) * inside
+    weight = cv2.GaussianBlur(held.astype(np.float32), (0, 0), soft) * inside
+    return texture, np.minimum(weight, np.float32(1))
 
 
 def reshaped(target: Mesh, owner: Mesh, share: float) -> Mesh:
@@ -177,7 +179,7 @@ def relit(
     return np.clip(source + share * wide, 0, 255).astype(np.uint8)
 
 
-def surroundings(mesh: Mesh, height: int, width: int, margin: int = 8) -> tuple[slice, slice]:
+def surroundings(mesh: Mesh, height: int, width: int, *, margin: int = 8) -> tuple[slice, slice]:
     """The rows and columns of a picture in which a mesh lies, and a little more."""
     (left, top), (right, bottom) = mesh[:, :2].min(0) - margin, mesh[:, :2].max(0) + margin
     rows = slice(int(np.clip(top, 0, height - 2)), int(np.clip(bottom + 1, 2, height)))
