@@ -15,6 +15,7 @@ from skimage.data import astronaut
 
 from train.forge import mesh
 from train.forge.degrade import VIDEO_CODECS, degrade, grain, h264, jpeg, motion_blur, video, webp
+from train.forge.expression import raised
 from train.forge.forged import FORGES, FaceImage, Forged
 from train.forge.mouth import spoken
 from train.forge.selfblend import random_mask
@@ -137,7 +138,7 @@ def test_a_face_at_the_edge_is_forged_too(name: str) -> None:
         assert not (made.image != made.original)[made.mask == 0].any()
 
 
-@pytest.mark.parametrize("name", ["swap", "mesh-swap"])
+@pytest.mark.parametrize("name", ["swap", "mesh-swap", "expression"])
 def test_a_swap_needs_somebody_else(name: str) -> None:
     with pytest.raises(ValueError, match="another person"):
         load_forge(name)(FACE, np.random.default_rng(0))
@@ -269,3 +270,17 @@ def test_a_spoken_mouth_opens_or_closes_and_takes_the_chin_along() -> None:
         copied = spoken(shut, wide, np.random.default_rng(seed))
         assert mesh.openness(copied) > 0.15
         assert abs(mesh.openness(spoken(wide, None, np.random.default_rng(seed))) - 0.3) > 0.03
+
+
+def test_an_expression_follows_the_actor_and_keeps_the_outline() -> None:
+    before = mesh.place_mesh(LANDMARKS)
+    actor = before.copy()
+    actor[list(mesh.LEFT_BROW), 1] -= 3
+    upper, lower = mesh.RIGHT_EYE_HOLE
+    actor[list(upper[1:-1])] = actor[list(lower[1:-1])]  # one eye is shut
+    after = raised(before, actor, np.random.default_rng(1))
+    lift = after[list(mesh.LEFT_BROW), 1] - before[list(mesh.LEFT_BROW), 1]
+    assert (lift < -1).all()
+    gaps = [(one[lower[4], 1] - one[upper[4], 1]) for one in (before, after)]
+    assert 0 <= gaps[1] < 0.5 * gaps[0]
+    assert np.array_equal(after[list(mesh.JAW)], before[list(mesh.JAW)])

@@ -71,10 +71,11 @@ FORGES: dict[str, str] = {
     "deepswap": "train.forge.deepswap:deepswap",
     "mesh-swap": "train.forge.meshswap:mesh_swap",
     "mouth": "train.forge.mouth:mouth",
+    "expression": "train.forge.expression:expression",
 }
 
 NEED_DECODED = frozenset({"reconstruct", "deepswap"})  # forges that raise UsageError without a pack
 
 # Forges that take somebody else's face, and those that look for one alike in pose, light and skin.
-WITH_OTHER = frozenset({"swap", "copy-move", "deepswap", "mesh-swap", "mouth"})
-ALIKE = frozenset({"mesh-swap", "mouth"})
+WITH_OTHER = frozenset({"swap", "copy-move", "deepswap", "mesh-swap", "mouth", "expression"})
+ALIKE = frozenset({"mesh-swap", "mouth", "expression"})
