@@ -28,6 +28,7 @@ INSIDE = 0.4  # blending weight from which a pixel counts as manipulated
 VISIBLE = 1.0  # grey levels that a forge must change within its mask; less is no manipulation
 SMALLEST = 0.01  # share of the face box that a mask must cover
 _ATTEMPTS = 3
+_GENTLE_WHEN_SMALL = 0.7  # probability of a gentle life for pictures that a forge made smaller
 _LOOKED_AT = 20  # strangers among whom the most alike is found
 _CANDIDATES = 5  # strangers to choose a swap's other face from
 _TRIM = 1.75  # side of what is degraded over the longer side of the face box: more is never cut
@@ -308,11 +309,15 @@ def cut_pair(
     alike = True
     if harmless > 0 and rng.random() < harmless:
         forged, alike = edit_pair(forged, person.face.landmarks, rng)
+    width = forged.image.shape[1]
+    if forged.reduced < 1:
+        # What is small already is not made much smaller.
+        forged, gentle = smaller(forged), max(gentle, _GENTLE_WHEN_SMALL)
     fake, real = degrade([forged.image, forged.original], rng, gentle, codecs)
     if alike and not _survives(forged.mask, fake, real):
         # Coding erased the manipulation, and its label with it: a better life for both.
         fake, real = degrade([forged.image, forged.original], rng, 1.0, codecs)
-    shrink = fake.shape[1] / forged.image.shape[1]
+    shrink = fake.shape[1] / width
     box = crop_square(person.face, rng, shrink)
     kernel = _KERNELS[rng.integers(len(_KERNELS))]
     mask = cv2.resize(forged.mask, (fake.shape[1], fake.shape[0]), interpolation=cv2.INTER_LINEAR)
@@ -328,6 +333,17 @@ def cut_pair(
         forged.tags,
         person.person,
     )
+
+
+def smaller(forged: Forged) -> Forged:
+    """Both pictures and the mask, made smaller by the factor that the forge asks for."""
+    height, width = forged.mask.shape
+    size = (max(16, round(width * forged.reduced)), max(16, round(height * forged.reduced)))
+    image, original, mask = (
+        cv2.resize(one, size, interpolation=cv2.INTER_AREA)
+        for one in (forged.image, forged.original, forged.mask)
+    )
+    return replace(forged, image=image, original=original, mask=mask, reduced=1.0)
 
 
 def _survives(mask: np.ndarray, fake: Picture, real: Picture) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from train import pairs as pairs_module
 from train.faces import Person, read_faces
 from train.forge.forged import FORGES
-from train.pairs import Pairs, crop_square, cut, forge_face, trimmed, visible
+from train.pairs import Pairs, crop_square, cut, cut_pair, forge_face, smaller, trimmed, visible
 from train.smoke import write_faces, write_plain_pack
 
 SHARES = {"self-blend": 0.5, "redraw": 0.3, "swap": 0.2}
@@ -213,3 +213,29 @@ def test_the_most_alike_of_strangers_is_taken(people: list[Person]) -> None:
     rng = np.random.default_rng(1)
     assert pairs_module._most_alike([own, *bare[1:]], own, own.face, rng) is not None
     assert pairs_module._most_alike([own], own, own.face, rng) is None
+
+
+def test_a_forge_may_have_its_frame_made_smaller(people: list[Person]) -> None:
+    from dataclasses import replace
+
+    made = forge_face(people, 0, "swap", np.random.default_rng(3))
+    half = smaller(replace(made, reduced=0.5))
+    height, width = made.mask.shape
+    assert half.mask.shape == (round(height / 2), round(width / 2))
+    assert half.image.shape == half.original.shape == (*half.mask.shape, 3)
+    one, two = (
+        cut_pair(replace(made, reduced=factor), people[0], 48, np.random.default_rng(5), gentle=1.0)
+        for factor in (1.0, 0.5)
+    )
+    # The same cut of the same face, with less detail.
+    assert (one.mask != two.mask).mean() < 0.06
+    assert np.abs(one.original.astype(int) - two.original).mean() < 12
+
+
+@pytest.mark.parametrize("forge", ["mesh-swap", "deepswap"])
+def test_some_swaps_cover_the_oval_and_ask_to_be_smaller(people: list[Person], forge: str) -> None:
+    factors = {
+        forge_face(people, 0, forge, np.random.default_rng(seed)).reduced for seed in range(12)
+    }
+    assert 1.0 in factors and len(factors) > 1
+    assert all(113 * factor >= 55.9 for factor in factors)  # of a face box of 113 px

@@ -2,7 +2,9 @@
 
 Either the own face went in and a decoder of other people gave it out, or another person's redrawn
 face is laid on the landmarks. Then colours are matched, the picture is at times sharpened as a
-super-resolution step does, and a soft mask that stays inside the face blends it in.
+super-resolution step does, and a soft mask that stays inside the face blends it in. A third covers
+the whole face oval at full size and is then made smaller with its frame: what is left has no
+border, only a face that belongs to somebody else.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from train.forge.blend import BLENDS, SPACES, compose, match_colour
 from train.forge.decoded import Decoded
 from train.forge.degrade import grain, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
-from train.forge.selfblend import random_mask
+from train.forge.selfblend import oval_mask, random_mask
 
 LARGE = ("face", "inner face", "face", "inner face", "jaw and parts", "features")
 _UP = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+BORDERLESS = 0.33  # share of swaps of the whole oval that are made smaller with their frame
+_SMALLEST = 56  # pixels of a face that is still worth a look
 _GREY = 3.0  # mean difference of channels below which a picture has no colours
 _RIM = 0.04  # of the decoded square, over which its edge fades out
 
@@ -33,7 +37,8 @@ def deepswap(
     Raises:
         UsageError: neither face has a fitting redrawn copy.
     """
-    mask, region = random_mask(face, rng, LARGE)
+    whole = bool(rng.random() < BORDERLESS)
+    mask, region = (oval_mask(face, rng), "face") if whole else random_mask(face, rng, LARGE)
     if other is not None and other.decoded and rng.random() < 0.6:
         swapped = bool(rng.random() < 0.3)
         decoded, owner, way = pick(other, rng, swapped), other, "laid on"
@@ -48,13 +53,20 @@ def deepswap(
     space = SPACES[rng.choice(len(SPACES), p=(0.35, 0.2, 0.2, 0.15, 0.1))]
     source = as_grey_as(face, match_colour(source, face.image, mask, space))
     source = finish(source, rng)
-    kind = BLENDS[rng.choice(len(BLENDS), p=(0.65, 0.2, 0.15))]
+    kind = "alpha" if whole else BLENDS[rng.choice(len(BLENDS), p=(0.65, 0.2, 0.15))]
     made = compose(source, face.image, mask, kind)
     tags = (
         "deepswap", region, way, decoded.decoder, decoded.upsampler, f"{picture.shape[0]} px",
         f"colour {space}", kind,
     )  # fmt: skip
-    return Forged(made, face.image, mask, tags)
+    return Forged(made, face.image, mask, tags, reduction(face, rng) if whole else 1.0)
+
+
+def reduction(face: FaceImage, rng: np.random.Generator) -> float:
+    """A factor of 1/3 to 1/2 for the whole picture, or what leaves the face large enough to see."""
+    x1, y1, x2, y2 = face.box
+    least = _SMALLEST / max(x2 - x1, y2 - y1, 1.0)
+    return min(1.0, max(1 / rng.uniform(2, 3), least))
 
 
 def pick(face: FaceImage, rng: np.random.Generator, swapped: bool | None = None) -> Decoded:

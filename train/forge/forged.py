@@ -44,13 +44,15 @@ class Forged:
     """A manipulated picture, the untouched picture that belongs to it, and where they differ.
 
     `mask` is (H, W) float32 in [0, 1], the blending weight before any transparency; `tags` say how
-    it was made.
+    it was made. `reduced` is the factor, at most 1, by which both pictures are to be made smaller
+    before anything codes them: forged at full size, seen at less, a face shows no border.
     """
 
     image: Picture
     original: Picture
     mask: NDArray[np.float32]
     tags: tuple[str, ...]
+    reduced: float = 1.0
 
 
 class Forge(Protocol):

@@ -3,7 +3,7 @@
 As landmark-based programs do it (a textured mesh of the source drawn over the target), and as the
 output of swap networks looks: the target's pose, expression and light, the source's face. At times
 a decoder redraws it, the target's light is laid over it, and the source's shape shows within the
-target's outline.
+target's outline. As in deepswap, a third covers the whole oval and is made smaller with its frame.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
 from train.forge.decoder import decode
-from train.forge.deepswap import as_grey_as
+from train.forge.deepswap import BORDERLESS, as_grey_as, reduction
 from train.forge.degrade import sharpen
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.mesh import (
@@ -29,7 +29,7 @@ from train.forge.mesh import (
     opening,
     openness,
 )  # fmt: skip
-from train.forge.selfblend import frequency, random_mask
+from train.forge.selfblend import frequency, oval_mask, random_mask
 
 # The whole oval most often, as swap networks replace it.
 _REGIONS = ("face", "face", "face", "inner face", "inner face", "features", "jaw and parts")
@@ -49,7 +49,8 @@ def mesh_swap(
     """
     if other is None:
         raise ValueError("a swap needs another person's face: pass other=")
-    mask, region = random_mask(face, rng, _REGIONS)
+    whole = bool(rng.random() < BORDERLESS)
+    mask, region = (oval_mask(face, rng), "face") if whole else random_mask(face, rng, _REGIONS)
     target, owner = face.dense(), other.dense()
     across = max(float(np.ptp(target[:, 0])), 1.0)
     keeps_mouth = openness(target) > _OPEN > openness(owner)
@@ -74,13 +75,14 @@ def mesh_swap(
         source = sharpen(source, rng.uniform(0.2, 1.0))
     space = SPACES[rng.choice(len(SPACES), p=(0.4, 0.25, 0.2, 0.1, 0.05))]
     source = as_grey_as(face, match_colour(source, face.image[window], weight, space))
-    if rng.random() < 0.5:
+    if whole or rng.random() < 0.4:
         source = relit(source, face.image[window], weight, across, rng.uniform(0.3, 0.9))
-    whole = face.image.copy()
-    whole[window] = source
-    kind = BLENDS[rng.choice(len(BLENDS), p=(0.6, 0.2, 0.2))]
-    made = compose(whole, face.image, mask, kind)
-    return Forged(made, face.image, mask, ("mesh-swap", region, f"colour {space}", kind))
+    laid = face.image.copy()
+    laid[window] = source
+    kind = "alpha" if whole else BLENDS[rng.choice(len(BLENDS), p=(0.6, 0.2, 0.2))]
+    made = compose(laid, face.image, mask, kind)
+    tags = ("mesh-swap", region, f"colour {space}", kind)
+    return Forged(made, face.image, mask, tags, reduction(face, rng) if whole else 1.0)
 
 
 def warped(

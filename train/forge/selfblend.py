@@ -56,6 +56,24 @@ def random_mask(
     return mask, region
 
 
+def oval_mask(face: FaceImage, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A soft mask of the whole face oval, as programs that swap a head's face use it.
+
+    The border is one to four percent of the face wide and lies inside the oval.
+    """
+    height, width = face.image.shape[:2]
+    if face.mesh is not None:
+        points = face.mesh[:, :2].astype(float)
+        mask = mesh.draw("face", points, height, width)
+    else:
+        points = place(face.landmarks)
+        mask = shape.draw("face", points, height, width)
+    feather = max(rng.uniform(0.01, 0.04) * float(np.ptp(points[:, 0])), 0.4)
+    reach = 2 * round(2 * feather) + 1
+    held = cv2.erode(mask, np.ones((reach, reach), np.uint8), borderValue=0)
+    return np.minimum(cv2.GaussianBlur(held, (0, 0), feather), np.float32(1))
+
+
 def _soft(mask: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     soft = cv2.GaussianBlur(mask, (0, 0), max(sigma, 0.3))
     peak = float(soft.max())
