@@ -21,7 +21,6 @@ import numpy as np
 from deepscan.errors import CorruptError, UnsupportedError, UsageError
 from deepscan.options import Limits
 from deepscan.types import Frame, Image, ReadReport
-from deepscan.video.account import shows_nothing
 from deepscan.video.colour import Converter
 from deepscan.video.pyav import REASON, PyAVReader
 from deepscan.video.source import Source
@@ -108,9 +107,7 @@ class NvdecReader(PyAVReader):
 
     def _decode_packet(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         if packet.size and not packet.is_discard:
-            self._account.corrupt_packets += bool(packet.is_corrupt)
-            if not shows_nothing(self.probe.codec, bytes(packet)):
-                self._account.packets += 1
+            self._count(packet)
         if self._gpu is None:
             self._gpu = open_context(self._stream, self._device)
         frames = self._gpu.decode(packet if packet.size else None)
