@@ -34,8 +34,8 @@ class Account:
     """Counters of one reading. `step` is the usual time between two frames in seconds.
 
     `promised_frames` and `promised_duration` (s) come from the container, None where it says
-    nothing of this stream. `one_to_one` is False for codecs that may need several packets for one
-    picture. `gaps_told` says that the container's bytes are accounted for: nothing can be missing
+    nothing of this stream; `from_zero` as in `Probe`. `one_to_one` is False for codecs that may
+    need several packets for one picture. `gaps_told` says that the container's bytes are accounted for: nothing can be missing
     between two packets. `uncoded` counts packets that may repeat the last picture.
 
     `packet_pts` and `frame_pts` are those of the packets that promise a picture and of the frames,
@@ -50,6 +50,7 @@ class Account:
     step: float
     promised_frames: int | None = None
     promised_duration: float | None = None
+    from_zero: bool = False
     one_to_one: bool = True
     gaps_told: bool = False
     packets: int = 0
@@ -126,8 +127,8 @@ class Account:
         duration = self.promised_duration
         if duration and self.times:
             end = max(self.times[-1] + self.step, self.last_end)
-            # Some count a stream's duration from its first frame, others from time zero.
-            seen = max(end - self.times[0], end - self.origin) + leading * self.step
+            begin = min(self.times[0], self.origin) if self.from_zero else self.times[0]
+            seen = end - begin + leading * self.step
             if duration - seen > max(SLACK_FRAMES * self.step, SLACK_SHARE * duration):
                 found.append(f"short: the file promises {duration:.2f} s, {seen:.2f} s came")
         pictures = self.decoded * (2 if self.interlaced else 1)
@@ -147,8 +148,10 @@ class Account:
         packets = np.frombuffer(self.packet_pts, np.int64)
         frames = np.frombuffer(self.frame_pts, np.int64)
         own = np.flatnonzero(packets == frames[0])
-        leading = 0 if not len(own) else int((packets[own[0] :] < frames[0]).sum())
-        lost = np.setdiff1d(packets, frames)
+        leading = int((packets[own[0] :] < frames[0]).sum()) if len(own) else 0
+        ordered = np.sort(frames)
+        nearest = np.searchsorted(ordered, packets).clip(max=len(ordered) - 1)
+        lost = packets[ordered[nearest] != packets]
         return leading, lost[lost > frames[0]] if leading else lost
 
     def _lost(self, lost: NDArray[np.int64]) -> list[str]:
@@ -156,11 +159,11 @@ class Account:
         if not len(lost) or len(self.frame_pts) < FEW_INTERVALS or self.uncoded:
             return []
         frames = np.sort(np.frombuffer(self.frame_pts, np.int64))
-        usual = float(np.median(np.diff(frames)))
+        intervals = np.diff(frames)
+        usual = float(np.sort(intervals)[len(intervals) // 2])
         after = np.searchsorted(frames, lost)
-        inside = (after > 0) & (after < len(frames))
-        pauses = frames[after[inside]] - frames[after[inside] - 1]
-        holes = int((pauses > GAP * usual).sum()) if usual > 0 else 0
+        inside = after[(after > 0) & (after < len(frames))]
+        holes = int((intervals[inside - 1] > GAP * usual).sum())
         return [f"gap: {holes} packets gave no picture where one is missing"] if holes else []
 
     def _longest_gap(self) -> float | None:

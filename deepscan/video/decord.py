@@ -162,6 +162,7 @@ class DecordReader:
                 step=probe.step,
                 promised_frames=probe.promised_frames,
                 promised_duration=probe.promised_duration,
+                from_zero=probe.from_zero,
                 gaps_told=probe.gaps_told,
                 packets=len(self._pts),
             )

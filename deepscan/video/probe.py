@@ -16,7 +16,7 @@ from deepscan.errors import CorruptError, LimitError, NoVideoError, UnsupportedE
 from deepscan.options import Limits
 from deepscan.video.reader import OTHER_STREAMS
 from deepscan.video.source import Source
-from deepscan.video.structure import Structure, examine
+from deepscan.video.structure import Structure, examine, shown_share
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -50,6 +50,7 @@ CODEC_NAMES = {"libdav1d": "av1", "libaom-av1": "av1"}
 USUAL_RATE = Fraction(25)
 FASTEST = 1000.0  # frames a second; above this a stated rate says nothing about the usual interval
 SLOWEST = 1e-5  # a frame a day
+MOST_EXPLAINED = 0.75  # an edit list that shows more of a track than this hides no half of it
 PLAUSIBLE_FRAMES = 10_000_000  # header counts above this are lies
 
 
@@ -59,7 +60,8 @@ class Probe:
 
     `width` and `height` are of the coded picture. `promised_frames` counts the frames that a
     player shows, `promised_duration` is what the container states for this very stream (s): None
-    where it only knows that of its longest. `edited` says that an edit list hides or repeats parts
+    where it only knows that of its longest; `from_zero` says that it may count from time zero, and
+    not from the first frame. `edited` says that an edit list hides or repeats parts
     of the stream, `hidden` how many frames it hides. `gaps_told` says that a frame cannot be
     missing from this container unseen, so that a pause is the writer's. `notes` are reasons why a
     complete reading of this stream is not a complete reading of the file.
@@ -75,6 +77,7 @@ class Probe:
     duration: float | None
     promised_frames: int | None
     promised_duration: float | None
+    from_zero: bool
     sample_aspect_ratio: Fraction
     audio: tuple[str, ...]
     edited: bool
@@ -203,6 +206,8 @@ def _describe(
         duration = container.duration / 1_000_000
     own = _own_duration(container, stream, time_base)
     promised, hidden = _promised_frames(container, stream, structure)
+    if hidden > (promised or 0) and (shown_share(source, stream.id) or 1) > MOST_EXPLAINED:
+        notes.append(f"edit_list: hides {hidden} frames and nearly no time")
     return Probe(
         container=_container_name(container, source),
         codec=CODEC_NAMES.get(context.name, context.name),
@@ -214,6 +219,7 @@ def _describe(
         duration=duration,
         promised_frames=promised,
         promised_duration=own or (duration if structure.cut else None),
+        from_zero=container.format.name.startswith("matroska"),
         sample_aspect_ratio=_positive(stream.sample_aspect_ratio),
         audio=tuple(
             "unknown" if sound.codec_context is None else sound.codec_context.name

@@ -295,6 +295,7 @@ def _account(probe: Probe) -> Account:
         step=probe.step,
         promised_frames=probe.promised_frames,
         promised_duration=probe.promised_duration,
+        from_zero=probe.from_zero,
         gaps_told=probe.gaps_told,
         one_to_one=not packed,
         notes=list(probe.notes),

@@ -31,6 +31,8 @@ TRACK_ENTRY, TRACK_NUMBER = 0xAE, 0xD7
 SEEK, SEEK_POSITION = 0x4DBB, 0x53AC
 CUE_POINT, CUE_TRACK, CUE_POSITION = 0xBB, 0xB7, 0xF1
 
+LONGEST_HEADER, SHORTEST_HEADER = 64 * 1024, 20  # bytes of a box that holds numbers
+
 AVI_HAS_INDEX = 0x10  # flag of the main header
 FLV_TAGS = (8, 9, 18)
 
@@ -290,5 +292,73 @@ def _tags(source: Source) -> Structure:
         if len(head) < 11 or place > source.size:
             found.end_inside("a tag")
             break
+        # What stands behind a tag is its length; some writers leave parts of its head out.
+        said = int.from_bytes(os.pread(source.descriptor, 4, place), "big")
+        if said not in (length + 11, length + 10, length):
+            found.damage.append(f"structure: a tag of another length at byte {place}")
+            break
         place += 4
     return found
+
+
+def shown_share(source: Source, track: int) -> float | None:
+    """The share of a track's time that the edit list of an MP4 shows, over 1 where it repeats some.
+
+    None if the track has no edit list, or no time.
+    """
+    movie = _first(source, (b"moov", b"mvhd"), 0, source.size)
+    for trak, stop in _inside(source, (b"moov", b"trak"), 0, source.size):
+        header = _first(source, (b"tkhd",), trak, stop)
+        edits = _first(source, (b"edts", b"elst"), trak, stop)
+        media = _first(source, (b"mdia", b"mdhd"), trak, stop)
+        if not (movie and header and edits and media):
+            continue
+        if int.from_bytes(header[20:24] if header[0] else header[12:16], "big") != track:
+            continue
+        width = 8 if edits[0] else 4
+        rows = range(8, len(edits) - width, 2 * width + 4)
+        lengths = [
+            int.from_bytes(edits[place : place + width], "big")
+            for place in rows
+            if edits[place + width : place + 2 * width] != b"\xff" * width  # nothing is shown
+        ]
+        scale, _ = _clock(movie)
+        media_scale, duration = _clock(media)
+        if not (scale and media_scale and duration):
+            return None
+        return sum(lengths) / scale / (duration / media_scale)
+    return None
+
+
+def _clock(header: bytes) -> tuple[int, int]:
+    """Ticks a second and duration in ticks as `mvhd` and `mdhd` hold them."""
+    scale, width = (20, 8) if header[0] else (12, 4)
+    duration = header[scale + 4 : scale + 4 + width]
+    return int.from_bytes(header[scale : scale + 4], "big"), int.from_bytes(duration, "big")
+
+
+def _first(source: Source, path: tuple[bytes, ...], place: int, end: int) -> bytes | None:
+    """The data of the first box that `path` leads to, as far as it is of use here."""
+    for start, stop in _inside(source, path, place, end):
+        data = os.pread(source.descriptor, min(stop - start, LONGEST_HEADER), start)
+        return data if len(data) >= SHORTEST_HEADER else None
+    return None
+
+
+def _inside(
+    source: Source, path: tuple[bytes, ...], place: int, end: int
+) -> Iterator[tuple[int, int]]:
+    """Where the data of the boxes that `path` leads to start and end."""
+    for _ in range(MOST_PARTS):
+        head = os.pread(source.descriptor, 16, place)
+        length, start = int.from_bytes(head[:4], "big"), place + 8
+        if length == 1:
+            length, start = int.from_bytes(head[8:16], "big"), place + 16
+        stop = min(place + length, end)
+        if place + 8 > end or start > stop:
+            return
+        if head[4:8] == path[0] and len(path) == 1:
+            yield start, stop
+        elif head[4:8] == path[0]:
+            yield from _inside(source, path[1:], start, stop)
+        place = stop
