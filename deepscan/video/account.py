@@ -35,8 +35,9 @@ class Account:
 
     `promised_frames` and `promised_duration` (s) come from the container, None where it says
     nothing of this stream; `from_zero` as in `Probe`. `one_to_one` is False for codecs that may
-    need several packets for one picture. `gaps_told` says that the container's bytes are accounted for: nothing can be missing
-    between two packets. `uncoded` counts packets that may repeat the last picture.
+    need several packets for one picture. `gaps_told` says that the container's bytes are accounted
+    for: nothing can be missing between two packets. `uncoded` counts packets that may repeat the
+    last picture.
 
     `packet_pts` and `frame_pts` are those of the packets that promise a picture and of the frames,
     in the order they came; left empty where nobody keeps them. `last_end` is when the last frame

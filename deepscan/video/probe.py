@@ -58,7 +58,8 @@ PLAUSIBLE_FRAMES = 10_000_000  # header counts above this are lies
 class Probe:
     """What the container says about the stream that will be read.
 
-    `width` and `height` are of the coded picture. `promised_frames` counts the frames that a
+    `width` and `height` are of the coded picture. `start` is where the container starts, in ticks
+    of the stream's clock. `promised_frames` counts the frames that a
     player shows, `promised_duration` is what the container states for this very stream (s): None
     where it only knows that of its longest; `from_zero` says that it may count from time zero, and
     not from the first frame. `edited` says that an edit list hides or repeats parts
@@ -215,7 +216,7 @@ def _describe(
         height=context.height,
         frame_rate=Fraction(rate) if rate > 0 else USUAL_RATE,
         time_base=time_base,
-        start=stream.start_time,
+        start=_start(container, time_base),
         duration=duration,
         promised_frames=promised,
         promised_duration=own or (duration if structure.cut else None),
@@ -230,6 +231,28 @@ def _describe(
         gaps_told=structure.known or container.format.name == "mpegts",
         notes=tuple(notes),
     )
+
+
+def _start(container: InputContainer, time_base: Fraction) -> int | None:
+    """The least start time of pictures and sound, in ticks of the picture's clock.
+
+    Sound may begin with samples that only set up the decoder, before the picture and before zero.
+    """
+    films = [stream for stream in container.streams.video if not _is_cover(stream)]
+    starts = [
+        [
+            stream.start_time * stream.time_base
+            for stream in streams
+            if stream.start_time is not None and stream.time_base
+        ]
+        for streams in (films, container.streams.audio)
+    ]
+    pictures, sounds = starts
+    if not pictures:
+        return None
+    first = min(pictures)
+    heard = [max(start, min(first, Fraction(0))) for start in sounds]
+    return round(min(first, *heard) / time_base) if heard else round(first / time_base)
 
 
 def _positive(ratio: Fraction | None) -> Fraction:

@@ -83,7 +83,13 @@ class PyAVReader:
             self._size = (self._first.width, self._first.height)
             self._turn = turn_of_frame(self._first)
             self._converter = Converter(*self._size, self._turn)
-            self._info = _info(path, self.probe, self._first, self._turn, reason)
+            first = self._clock.tick(self._pts_of(self._first))
+            self._first_tick: tuple[int, float] | None = first
+            self._info = replace(
+                _info(path, self.probe, self._first, self._turn, reason),
+                start_pts=self._clock.start,
+                time_offset=first[1],
+            )
             self._reason, self._remarks = reason, list[str]()
             if self.probe.hidden:
                 self._remark(f"edit_list: {self.probe.hidden} frames are not to be shown")
@@ -105,7 +111,7 @@ class PyAVReader:
         while (decoded := self._next()) is not None:
             check_size(decoded.width, decoded.height, self._source, limits)
             self._note_size(decoded)
-            pts, time = self._clock.tick(self._pts_of(decoded))
+            pts, time = self._tick(decoded)
             if self._index >= limits.frames:
                 raise LimitError(
                     "limit_frames", f"{self._info.path}: more than {limits.frames} frames"
@@ -159,6 +165,10 @@ class PyAVReader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _tick(self, frame: VideoFrame) -> tuple[int, float]:
+        first, self._first_tick = self._first_tick, None
+        return first or self._clock.tick(self._pts_of(frame))
 
     def _next(self) -> VideoFrame | None:
         first, self._first = self._first, None
