@@ -275,7 +275,7 @@ class Scanner:
                     options,
                     budget,
                     rate=float(info.frame_rate),
-                    pace=took / max(coarse.evidence.last, ONE_FRAME),
+                    pace=took / max(coarse.evidence.last - info.time_offset, ONE_FRAME),
                 )
                 error = dense.failure
             report = unless_changed(report, before, source)

@@ -89,6 +89,10 @@ class VideoInfo:
     `width` and `height` are those of the upright picture in pixels as decoded (before
     `sample_aspect_ratio` is applied for display). `rotation` is the clockwise turn in degrees that
     was applied to make the picture upright. `duration` is in seconds, None where unknown.
+
+    Time 0 is where the container starts, the least start time over its streams, as players count:
+    `start_pts` is what this stream's clock shows there, `time_offset` the time of its first frame
+    in seconds.
     """
 
     path: Path
@@ -107,11 +111,13 @@ class VideoInfo:
     still: bool
     decoder: str
     decoder_reason: str
+    start_pts: int = 0
+    time_offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture. `pts` counts the stream's time base, `time` is seconds from its start.
+    """One decoded picture. `pts` counts the stream's time base, `time` is seconds from time 0.
 
     `image` is (H, W, 3) uint8 RGB, upright; treat it as read-only. It is (0, 0, 3) where no
     consumer asked for pictures.

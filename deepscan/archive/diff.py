@@ -42,6 +42,7 @@ class Judged:
     """One file on one side: its verdict, and all that judged it.
 
     `facts` holds, for each of `CAUSES`, names and values; a cause that is not known is missing.
+    `offset` is when the picture begins (s); a record that does not know it counts from there.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Judged:
     score: float | None
     reasons: tuple[str, ...]
     facts: Facts
+    offset: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,7 @@ def _of_record(record: Mapping[str, Any]) -> Judged:
             score=None if score is None else float(score),
             reasons=tuple(str(reason["code"]) for reason in verdict["reasons"]),
             facts=facts,
+            offset=record["input"].get("time_offset"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"a record is damaged ({error!r}): run `deepscan verify` on it") from error
@@ -314,7 +317,7 @@ def _move(name: str, old: Judged | None, new: Judged | None, tolerance: float) -
     changes: tuple[Change, ...] = ()
     unknown: tuple[str, ...] = ()
     if old is not None and new is not None:
-        changes = tuple(_changes(old.facts, new.facts))
+        changes = tuple(_changes(_on_clock_of(new, old), _on_clock_of(old, new)))
         both = old.facts.keys() & new.facts.keys()
         unknown = tuple(cause for cause in CAUSES if cause not in both)
     return Move(
@@ -328,6 +331,19 @@ def _move(name: str, old: Judged | None, new: Judged | None, tolerance: float) -
         changes=changes,
         unknown=unknown,
     )
+
+
+def _on_clock_of(other: Judged, side: Judged) -> Facts:
+    """The facts of `side` with times from the container's start, if only the other counts so."""
+    settings = side.facts.get("settings")
+    if settings is None or side.offset is not None or not other.offset:
+        return side.facts
+    moved = {
+        name: round(settings[name] + other.offset, 6)
+        for name in ("start", "end")
+        if settings.get(name)  # nothing is the beginning or the end on either clock
+    }
+    return {**side.facts, "settings": {**settings, **moved}}
 
 
 def _differ(old: Judged, new: Judged, tolerance: float) -> bool:

@@ -218,7 +218,7 @@ def show(picture: Image, footer: Footer, time: float, analysed: bool) -> None:
 def duration(scan: Scan) -> float:
     """Seconds that the time line spans: as far as anything in the scan reaches."""
     verdict = scan.verdict
-    ends = [verdict.coverage.seconds]
+    ends = [verdict.coverage.seconds + (verdict.video.time_offset if verdict.video else 0.0)]
     ends += [interval.end for interval in verdict.intervals]
     ends += [track.end for track in verdict.tracks]
     return max(ends)

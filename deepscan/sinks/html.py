@@ -198,8 +198,8 @@ class _Portrait:
 
 def length_of(verdict: Verdict) -> float:
     """Seconds that the time lines span; above zero also for a still picture."""
-    ends = [track.end for track in verdict.tracks]
-    return max(verdict.coverage.seconds, *ends, 1e-3) if ends else verdict.coverage.seconds or 1e-3
+    offset = verdict.video.time_offset if verdict.video else 0.0
+    return max([offset + verdict.coverage.seconds, *(track.end for track in verdict.tracks), 1e-3])
 
 
 def bars_of(coverage: Coverage) -> list[Bar]:

@@ -106,6 +106,7 @@ def record_of(
             "sha256": scan.sha256,
             "size": scan.size,
             "stream": _stream(video, first_pts) if video else None,
+            **({"time_offset": _rounded(video.time_offset)} if video else {}),
         },
         "reading": {
             "decoded": scan.report.decoded,

@@ -1,7 +1,9 @@
 """The account of a reading: whether every sign agrees that all pictures of a stream were read.
 
 Decoders pass over damage in silence: about one file in six that lost frames to random damage raises
-no error at all. So the pictures are held against what the container promised.
+no error at all. So the pictures are held against what the container promised, and against the
+packets that were put into the decoder. A promise is what the container states for this very stream;
+a pause is a hole only where a packet lies in it, or where the container cannot tell.
 """
 
 from __future__ import annotations
@@ -11,14 +13,19 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepscan.types import ReadReport
 from deepscan.video.probe import PLAUSIBLE_FRAMES
 
 SLACK_FRAMES = 2.5  # how many frames the last one may end before the promised duration ...
 SLACK_SHARE = 0.01  # ... or this share of it, whichever is more
 EXTRA_PACKETS = 2  # packets without a picture that a sound stream may have
-GAP = 1.8  # a pause longer than this many usual intervals is a hole in a constant rate
+GAP = 1.8  # a pause longer than this many usual intervals lacks a picture
+UNTOLD_GAP = 4.5  # and longer than this is a hole, where a writer that drops a few could not say so
 REGULAR = 0.95  # share of equal intervals from which a rate counts as constant
+LARGEST_REPEAT = 19  # bytes of a picture that is not coded; FFmpeg's own measure
 FEW_INTERVALS = 8  # below this nothing can be said about regularity
 
 
@@ -26,26 +33,53 @@ FEW_INTERVALS = 8  # below this nothing can be said about regularity
 class Account:
     """Counters of one reading. `step` is the usual time between two frames in seconds.
 
-    `promised_frames` and `promised_duration` come from the container, None where it says nothing.
-    `one_to_one` is False for codecs that may need several packets for one picture.
+    `promised_frames` and `promised_duration` (s) come from the container, None where it says
+    nothing of this stream; `from_zero` as in `Probe`. `one_to_one` is False for codecs that may
+    need several packets for one picture. `gaps_told` says that the container's bytes are accounted
+    for: nothing can be missing between two packets. `uncoded` counts packets that may repeat the
+    last picture.
+
+    `packet_pts` and `frame_pts` are those of the packets that promise a picture and of the frames,
+    in the order they came; left empty where nobody keeps them. `last_end` is when the last frame
+    ends as the container states it (s), on the clock of `times`; `origin` is what that clock shows
+    where the container's shows zero.
+
+    `end_errors` and `end_corrupt` are those of the last packet, which a recording of a transport
+    stream may hold a part of.
     """
 
     step: float
     promised_frames: int | None = None
     promised_duration: float | None = None
+    from_zero: bool = False
     one_to_one: bool = True
+    gaps_told: bool = False
     packets: int = 0
+    uncoded: int = 0
+    last_end: float = 0.0
+    origin: float = 0.0
     corrupt_packets: int = 0
     corrupt_frames: int = 0
     errors: int = 0
+    end_errors: int = 0
+    end_corrupt: int = 0
     gave_up: bool = False
     interlaced: bool = False
     notes: list[str] = field(default_factory=list)
     times: array[float] = field(default_factory=lambda: array("d"))
+    packet_pts: array[int] = field(default_factory=lambda: array("q"))
+    frame_pts: array[int] = field(default_factory=lambda: array("q"))
 
     @property
     def decoded(self) -> int:
         return len(self.times)
+
+    def shown(self, time: float, stated: float | None, lasts: float = 0.0) -> None:
+        """Count a frame at `time`; `stated` is the container's own time of it, all in seconds."""
+        if not self.times and stated is not None:
+            self.origin = time - stated
+        self.times.append(time)
+        self.last_end = time + lasts
 
     def report(self, decoder: str, decoder_reason: str, *, finished: bool) -> ReadReport:
         """The verdict on completeness; `finished` says whether the reading came to its end."""
@@ -65,34 +99,73 @@ class Account:
             return [*found, f"stopped: reading ended early, after {self.decoded} frames"]
         if self.decoded == 0:
             found.append("no_frames: no frame could be decoded")
-        if self.errors:
-            found.append(f"decode_errors: {self.errors} packets or frames could not be decoded")
+        errors = self.errors - self.end_errors
+        if errors > 0:
+            found.append(f"decode_errors: {errors} packets or frames could not be decoded")
         if self.gave_up:
             found.append("gave_up: too many decode errors in a row")
-        if self.corrupt_packets:
-            found.append(f"corrupt_packets: {self.corrupt_packets} packets are marked as damaged")
-        if self.corrupt_frames:
-            found.append(f"corrupt_frames: {self.corrupt_frames} frames are marked as damaged")
-        found += self._broken_promises()
-        gap = self._longest_gap()
+        corrupt = self.corrupt_packets - self.end_corrupt
+        if corrupt > 0:
+            found.append(f"corrupt_packets: {corrupt} packets are marked as damaged")
+        frames = self.corrupt_frames - (self.end_errors or self.end_corrupt)
+        if frames > 0:
+            found.append(f"corrupt_frames: {frames} frames are marked as damaged")
+        leading, lost = self._without_picture()
+        found += self._broken_promises(leading)
+        found += self._lost(lost)
+        gap = None if self.gaps_told else self._longest_gap()
         if gap:
             found.append(f"gap: {gap:.3f} s without a frame in a stream of constant rate")
         return found
 
-    def _broken_promises(self) -> list[str]:
+    def _broken_promises(self, leading: int) -> list[str]:
         found = []
         frames = self.promised_frames
-        if frames and frames <= PLAUSIBLE_FRAMES and abs(frames - self.decoded) > 1:
-            found.append(f"frame_count: the file promises {frames} frames, {self.decoded} came")
+        if frames and frames <= PLAUSIBLE_FRAMES:
+            few, many = frames - leading - self.uncoded - 1, frames + 1
+            if not few <= self.decoded <= many:
+                found.append(f"frame_count: the file promises {frames} frames, {self.decoded} came")
         duration = self.promised_duration
         if duration and self.times:
-            seen = self.times[-1] - self.times[0] + self.step
+            end = max(self.times[-1] + self.step, self.last_end)
+            begin = min(self.times[0], self.origin) if self.from_zero else self.times[0]
+            seen = end - begin + leading * self.step
             if duration - seen > max(SLACK_FRAMES * self.step, SLACK_SHARE * duration):
                 found.append(f"short: the file promises {duration:.2f} s, {seen:.2f} s came")
         pictures = self.decoded * (2 if self.interlaced else 1)
-        if self.one_to_one and self.packets - pictures > EXTRA_PACKETS:
+        without = self.packets - leading - self.uncoded - pictures
+        if self.one_to_one and without > EXTRA_PACKETS:
             found.append(f"packets: {self.packets} packets gave only {self.decoded} frames")
         return found
+
+    def _without_picture(self) -> tuple[int, NDArray[np.int64]]:
+        """Packets that gave no picture: how many lead the first one, and the pts of the others.
+
+        Leading pictures follow the first key frame in the file and come before it on the screen; a
+        copy that starts amid a stream has them, and lacks what they were made from.
+        """
+        if not self.packet_pts or not self.frame_pts:
+            return 0, np.empty(0, np.int64)
+        packets = np.frombuffer(self.packet_pts, np.int64)
+        frames = np.frombuffer(self.frame_pts, np.int64)
+        own = np.flatnonzero(packets == frames[0])
+        leading = int((packets[own[0] :] < frames[0]).sum()) if len(own) else 0
+        ordered = np.sort(frames)
+        nearest = np.searchsorted(ordered, packets).clip(max=len(ordered) - 1)
+        lost = packets[ordered[nearest] != packets]
+        return leading, lost[lost > frames[0]] if leading else lost
+
+    def _lost(self, lost: NDArray[np.int64]) -> list[str]:
+        """Pauses in which a packet lies that gave no picture."""
+        if not len(lost) or len(self.frame_pts) < FEW_INTERVALS or self.uncoded:
+            return []
+        frames = np.sort(np.frombuffer(self.frame_pts, np.int64))
+        intervals = np.diff(frames)
+        usual = float(np.sort(intervals)[len(intervals) // 2])
+        after = np.searchsorted(frames, lost)
+        inside = after[(after > 0) & (after < len(frames))]
+        holes = int((intervals[inside - 1] > GAP * usual).sum())
+        return [f"gap: {holes} packets gave no picture where one is missing"] if holes else []
 
     def _longest_gap(self) -> float | None:
         """The longest interval if it is a hole in an otherwise constant rate."""
@@ -104,7 +177,7 @@ class Account:
         if not 0 < odd <= max(2, (1 - REGULAR) * len(intervals)):
             return None
         longest = max(intervals)
-        return longest if usual > 0 and longest > GAP * usual else None
+        return longest if usual > 0 and longest > UNTOLD_GAP * usual else None
 
 
 def shows_nothing(codec: str, data: bytes) -> bool:
@@ -120,3 +193,8 @@ def shows_nothing(codec: str, data: bytes) -> bool:
             return False
         return not first >> 3 & 1 and not first >> 1 & 1
     return False
+
+
+def may_repeat(codec: str, data: bytes) -> bool:
+    """Whether an MPEG-4 packet may only say that the last picture stands."""
+    return codec == "mpeg4" and len(data) <= LARGEST_REPEAT

@@ -1,15 +1,16 @@
-"""Turns the time stamps of a container into strictly rising pts and seconds from the start.
+"""Turns the time stamps of a container into strictly rising pts and seconds from its start.
 
-Time 0 is where the stream's presentation starts as the container states it, which is the first
-frame shown; a lost first frame so does not shift the others. If the stated start lies after the
-first frame, or long before it, the first frame itself is time 0.
+Time 0 is where the container starts, the least start time of its streams: what players show and
+`ffmpeg -ss` counts. So sound that begins before the picture, or a lost first frame, does not shift
+the others. If the stated start lies after the first frame, or absurdly long before it, the first
+frame itself is time 0.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-LATEST_START = 5.0  # seconds that the first frame may come after the stated start
+LATEST_START = 3600.0  # seconds that the first frame may come after the stated start
 LARGEST = 2**62  # pts beyond this are damage, and would overflow when added to
 
 
@@ -25,6 +26,11 @@ class Clock:
         self._start = start
         self._step = max(1, round(step / time_base))
         self._last: int | None = None
+
+    @property
+    def start(self) -> int:
+        """What the stream's clock shows at time 0; final after the first frame."""
+        return self._start or 0
 
     def tick(self, stated: int | None) -> tuple[int, float]:
         """Give (pts, time in seconds) of the next frame, `stated` being its pts in the file."""

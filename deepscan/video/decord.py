@@ -161,7 +161,9 @@ class DecordReader:
             self._account = Account(
                 step=probe.step,
                 promised_frames=probe.promised_frames,
-                promised_duration=probe.duration,
+                promised_duration=probe.promised_duration,
+                from_zero=probe.from_zero,
+                gaps_told=probe.gaps_told,
                 packets=len(self._pts),
             )
             self._reader = self._open(source)
@@ -190,7 +192,7 @@ class DecordReader:
                 raise LimitError(
                     "limit_time", f"{path}: runs past {limits.duration:.0f} s of media time"
                 )
-            self._account.times.append(time)
+            self._account.shown(time, float(self._pts[self._index] * self._info.time_base))
             frame = Frame(self._index, pts, time, image)
             self._index += 1
             del image

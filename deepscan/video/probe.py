@@ -5,7 +5,7 @@ Everything that can be refused is refused here, before the first picture is deco
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from deepscan.errors import CorruptError, LimitError, NoVideoError, UnsupportedE
 from deepscan.options import Limits
 from deepscan.video.reader import OTHER_STREAMS
 from deepscan.video.source import Source
+from deepscan.video.structure import Structure, examine, shown_share
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -47,20 +48,24 @@ CODECS = (
 
 CODEC_NAMES = {"libdav1d": "av1", "libaom-av1": "av1"}
 USUAL_RATE = Fraction(25)
-MOST_BOXES = 100_000  # top-level boxes of an MP4 that are looked at
 FASTEST = 1000.0  # frames a second; above this a stated rate says nothing about the usual interval
 SLOWEST = 1e-5  # a frame a day
+MOST_EXPLAINED = 0.75  # an edit list that shows more of a track than this hides no half of it
 PLAUSIBLE_FRAMES = 10_000_000  # header counts above this are lies
-LEAST_SHOWN = 0.5  # share of the frames; an edit list that hides more may hide them from us
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What the container says about the stream that will be read.
 
-    `width` and `height` are of the coded picture. `promised_frames` counts the frames that a
-    player shows. `edited` says that an edit list hides or repeats parts of the stream. `notes` are
-    reasons why a complete reading of this stream is not a complete reading of the file.
+    `width` and `height` are of the coded picture. `start` is where the container starts, in ticks
+    of the stream's clock. `promised_frames` counts the frames that a
+    player shows, `promised_duration` is what the container states for this very stream (s): None
+    where it only knows that of its longest; `from_zero` says that it may count from time zero, and
+    not from the first frame. `edited` says that an edit list hides or repeats parts
+    of the stream, `hidden` how many frames it hides. `gaps_told` says that a frame cannot be
+    missing from this container unseen, so that a pause is the writer's. `notes` are reasons why a
+    complete reading of this stream is not a complete reading of the file.
     """
 
     container: str
@@ -72,9 +77,13 @@ class Probe:
     start: int | None
     duration: float | None
     promised_frames: int | None
+    promised_duration: float | None
+    from_zero: bool
     sample_aspect_ratio: Fraction
     audio: tuple[str, ...]
     edited: bool
+    hidden: int
+    gaps_told: bool
     notes: tuple[str, ...]
 
     @property
@@ -189,14 +198,17 @@ def _describe(
     context = stream.codec_context
     time_base = stream.time_base or Fraction(1, 1000)
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate or USUAL_RATE
+    structure = examine(source, container.format.name, stream.index)
+    notes += structure.damage
     duration = None
     if stream.duration and stream.duration > 0:
         duration = float(stream.duration * time_base)
     elif container.duration and container.duration > 0:
         duration = container.duration / 1_000_000
-    promised, edited = stream.frames or None, False
-    if container.format.name.startswith("mov"):
-        promised, edited = _read_index(stream, source, notes)
+    own = _own_duration(container, stream, time_base)
+    promised, hidden = _promised_frames(container, stream, structure)
+    if hidden > (promised or 0) and (shown_share(source, stream.id) or 1) > MOST_EXPLAINED:
+        notes.append(f"edit_list: hides {hidden} frames and nearly no time")
     return Probe(
         container=_container_name(container, source),
         codec=CODEC_NAMES.get(context.name, context.name),
@@ -204,62 +216,90 @@ def _describe(
         height=context.height,
         frame_rate=Fraction(rate) if rate > 0 else USUAL_RATE,
         time_base=time_base,
-        start=stream.start_time,
+        start=_start(container, time_base),
         duration=duration,
         promised_frames=promised,
+        promised_duration=own or (duration if structure.cut else None),
+        from_zero=container.format.name.startswith("matroska"),
         sample_aspect_ratio=_positive(stream.sample_aspect_ratio),
         audio=tuple(
             "unknown" if sound.codec_context is None else sound.codec_context.name
             for sound in container.streams.audio
         ),
-        edited=edited,
+        edited=hidden != 0,
+        hidden=max(0, hidden),
+        gaps_told=structure.known or container.format.name == "mpegts",
         notes=tuple(notes),
     )
+
+
+def _start(container: InputContainer, time_base: Fraction) -> int | None:
+    """The least start time of pictures and sound, in ticks of the picture's clock.
+
+    Sound may begin with samples that only set up the decoder, before the picture and before zero.
+    """
+    films = [stream for stream in container.streams.video if not _is_cover(stream)]
+    starts = [
+        [
+            stream.start_time * stream.time_base
+            for stream in streams
+            if stream.start_time is not None and stream.time_base
+        ]
+        for streams in (films, container.streams.audio)
+    ]
+    pictures, sounds = starts
+    if not pictures:
+        return None
+    first = min(pictures)
+    heard = [max(start, min(first, Fraction(0))) for start in sounds]
+    return round(min(first, *heard) / time_base) if heard else round(first / time_base)
 
 
 def _positive(ratio: Fraction | None) -> Fraction:
     return ratio if ratio is not None and ratio > 0 else Fraction(1)
 
 
-def _read_index(stream: VideoStream, source: Source, notes: list[str]) -> tuple[int | None, bool]:
-    """How many frames an MP4 or MOV promises to show, and whether an edit list changed them.
+def _own_duration(
+    container: InputContainer, stream: VideoStream, time_base: Fraction
+) -> float | None:
+    """Seconds that the container states for this stream, and not for its longest.
 
-    FFmpeg applies edit lists by rewriting the index, where every sample has an entry.
+    FFmpeg gives a stream of any other container the duration of the file, or one that it estimates.
     """
-    fragmented, cut = _find_fragments(source)
-    if cut:
-        notes.append("cut: the fragments do not fill the file")
+    name = container.format.name
+    if name.startswith(("mov", "avi")) and stream.duration and stream.duration > 0:
+        return float(stream.duration * time_base)
+    if name.startswith("matroska"):  # FFmpeg and mkvmerge write it; nobody copies it
+        return _seconds(stream.metadata.get("DURATION", ""))
+    return None
+
+
+def _seconds(text: str) -> float | None:
+    """Read a duration as Matroska's tags hold it, `00:01:02.345678900`."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip("\0 "))
+    if not found:
+        return None
+    hours, minutes, seconds = found.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds) or None
+
+
+def _promised_frames(
+    container: InputContainer, stream: VideoStream, structure: Structure
+) -> tuple[int | None, int]:
+    """How many frames the container promises to show, and how many its edit list takes away.
+
+    FFmpeg applies edit lists of MP4 by rewriting the index, where every sample has an entry. The
+    count of an AVI holds its null frames, which repeat the last picture.
+    """
     stated = stream.frames or None
+    if not container.format.name.startswith("mov"):
+        return (stated and max(0, stated - structure.empty)) or None, 0
     entries = list(stream.index_entries)
     hidden = sum(entry.is_discard for entry in entries)
-    if fragmented or stated is None or stated > PLAUSIBLE_FRAMES:
-        return None if fragmented else stated, hidden > 0
+    if structure.fragmented or stated is None or stated > PLAUSIBLE_FRAMES:
+        return None if structure.fragmented else stated, hidden
     shown = len(entries) - hidden
-    if shown < stated * LEAST_SHOWN:
-        notes.append(f"edit_list: of {stated} frames in the file only {shown} are to be shown")
-    return shown, shown != stated or hidden > 0
-
-
-def _find_fragments(source: Source) -> tuple[bool, bool]:
-    """Whether an MP4 consists of fragments, and whether it is damaged between or inside them.
-
-    The header of such a file promises neither frames nor a duration, so this is the only sign of a
-    cut.
-    """
-    place = 0
-    fragmented = False
-    for _ in range(MOST_BOXES):
-        head = os.pread(source.descriptor, 16, place)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:
-            length = int.from_bytes(head[8:16], "big")
-        fragmented |= head[4:8] == b"moof"
-        if length == 0:  # the last box, up to the end; between fragments a hole of zeros
-            return fragmented, fragmented and head[4:8] != b"mdat"
-        place += length
-        if length < 8 or place >= source.size:
-            return fragmented, fragmented and place != source.size
-    return fragmented, False
+    return shown, (stated - shown) or hidden
 
 
 def _container_name(container: InputContainer, source: Source) -> str:

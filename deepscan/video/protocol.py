@@ -102,6 +102,8 @@ def unpack_info(payload: bytes, path: Path, limits: Limits) -> VideoInfo:
         still=_truth(said, "still"),
         decoder=_text(said, "decoder"),
         decoder_reason=_text(said, "decoder_reason"),
+        start_pts=_integer(said, "start_pts", -HUGE, HUGE),
+        time_offset=_seconds(said.get("time_offset")),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from deepscan.errors import CorruptError, LimitError
 from deepscan.options import Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
-from deepscan.video.account import Account, shows_nothing
+from deepscan.video.account import Account, may_repeat, shows_nothing
 from deepscan.video.clock import Clock
 from deepscan.video.colour import Converter, Turn, colour_of, turn_of_frame
 from deepscan.video.probe import CODECS, Probe, check_size, open_container, pick_stream
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 REASON = "asked for"
+SENT = ("mpegts", "mpeg")
+PARSED_LATE = 2  # FFmpeg's mark of a damaged packet may come one packet early
+JOINT = 10.0  # seconds; FFmpeg's own measure of a clock that is another one from here on
 
 
 class PyAVReader:
@@ -67,6 +70,11 @@ class PyAVReader:
             self._account = _account(self.probe)
             self._clock = Clock(self.probe.time_base, self.probe.start, self.probe.step)
             self._counts_packets = self.probe.container == "avi"
+            # A stream that is sent can be recorded from anywhere to anywhere.
+            self._sent = self.probe.container in SENT
+            self._begun = not self._sent
+            self._last_dts: int | None = None
+            self._marked: deque[bool] = deque(maxlen=PARSED_LATE)
             self._waiting: deque[int] = deque()
             self._decoded = self._decode(self._stream)
             self._first: VideoFrame | None = next(self._decoded, None)
@@ -75,7 +83,16 @@ class PyAVReader:
             self._size = (self._first.width, self._first.height)
             self._turn = turn_of_frame(self._first)
             self._converter = Converter(*self._size, self._turn)
-            self._info = _info(path, self.probe, self._first, self._turn, reason)
+            first = self._clock.tick(self._pts_of(self._first))
+            self._first_tick: tuple[int, float] | None = first
+            self._info = replace(
+                _info(path, self.probe, self._first, self._turn, reason),
+                start_pts=self._clock.start,
+                time_offset=first[1],
+            )
+            self._reason, self._remarks = reason, list[str]()
+            if self.probe.hidden:
+                self._remark(f"edit_list: {self.probe.hidden} frames are not to be shown")
             self._held = held.pop_all()
 
     @property
@@ -94,7 +111,7 @@ class PyAVReader:
         while (decoded := self._next()) is not None:
             check_size(decoded.width, decoded.height, self._source, limits)
             self._note_size(decoded)
-            pts, time = self._clock.tick(self._pts_of(decoded))
+            pts, time = self._tick(decoded)
             if self._index >= limits.frames:
                 raise LimitError(
                     "limit_frames", f"{self._info.path}: more than {limits.frames} frames"
@@ -113,7 +130,7 @@ class PyAVReader:
                 continue
             self._account.corrupt_frames += bool(decoded.is_corrupt)
             self._account.interlaced |= bool(decoded.interlaced_frame)
-            self._account.times.append(time)
+            self._account_for(decoded, time)
             frame = Frame(self._index, pts, time, image)
             self._index += 1
             # A kept picture costs a fresh allocation for the next: a quarter of the speed.
@@ -129,7 +146,14 @@ class PyAVReader:
 
     def because(self, reason: str) -> None:
         """Say why this reader was chosen, where that is known only after opening."""
-        self._info = replace(self._info, decoder_reason=reason)
+        said = "; ".join((reason, *self._remarks))
+        self._info = replace(self._info, decoder_reason=said)
+        self._reason = reason
+
+    def _remark(self, what: str) -> None:
+        """Say something of the file that is worth knowing and no damage."""
+        self._remarks.append(what)
+        self.because(self._reason)
 
     def close(self) -> None:
         self._first = None
@@ -141,6 +165,10 @@ class PyAVReader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _tick(self, frame: VideoFrame) -> tuple[int, float]:
+        first, self._first_tick = self._first_tick, None
+        return first or self._clock.tick(self._pts_of(frame))
 
     def _next(self) -> VideoFrame | None:
         first, self._first = self._first, None
@@ -187,7 +215,10 @@ class PyAVReader:
             except av.error.FFmpegError:
                 packet = None
             if packet is None:
+                if not self._begun:
+                    continue
                 account.errors += 1
+                account.end_errors = int(self._sent)
                 failed_in_a_row += 1
                 if failed_in_a_row >= self._limits.consecutive_errors:
                     account.gave_up = True
@@ -200,9 +231,9 @@ class PyAVReader:
 
     def _decode_packet(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         if packet.size and not packet.is_discard:
-            self._account.corrupt_packets += bool(packet.is_corrupt)
-            if not shows_nothing(self.probe.codec, bytes(packet)):
-                self._account.packets += 1
+            self._begun |= bool(packet.is_keyframe)
+            if self._begun:
+                self._count(packet)
         if self._counts_packets and packet.size and packet.dts is not None:
             self._waiting.append(packet.dts)
             try:
@@ -212,11 +243,41 @@ class PyAVReader:
                 raise
         return list(packet.decode())
 
+    def _count(self, packet: Packet[VideoStream]) -> None:
+        account = self._account
+        if self._jumps(packet):  # no loss: two recordings were joined here
+            account.corrupt_packets -= sum(self._marked)
+            self._marked.clear()
+        account.corrupt_packets += bool(packet.is_corrupt)
+        self._marked.append(bool(packet.is_corrupt))
+        account.end_errors = 0
+        account.end_corrupt = sum(self._marked) if self._sent else 0
+        self._last_dts = packet.dts
+        data = bytes(packet)
+        if shows_nothing(self.probe.codec, data):
+            return
+        account.packets += 1
+        account.uncoded += may_repeat(self.probe.codec, data)
+        if packet.pts is not None and not self._counts_packets:
+            account.packet_pts.append(packet.pts)
+
+    def _jumps(self, packet: Packet[VideoStream]) -> bool:
+        if packet.dts is None or self._last_dts is None:
+            return False
+        return abs(packet.dts - self._last_dts) * self.probe.time_base > JOINT
+
     def _pts_of(self, frame: VideoFrame) -> int | None:
         """An AVI knows places and no times: the n-th picture shown has the n-th place."""
         if self._counts_packets and self._waiting:
             return self._waiting.popleft()
         return frame.pts
+
+    def _account_for(self, frame: VideoFrame, time: float) -> None:
+        base = float(self.probe.time_base)
+        stated = None if frame.pts is None else frame.pts * base
+        self._account.shown(time, stated, (frame.duration or 0) * base)
+        if frame.pts is not None:
+            self._account.frame_pts.append(frame.pts)
 
     def _note_size(self, frame: VideoFrame) -> None:
         size = (frame.width, frame.height)
@@ -230,7 +291,7 @@ class PyAVReader:
         )
         if size[0] * size[1] > width * height:
             self._account.notes.append(note)  # detail was lost: a small face may have been missed
-        self.because(f"{self._info.decoder_reason}; {note}")
+        self._remark(note)
 
 
 def _no_memory(source: Source) -> LimitError:
@@ -243,7 +304,9 @@ def _account(probe: Probe) -> Account:
     return Account(
         step=probe.step,
         promised_frames=probe.promised_frames,
-        promised_duration=probe.duration,
+        promised_duration=probe.promised_duration,
+        from_zero=probe.from_zero,
+        gaps_told=probe.gaps_told,
         one_to_one=not packed,
         notes=list(probe.notes),
     )

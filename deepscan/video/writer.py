@@ -31,7 +31,6 @@ FORMATS = {"libx264": "mp4", "ffv1": "matroska"}
 KEY_FRAME_EVERY = 2  # seconds; a viewer that jumps decodes at most this much
 STILL_RATE = 5  # frames a second of the clip that shows a still picture
 STILL_SECONDS = 2
-LATE_START = 1  # seconds; a source whose clock starts later is moved to zero
 MATRIX_NUMBERS = {name: number for number, name in MATRICES.items()}
 PRIMARY_NUMBERS = {name: number for number, name in PRIMARIES.items()}
 TRANSFER_NUMBERS = {name: number for number, name in TRANSFERS.items()}
@@ -44,8 +43,8 @@ class VideoWriter:
 
     `info` is of the source: its time base, frame rate, colour and sample aspect ratio are kept.
     libx264 gives 4:2:0 with faststart, odd sizes padded to even ones by repeating the edge; ffv1
-    gives lossless gray. Each frame keeps its pts; Matroska rounds times to milliseconds. A source
-    whose clock starts more than a second after zero (broadcast) is moved to start at zero.
+    gives lossless gray. Each frame keeps its time, counted from where the source starts, so that no
+    picture lies before zero, where a player would not show it; Matroska rounds to milliseconds.
 
     `source` is a file whose sound is copied packet by packet where MP4 can hold it, else encoded
     as AAC; `notes` then says so. A still picture becomes a clip of two seconds.
@@ -78,7 +77,7 @@ class VideoWriter:
         self._last: NDArray[np.uint8] | None = None
         self._reformatter = VideoReformatter()
         self._time_base = Fraction(1, STILL_RATE) if info.still else info.time_base
-        self._shift: int | None = None
+        self._start = 0 if info.still else info.start_pts
         with self._reporting():
             path.open("wb").close()  # FFmpeg would find out only at the first frame
             # Matroska would draw a random number for the file; the same scan gives the same bytes.
@@ -89,6 +88,8 @@ class VideoWriter:
         try:
             self._stream = self._add_stream(preset, crf, threads)
             self._sound = Sound(source, self._out) if source and not info.still else None
+            if self._sound is not None:
+                self._sound.start_at(self._start * self._time_base)
         except BaseException:
             self.abort()
             raise
@@ -198,13 +199,8 @@ class VideoWriter:
         return stream
 
     def _encode(self, image: NDArray[np.uint8], pts: int) -> None:
-        if self._shift is None:
-            late = pts * self._time_base > LATE_START and self._codec == "libx264"
-            self._shift = pts if late else 0
-            if self._sound is not None:
-                self._sound.start_at(self._shift * self._time_base)
         frame = self._to_frame(image)
-        frame.pts = pts - self._shift
+        frame.pts = pts - self._start
         frame.time_base = self._time_base
         frame.duration = max(1, round(1 / (self._info.frame_rate * self._time_base)))
         with self._reporting():

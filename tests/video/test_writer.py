@@ -68,9 +68,10 @@ def test_every_frame_keeps_its_time(
     copy(path, tmp_path / "out.mp4.part")
     before, frames = read(path)
     after, copies = read(tmp_path / "out.mp4.part")
-    assert [frame.pts * before.time_base for frame in frames] == [
-        frame.pts * after.time_base for frame in copies
-    ]
+    assert [frame.time for frame in copies] == pytest.approx([frame.time for frame in frames])
+    assert [float(frame.pts * after.time_base) for frame in copies] == pytest.approx(
+        [float((frame.pts - before.start_pts) * before.time_base) for frame in frames]
+    )
     assert [read_number(frame.image) for frame in copies] == [
         read_number(frame.image) for frame in frames
     ]
@@ -161,9 +162,9 @@ def test_a_late_clock_is_moved_to_zero(clip: Clip, tmp_path: Path) -> None:
     path = clip("late.ts", audio="aac", frames=30, **late)
     copy(path, tmp_path / "out.mp4")
     _, frames = read(tmp_path / "out.mp4")
-    assert frames[0].pts == 0
+    assert frames[0].time < 0.1
     before = sound_of(path)[1][0][0] - read(path)[1][0].pts * read(path)[0].time_base
-    after = sound_of(tmp_path / "out.mp4")[1][0][0]
+    after = sound_of(tmp_path / "out.mp4")[1][0][0] - Fraction(frames[0].time)
     assert float(after) == pytest.approx(float(before), abs=0.002)
 
 
