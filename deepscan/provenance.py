@@ -51,7 +51,7 @@ XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 SIGNS = (b"c2pa", b"C2PA", b"jumb", b"provenance")
 SEARCHED = 64 * 2**20  # bytes; larger files are for somebody else to look through
 
-EXTRA = "pip install 'deepscan[provenance]'"
+EXTRA = "pip install '.[provenance]' in deepscan's checkout"
 MATROSKA = b"\x1a\x45\xdf\xa3"
 UNTRUSTED = "signingCredential.untrusted"
 # -P and an explicit root: the current folder may be full of untrusted files, some named c2pa.py.

@@ -147,7 +147,9 @@ def test_fail_on_something_else_is_an_error(tmp_path):
     assert ran.returncode == 2 and args is None
 
 
-@pytest.mark.parametrize(("version", "what"), [("", str(ROOT)), ("1.2.3", "deepscan==1.2.3")])
+@pytest.mark.parametrize(
+    ("version", "what"), [("", str(ROOT)), ("v1.2", "git+https://host/owner/name@v1.2")]
+)
 def test_the_install_step_takes_the_action_or_a_version(tmp_path, version, what):
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -157,6 +159,7 @@ def test_the_install_step_takes_the_action_or_a_version(tmp_path, version, what)
         ["bash", "-eo", "pipefail", "-c", STEPS["Install deepscan"]["run"]],
         cwd=tmp_path, check=True, timeout=30,
         env={"PATH": f"{tools}:{os.environ['PATH']}", "VERSION": version,
+             "REPOSITORY": "https://host/owner/name",
              "GITHUB_ACTION_PATH": str(ROOT)},
     )  # fmt: skip
     assert (tmp_path / "pip-args").read_text().splitlines()[-1] == what

@@ -184,7 +184,7 @@ def test_credentials_that_lie_elsewhere_are_not_fetched(signed, tmp_path):
 def test_without_the_extra_nobody_looks(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "find_spec", lambda name: None)
     found = read_provenance(tmp_path / "a.mp4")
-    assert found.state == "unknown" and "deepscan[provenance]" in found.notes[0]
+    assert found.state == "unknown" and ".[provenance]" in found.notes[0]
 
 
 @pytest.mark.parametrize("make", [None, os.mkdir, os.mkfifo])

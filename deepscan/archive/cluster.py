@@ -629,5 +629,5 @@ def _import_ray() -> Any:
         return import_module("ray")
     except ImportError as error:
         raise UsageError(
-            f"--cluster needs Ray ({error}): pip install 'deepscan[cluster]'"
+            f"--cluster needs Ray ({error}): pip install '.[cluster]' in deepscan's checkout"
         ) from error

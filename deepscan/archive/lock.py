@@ -106,10 +106,12 @@ class Lock:
             os.close(descriptor)
 
 
-def sweep(folder: Path) -> int:
-    """Remove what killed runs left half-written below a results folder; gives how many there were.
+def sweep(folder: Path, *, deep: bool = True) -> int:
+    """Remove what was left half-written by killed runs or processes; gives how many there were.
 
-    Hold the lock: what a live run writes looks the same. Links are removed, never followed.
+    Below a results folder, or without `deep` in just the folder of one file, which nobody must be
+    scanning. Hold the lock: what a live run writes looks the same. Links are removed, never
+    followed.
 
     Raises:
         OutputError: something cannot be removed.
@@ -126,7 +128,7 @@ def sweep(folder: Path) -> int:
             for path, is_folder in found:
                 ours = here == folder and path.name == FETCHED
                 if not ours and not _LEFTOVER.fullmatch(path.name):
-                    if is_folder:
+                    if is_folder and deep:
                         waiting.append(path)
                     continue
                 if is_folder:

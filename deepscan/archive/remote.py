@@ -55,8 +55,8 @@ def connect(address: str) -> tuple[Any, str]:
         system, path = import_module("fsspec.core").url_to_fs(address)
     except ImportError as error:
         raise UsageError(
-            f"{address} cannot be read ({error}): pip install 'deepscan[remote]', and the driver "
-            f"of such addresses"
+            f"{address} cannot be read ({error}): pip install '.[remote]' in deepscan's checkout, "
+            f"and the driver of such addresses"
         ) from error
     except (ValueError, TypeError) as error:
         raise UsageError(f"{address}: not an address that fsspec knows: {error}") from error

@@ -760,6 +760,7 @@ class _Work:
             self._journal.lost(task.item.name, reason, attempt=task.attempt)
         logger.warning("%s: %s", task.item.name, reason.text)
         flight = self._in_flight.pop(task.item.name)
+        self._clear(task)
         retried = replace(task, item=_as_it_is(task.item), attempt=task.attempt + 1)
         if reason.code == NODE_LOST and task.attempt < NODE_TRIES:
             self._again.append(retried)
@@ -771,6 +772,18 @@ class _Work:
             self._settle(self._failed(task, reason), fresh=True)
             self._forget_fetched(task.item)
             self._again.extend(flight.twins)
+
+    def _clear(self, task: Task) -> None:
+        """Remove what a killed process has left in a task's folder: half-written files, and whole
+        ones if it died before its last word. A result that was there before stays.
+        """
+        if not task.folder.is_dir():
+            return
+        sweep(task.folder, deep=False)
+        if task.folder.relative_to(self._folder).as_posix() not in self._claimed:
+            for path in outputs_of(task.folder, task.write + task.write_found).values():
+                with suppress(OSError):  # it is written over, or told when that fails
+                    path.unlink(missing_ok=True)
 
     def _failed(self, task: Task, reason: Reason) -> Outcome:
         """The outcome of a task that was given up, with its record if one is asked for."""

@@ -182,7 +182,8 @@ def run(graph: bytes, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ND
         import onnxruntime
     except ImportError as error:
         raise EngineError(
-            f"ONNX Runtime cannot be imported ({error}). Run: pip install 'deepscan[onnx]'"
+            f"ONNX Runtime cannot be imported ({error}). Run in deepscan's checkout: "
+            "pip install '.[onnx]'"
         ) from error
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -235,7 +236,7 @@ def import_onnx() -> Any:
     except ImportError as error:
         raise EngineError(
             f"onnx cannot be imported ({error}), without which no engine can be built. "
-            "Run: pip install 'deepscan[onnx]'"
+            "Run in deepscan's checkout: pip install '.[onnx]'"
         ) from error
     return onnx
 

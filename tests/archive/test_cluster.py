@@ -244,7 +244,7 @@ def test_what_is_no_address(given, tmp_path):
 def test_a_missing_ray_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(UsageError, match=r"pip install 'deepscan\[cluster\]'"),
+        pytest.raises(UsageError, match=r"pip install '\.\[cluster\]'"),
         RayCrew(ScanOptions(), results=tmp_path) as crew,
     ):
         crew.start()

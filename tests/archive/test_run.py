@@ -15,6 +15,7 @@ from deepscan.archive.lock import Lock
 from deepscan.archive.run import Brake, Settled, Standing, Stopping, Ways, scan_archive
 from deepscan.errors import EngineError, ModelError, OutputError, UsageError
 from deepscan.options import ScanOptions
+from deepscan.publish import aside
 from deepscan.types import Label, Reason
 from tests.archive.fake_crew import FakeCrew, by_content, outcome_for
 
@@ -333,6 +334,25 @@ def test_a_task_that_is_lost_twice_is_an_error_with_a_record(archive):
     assert record["verdict"]["label"] == "error"
     assert record["verdict"]["reasons"][0]["code"] == "worker_crash"
     assert ended.exit_code == 2
+
+
+def test_nothing_is_left_of_tries_that_were_killed(archive):
+    """A model process dies while it writes, or between its last output and its word about it."""
+
+    def rule(task):
+        killed = {"a.mp4": (1,), "sub/a.mp4": (1, 2)}.get(task.item.name, ())
+        if task.attempt not in killed:
+            return by_content(task)
+        outcome_for(task, Label.MANIPULATED)
+        aside(task.folder / "result.masks.mkv").write_bytes(b"half")
+        return Reason("worker_crash", "the model process died")
+
+    _, ended = scan(archive, rule=rule)
+    assert labels(ended)["a.mp4"] == "no-evidence" and labels(ended)["sub/a.mp4"] == "error"
+    out = archive.parent / "out"
+    named = {written.path for outcome in ended.outcomes for written in outcome.outputs}
+    lie = {str(path.relative_to(out)) for path in out.glob("*/**/*") if path.is_file()}
+    assert lie == named
 
 
 def test_a_twin_of_a_lost_file_gets_a_scan_of_its_own(archive):

@@ -234,10 +234,10 @@ def test_a_network_whose_sizes_cannot_be_seen_is_refused(monkeypatch):
 def test_without_its_packages_it_says_what_to_install(monkeypatch, graphs):
     graph, deployed = graphs("s", "fp32")
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(EngineError, match=r"pip install 'deepscan\[onnx\]'"):
+    with pytest.raises(EngineError, match=r"pip install '\.\[onnx\]'"):
         export.run(graph, probe(64)[:1])
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(EngineError, match=r"pip install 'deepscan\[onnx\]'"):
+    with pytest.raises(EngineError, match=r"pip install '\.\[onnx\]'"):
         export.export(deployed)
 
 

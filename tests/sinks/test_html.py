@@ -552,6 +552,11 @@ def test_browser_shows_the_page(
 ) -> None:
     name = "a-very-long-name-without-any-place-to-break-" * 4 + "<b>.mp4"
     scan = replace(scan_of(label, faces), path=Path(name))
+    if faces == 8:  # the widest table: stretches in the third hour
+        verdict = scan.verdict
+        late = (replace(each, start=each.start + 9e3, end=each.end + 9e3) for each in
+                verdict.intervals)  # fmt: skip
+        scan = replace(scan, verdict=replace(verdict, intervals=tuple(late)))
     page_of(tmp_path / "p.html", scan, made=OUTPUTS)
     browser.ask(
         "Emulation.setDeviceMetricsOverride",

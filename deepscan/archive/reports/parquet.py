@@ -28,7 +28,7 @@ def write_parquet(results: Results, path: Path) -> None:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        message = f"{path.name} needs pyarrow: pip install 'deepscan[query]'"
+        message = f"{path.name} needs pyarrow: pip install '.[query]' in deepscan's checkout"
         raise UsageError(message) from error
     run = json.dumps(encodable(results.run.to_json()), sort_keys=True)
     schema = _schema(pyarrow).with_metadata({"deepscan.run": run})
