@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY = PASSIVE
 .PHONY: demo test test-slow check format schema clean
 
 demo: $(STAMP)  ## make a clip with two manipulated seconds, scan it, compare with the truth
-	$(BIN)/python -m train.demo demo-out
+	$(BIN)/python -m examples.demo demo-out
 
 # In three processes: a scan's runtimes (OpenVINO, ONNX Runtime, decoders) and a trainer that forks
 # are never one program.

@@ -21,19 +21,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from deepscan.engines.load import load_engine  # noqa: F401
-    from deepscan.scan import Scanner, analyze_video, scan_paths, scan_video  # noqa: F401
+    from deepscan.scan.scanner import Scanner, analyze_video, scan_paths, scan_video  # noqa: F401
     from deepscan.sinks.masks import read_masks  # noqa: F401
     from deepscan.video import open_video  # noqa: F401
 
 # Imported when first used: `import deepscan` stays cheap, and so does `deepscan --help`.
 _LAZY = {
-    "Scanner": "deepscan.scan",
-    "analyze_video": "deepscan.scan",
+    "Scanner": "deepscan.scan.scanner",
+    "analyze_video": "deepscan.scan.scanner",
     "load_engine": "deepscan.engines.load",
     "open_video": "deepscan.video",
     "read_masks": "deepscan.sinks.masks",
-    "scan_paths": "deepscan.scan",
-    "scan_video": "deepscan.scan",
+    "scan_paths": "deepscan.scan.scanner",
+    "scan_video": "deepscan.scan.scanner",
     **dict.fromkeys(
         (
             "DeepscanError", "UsageError", "VideoError", "UnreadableError", "CorruptError",

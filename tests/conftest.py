@@ -18,7 +18,7 @@ import pytest
 from deepscan.engines.engine import Predictions
 from deepscan.testing import FACE_COLOUR, FakeDetector, FakeEngine, make_video
 from deepscan.types import Image
-from deepscan.verdict import Calibration, Scale, Tail
+from deepscan.verdict.decide import Calibration, Scale, Tail
 
 SIZE = (160, 120)
 SIDE = 56
@@ -81,9 +81,9 @@ def blue_engine(**wanted: Any) -> FakeEngine:
 
 def fake_scanner(options: Any, **wanted: Any) -> Any:
     """A Scanner that needs neither weights nor torch."""
-    import deepscan.scan
+    import deepscan.scan.scanner
 
-    return deepscan.scan.Scanner(
+    return deepscan.scan.scanner.Scanner(
         options,
         **{
             "engine": blue_engine(),
@@ -97,22 +97,22 @@ def fake_scanner(options: Any, **wanted: Any) -> Any:
 def run_with_fakes() -> None:
     """The command line with fakes, for `python -c`."""
     put_fakes()
-    from deepscan.cli import run
+    from deepscan.cli.scan import run
 
     run()
 
 
 def put_fakes() -> None:
     """Let the command line build scanners with fakes."""
-    import deepscan.scan
+    import deepscan.scan.scanner
 
-    real = deepscan.scan.Scanner
+    real = deepscan.scan.scanner.Scanner
 
     def build(options: Any, **given: Any) -> Any:
         parts = {"engine": blue_engine(), "detector": FakeDetector(), "calibration": CALIBRATION}
         return real(options, **{**parts, **given})
 
-    deepscan.scan.Scanner = build  # type: ignore[assignment,misc]
+    deepscan.scan.scanner.Scanner = build  # type: ignore[assignment,misc]
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,11 @@ def quiet_between_tests() -> Iterator[None]:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever builds a scanner without saying with what gets one with fakes."""
-    import deepscan.scan
+    import deepscan.scan.scanner
 
-    monkeypatch.setattr(deepscan.scan, "Scanner", deepscan.scan.Scanner)  # put back afterwards
+    monkeypatch.setattr(
+        deepscan.scan.scanner, "Scanner", deepscan.scan.scanner.Scanner
+    )  # put back afterwards
     put_fakes()
 
 
@@ -150,7 +152,7 @@ def deepscan_cli(
     """The command line in this process, with fakes."""
     import signal
 
-    from deepscan import cli
+    from deepscan.cli import scan as cli
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test run keeps its own
 

@@ -14,15 +14,18 @@ import pytest
 import typer
 
 import deepscan
-from deepscan import cli, exits
-from deepscan.archive.crew import CREWS, Crew
+from deepscan import exit_codes
+from deepscan.archive.workers.contract import CREWS, Crew
+from deepscan.cli import scan
 from deepscan.engines.engine import ENGINES, Engine
 from deepscan.faces.detector import DETECTORS, FaceDetector
 from deepscan.sinks.sink import SINKS, Sink
-from deepscan.video.reader import READERS, VideoReader
+from deepscan.video.contract import READERS, VideoReader
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*(ROOT / "deepscan").rglob("*.py"), *(ROOT / "train").rglob("*.py")])
+FILES = sorted(
+    path for name in ("deepscan", "train", "examples") for path in (ROOT / name).rglob("*.py")
+)
 OURS = [path for path in FILES if path.is_relative_to(ROOT / "deepscan")]
 TABLES = [
     (entry, contract)
@@ -42,7 +45,7 @@ def tree(path):
 
 
 def places(path, match):
-    """Where in a file something stands that should not: "deepscan/cli.py:12"."""
+    """Where in a file something stands that should not: "deepscan/cli/scan.py:12"."""
     return [
         f"{path.relative_to(ROOT)}:{node.lineno}" for node in ast.walk(tree(path)) if match(node)
     ]
@@ -76,10 +79,28 @@ def test_no_room_is_a_junk_drawer():
     assert [path for path in FILES if path.stem in drawers] == []
 
 
+def python(folder):
+    """The files and the packages right below a folder; data count as neither."""
+    files = {path.name for path in folder.glob("*.py")}
+    packages = {path.parent.name for path in folder.glob("*/*.py")}
+    return files, packages
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "packages"),
+    [("deepscan", 9, 11), ("train", 14, 7)],
+    ids=["deepscan", "train"],
+)
+def test_a_stranger_sees_the_top_at_a_glance(name, files, packages):
+    there = python(ROOT / name)
+    assert len(there[0]) <= files, sorted(there[0])
+    assert len(there[1]) <= packages, sorted(there[1])
+
+
 def test_the_library_does_not_print():
     found = []
     for path in OURS:
-        if path.name not in ("cli.py", "engine_cli.py", "archive_cli.py", "__main__.py"):
+        if path.parent != ROOT / "deepscan" / "cli" and path.name != "__main__.py":
             found += places(path, lambda node: called(node) in ("print", "typer.echo"))
     assert found == []
 
@@ -112,14 +133,14 @@ def test_threads_live_where_they_are_expected():
         if places(path, lambda node: called(node) in ("threading.Thread", "Thread"))
     }
     assert found <= {
-        "pipeline.py",
-        "video/worker.py",
-        "archive/ahead.py",  # fetches while others scan
-        "archive/cluster.py",  # hears the actors
-        "archive/hand.py",  # one file each
-        "archive/outpost.py",  # the actor's work and its fence
+        "scan/pipeline.py",
+        "video/isolation/worker.py",
+        "archive/inputs/prefetcher.py",  # fetches while others scan
+        "archive/workers/ray.py",  # hears the actors
+        "archive/workers/worker.py",  # one file each
+        "archive/workers/ray_actor.py",  # the actor's work and its fence
     }
-    assert "pipeline.py" in found
+    assert "scan/pipeline.py" in found
 
 
 def test_no_shell_and_no_eval():
@@ -184,12 +205,14 @@ def readme():
 
 def test_the_table_of_exit_codes_in_the_readme():
     rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (\d)[^|]*\|$", readme(), re.MULTILINE))
-    assert rows == {str(label): str(exits.ExitPolicy().code_of(label)) for label in exits.Label}
-    assert f"interruption {exits.INTERRUPTED}" in " ".join(readme().split())
+    assert rows == {
+        str(label): str(exit_codes.ExitPolicy().code_of(label)) for label in exit_codes.Label
+    }
+    assert f"interruption {exit_codes.INTERRUPTED}" in " ".join(readme().split())
 
 
 def commands():
-    return typer.main.get_command(cli.app).commands
+    return typer.main.get_command(scan.app).commands
 
 
 def test_options_in_the_readme_exist():
@@ -209,7 +232,7 @@ def test_options_in_the_readme_exist():
 def test_commands_and_outputs_in_the_readme_exist():
     named = set(re.findall(r"`deepscan ([a-z]+)`", readme()))
     assert named <= set(commands())
-    suffixes = {suffix for _, suffix in cli.KINDS.values()}
+    suffixes = {suffix for _, suffix in scan.KINDS.values()}
     assert set(re.findall(r"^\| `result(\.[a-z0-9.]+)` \|", readme(), re.MULTILINE)) == suffixes
 
 
@@ -225,7 +248,13 @@ def test_modules_in_the_readme_exist():
 
 
 def test_help_says_what_the_exit_codes_mean():
-    text = " ".join(cli._EPILOG.split())
-    for code in (exits.OK, exits.FOUND, exits.ERROR, exits.INCONCLUSIVE, exits.INTERRUPTED):
+    text = " ".join(scan._EPILOG.split())
+    for code in (
+        exit_codes.OK,
+        exit_codes.FOUND,
+        exit_codes.ERROR,
+        exit_codes.INCONCLUSIVE,
+        exit_codes.INTERRUPTED,
+    ):
         assert re.search(rf"\b{code} ", text)
     assert "2 comes before 1 before 3 before 0" in text

@@ -18,7 +18,7 @@ import typer
 from torch import Tensor, nn
 
 from deepscan.errors import DeepscanError, ModelError, UsageError
-from deepscan.torchvision_ops import import_torchvision
+from deepscan.models.torchvision_compat import import_torchvision
 
 # timm's name -> the package that carries its weights, and the class that says where they lie.
 PACKAGES = {

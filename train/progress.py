@@ -1,4 +1,7 @@
-"""What a run tells while it works: log.csv, and a live table on a terminal or plain lines."""
+"""What a run tells while it works: log.csv, a live table or plain lines, and its curves.
+
+`python -m train.progress RUN` draws RUN/curves.png anew.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from deepscan.errors import DeepscanError, UsageError
 
 COLUMNS = ("time", "step", "size", "loss", "rate", "speed", "auc", "iou")
 _SHOWN = 8  # lines of the live table
@@ -108,3 +115,57 @@ def display(steps: int) -> Iterator[Display]:
 def _time(seconds: float) -> str:
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+PANELS = (
+    ("loss", ("loss",)),
+    ("learning rate", ("rate",)),
+    ("held out", ("auc", "iou")),
+    ("crops a second", ("speed",)),
+)
+
+
+def draw_curves(log: Path, out: Path) -> None:
+    """Draw loss, learning rate, held-out measures and speed over the steps of a log.csv.
+
+    Raises:
+        UsageError: there is no such log, or nothing in it.
+    """
+    # The object interface: no window system, no state of the whole process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_log(log)
+    if not rows:
+        raise UsageError(f"{log}: no log of a run, or nothing in it yet")
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, names) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        for name in names:
+            points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+            if points:
+                marker = "o" if len(points) < 60 else ""
+                axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if len(names) > 1 and axes.lines:
+            axes.legend()
+            axes.set_ylim(0, 1)
+    part = out.with_suffix(".part")
+    figure.savefig(part, format="png", dpi=100)
+    part.replace(out)
+
+
+def main(run: Annotated[Path, typer.Argument(help="Folder of a run, with log.csv")]) -> None:
+    """Draw the curves of a run."""
+    try:
+        draw_curves(run / "log.csv", run / "curves.png")
+    except DeepscanError as error:
+        typer.echo(f"curves: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"wrote {run / 'curves.png'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

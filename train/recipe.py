@@ -17,10 +17,10 @@ from typing import Any, TypeVar, get_type_hints
 from deepscan.errors import ModelError, UsageError
 from deepscan.models.msccnet import MODELS, MSCCNetConfig
 from train.datasets import DATASETS
+from train.datasets.transforms import TRANSFORMS
 from train.forge.degrade import CODECS
 from train.forge.forged import FORGES
 from train.losses import LOSSES
-from train.transforms import TRANSFORMS
 
 OUTPUTS = ("image", "mask", "coarse")
 PRECISIONS = ("bf16", "fp32")

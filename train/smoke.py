@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.faces import read_faces
 from train.forge.align import align
-from train.forge.decoded import Decoded, encode, write_pack
+from train.forge.autoencoder_pack import Decoded, encode, write_pack
 from train.forge.degrade import jpeg
+from train.forge.faces import read_faces
 from train.forge.forged import FaceImage
 from train.forge.selfblend import self_blend
 from train.recipe import Recipe, Stage
@@ -56,7 +56,7 @@ def smoke_data(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def write_faces(folder: Path) -> None:
-    """A folder of faces as `train.faces` reads it: the portrait and its mirror, in both splits."""
+    """A folder of faces for `train.forge.faces`: the portrait and its mirror, in both splits."""
     from skimage.data import astronaut
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def plain_copies(face: FaceImage) -> tuple[Decoded, ...]:
 
 
 def write_plain_pack(folder: Path, path: Path) -> None:
-    """A pack of stand-ins for a folder of faces, as `train.forge.pack` makes one of networks'."""
+    """A pack of stand-ins for a folder of faces, as `train.forge.build_pack` makes them."""
     people = [person for split in ("train", "val") for person in read_faces(folder, split)]
     write_pack(path, {person.name: plain_copies(person.face) for person in people})
 

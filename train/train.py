@@ -6,7 +6,7 @@ On one CPU process in fp32 the result is that of an unbroken run, bit for bit; o
 floating-point numbers come in any order. Interrupted (Ctrl-C, SIGTERM), it saves and ends.
 RUN holds checkpoint.pt, log.csv, curves.png and, at the end, the weights.
 
-Several processes: `torchrun --nproc-per-node N -m train.train ...`, see `train.processes`.
+Several processes: `torchrun --nproc-per-node N -m train.train ...`, see `train.distributed`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ from deepscan.errors import DeepscanError, ModelError, UsageError
 from deepscan.models.deploy import Deployed, normalise
 from deepscan.models.msccnet import Logits, MSCCNet, MSCCNetConfig, set_input_size
 from deepscan.models.weights import save_weights
-from train.curves import draw_curves
+from train.batches import Item, Source, open_source
+from train.distributed import Processes, join
 from train.losses import LOSSES
-from train.processes import Processes, join
-from train.progress import Display, Log, display
+from train.progress import Display, Log, display, draw_curves
 from train.recipe import OUTPUTS, Recipe, read_recipe
 from train.schedule import Average, optimiser_of, rate_at
 from train.smoke import smoke_data, smoke_recipe, write_plain_pack
-from train.source import Item, Source, open_source
 
 _SAVE_EVERY = 250  # steps
 _LOG_EVERY = 20
@@ -130,7 +129,7 @@ def train(
         backbone: weights to start the backbone from, by timm's names.
         start: weights of the whole network to start from, as an earlier run exported them.
         until: save and stop at this step, as if interrupted.
-        decoded: pack of redrawn faces (`train.forge.pack`), which some forges need.
+        decoded: pack of redrawn faces (`train.forge.build_pack`), which some forges need.
 
     Raises:
         UsageError: the data folder lacks what the recipe needs, or the checkpoint is another's.
@@ -505,7 +504,7 @@ def main(
     ] = None,
     until: Annotated[int | None, typer.Option(help="Save and stop at this step")] = None,
     decoded: Annotated[
-        Path | None, typer.Option(help="Pack of redrawn faces, from train.forge.pack")
+        Path | None, typer.Option(help="Pack of redrawn faces, from train.forge.build_pack")
     ] = None,
     smoke: Annotated[
         bool, typer.Option(help="A few tiny steps; without --data on a picture that ships")

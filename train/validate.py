@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from deepscan.models.deploy import Deployed
-from train.faces import Person
-from train.metrics import Estimate, auc, bootstrap
-from train.pairs import Pairs
+from train.evaluation.metrics import Estimate, auc, estimated
+from train.forge.faces import Person
+from train.forge.pairs import Pairs
 
 # Apart from every training seed, and the same for all runs, so that their figures compare.
 _SEED = 7_000_003
@@ -80,21 +80,6 @@ def validate(model: Deployed, people: Sequence[Person], forges: Mapping[str, flo
         float(np.mean(false)),
         len(labels),
     )
-
-
-def estimated(
-    statistic: Callable[[np.ndarray], float], groups: Sequence[str], *, rounds: int = 1000
-) -> Estimate:
-    """A measure in [0, 1] with its interval over people; one alone says nothing of others: [0, 1].
-
-    Where most draws leave it undefined (two classes, few people) nothing is known either.
-    """
-    if len(set(groups)) > 1:
-        try:
-            return bootstrap(statistic, groups, rounds=rounds)
-        except ValueError:
-            return Estimate(statistic(np.arange(len(groups))), 0.0, 1.0)
-    return Estimate(statistic(np.arange(len(groups))), 0.0, 1.0)
 
 
 def _within(

@@ -27,9 +27,8 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.outcome import Outcome
+from deepscan.archive.records import Outcome, Results
 from deepscan.archive.reports import whole
-from deepscan.archive.results import Results
 from deepscan.errors import UsageError
 from deepscan.sinks.wording import visible
 from deepscan.types import Label

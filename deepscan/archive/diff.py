@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.archive.journal import JOURNAL, recall
-from deepscan.archive.key import key_of
-from deepscan.archive.outcome import Outcome, Run
+from deepscan.archive.records import Outcome, Run
 from deepscan.archive.reports import inside
+from deepscan.archive.settings_hash import key_of
 from deepscan.errors import UsageError
 from deepscan.sinks.record import SCHEMA as RECORD
 from deepscan.sinks.wording import probability, visible

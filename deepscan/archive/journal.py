@@ -34,13 +34,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from deepscan.archive.item import Item
-from deepscan.archive.key import key_of
 from deepscan.archive.lock import Lock
-from deepscan.archive.outcome import Outcome, Run
-from deepscan.archive.results import Results
+from deepscan.archive.records import Item, Outcome, Results, Run
+from deepscan.archive.settings_hash import key_of
 from deepscan.errors import OutputError
-from deepscan.publish import aside
+from deepscan.files import aside
 from deepscan.types import Label, Reason
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self, TextIO
 
-from deepscan.archive.crew import Progressed
 from deepscan.archive.run import Happening, Settled, Standing, Stopping, Working
+from deepscan.archive.workers.contract import Progressed
 from deepscan.sinks.wording import probability, visible
 from deepscan.types import Label
 

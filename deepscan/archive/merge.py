@@ -20,9 +20,8 @@ from pathlib import Path
 
 from deepscan import __version__
 from deepscan.archive.journal import Journal, Memory, recall
-from deepscan.archive.outcome import Outcome, Run, Written
+from deepscan.archive.records import Outcome, Results, Run, Written
 from deepscan.archive.reports import inside
-from deepscan.archive.results import Results
 from deepscan.errors import OutputError, UsageError
 from deepscan.sinks.wording import visible
 

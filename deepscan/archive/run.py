@@ -23,25 +23,30 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from deepscan import __version__
-from deepscan.archive import names
-from deepscan.archive.ahead import Ahead
-from deepscan.archive.crew import Crew, Crewed, Done, Lost, Progressed, Task
-from deepscan.archive.hand import DISK, error_outcome, outputs_of
-from deepscan.archive.item import Item, Refused
+from deepscan.archive import output_paths
+from deepscan.archive.inputs.listing import Counts, list_inputs
+from deepscan.archive.inputs.prefetcher import Ahead
+from deepscan.archive.inputs.remote import place_of
 from deepscan.archive.journal import JOURNAL, Journal, is_results
-from deepscan.archive.key import decides, key_of
-from deepscan.archive.listing import Counts, list_inputs
 from deepscan.archive.lock import FETCHED, Lock, sweep
-from deepscan.archive.outcome import PACKAGES, Outcome, Run, Written
-from deepscan.archive.remote import place_of
-from deepscan.archive.report import Report, load_report
-from deepscan.archive.results import Results
+from deepscan.archive.records import PACKAGES, Item, Outcome, Refused, Results, Run, Written
+from deepscan.archive.reports import Report, load_report
+from deepscan.archive.settings_hash import decides, key_of
+from deepscan.archive.workers.contract import Crew, Crewed, Done, Lost, Progressed, Task
+from deepscan.archive.workers.worker import DISK, error_outcome, outputs_of
 from deepscan.errors import EngineError, OutputError, UnreadableError, UsageError, VideoError
-from deepscan.exits import ERROR, INTERRUPTED, ExitPolicy
-from deepscan.intake import hash_file, identity_of, resolve
+from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
+from deepscan.files import (
+    aside,
+    finished,
+    hash_file,
+    identity_of,
+    publish,
+    resolve,
+    whole_or_absent,
+)
 from deepscan.models.weights import read_card
 from deepscan.options import ScanOptions
-from deepscan.publish import aside, finished, publish, whole_or_absent
 from deepscan.types import Label, Reason, Skipped
 
 logger = logging.getLogger(__name__)
@@ -355,7 +360,7 @@ def _run_of(options: ScanOptions, ways: Ways) -> Run:
         ModelError: there is no such model, or it has no calibration.
         UsageError: the calibration does not support the false-alarm rate.
     """
-    from deepscan.verdict import Calibration, sigmoid
+    from deepscan.verdict.decide import Calibration, sigmoid
 
     card = read_card(options.model)
     calibration = Calibration.from_card(card.values).at(options.false_alarm_rate)
@@ -674,7 +679,7 @@ class _Work:
         if before is not None and own and key is not None and before.key == key:
             assert before.folder is not None
             return before.folder  # the same result once more, with what was missing
-        base = place = names.folder_of(item.name)
+        base = place = output_paths.folder_of(item.name)
         number = 1
         while place in self._claimed:
             number += 1

@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deepscan.archive.diff import read_record
 from deepscan.archive.journal import JOURNAL, recall
-from deepscan.archive.outcome import Outcome
+from deepscan.archive.records import Outcome
 from deepscan.archive.reports import inside
-from deepscan.archive.shape import complaints, schema_of
+from deepscan.archive.schema import complaints, schema_of
 from deepscan.errors import DeepscanError, EngineError, ModelError, UsageError, VideoError
-from deepscan.intake import hash_file, resolve
+from deepscan.files import hash_file, resolve
 from deepscan.options import Limits, ScanOptions
 from deepscan.sinks.record import digest_of, manifest_of
 from deepscan.sinks.wording import visible
 
 if TYPE_CHECKING:
-    from deepscan.scan import Scanner
+    from deepscan.scan.scanner import Scanner
     from deepscan.types import Frame
 
 SCHEMA = "deepscan.verification/1"
@@ -189,9 +189,9 @@ def options_of(settings: Mapping[str, Any], engine: str) -> ScanOptions:
 
 
 def _make(options: ScanOptions) -> Scanner:
-    import deepscan.scan
+    import deepscan.scan.scanner
 
-    return deepscan.scan.Scanner(options)
+    return deepscan.scan.scanner.Scanner(options)
 
 
 class _Scanners:

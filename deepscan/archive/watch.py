@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from deepscan.archive.crew import Crew, Crewed, Task
-from deepscan.archive.crew import Event as CrewEvent
-from deepscan.archive.item import Item
-from deepscan.archive.listing import list_inputs
+from deepscan.archive.inputs.listing import list_inputs
+from deepscan.archive.records import Item
+from deepscan.archive.workers.contract import Crew, Crewed, Task
+from deepscan.archive.workers.contract import Event as CrewEvent
 from deepscan.errors import DeepscanError, UsageError
 
 logger = logging.getLogger(__name__)

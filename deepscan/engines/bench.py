@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from deepscan import __version__
 from deepscan.engines.engine import ENGINES, Engine, Predictions
+from deepscan.engines.hardware import Machine, look_around
 from deepscan.engines.load import REFERENCE, Choice, build, engine_class
-from deepscan.engines.machine import Machine, look_around
 from deepscan.engines.parity import probe
 from deepscan.errors import DeepscanError, EngineError
 from deepscan.models.weights import FOLDER, Card, load_model, read_card

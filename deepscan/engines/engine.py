@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deepscan.types import EngineInfo, ModelInfo
 
 if TYPE_CHECKING:
-    from deepscan.engines.machine import Machine
+    from deepscan.engines.hardware import Machine
     from deepscan.engines.parity import Conformity
     from deepscan.models.weights import Card
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.engines.engine import ENGINES, PRECISIONS, Engine
-from deepscan.engines.machine import Machine, look_around
+from deepscan.engines.hardware import Machine, look_around
 from deepscan.engines.parity import (
     Conformity,
     bars_of,

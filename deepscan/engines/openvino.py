@@ -17,11 +17,11 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscan.engines.border import check_crops, check_predictions
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.engine import EngineEntry, Predictions
-from deepscan.engines.machine import Machine
+from deepscan.engines.hardware import Machine
 from deepscan.engines.signal_stack import kept_signal_stack
+from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.weights import Card

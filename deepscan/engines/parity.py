@@ -121,7 +121,7 @@ def bars_of(values: Mapping[str, Any]) -> tuple[float, ...]:
     given: Any = values.get("calibration")
     try:
         scale, tail = given["still"], given["still"]["tail"]
-        # The rule of deepscan/verdict.py, for one look: the tail of unmanipulated pictures.
+        # The rule of deepscan/verdict/decide.py, for one look: the tail of unmanipulated pictures.
         llrs = [
             tail["u"] + max(0.0, tail["b"] * math.log(tail["q"] / given[rate]))
             for rate in ("review_rate", "rate")

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor, cuda
 
 from deepscan.engines import export
-from deepscan.engines.border import check_crops, check_predictions
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.engine import EngineEntry, Predictions
-from deepscan.engines.machine import Machine, index_of
+from deepscan.engines.hardware import Machine, index_of
 from deepscan.engines.parity import probe
 from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
+from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.weights import Card

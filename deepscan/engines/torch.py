@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepscan.engines.border import check_crops, check_predictions
 from deepscan.engines.cache import key_of
 from deepscan.engines.engine import EngineEntry, Predictions
-from deepscan.engines.machine import Machine
+from deepscan.engines.hardware import Machine
+from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models.deploy import Deployed
 from deepscan.models.msccnet import MSCCNet

@@ -20,7 +20,7 @@ from torch import nn
 
 from deepscan.errors import EngineError, UsageError
 from deepscan.faces.detector import Detection
-from deepscan.torchvision_ops import import_torchvision
+from deepscan.models.torchvision_compat import import_torchvision
 from deepscan.types import Box, Face, Image
 
 import_torchvision()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepscan.errors import ModelError
-from deepscan.torchvision_ops import import_torchvision
+from deepscan.models.torchvision_compat import import_torchvision
 
 # Small plain ResNet for two CPU cores: timm's ResNet with narrower and fewer blocks. Plain 3x3
 # convolutions reach a far larger share of a CPU's peak than depthwise ones.

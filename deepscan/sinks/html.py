@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 from deepscan.errors import OutputError
 from deepscan.sinks import wording
+from deepscan.sinks.key_frames import ORDER, Shot, Shots, data_uri, marked, square, thumbnail
 from deepscan.sinks.record import name_bytes, record_of
-from deepscan.sinks.scoreline import Chart, ScoreLine
-from deepscan.sinks.shots import ORDER, Shot, Shots, data_uri, marked, square, thumbnail
+from deepscan.sinks.score_chart import Chart, ScoreLine
 from deepscan.types import (
     Box,
     Coverage,

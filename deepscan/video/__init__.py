@@ -1,7 +1,7 @@
 """From a file to frames: `open_video` gives upright RGB pictures with exact times.
 
 A video is untrusted input for a million lines of C. It is decoded in a worker process with limits
-(see worker.py), so a crash or hang costs one file.
+(see isolation/worker.py), so a crash or hang costs one file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepscan.options import Decoder, Limits
-from deepscan.video.reader import VideoReader
+from deepscan.video.contract import VideoReader
 
 __all__ = ["open_video"]
 

@@ -13,10 +13,10 @@ from typing import Self
 from deepscan.errors import DecoderCrash, DecoderHang, LimitError, UnsupportedError
 from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
-from deepscan.video.isolated import IsolatedReader
-from deepscan.video.reader import READERS, VideoReader
-from deepscan.video.source import Source, open_source, still_format
-from deepscan.video.takeover import TakeoverReader
+from deepscan.video.contract import READERS, VideoReader
+from deepscan.video.input_file import Source, open_source, still_format
+from deepscan.video.isolation.reader import IsolatedReader
+from deepscan.video.readers.fallback import TakeoverReader
 
 SAFE = "the safe choice"
 
@@ -39,7 +39,7 @@ def choose_reader(
     """
     kind = still_format(source)
     if kind is not None:
-        from deepscan.video.still import StillReader
+        from deepscan.video.readers.still import StillReader
 
         if decoder not in ("auto", "pyav"):
             raise UnsupportedError(f"{source.path}: {decoder} does not read still pictures")
@@ -52,11 +52,11 @@ def choose_reader(
 
 
 def _choose_best(source: Source, limits: Limits, beat: Callable[[], None] | None) -> VideoReader:
-    from deepscan.video.pyav import PyAVReader
+    from deepscan.video.readers.pyav import PyAVReader
 
     if not may_need_decord(source, "auto"):
         return PyAVReader(source.path, limits=limits, source=source, reason=SAFE, beat=beat)
-    from deepscan.video.decord import DecordReader, DistrustError, objection
+    from deepscan.video.readers.decord import DecordReader, DistrustError, objection
 
     pyav = PyAVReader(source.path, limits=limits, source=source, reason=SAFE, beat=beat)
     why = objection(pyav.info, pyav.probe, source.size)
@@ -75,7 +75,7 @@ def may_need_decord(source: Source, decoder: Decoder) -> bool:
     """Whether decord might be asked to read this file: a look at its first bytes and its size."""
     if decoder == "pyav":
         return False
-    from deepscan.video.decord import is_installed, may_fit
+    from deepscan.video.readers.decord import is_installed, may_fit
 
     return is_installed() if decoder == "decord" else may_fit(source)
 

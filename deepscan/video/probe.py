@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from deepscan.errors import CorruptError, LimitError, NoVideoError, UnsupportedError
 from deepscan.options import Limits
-from deepscan.video.reader import OTHER_STREAMS
-from deepscan.video.source import Source
+from deepscan.video.contract import OTHER_STREAMS
+from deepscan.video.input_file import Source
 from deepscan.video.structure import Structure, examine, shown_share
 
 if TYPE_CHECKING:

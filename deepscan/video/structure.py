@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from deepscan.video.source import Source
+from deepscan.video.input_file import Source
 
 MOST_PARTS = 5_000_000  # that are looked at; a file of more is believed from there on
 

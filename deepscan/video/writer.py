@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from deepscan.errors import OutputError
 from deepscan.types import VideoInfo
+from deepscan.video.audio import Sound
 from deepscan.video.colour import HD_HEIGHT, HD_WIDTH, MATRICES, PRIMARIES, SCALER, TRANSFERS
-from deepscan.video.sound import Sound
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream

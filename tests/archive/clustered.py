@@ -9,8 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from deepscan.archive.cluster import RayCrew
 from deepscan.archive.run import Brake, Ways, scan_archive
+from deepscan.archive.workers.ray import RayCrew
 from deepscan.options import ScanOptions
 
 

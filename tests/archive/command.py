@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.archive.journal import JOURNAL, read_journal
-from deepscan.archive.results import Results
+from deepscan.archive.records import Results
 from deepscan.types import Label
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +32,8 @@ DAY = 86400.0
 
 def main() -> None:
     """Run the command line with the scanner that the first argument names."""
-    import deepscan.archive.local as local
-    from deepscan.cli import run
+    import deepscan.archive.workers.local as local
+    from deepscan.cli.scan import run
 
     scanner = sys.argv.pop(1)
     local.LocalCrew = functools.partial(  # type: ignore[misc,assignment]

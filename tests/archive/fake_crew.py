@@ -6,9 +6,9 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 
-from deepscan.archive.crew import Crewed, Done, Event, Lost, Progressed, Task
-from deepscan.archive.hand import outputs_of
-from deepscan.archive.outcome import Outcome, Written
+from deepscan.archive.records import Outcome, Written
+from deepscan.archive.workers.contract import Crewed, Done, Event, Lost, Progressed, Task
+from deepscan.archive.workers.worker import outputs_of
 from deepscan.types import Label, Reason
 
 Rule = Callable[[Task], "Outcome | Reason | Exception"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deepscan.archive.local import LocalCrew
 from deepscan.archive.run import Ways, scan_archive
+from deepscan.archive.workers.local import LocalCrew
 from deepscan.options import ScanOptions
 
 

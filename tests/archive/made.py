@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.item import Item
-from deepscan.archive.key import key_of
-from deepscan.archive.outcome import Outcome, Run
+from deepscan.archive.records import Item, Outcome, Run
+from deepscan.archive.settings_hash import key_of
 from deepscan.types import Label, Reason
 
 RUN = Run(

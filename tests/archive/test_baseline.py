@@ -22,9 +22,9 @@ from deepscan.archive.baseline import (
     write_baseline,
 )
 from deepscan.errors import OutputError, UsageError
-from deepscan.exits import ExitPolicy
+from deepscan.exit_codes import ExitPolicy
 from deepscan.types import Label
-from tests.archive.test_reports import HIDDEN, NASTY, outcome, results
+from tests.archive.reports.test_reports import HIDDEN, NASTY, outcome, results
 
 LAST = date(2026, 6, 30)
 ENTRY: dict[str, Any] = {

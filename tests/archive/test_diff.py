@@ -9,7 +9,7 @@ import pytest
 
 from deepscan.archive.diff import compare, to_json, to_text
 from deepscan.archive.journal import Journal
-from deepscan.archive.outcome import Written
+from deepscan.archive.records import Written
 from deepscan.errors import UsageError
 from deepscan.sinks.record import record_of, write_record
 from deepscan.types import Label, Reason, Skipped

@@ -17,11 +17,11 @@ import pytest
 
 import deepscan
 from deepscan.archive.journal import read_journal
-from deepscan.archive.local import LocalCrew
 from deepscan.archive.run import Ways, scan_archive
+from deepscan.archive.workers.local import LocalCrew
 from deepscan.options import ScanOptions
 from deepscan.types import Label
-from tests.archive.test_local import alive, children_of
+from tests.archive.workers.test_local import alive, children_of
 from tests.conftest import make_face_clip
 
 ROOT = Path(__file__).parents[2]
@@ -175,13 +175,13 @@ def test_killed_a_hundred_times_at_random(archive, tmp_path):
 def test_signals_end_a_run_that_can_be_gone_on_with(archive, tmp_path, sent, within):
     out = tmp_path / "out"
     script = (
-        "import deepscan.archive.local as local, tests.archive.parts\n"
+        "import deepscan.archive.workers.local as local, tests.archive.parts\n"
         "real = local.LocalCrew\n"
         "def make(options, **given):\n"
         "    return real(options, **{**given, 'scanner': 'tests.archive.parts:slow_scanner',\n"
         "                'controls': 'tests.archive.parts:no_controls'})\n"
         "local.LocalCrew = make\n"
-        "from deepscan.cli import run\n"
+        "from deepscan.cli.scan import run\n"
         "run()\n"
     )
     process = subprocess.Popen(

@@ -490,14 +490,16 @@ def test_processes_that_are_killed_cost_a_second_try(clips, program, tmp_path):
 def find(program: Program, wanted: str) -> int | None:
     """A process of the run that does what is wanted."""
     processes = program.processes()
-    hands = [pid for pid, line in processes.items() if "archive.hand" in line]
+    hands = [pid for pid, line in processes.items() if "workers.worker" in line]
     zygotes = [
-        pid for pid, line in processes.items() if "video.zygote" in line and parent_of(pid) in hands
+        pid
+        for pid, line in processes.items()
+        if "isolation.forkserver" in line and parent_of(pid) in hands
     ]
     decoders = [
         pid
         for pid, line in processes.items()
-        if "video.zygote" in line and parent_of(pid) in zygotes
+        if "isolation.forkserver" in line and parent_of(pid) in zygotes
     ]
     found = {"hand": hands, "zygote": zygotes, "decoder": decoders}[wanted]
     return found[0] if found else None

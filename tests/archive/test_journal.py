@@ -17,9 +17,9 @@ import pytest
 
 from deepscan.archive import journal as journals
 from deepscan.archive.journal import JOURNAL, Journal, is_results, read_journal, recall, repair
-from deepscan.archive.key import key_of
 from deepscan.archive.lock import Lock
-from deepscan.archive.outcome import Outcome, Written
+from deepscan.archive.records import Outcome, Written
+from deepscan.archive.settings_hash import key_of
 from deepscan.errors import OutputError
 from deepscan.types import Interval, Label, Reason
 from tests.archive.made import RUN, item, outcome

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from deepscan.archive import live
-from deepscan.archive.crew import Crewed, Progressed, Task
-from deepscan.archive.item import Item
-from deepscan.archive.listing import Counts
+from deepscan.archive.inputs.listing import Counts
 from deepscan.archive.live import LiveView, PlainLog, Silence, Tally, bottleneck, duration
-from deepscan.archive.outcome import Outcome
+from deepscan.archive.records import Item, Outcome
 from deepscan.archive.run import Settled, Standing, Stopping, Working
+from deepscan.archive.workers.contract import Crewed, Progressed, Task
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason
 

@@ -16,7 +16,7 @@ import pytest
 from deepscan.archive import lock as locks
 from deepscan.archive.lock import FETCHED, LOCK, Lock, sweep
 from deepscan.errors import OutputError
-from deepscan.publish import aside
+from deepscan.files import aside
 
 HOLD = """
 import sys, time

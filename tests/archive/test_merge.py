@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deepscan.archive import names
+from deepscan.archive import output_paths
 from deepscan.archive.journal import Journal, read_journal
 from deepscan.archive.merge import merge
-from deepscan.archive.outcome import Written
-from deepscan.archive.report import load_report
+from deepscan.archive.records import Written
+from deepscan.archive.reports import load_report
 from deepscan.archive.run import Ways, scan_archive
 from deepscan.archive.shard import Shard
 from deepscan.errors import OutputError, UsageError
@@ -97,7 +97,7 @@ def test_every_output_is_there_as_the_journal_says(archive, tmp_path):
             for written in each.outputs:
                 data = (merged.results.folder / written.path).read_bytes()
                 assert hashlib.sha256(data).hexdigest() == written.sha256
-                assert written.path.startswith(names.folder_of(each.same_as or each.name))
+                assert written.path.startswith(output_paths.folder_of(each.same_as or each.name))
 
 
 def test_a_merged_folder_can_be_gone_on_with(archive, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deepscan.archive.outcome import Outcome
+from deepscan.archive.records import Outcome
 from deepscan.types import Label
 from tests.archive.command import Program, check_whole, settled_once
 from tests.archive.mutate import CLIPS, FRAMES, STILLS, make_clips, mutant

@@ -14,8 +14,8 @@ from deepscan.archive.journal import read_journal
 from deepscan.archive.lock import Lock
 from deepscan.archive.run import Brake, Settled, Standing, Stopping, Ways, scan_archive
 from deepscan.errors import EngineError, ModelError, OutputError, UsageError
+from deepscan.files import aside
 from deepscan.options import ScanOptions
-from deepscan.publish import aside
 from deepscan.types import Label, Reason
 from tests.archive.fake_crew import FakeCrew, by_content, outcome_for
 
@@ -584,17 +584,17 @@ def test_remote_files_are_fetched_scanned_and_removed(archive):
 
 
 def test_a_remote_file_that_goes_away_is_an_error(archive, monkeypatch):
-    from deepscan.archive import ahead
+    from deepscan.archive.inputs import prefetcher
     from deepscan.errors import UnreadableError
 
-    real = ahead.fetch
+    real = prefetcher.fetch
 
     def fetch(address, folder, **rest):
         if address.endswith("sub/a.mp4"):
             raise UnreadableError(f"{address} is gone")
         return real(address, folder, **rest)
 
-    monkeypatch.setattr(ahead, "fetch", fetch)
+    monkeypatch.setattr(prefetcher, "fetch", fetch)
     _, ended = scan(archive, inputs=[f"file://{archive}"])
     gone = next(o for o in ended.outcomes if o.reasons[0].code == "unreadable")
     assert gone.label is Label.ERROR and len(ended.outcomes) == 4
@@ -695,7 +695,7 @@ def test_the_runs_process_needs_neither_torch_nor_a_decoder(archive):
         "from pathlib import Path\n"
         "from tests.archive.fake_crew import FakeCrew\n"
         "from deepscan.archive.run import Ways, scan_archive\n"
-        "from deepscan.archive.local import LocalCrew\n"
+        "from deepscan.archive.workers.local import LocalCrew\n"
         "from deepscan.archive.live import open_view\n"
         "from deepscan.options import ScanOptions\n"
         "scan_archive([sys.argv[1]], Path(sys.argv[2]), options=ScanOptions(), crew=FakeCrew(),\n"

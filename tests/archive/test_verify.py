@@ -11,15 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from deepscan.archive.journal import read_journal
-from deepscan.archive.local import LocalCrew
 from deepscan.archive.run import Ways, scan_archive
 from deepscan.archive.verify import options_of, tolerance_between, verify
-from deepscan.cli import app
+from deepscan.archive.workers.local import LocalCrew
+from deepscan.cli.scan import app
 from deepscan.engines.engine import Predictions
 from deepscan.errors import UsageError
-from deepscan.exits import ERROR
+from deepscan.exit_codes import ERROR
 from deepscan.options import Limits, ScanOptions
-from deepscan.scan import Scanner
+from deepscan.scan.scanner import Scanner
 from deepscan.sinks.record import digest_of, manifest_of, write_record
 from deepscan.testing import FakeDetector
 from tests.conftest import CALIBRATION, blue_engine, fake_scanner, judge_blue, make_face_clip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepscan.engines.machine import look_around
+from deepscan.engines.hardware import look_around
 from tests.models.build import write_model
 
 

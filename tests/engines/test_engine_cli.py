@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from deepscan.engines import shelf
+from deepscan.engines import inventory
 from deepscan.engines.cache import write_entry
+from deepscan.engines.inventory import clean, entries
 from deepscan.engines.parity import Conformity, keep_parity
 from deepscan.engines.recipe import list_recipes
-from deepscan.engines.shelf import clean, entries
 
 HAS_CUDA = "torch.cuda" in sys.modules and sys.modules["torch"].cuda.is_available()
 
@@ -27,7 +27,7 @@ def own_cache(monkeypatch, tmp_path):
 @pytest.fixture
 def shelf_models(models, monkeypatch):
     """Commands find the model "tiny"."""
-    for function in (shelf.prove, shelf.build_recipe):
+    for function in (inventory.prove, inventory.build_recipe):
         monkeypatch.setitem(function.__kwdefaults__, "models", models)
 
 
@@ -136,7 +136,7 @@ def test_a_check_measures_now_and_shows_the_figures(deepscan_cli, own_cache, she
 def test_out_of_tolerance_is_code_2_with_the_figures(
     deepscan_cli, own_cache, shelf_models, monkeypatch
 ):
-    monkeypatch.setattr(shelf, "measure", lambda *_: Conformity(0.5, 0.1, 0.2, 0.9, 0.5))
+    monkeypatch.setattr(inventory, "measure", lambda *_: Conformity(0.5, 0.1, 0.2, 0.9, 0.5))
     ran = deepscan_cli("engine", "check", "torch-cpu-fp32", "--model", "tiny")
     assert ran.code == 2
     assert "out of tolerance: a score differs by 0.5, at most 0.001 is allowed" in ran.out
@@ -171,7 +171,8 @@ def test_bench_ends_with_one_json_line(deepscan_cli, own_cache, models, monkeypa
 
 def test_help_needs_nothing_heavy():
     code = (
-        "import sys\nfrom deepscan import cli\nsys.argv = ['deepscan', 'engine', '--help']\n"
+        "import sys\nfrom deepscan.cli import scan as cli\n"
+        "sys.argv = ['deepscan', 'engine', '--help']\n"
         "try:\n    cli.run()\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'numpy', 'onnx', 'rich.table', 'openvino'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -187,7 +188,8 @@ def test_help_needs_nothing_heavy():
 def test_its_own_limit_ends_a_build():
     ran = subprocess.run(
         [sys.executable, "-c",
-         "import time\nfrom deepscan import engine_cli\nfrom deepscan.engines import shelf\n"
+         "import time\nfrom deepscan.cli import engine as engine_cli\n"
+         "from deepscan.engines import inventory as shelf\n"
          "shelf.build_recipe = lambda *_, **__: time.sleep(600)\n"
          "engine_cli.build('any', time_limit=1)\n"],
         capture_output=True, timeout=60, check=False,

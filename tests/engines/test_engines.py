@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from deepscan.engines.engine import ENGINES, PRECISIONS, EngineEntry
+from deepscan.engines.hardware import look_around
 from deepscan.engines.load import engine_class, load_engine
-from deepscan.engines.machine import look_around
 from deepscan.engines.parity import TOLERANCES, compare, complaints, judge, probe
 from deepscan.errors import EngineError, ModelError
 from deepscan.models.weights import read_card

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from deepscan.engines import load, machine, recipe
+from deepscan.engines import hardware as machine
+from deepscan.engines import load, recipe
 from deepscan.engines.engine import ENGINES, Predictions
+from deepscan.engines.hardware import Gpu, Machine
 from deepscan.engines.load import Choice, auto_device, candidates, load_engine, parse_name
-from deepscan.engines.machine import Gpu, Machine
 from deepscan.engines.tensorrt import TensorRTEngine
 from deepscan.errors import EngineError, UsageError
 from deepscan.testing import FakeEngine

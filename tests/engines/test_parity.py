@@ -26,7 +26,7 @@ from deepscan.engines.parity import (
 from deepscan.errors import EngineError
 from deepscan.models.weights import read_card
 from deepscan.testing import FakeEngine
-from deepscan.verdict import Calibration, logit
+from deepscan.verdict.decide import Calibration, logit
 
 EXACT = Conformity(0.0, 0.0, 1.0, 0.0, 1.0)
 
@@ -87,7 +87,7 @@ def test_a_verdict_changes_where_a_score_passes_a_bar():
 
 
 def test_bars_are_those_of_the_verdict(shipped_model):
-    """One picture of its own, judged by the rule of verdict.py."""
+    """One picture of its own, judged by the rule of verdict/decide.py."""
     values = read_card(shipped_model).values
     calibration = replace(Calibration.from_card(values), bands=())
     points = calibration.points(1.0, still=True)

@@ -15,11 +15,11 @@ import torch
 
 from deepscan.engines import load, recipe, tensorrt
 from deepscan.engines.engine import ENGINES
+from deepscan.engines.hardware import Machine
+from deepscan.engines.inventory import build_recipe, entries
 from deepscan.engines.load import load_engine
-from deepscan.engines.machine import Machine
 from deepscan.engines.parity import TOLERANCES, compare, complaints, probe
 from deepscan.engines.recipe import Batches
-from deepscan.engines.shelf import build_recipe, entries
 from deepscan.errors import EngineError, ModelError
 from deepscan.models.weights import read_card
 from tests.engines.fake_tensorrt import SURFACES, FakeCuda, make_tensorrt
@@ -47,7 +47,7 @@ def cuda(monkeypatch, exported):
     )
     monkeypatch.setattr(tensorrt, "_driver", lambda: "570.1")
     monkeypatch.setattr(load, "look_around", lambda: GPU)
-    monkeypatch.setattr("deepscan.engines.shelf.look_around", lambda: GPU)
+    monkeypatch.setattr("deepscan.engines.inventory.look_around", lambda: GPU)
     return fake
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deepscan.engines import torch as engines
-from deepscan.engines.machine import Gpu, Machine
+from deepscan.engines.hardware import Gpu, Machine
 from deepscan.engines.parity import probe
 from deepscan.engines.torch import TorchEngine, lower
 from deepscan.errors import EngineError

@@ -55,8 +55,8 @@ def inner() -> Any:
     """The parts of the program that are no public surface. ADAPT HERE when a module moves."""
     from types import SimpleNamespace
 
-    from deepscan.archive.key import decides
-    from deepscan.cli import app
+    from deepscan.archive.settings_hash import decides
+    from deepscan.cli.scan import app
     from deepscan.engines.parity import TOLERANCES
     from deepscan.testing import make_video
 

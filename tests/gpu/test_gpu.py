@@ -12,10 +12,10 @@ import os
 import numpy as np
 import pytest
 
-from deepscan.engines import recipe, shelf
+from deepscan.engines import inventory, recipe
 from deepscan.engines.engine import ENGINES
+from deepscan.engines.hardware import look_around
 from deepscan.engines.load import engine_class, load_engine
-from deepscan.engines.machine import look_around
 from deepscan.engines.parity import probe
 from deepscan.engines.tensorrt import TensorRTEngine
 from deepscan.models.weights import read_card
@@ -109,7 +109,7 @@ def scores(models, count=4):
 
 
 def plans():
-    return [entry for entry in shelf.entries() if entry.kind == "tensorrt"]
+    return [entry for entry in inventory.entries() if entry.kind == "tensorrt"]
 
 
 def test_every_size_of_batch_gives_the_same_numbers(tensorrt, models, monkeypatch, tmp_path):
@@ -161,5 +161,5 @@ def test_every_gpu_gives_the_same_numbers(gpu, models):
 
 
 def test_the_recipe_that_ships_is_built_and_proven(tensorrt):
-    proof = shelf.build_recipe("msccnet-s-tensorrt-fp16")
+    proof = inventory.build_recipe("msccnet-s-tensorrt-fp16")
     assert proof.complaints == ()

@@ -29,9 +29,9 @@ from PIL import Image as Pictures
 from deepscan.errors import OutputError
 from deepscan.sinks import wording
 from deepscan.sinks.html import TRACKS, HtmlSink
+from deepscan.sinks.key_frames import SIDE, STRONGEST, marked, thumbnail
 from deepscan.sinks.record import RecordSink, name_bytes
-from deepscan.sinks.scoreline import BINS, ScoreLine
-from deepscan.sinks.shots import SIDE, STRONGEST, marked, thumbnail
+from deepscan.sinks.score_chart import BINS, ScoreLine
 from deepscan.types import (
     Box,
     Frame,

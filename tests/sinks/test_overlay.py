@@ -12,7 +12,7 @@ import pytest
 from deepscan.sinks.overlay import OverlaySink
 from deepscan.testing import make_video, read_number
 from deepscan.types import FrameResult, Scan
-from deepscan.video.pyav import PyAVReader
+from deepscan.video.readers.pyav import PyAVReader
 from tests.sinks import build
 
 WIDTH, HEIGHT = 322, 182

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from deepscan.errors import UsageError
-from train.clips import turn_head
-from train.faces import data_hash, read_faces
+from train.calibration.clips import turn_head
 from train.forge import mesh
+from train.forge.faces import data_hash, read_faces
+from train.forge.pairs import trimmed
 from train.forge.tilt import tilted
-from train.pairs import trimmed
 from train.smoke import write_faces
 
 HEIGHT, WIDTH = 200, 180

@@ -23,16 +23,15 @@ from typer.testing import CliRunner
 
 from deepscan.errors import ModelError, UsageError
 from deepscan.models.msccnet import MSCCNetConfig
-from train import curves
+from tests.train import spread
+from train import progress
 from train import train as training
-from train.crops import choose, pictures_of
+from train.batches import CoupleStream, couples, open_source
 from train.datasets import Sample, Truth, VideoKey, open_dataset
+from train.evaluation.crops import choose, pictures_of
 from train.recipe import DatasetSource, Recipe, Schedule, Stage, parse_recipe, read_recipe
 from train.smoke import smoke_data, write_dataset, write_faces
-from train.source import CoupleStream, couples, open_source
 from train.train import start_backbone, start_network, train
-
-from . import spread
 
 ROOT = Path(__file__).parents[2]
 LOSSES = {"image": {"ce": 1.0}, "mask": {"ce": 1.0, "dice": 0.5}, "coarse": {"ce": 0.5}}
@@ -160,7 +159,7 @@ def test_a_run_leaves_a_log_and_curves(data: Path, tmp_path: Path) -> None:
     assert picture is not None and picture.shape == (600, 1000, 3) and picture.std() > 10
     (tmp_path / "curves.png").unlink()
     app = Typer()
-    app.command()(curves.main)
+    app.command()(progress.main)
     assert CliRunner().invoke(app, [str(tmp_path)]).exit_code == 0
     assert (tmp_path / "curves.png").exists()
     empty = CliRunner().invoke(app, [str(tmp_path / "none")])

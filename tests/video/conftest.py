@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deepscan.testing import make_video
-from deepscan.video.starter import _NURSERY
+from deepscan.video.isolation.launcher import _NURSERY
 
 Clip = Callable[..., Path]
 

@@ -13,7 +13,7 @@ from deepscan.errors import VideoError
 from deepscan.options import Limits
 from deepscan.types import ReadReport
 from deepscan.video import open_video
-from deepscan.video.source import Source, open_source
+from deepscan.video.input_file import Source, open_source
 from deepscan.video.structure import Structure, examine
 from tests.video.healthy import KINDS
 

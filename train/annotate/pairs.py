@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepscan.errors import UsageError
-from train.frames import is_picture, is_video
+from train.media import is_picture, is_video
 
 # FF++ calls its uncompressed videos c0 in the paper, raw in its folders.
 ALIASES = {"c0": ("c0", "raw"), "c23": ("c23",), "c40": ("c40",)}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from train.annotate.pairs import counterparts
 from train.annotate.work import Outcome, folder_of, write_png
-from train.frames import pictures_in, read_picture
+from train.media import pictures_in, read_picture
 
 TILE = 128  # pixels a side
 

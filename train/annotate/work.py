@@ -27,7 +27,7 @@ from deepscan.faces.detector import DETECTORS, FaceDetector
 from deepscan.types import Image
 from train.annotate.pairs import Fake, Work
 from train.annotate.procedure import SMALLEST, annotate
-from train.frames import read_frames
+from train.media import read_frames
 
 FOLDERS = {"c0": "Raw", "c23": "C23", "c40": "C40"}
 

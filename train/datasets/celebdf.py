@@ -16,7 +16,7 @@ from pathlib import Path
 
 from train.datasets.layout import LayoutError, Part, check_split, wrong_layout
 from train.datasets.sample import REAL, Sample, Truth, VideoKey
-from train.frames import is_video
+from train.media import is_video
 
 LIST = "List_of_testing_videos.txt"
 FOLDERS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from train.datasets.layout import LayoutError, Part, check_split, pictures_below, wrong_layout
 from train.datasets.sample import REAL, Polarity, Sample, Truth, VideoKey
-from train.frames import is_picture
+from train.media import is_picture
 
 NAME = "DEFACTO"
 LIST = "test_vis.txt"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from train.datasets.layout import LayoutError, Part, check_split, holds_pictures, wrong_layout
 from train.datasets.sample import REAL, Polarity, Sample, Truth, VideoKey
-from train.frames import is_picture, is_video
+from train.media import is_picture, is_video
 
 NAME = "folder"
 SPLITS = ("train", "val", "test")

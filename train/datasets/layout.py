@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepscan.errors import UsageError
-from train.frames import is_picture, is_video
+from train.media import is_picture, is_video
 
 
 class LayoutError(UsageError):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.datasets.sample import Polarity, Sample, Truth
-from train.frames import is_video, read_picture
+from train.media import is_video, read_picture
 
 UNKNOWN = 255  # what losses and measures leave out
 
@@ -24,7 +24,7 @@ def read_mask(sample: Sample, height: int, width: int) -> NDArray[np.uint8]:
     """The truth of a sample at the size of its picture: (height, width) uint8 of 0, 1 and 255.
 
     A stored mask of another size is scaled to it (nearest). For a video whose mask is a video, read
-    that one with `train.frames.read_frames` and give each frame to `binary`.
+    that one with `train.media.read_frames` and give each frame to `binary`.
 
     Raises:
         CorruptError: the mask cannot be read.

@@ -7,8 +7,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
-from train.forge.decoder import decode
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask
 from train.forge.shape import place

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from deepscan.errors import UsageError
 from train.forge.align import align
+from train.forge.autoencoder_pack import Decoded
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
-from train.forge.decoded import Decoded
 from train.forge.degrade import grain, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import oval_mask, random_mask
@@ -78,8 +78,8 @@ def pick(face: FaceImage, rng: np.random.Generator, swapped: bool | None = None)
     some = [one for one in face.decoded if swapped is None or one.swapped == swapped]
     if not some:
         raise UsageError(
-            "this forge needs faces that networks have redrawn: make a pack with train.forge.pack "
-            "and give it as --decoded"
+            "this forge needs faces that networks have redrawn: make a pack with "
+            "train.forge.build_pack and give it as --decoded"
         )
     return some[rng.integers(len(some))]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, compose
-from train.forge.decoder import decode
 from train.forge.deepswap import as_grey_as
 from train.forge.forged import FaceImage, Forged
 from train.forge.mesh import (

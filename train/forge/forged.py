@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from train.forge.decoded import Decoded
+from train.forge.autoencoder_pack import Decoded
 from train.forge.mesh import Mesh, place_mesh
 from train.forge.shape import Points
 
@@ -23,9 +23,9 @@ Picture = NDArray[np.uint8]
 class FaceImage:
     """A picture with one main face: (H, W, 3) uint8 RGB, five landmarks (5, 2), face box xyxy.
 
-    `decoded` are this face's copies from a pack, which some forges need; see train.forge.decoded.
-    `mesh` are dense landmarks (478, 3) float32 in pixels of the picture, see train.forge.mesh; None
-    where they were not found or disagree with the five.
+    `decoded` are this face's copies from a pack, which some forges need; see
+    train.forge.autoencoder_pack. `mesh` are dense landmarks (478, 3) float32 in pixels of the
+    picture, see train.forge.mesh; None where they were not found or disagree with the five.
     """
 
     image: Picture

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from train.forge.artefacts import decode
 from train.forge.blend import compose, fill
-from train.forge.decoder import decode
 from train.forge.degrade import grain
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
-from train.forge.decoder import decode
 from train.forge.deepswap import BORDERLESS, as_grey_as, reduction
 from train.forge.degrade import sharpen
 from train.forge.forged import FaceImage, Forged, Picture

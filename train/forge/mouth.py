@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from train.forge.artefacts import smooth
 from train.forge.blend import compose
-from train.forge.decoder import smooth
 from train.forge.deepswap import as_grey_as
 from train.forge.degrade import Picture, sharpen
 from train.forge.forged import FaceImage, Forged

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, compose
-from train.forge.decoder import decode
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask
 from train.forge.shape import LEFT_BROW, RIGHT_BROW, Points, place

@@ -16,10 +16,10 @@ import numpy as np
 import typer
 
 from deepscan.errors import UsageError
-from train.faces import Person, read_faces
+from train.forge.benign_edits import HARMLESS
+from train.forge.faces import Person, read_faces
 from train.forge.forged import FORGES, Forged, Picture
-from train.forge.harmless import HARMLESS
-from train.pairs import forge_face
+from train.forge.pairs import forge_face
 
 
 def row(forged: Forged, person: Person, side: int) -> Picture:

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
-from train.forge.decoder import decode
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import frequency, random_mask
 from train.forge.shape import place

@@ -9,8 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from train.forge.artefacts import decode, grid_upsample, guided, local_contrast, requantise
 from train.forge.blend import BLENDS, compose
-from train.forge.decoder import decode, grid_upsample, guided, local_contrast, requantise
 from train.forge.degrade import grain, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask

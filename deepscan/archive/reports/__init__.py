@@ -1,20 +1,26 @@
-"""What is derived from a results folder, and the two things that every report needs.
+"""The table of reports, and what every report needs.
 
 A report is a function of `Results`: written twice, it says the same. It appears whole under its
 name or not at all, so that whoever reads a folder while a run goes on never sees half a table.
+
+To add one, write one file here with a function `(Results, Path) -> None` that writes the file whole
+or raises `OutputError`, and add one line to `REPORTS`; the conformance suite in tests/archive/
+runs over all of them.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
+from deepscan.archive.records import Results
 from deepscan.errors import OutputError
-from deepscan.publish import aside, publish, whole_or_absent
+from deepscan.files import aside, publish, whole_or_absent
 from deepscan.sinks.record import name_bytes
 from deepscan.types import Label
 
@@ -64,3 +70,29 @@ def inside(path: str) -> bool:
 def address(path: str) -> str:
     """A relative "/"-separated path as a URI reference: every byte but the plainest is encoded."""
     return quote(name_bytes(path), safe="/")
+
+
+Report = Callable[[Results, Path], None]
+
+REPORTS: dict[str, tuple[str, str]] = {
+    "html": ("summary.html", "deepscan.archive.reports.html:write_html"),
+    "csv": ("results.csv", "deepscan.archive.reports.csv:write_csv"),
+    "jsonl": ("results.jsonl", "deepscan.archive.reports.jsonl:write_jsonl"),
+    "sarif": ("results.sarif", "deepscan.archive.reports.sarif:write_sarif"),
+    "junit": ("results.junit.xml", "deepscan.archive.reports.junit:write_junit"),
+    "sqlite": ("results.sqlite", "deepscan.archive.reports.sqlite:write_sqlite"),
+    "parquet": ("results.parquet", "deepscan.archive.reports.parquet:write_parquet"),
+}
+"""Name of a report -> the file in the results folder, and the function that writes it."""
+
+
+def load_report(name: str) -> tuple[str, Report]:
+    """File name and function of a report.
+
+    Raises:
+        KeyError: no report has that name.
+    """
+    file, where = REPORTS[name]
+    module, function = where.split(":")
+    report: Report = getattr(import_module(module), function)
+    return file, report

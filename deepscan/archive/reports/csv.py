@@ -11,9 +11,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from deepscan.archive.outcome import Outcome
+from deepscan.archive.records import Outcome, Results
 from deepscan.archive.reports import whole
-from deepscan.archive.results import Results
 from deepscan.sinks.wording import visible
 
 COLUMNS = (

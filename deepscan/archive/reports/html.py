@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from deepscan.archive.outcome import Outcome, Run, Written
+from deepscan.archive.records import Outcome, Results, Run, Written
 from deepscan.archive.reports import GRAVITY, address, inside, whole
-from deepscan.archive.results import Results
 from deepscan.sinks import wording
 from deepscan.types import Interval, Label
 

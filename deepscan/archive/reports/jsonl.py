@@ -12,9 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.outcome import Outcome
+from deepscan.archive.records import Outcome, Results
 from deepscan.archive.reports import utf8, whole
-from deepscan.archive.results import Results
 from deepscan.errors import OutputError
 from deepscan.sinks.record import name_bytes
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from deepscan.archive.baseline import Baseline
-from deepscan.archive.outcome import Outcome
+from deepscan.archive.records import Outcome, Results
 from deepscan.archive.reports import whole
-from deepscan.archive.results import Results
 from deepscan.sinks import wording
 from deepscan.types import Label
 

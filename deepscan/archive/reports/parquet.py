@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.outcome import Outcome
+from deepscan.archive.records import Outcome, Results
 from deepscan.archive.reports import utf8, whole
 from deepscan.archive.reports.jsonl import encodable
-from deepscan.archive.results import Results
 from deepscan.errors import OutputError, UsageError
 from deepscan.sinks.record import name_bytes
 

@@ -28,10 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.archive.baseline import Baseline
-from deepscan.archive.outcome import Outcome, Run
+from deepscan.archive.records import Outcome, Results, Run
 from deepscan.archive.reports import GRAVITY, address, whole
 from deepscan.archive.reports.jsonl import encodable
-from deepscan.archive.results import Results
 from deepscan.errors import OutputError
 from deepscan.sinks import wording
 from deepscan.types import Label

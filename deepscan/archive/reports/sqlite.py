@@ -12,10 +12,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from deepscan.archive.outcome import Outcome, Run
+from deepscan.archive.records import Outcome, Results, Run
 from deepscan.archive.reports import utf8, whole
 from deepscan.archive.reports.jsonl import encodable
-from deepscan.archive.results import Results
 from deepscan.errors import OutputError
 from deepscan.sinks.record import name_bytes
 

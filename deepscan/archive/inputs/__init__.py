@@ -1,0 +1,1 @@
+"""What there is to scan, on disks and elsewhere."""

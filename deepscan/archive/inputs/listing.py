@@ -1,0 +1,633 @@
+"""What there is to scan: from the words of a command line to files, one by one, as they are found.
+
+Nothing is opened here and no list is held, so a tree of any size begins at once. What nobody will
+look into (a link, a pipe, a folder without access) is said, since silence would read as "clean".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import BinaryIO
+
+from deepscan.archive.inputs.remote import connect, is_address, list_remote, place_of
+from deepscan.archive.journal import is_results
+from deepscan.archive.lock import FETCHED
+from deepscan.archive.records import Item, Refused
+from deepscan.errors import UnreadableError, UsageError
+from deepscan.types import Label, Reason
+
+logger = logging.getLogger(__name__)
+
+# Also those that deepscan does not read: a file passed over in silence would read as "clean".
+# fmt: off
+VIDEO_SUFFIXES = frozenset(
+    (
+        ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m1v", ".m2t",
+        ".m2ts", ".m2v", ".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg",
+        ".mts", ".mxf", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv",
+    )
+)
+PICTURE_SUFFIXES = frozenset(
+    (
+        ".avif", ".bmp", ".dib", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png",
+        ".tif", ".tiff", ".webp",
+    )
+)
+# fmt: on
+DEPTH = 64  # folders below a named one
+_MEDIA = VIDEO_SUFFIXES | PICTURE_SUFFIXES
+_HEAD = 2**16  # bytes of a list that tell how it is separated; no path is that long
+_LIST_LINE = 2**16
+
+Entry = Item | Refused
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a listing passed over without an entry of its own.
+
+    `not_media` files in folders have no suffix of video or pictures, `excluded` entries (files, or
+    folders with all that is in them) were left out by a pattern, `repeated` entries had been listed
+    under another input, `results` holds the folders of results of deepscan that were not entered.
+    """
+
+    not_media: int = 0
+    excluded: int = 0
+    repeated: int = 0
+    results: list[Path] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Listing(Iterator[Entry]):
+    """The entries, one at a time; `counts` grow with them and are final when they have ended."""
+
+    counts: Counts
+    entries: Iterator[Entry]
+
+    def __next__(self) -> Entry:
+        return next(self.entries)
+
+
+def list_inputs(
+    inputs: Sequence[str],
+    *,
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    follow_links: bool = False,
+    skip: Path | None = None,
+    stdin: BinaryIO | None = None,
+) -> Listing:
+    """List the files that inputs stand for, sorted within each folder.
+
+    An input is a file, a folder (with all below it), a pattern with `*`, `?`, `[...]` or `**`, a
+    list of files `@list.txt`, `-` for a list on standard input, or an address (`s3://...`, with `*`
+    only). A list has one path a line, `#` begins a comment; with a NUL in it, paths end with NUL
+    and nothing is a comment. Paths in lists are taken literally, from the working directory on.
+
+    In folders (and by patterns that name no suffix) only files with a suffix of video or pictures
+    are taken; files that are named are always taken. The same file is listed once; hard links are
+    files of their own, with equal identities.
+
+    A file that is named alone has its own name. Where there are several inputs, named files keep
+    the path that was given, and files in folders have the folder's name in front.
+
+    Patterns of `include` and `exclude` match the path from the named folder on, or a folder on that
+    path; one without "/" matches a single part of it, at any depth. An `include` pattern that ends
+    in a suffix (`*.dat`) takes such files although they look like no media.
+
+    Args:
+        follow_links: enter links to folders and take links to files, each target once. A link that
+            is named is always followed.
+        skip: the results folder, which is never entered; other folders of results are recognised by
+            their journal and left out below a named folder (see `Counts.results`).
+        stdin: where `-` reads, else the program's standard input.
+
+    Raises:
+        UsageError: a list cannot be read, a pattern matches nothing, the results folder is an input
+            or holds one, or an address needs what is not installed. Raised before the first entry.
+    """
+    if not inputs:
+        raise UsageError("nothing to scan: name files, folders, patterns or lists")
+    several = len(inputs) > 1 or _is_list(inputs[0])
+    walk = _Walk(
+        include=tuple(_Pattern.of(text) for text in include),
+        exclude=tuple(_Pattern.of(text) for text in exclude),
+        follow=follow_links,
+        skip=skip,
+        several=several,
+    )
+    roots = [_root(text) for text in inputs]
+    for text, root in zip(inputs, roots, strict=True):
+        walk.check(text, root)
+    prefixes = _prefixes(roots) if several else [""] * len(roots)
+
+    def entries() -> Iterator[Entry]:
+        for text, root, prefix in zip(inputs, roots, prefixes, strict=True):
+            if text == "-":
+                yield from walk.named(_read_list(stdin or sys.stdin.buffer))
+            elif _is_list(text):
+                with open(text[1:], "rb") as file:
+                    yield from walk.named(_read_list(file))
+            else:
+                yield from walk.root(root, prefix)
+
+    return Listing(walk.counts, entries())
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A pattern over the parts of a path; `literal` says that its end names the file's suffix."""
+
+    parts: tuple[str, ...]
+    literal: bool
+
+    @classmethod
+    def of(cls, text: str) -> _Pattern:
+        """A pattern of a filter: without "/", it is looked for at any depth."""
+        parts = _parts(text)
+        if not parts:
+            raise UsageError(f"the pattern {text!r} matches nothing")
+        return cls.over(parts if "/" in text.rstrip("/") else ("**", *parts))
+
+    @classmethod
+    def over(cls, parts: tuple[str, ...]) -> _Pattern:
+        _, _, suffix = parts[-1].rpartition(".")
+        return cls(parts, not _is_magic(parts[-1]) or ("." in parts[-1] and not _is_magic(suffix)))
+
+    def step(self, places: frozenset[int], part: str) -> frozenset[int]:
+        """Where in the pattern one may stand after one more part of a path."""
+        after: set[int] = set()
+        for place in places:
+            if place == len(self.parts):
+                continue
+            if self.parts[place] == "**":
+                after.add(place)
+            elif fnmatchcase(part, self.parts[place]):
+                after.add(place + 1)
+        return self._closed(after)
+
+    def start(self) -> frozenset[int]:
+        return self._closed({0})
+
+    def ends(self, places: frozenset[int]) -> bool:
+        return len(self.parts) in places
+
+    def matches(self, path: str) -> bool:
+        """Whether it matches the path, or a folder on it."""
+        places = self.start()
+        for part in path.split("/"):
+            places = self.step(places, part)
+            if self.ends(places):
+                return True
+        return False
+
+    def _closed(self, places: set[int]) -> frozenset[int]:
+        for place in sorted(places):
+            while place < len(self.parts) and self.parts[place] == "**":  # which may match nothing
+                place += 1
+                places.add(place)
+        return frozenset(places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """One input: where it begins, and the pattern below that, if it is one."""
+
+    text: str
+    base: str
+    pattern: _Pattern | None = None
+    remote: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder to enter. `path` holds no links; `name` is relative to the root; `places` are those
+    in the root's pattern, None where everything is taken."""
+
+    path: str
+    name: str
+    depth: int
+    places: frozenset[int] | None
+
+
+class _Walk:
+    """The state of one listing: what was seen, and what was passed over."""
+
+    def __init__(
+        self,
+        *,
+        include: tuple[_Pattern, ...],
+        exclude: tuple[_Pattern, ...],
+        follow: bool,
+        skip: Path | None,
+        several: bool,
+    ) -> None:
+        self.counts = Counts()
+        self.include = include
+        self.exclude = exclude
+        self.follow = follow
+        self.skip = skip
+        self.results = None if skip is None else os.path.realpath(skip)
+        self.several = several
+        self.folders: set[tuple[int, int]] = set()
+        # Within one tree every file comes once: nothing has to be remembered.
+        self.remembers = several or follow
+        self.files: set[str] = set()
+        self.names: set[str] = set()
+
+    def check(self, text: str, root: _Root) -> None:
+        """Raise UsageError for an input that cannot work."""
+        if not text or "\0" in text:
+            raise UsageError(f"{text!r} names nothing: name files, folders, patterns or lists")
+        if text == "-":
+            return
+        if _is_list(text):
+            try:
+                with open(text[1:], "rb"):
+                    return
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or str(error)
+                raise UsageError(f"the list {text[1:]} cannot be read: {why}") from error
+        if root.remote:
+            connect(root.base)
+        elif os.path.isdir(root.base) and self._in_results(os.path.realpath(root.base)):
+            raise UsageError(
+                f"{text} lies in the results folder {self.skip}: name another one for the results"
+            )
+        if root.pattern is not None and not root.remote:
+            first = _Walk(
+                include=self.include,
+                exclude=self.exclude,
+                follow=self.follow,
+                skip=self.skip,
+                several=False,
+            )
+            if not os.path.isdir(root.base) or next(first.root(root, ""), None) is None:
+                raise UsageError(f"{text} matches no file that can be scanned")
+
+    def named(self, lines: Iterable[str]) -> Iterator[Entry]:
+        """The files that a list names."""
+        for line in lines:
+            if is_address(line):
+                root = _Root(line, line, remote=True)
+                yield from self.root(root, line.partition("://")[2].strip("/"))
+            else:
+                yield from self.root(_Root(line, line), _given(line))
+
+    def root(self, root: _Root, prefix: str) -> Iterator[Entry]:
+        if root.remote:
+            yield from self._remote(root, prefix)
+            return
+        path = os.path.realpath(root.base)
+        name = _given(root.text) if self.several else os.path.basename(os.path.abspath(root.text))
+        try:
+            facts = os.stat(path)
+        except (OSError, ValueError) as error:
+            yield self._unreadable(name, path, error)
+            return
+        if stat.S_ISDIR(facts.st_mode):
+            if self._in_results(path):
+                self._pass_results(path)
+                return
+            places = None if root.pattern is None else root.pattern.start()
+            yield from self._tree(_Folder(path, "", 0, places), prefix, root)
+        elif not self._is_repeated(path):
+            yield self._file(self._own(name, path), path)
+
+    def _tree(self, top: _Folder, prefix: str, root: _Root) -> Iterator[Entry]:
+        waiting: list[Iterator[Entry | _Folder]] = [iter((top,))]
+        while waiting:
+            entry = next(waiting[-1], None)
+            if entry is None:
+                waiting.pop()
+            elif isinstance(entry, _Folder):
+                waiting.append(self._enter(entry, top, root))
+            else:
+                name = f"{prefix}/{entry.name}" if prefix else entry.name
+                yield replace(entry, name=self._own(name, str(entry.path)))
+
+    def _enter(self, folder: _Folder, top: _Folder, root: _Root) -> Iterator[Entry | _Folder]:
+        """What is in a folder: entries, and the folders to enter when their turn comes."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(folder.path, flags)
+            try:
+                facts = os.fstat(descriptor)
+                if (facts.st_dev, facts.st_ino) in self.folders:  # a loop, a mount, two inputs
+                    self.counts.repeated += 1
+                    return
+                if folder is not top and self._is_results(folder.path, facts):
+                    self._pass_results(folder.path)
+                    return
+                self.folders.add((facts.st_dev, facts.st_ino))
+                with os.scandir(descriptor) as entries:
+                    kinds = sorted((os.fsencode(entry.name), _kind(entry)) for entry in entries)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            yield self._unreadable(
+                folder.name or os.path.basename(folder.path) or "root", folder.path, error
+            )
+            return
+        for raw, kind in kinds:
+            last = os.fsdecode(raw)
+            name = f"{folder.name}/{last}" if folder.name else last
+            path = os.path.join(folder.path, last)
+            places = folder.places
+            if places is not None:
+                assert root.pattern is not None
+                places = root.pattern.step(places, last)
+                if not places:
+                    continue
+            inner = replace(folder, path=path, name=name, depth=folder.depth + 1, places=places)
+            if kind == "link":
+                yield from self._link(inner, root)
+            elif kind == "folder":
+                yield from self._subfolder(inner, root)
+            elif self._is_wanted(inner, root) and not self._is_repeated(path):
+                yield self._file(name, path)
+
+    def _subfolder(self, folder: _Folder, root: _Root) -> Iterator[Refused | _Folder]:
+        if self._is_excluded(folder.name):
+            self.counts.excluded += 1
+        elif folder.depth > DEPTH:
+            text = f"more than {DEPTH} folders deep: not entered"
+            yield _refused(folder.name, folder.path, "limit_depth", text, Label.ERROR)
+        elif folder.places is not None and root.pattern and root.pattern.ends(folder.places):
+            yield replace(folder, places=None)  # it was meant with all that is in it
+        else:
+            yield folder
+
+    def _link(self, link: _Folder, root: _Root) -> Iterator[Entry | _Folder]:
+        target = os.path.realpath(link.path)
+        if os.path.isdir(target):
+            if self.follow:
+                yield from self._subfolder(replace(link, path=target), root)
+            elif self._is_excluded(link.name):
+                self.counts.excluded += 1
+            else:
+                yield _refused(link.name, link.path, "skipped_symlink", "a link to a folder")
+        elif self._is_wanted(link, root, target):
+            if not self.follow:
+                yield _refused(link.name, link.path, "skipped_symlink", "a symbolic link")
+            elif not self._is_repeated(target):
+                yield self._file(link.name, target)
+
+    def _remote(self, root: _Root, prefix: str) -> Iterator[Entry]:
+        self.remembers = True  # an object store may have names that no tree has
+        own = _parts(root.base.partition("://")[2]) or ("root",)
+        folder = Path(os.path.abspath(self.skip or tempfile.gettempdir())) / FETCHED
+        try:
+            for found in list_remote(root.base, depth=DEPTH, follow_links=self.follow):
+                name = "/".join(part for part in _parts(found.name) if part != "..")
+                inside = "/".join(part for part in (prefix, name) if part)
+                path = place_of(found.address, folder)
+                if not found.name:
+                    given = "/".join(own) if self.several else own[-1]
+                    entry = Item(given, path, None, found.address)
+                    if found.kind != "file":
+                        yield _refused(given, path, *_REMOTE[found.kind])
+                        continue
+                elif not self._is_wanted_below(name, root):
+                    continue
+                elif found.kind == "file":
+                    entry = Item(inside, path, None, found.address)
+                else:
+                    code, text, label = _REMOTE[found.kind]
+                    yield _refused(inside, path, code, found.why or text, label)
+                    continue
+                if found.address in self.files:
+                    self.counts.repeated += 1
+                    continue
+                self.files.add(found.address)
+                yield replace(entry, name=self._own(entry.name, found.address))
+        except (UnreadableError, UsageError) as error:
+            reason = Reason("unreadable", str(error))
+            yield Refused("/".join(own), place_of(root.base, folder), Label.ERROR, reason)
+
+    def _is_wanted_below(self, name: str, root: _Root) -> bool:
+        places = None
+        if root.pattern is not None:
+            places = root.pattern.start()
+            for part in name.split("/"):
+                if root.pattern.ends(places):  # a folder that is meant with all that is in it
+                    places = None
+                    break
+                places = root.pattern.step(places, part)
+        return self._is_wanted(_Folder("", name, 0, places), root)
+
+    def _is_wanted(self, entry: _Folder, root: _Root, target: str = "") -> bool:
+        """Whether a file that was found, not named, is taken. Counts those that are not."""
+        places, pattern = entry.places, root.pattern
+        if places is not None and pattern is not None and not pattern.ends(places):
+            return False
+        if self._is_excluded(entry.name):
+            self.counts.excluded += 1
+            return False
+        meant = places is not None and pattern is not None and pattern.literal
+        if self.include:
+            matching = [each for each in self.include if each.matches(entry.name)]
+            if not matching:
+                self.counts.excluded += 1
+                return False
+            last = entry.name.rpartition("/")[2]  # not only a folder on the way has to match
+            meant = meant or any(
+                each.literal and fnmatchcase(last, each.parts[-1]) for each in matching
+            )
+        if meant or _is_media(entry.name) or (target and _is_media(target)):
+            return True
+        self.counts.not_media += 1
+        return False
+
+    def _is_excluded(self, name: str) -> bool:
+        return any(pattern.matches(name) for pattern in self.exclude)
+
+    def _is_repeated(self, path: str) -> bool:
+        if not self.remembers:
+            return False
+        if path in self.files:
+            self.counts.repeated += 1
+            return True
+        self.files.add(path)
+        return False
+
+    def _own(self, name: str, where: str) -> str:
+        """A name that no other entry has; it depends on where the file lies, not on luck."""
+        if not self.remembers:
+            return name
+        number = 0
+        wanted = name
+        while wanted in self.names:
+            mark = hashlib.sha256(f"{number}{where}".encode("utf-8", "surrogatepass")).hexdigest()
+            stem, suffix = os.path.splitext(name)
+            wanted = f"{stem}~{mark[:8]}{suffix}"
+            number += 1
+        self.names.add(wanted)
+        return wanted
+
+    def _file(self, name: str, path: str) -> Entry:
+        try:
+            facts = os.lstat(path)
+            if stat.S_ISLNK(facts.st_mode):  # a loop
+                return _refused(name, path, "skipped_symlink", "a link that leads nowhere")
+            if not stat.S_ISREG(facts.st_mode):
+                return _refused(name, path, "skipped_special", f"{_what(facts.st_mode)}, no file")
+            if not os.access(path, os.R_OK):
+                raise PermissionError(13, "Permission denied")
+        except (OSError, ValueError) as error:
+            return self._unreadable(name, path, error)
+        identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        return Item(name, Path(path), identity)
+
+    def _unreadable(self, name: str, path: str, error: Exception) -> Refused:
+        why = getattr(error, "strerror", None) or str(error)
+        return _refused(name, path, "unreadable", why, Label.ERROR)
+
+    def _in_results(self, path: str) -> bool:
+        if self.results is None:
+            return False
+        return path == self.results or path.startswith(self.results.rstrip("/") + "/")
+
+    def _is_results(self, path: str, facts: os.stat_result) -> bool:
+        return self._in_results(path) or self._is_skip(facts) or is_results(Path(path))
+
+    def _is_skip(self, facts: os.stat_result) -> bool:
+        try:
+            return self.results is not None and os.path.samestat(facts, os.stat(self.results))
+        except OSError:
+            return False
+
+    def _pass_results(self, path: str) -> None:
+        self.counts.results.append(Path(path))
+        logger.warning("%s: results of deepscan, not scanned", path)
+
+
+_REMOTE = {
+    "link": ("skipped_symlink", "a symbolic link", Label.INCONCLUSIVE),
+    "special": ("skipped_special", "not a file, as the driver says", Label.INCONCLUSIVE),
+    "unreadable": ("unreadable", "cannot be read", Label.ERROR),
+    "too_deep": ("limit_depth", f"more than {DEPTH} folders deep: not entered", Label.ERROR),
+}
+
+
+def _is_list(text: str) -> bool:
+    return text == "-" or text.startswith("@")
+
+
+def _is_magic(text: str) -> bool:
+    return any(char in text for char in "*?[")
+
+
+def _is_media(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _MEDIA
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split("/") if part not in ("", "."))
+
+
+def _root(text: str) -> _Root:
+    if _is_list(text):
+        return _Root(text, text)
+    if is_address(text):
+        protocol, _, rest = text.partition("://")
+        whole = rest.split("/")
+        magic = next((n for n, part in enumerate(whole) if "*" in part), None)
+        if magic is None:
+            return _Root(text, text, remote=True)
+        base = f"{protocol}://{'/'.join(whole[:magic])}"
+        return _Root(text, base, _Pattern.over(_parts("/".join(whole[magic:]))), remote=True)
+    if not _is_magic(text) or os.path.lexists(text):
+        return _Root(text, text)
+    whole = text.split("/")
+    magic = next(n for n, part in enumerate(whole) if _is_magic(part))
+    base = "/".join(whole[:magic]) or ("/" if text.startswith("/") else ".")
+    return _Root(text, base, _Pattern.over(_parts("/".join(whole[magic:]))))
+
+
+def _given(text: str) -> str:
+    """The name of a file that is named beside others: the path as it was given."""
+    path = os.path.normpath(text)
+    if os.path.isabs(path) or path.split("/")[0] == "..":
+        path = os.path.abspath(text)
+    return "" if path == "." else path.lstrip("/")
+
+
+def _prefixes(roots: Sequence[_Root]) -> list[str]:
+    """The names of folders, each with as much of its path as tells it from the others."""
+    whole = [
+        _parts(root.base.partition("://")[2] if root.remote else os.path.abspath(root.base))
+        or ("root",)
+        for root in roots
+    ]
+    used = [1] * len(roots)
+    while True:
+        names = ["/".join(parts[-count:]) for parts, count in zip(whole, used, strict=True)]
+        longer = False
+        for n, name in enumerate(names):
+            twins = [m for m, other in enumerate(names) if other == name and whole[m] != whole[n]]
+            if twins and used[n] < len(whole[n]):
+                used[n] += 1
+                longer = True
+        if not longer:
+            return names
+
+
+def _read_list(file: BinaryIO) -> Iterator[str]:
+    """The paths of a list, which is never held as a whole."""
+    rest = file.read(_HEAD)
+    nul = b"\0" in rest
+    end = b"\0" if nul else b"\n"
+    if not nul:
+        rest = rest.removeprefix(b"\xef\xbb\xbf")
+    while True:
+        *lines, rest = rest.split(end)
+        for line in lines:
+            yield from _path(line, nul=nul)
+        more = file.read(_LIST_LINE)
+        if not more:
+            yield from _path(rest, nul=nul)
+            return
+        rest += more
+
+
+def _path(line: bytes, *, nul: bool) -> Iterator[str]:
+    if not nul:
+        line = line.removesuffix(b"\r")
+        if line.startswith(b"#") or not line.strip():
+            return
+    if line:
+        yield os.fsdecode(line)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return "link"
+    return "folder" if entry.is_dir(follow_symlinks=False) else "file"
+
+
+def _what(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a folder" if stat.S_ISDIR(mode) else "a device"
+
+
+def _refused(
+    name: str,
+    path: str | Path,
+    code: str,
+    text: str,
+    label: Label = Label.INCONCLUSIVE,
+) -> Refused:
+    return Refused(name, Path(path), label, Reason(code, text))

@@ -1,0 +1,190 @@
+"""Files that are not on a local disk: s3, gs, http and whatever else fsspec has a driver for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from deepscan.errors import LimitError, OutputError, UnreadableError, UsageError
+from deepscan.files import aside
+
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_PASSWORD = re.compile(r"[^:/?#]+://[^/?#@]*:[^/?#@]*@")
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
+_CHUNK = 4 * 2**20
+
+Kind = Literal["file", "link", "special", "unreadable", "too_deep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something at an address. `name` is "/"-separated and relative to the address that was listed,
+    "" for that itself. `why` says what is wrong with what is unreadable."""
+
+    name: str
+    address: str
+    kind: Kind = "file"
+    why: str = ""
+
+
+def is_address(text: str) -> bool:
+    """Whether an input is an address ("s3://bucket/clips") rather than a path."""
+    return _ADDRESS.match(text) is not None
+
+
+def connect(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the address as that spells it. Nothing is read yet.
+
+    Raises:
+        UsageError: fsspec or the driver is missing, or the address holds a password.
+    """
+    if _PASSWORD.match(address):  # it would stand in the journal and in every report
+        raise UsageError(
+            f"the address {address.partition('://')[0]}://... holds a password: put it into the "
+            f"driver's own configuration instead"
+        )
+    if "::" in address:
+        raise UsageError(f"{address}: chained addresses are not read: name the files themselves")
+    try:
+        system, path = import_module("fsspec.core").url_to_fs(address)
+    except ImportError as error:
+        raise UsageError(
+            f"{address} cannot be read ({error}): pip install '.[remote]' in deepscan's checkout, "
+            f"and the driver of such addresses"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{address}: not an address that fsspec knows: {error}") from error
+    return system, str(path)
+
+
+def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) -> Iterator[Found]:
+    """Yield what is at an address: itself if it is a file, all below it if it is a folder.
+
+    Each folder is sorted. What lies deeper than `depth` is "too_deep"; links (where a driver tells)
+    are "link" unless `follow_links`.
+
+    Raises:
+        UsageError: fsspec or the driver is missing, or the address holds a password.
+        UnreadableError: nothing is there, or it may not be read.
+    """
+    system, base = connect(address)
+    try:
+        facts = system.info(base)
+    except Exception as error:  # drivers raise what they like
+        raise UnreadableError(f"{address} cannot be read: {_why(error)}") from error
+    if facts["type"] != "directory":
+        kind: Kind = "file" if system.isfile(base) else "special"
+        yield Found("", _address(system, base), kind)
+        return
+    waiting: list[tuple[str, str, int]] = [("", base, 0)]
+    while waiting:
+        name, path, level = waiting.pop()
+        try:
+            entries = {str(entry["name"]).rstrip("/"): entry for entry in system.ls(path, True)}
+            system.invalidate_cache(path)  # drivers keep every listing: memory would grow
+        except Exception as error:
+            yield Found(name, _address(system, path), "unreadable", _why(error))
+            continue
+        folders = []
+        for inner, entry in sorted(entries.items()):
+            last = inner.rpartition("/")[2]
+            if inner == path.rstrip("/") or not last:  # how object stores mark an empty folder
+                continue
+            below = f"{name}/{last}" if name else last
+            where = _address(system, inner)
+            is_link = bool(entry.get("islink"))
+            if is_link and not follow_links:
+                yield Found(below, where, "link")
+            elif system.isdir(inner) if is_link else entry["type"] == "directory":
+                if level < depth:
+                    folders.append((below, inner, level + 1))
+                else:
+                    yield Found(below, where, "too_deep")
+            else:
+                is_file = system.isfile(inner) if is_link else entry["type"] == "file"
+                yield Found(below, where, "file" if is_file else "special")
+        waiting.extend(reversed(folders))
+
+
+def place_of(address: str, folder: Path) -> Path:
+    """Where `fetch` puts a file: a name of its own in `folder`, with the suffix of the address."""
+    digest = hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    suffix = _SUFFIX.search(re.split(r"[?#]", address)[0])
+    return folder / (digest + (suffix.group().lower() if suffix else ""))
+
+
+def fetch(address: str, folder: Path, *, size: int | None = None) -> Path:
+    """Copy a remote file to `place_of(address, folder)`; whole under that name or absent.
+
+    `folder` is made if need be; whoever fetches removes the file when it is done. `size` is the
+    largest file that is taken, in bytes.
+
+    Raises:
+        UsageError: fsspec or the driver is missing.
+        UnreadableError: the file is gone or cannot be read.
+        LimitError: `limit_size`: it is larger than that.
+        OutputError: the disk is full.
+    """
+    system, path = connect(address)
+    target = place_of(address, folder)
+    part = aside(target)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unwritten(part, error) from error
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            for chunk in _read(system, path, address, size):
+                try:
+                    while chunk:
+                        chunk = chunk[file.write(chunk) :]
+                except OSError as error:
+                    raise _unwritten(target, error) from error
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _read(system: Any, path: str, address: str, most: int | None) -> Iterator[bytes]:
+    try:
+        expected = system.info(path).get("size")
+        if most is not None and expected is not None and expected > most:
+            raise _too_large(address, f"{expected} bytes", most)
+        count = 0
+        with system.open(path, "rb") as source:
+            while chunk := source.read(_CHUNK):
+                count += len(chunk)
+                if most is not None and count > most:
+                    raise _too_large(address, "more bytes than announced", most)
+                yield chunk
+        if expected is not None and count != expected:
+            raise UnreadableError(f"{address}: {count} of {expected} bytes came")
+    except (LimitError, UnreadableError, OutputError):
+        raise
+    except Exception as error:  # drivers raise what they like
+        raise UnreadableError(f"{address} cannot be read: {_why(error)}") from error
+
+
+def _address(system: Any, path: str) -> str:
+    return str(system.unstrip_protocol(path))
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _too_large(address: str, what: str, most: int) -> LimitError:
+    return LimitError("limit_size", f"{address}: {what}, the limit is {most}")
+
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path} cannot be written: {error.strerror}: free some space")

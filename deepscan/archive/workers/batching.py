@@ -1,0 +1,233 @@
+"""One engine for several scans at once: crops of all files fill the same batches.
+
+Nobody waits for a thread of its own: whoever asks and finds the engine free runs it for all that
+wait. Results do not depend on who else is in a batch beyond the last bit of a sum (OpenVINO: not at
+all; torch: 3e-8 in a score), which records round away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepscan.engines.engine import Engine, Predictions
+from deepscan.engines.validation import check_crops
+from deepscan.errors import DeepscanError, EngineError
+from deepscan.types import EngineInfo, ModelInfo
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 0.004  # seconds that a batch waits to be filled: a tenth of what a full one takes
+
+
+class SharedEngine:
+    """Gathers what threads ask until a batch is full, nobody is left to ask, or time passes.
+
+    Give each scan a `seat`, an engine of its own over this one.
+    """
+
+    def __init__(self, engine: Engine, *, patience: float = PATIENCE) -> None:
+        self.engine = engine
+        self._patience = patience
+        self._limit = engine.max_batch  # halved where the device's memory does not suffice
+        self._changed = threading.Condition()
+        self._waiting: list[_Request] = []
+        self._seated = 0
+        self._running = False
+        self._seconds = 0.0
+
+    def take_seconds(self) -> float:
+        """How long the network itself was at work since this was asked last."""
+        with self._changed:
+            spent, self._seconds = self._seconds, 0.0
+        return spent
+
+    @property
+    def limit(self) -> int:
+        """Most crops that run at once now."""
+        return self._limit
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Count the calling thread among those that may still ask while this lasts."""
+        with self._changed:
+            self._seated += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._seated -= 1
+                self._changed.notify_all()
+
+    def seat(self) -> Seat:
+        """An engine for one scan; closing it leaves this one open."""
+        return Seat(self)
+
+    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch, with those of other threads.
+
+        Raises:
+            ValueError: the crops are of another shape or type.
+            EngineError: these crops could not be judged.
+        """
+        check_crops(crops, self.engine.input_size, self.engine.max_batch)
+        mine = _Request(crops, time.monotonic() + self._patience)
+        with self._changed:
+            self._waiting.append(mine)
+            self._changed.notify_all()
+        while True:
+            with self._changed:
+                while not mine.done and (self._running or not self._is_ready()):
+                    # Who runs the engine calls everybody when it is done.
+                    wait = None if self._running else self._waiting[0].until - time.monotonic()
+                    self._changed.wait(wait if wait is None else max(wait, 0.0))
+                if mine.done:
+                    return mine.answer()
+                batch = self._take()
+                self._running = True
+            try:
+                self._serve(batch)
+            finally:
+                with self._changed:
+                    self._running = False
+                    for request in batch:
+                        if not request.done:  # an error that is no engine's, such as Ctrl-C
+                            request.error = EngineError("the engine was stopped in its work")
+                    self._changed.notify_all()
+
+    def _is_ready(self) -> bool:
+        if not self._waiting:
+            return False
+        return (
+            sum(len(request.crops) for request in self._waiting) >= self._limit
+            or len(self._waiting) >= self._seated
+            or time.monotonic() >= self._waiting[0].until
+        )
+
+    def _take(self) -> list[_Request]:
+        """The oldest requests that fit into a batch; at least one, which may be split later."""
+        batch = [self._waiting.pop(0)]
+        room = self._limit - len(batch[0].crops)
+        for request in list(self._waiting):
+            if len(request.crops) <= room:
+                self._waiting.remove(request)
+                batch.append(request)
+                room -= len(request.crops)
+        return batch
+
+    def _serve(self, batch: list[_Request]) -> None:
+        """Judge a batch; if that fails, each request alone, so that an error finds its owner."""
+        try:
+            crops = [request.crops for request in batch]
+            found = self._judge(crops[0] if len(crops) == 1 else np.concatenate(crops))
+        except (DeepscanError, ValueError) as error:
+            if len(batch) == 1:
+                batch[0].error = error
+                return
+            for request in batch:
+                self._serve([request])
+            return
+        start = 0
+        for request in batch:
+            end = start + len(request.crops)
+            request.found = Predictions(found.scores[start:end], found.masks[start:end])
+            start = end
+
+    def _judge(self, crops: NDArray[np.uint8]) -> Predictions:
+        parts = []
+        place = 0
+        while place < len(crops):
+            piece = crops[place : place + self._limit]
+            began = time.monotonic()
+            try:
+                found = self.engine.predict(piece)
+            except EngineError as error:
+                if "out of memory" not in str(error).lower() or len(piece) == 1:
+                    raise
+                self._limit = max(1, len(piece) // 2)
+                logger.warning(
+                    "%d crops are too many for the device's memory; %d at once from now on",
+                    len(piece),
+                    self._limit,
+                )
+                continue
+            finally:
+                self._seconds += time.monotonic() - began
+            if len(found.scores) != len(piece) or len(found.masks) != len(piece):
+                raise EngineError(
+                    f"engine {self.engine.name} answered {found.scores.shape} scores and "
+                    f"{found.masks.shape} masks to {len(piece)} crops: run `deepscan doctor`"
+                )
+            parts.append(found)
+            place += len(piece)
+        if len(parts) == 1:
+            return parts[0]
+        return Predictions(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.masks for part in parts]),
+        )
+
+
+class Seat:
+    """An engine as one scan sees it: the shared one, which its `close` leaves open."""
+
+    def __init__(self, shared: SharedEngine) -> None:
+        self._shared = shared
+
+    @property
+    def name(self) -> str:
+        return self._shared.engine.name
+
+    @property
+    def input_size(self) -> int:
+        return self._shared.engine.input_size
+
+    @property
+    def max_batch(self) -> int:
+        return self._shared.engine.max_batch
+
+    @property
+    def model(self) -> ModelInfo:
+        return self._shared.engine.model
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._shared.engine.info
+
+    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
+
+        Raises:
+            ValueError: the crops are of another shape or type.
+            EngineError: these crops could not be judged.
+        """
+        return self._shared.predict(crops)
+
+    def close(self) -> None:
+        """Nothing: the engine serves others."""
+
+
+class _Request:
+    """What one thread asks, and later the answer to it."""
+
+    def __init__(self, crops: NDArray[np.uint8], until: float) -> None:
+        self.crops = crops
+        self.until = until  # when patience ends, by the monotonic clock
+        self.found: Predictions | None = None
+        self.error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.found is not None or self.error is not None
+
+    def answer(self) -> Predictions:
+        if self.error is not None:
+            raise self.error
+        assert self.found is not None
+        return self.found

@@ -1,0 +1,169 @@
+"""Known crops, clean and manipulated, that pass through the same engine in every run.
+
+A laboratory runs positive and negative controls beside its samples, and a run whose controls fail
+is void. So it is here: a broken device, wrong weights or a wrong polarity show in the first second
+and not in the results of a night. The controls say that the chain works, nothing about how well the
+model finds what nobody has shown it.
+
+The crops and their scores are part of the model's card, under "controls":
+
+    {"source": "where the pictures are from",
+     "crops": [{"name": "clean-1", "manipulated": false, "score": 0.21, "png": "base64"}, ...]}
+
+`python -m examples.control_crops CARD` puts them there, with the reference engine.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image as Pillow
+
+from deepscan.engines.engine import PRECISIONS, Engine
+from deepscan.engines.parity import TOLERANCES, bars_of, judge
+from deepscan.engines.recipe import tolerance_of
+from deepscan.errors import ModelError
+from deepscan.models.weights import FOLDER, Card, read_card
+from deepscan.options import ScanOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from deepscan.types import Image
+
+logger = logging.getLogger(__name__)
+
+Scores = tuple[tuple[tuple[str, float], ...], bool]
+"""How known crops scored, name -> score, and whether that was as it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A known crop: (S, S, 3) uint8 RGB, whether it is manipulated, and the score that torch on a
+    CPU in fp32 gives it."""
+
+    name: str
+    manipulated: bool
+    score: float
+    image: Image
+
+
+def controls_of(card: Card) -> tuple[Control, ...]:
+    """The controls of a model; none if its card holds none.
+
+    Raises:
+        ModelError: they are damaged, or not of the model's input size.
+    """
+    given = card.values.get("controls")
+    if given is None:
+        return ()
+    side = card.info.input_size
+    try:
+        controls = tuple(_control(each) for each in given["crops"])
+    except (KeyError, TypeError, ValueError, OSError, SyntaxError, binascii.Error) as error:
+        raise ModelError(
+            f"the controls in the card of {card.name} are damaged ({error!r}): install deepscan "
+            "anew"
+        ) from error
+    kinds = {control.manipulated for control in controls}
+    if kinds != {False, True}:
+        raise ModelError(f"the card of {card.name} needs controls of both kinds")
+    for control in controls:
+        if control.image.shape != (side, side, 3):
+            raise ModelError(
+                f"control {control.name} of {card.name} is not {side} pixels wide: install "
+                "deepscan anew"
+            )
+    return controls
+
+
+def controls_values(controls: Iterable[Control], source: str) -> dict[str, Any]:
+    """What a card holds under "controls"."""
+    return {
+        "source": source,
+        "crops": [
+            {
+                "name": control.name,
+                "manipulated": control.manipulated,
+                "score": round(control.score, 6),
+                "png": base64.b64encode(_png(control.image)).decode("ascii"),
+            }
+            for control in controls
+        ],
+    }
+
+
+def score_controls(engine: Engine, options: ScanOptions, *, folder: Path = FOLDER) -> Scores:
+    """Judge the controls of the model: names with scores, and whether all are as they must be.
+
+    Clean ones have to stay below the model's review point for a single picture, manipulated ones
+    have to reach it, and each has to score as its card says, to within what an engine of this
+    precision may be off. Where the card has no controls, the crops of the self-test take their
+    place, of which only the scores are known.
+
+    Args:
+        folder: where models lie.
+
+    Raises:
+        EngineError: the engine failed.
+        ModelError: there is no such card, or it is damaged.
+    """
+    card = read_card(options.model, folder)
+    controls = controls_of(card)
+    if not controls:
+        from deepscan.archive.workers.worker import score_probe
+
+        return score_probe(engine, options)
+    found = judge(engine, np.stack([control.image for control in controls])).scores
+    scores = tuple(
+        (control.name, round(float(score), 6))
+        for control, score in zip(controls, found, strict=True)
+    )
+    wrong = list(_failed(controls, scores, bars_of(card.values)[0], _tolerance(card, engine)))
+    for line in wrong:
+        logger.error("engine %s: %s", engine.name, line)
+    return scores, not wrong
+
+
+def _failed(
+    controls: Iterable[Control], scores: Iterable[tuple[str, float]], bar: float, tolerance: float
+) -> Iterable[str]:
+    for control, (name, score) in zip(controls, scores, strict=True):
+        if (score >= bar) != control.manipulated:
+            kind = "manipulated" if control.manipulated else "clean"
+            yield f"the {kind} control {name} scored {score:.4f}; the review point is {bar:.4f}"
+        if not abs(score - control.score) <= tolerance:
+            yield (
+                f"control {name} scored {score:.4f}, its card says {control.score:.4f} and "
+                f"{tolerance:g} is allowed"
+            )
+
+
+def _tolerance(card: Card, engine: Engine) -> float:
+    """How far the engine's scores may be from the reference's, as its proof of parity has it."""
+    runtime, precision = engine.name.partition("-")[0], engine.name.rpartition("-")[2]
+    if precision in PRECISIONS.get(runtime, ()):
+        return tolerance_of(card.name, runtime, precision).max_score_difference
+    return TOLERANCES["bf16"].max_score_difference
+
+
+def _control(given: Any) -> Control:
+    if not isinstance(given["manipulated"], bool):
+        raise TypeError("manipulated must be true or false")
+    data = base64.b64decode(given["png"], validate=True)
+    with Pillow.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        image = np.array(picture.convert("RGB"))
+    return Control(str(given["name"]), given["manipulated"], float(given["score"]), image)
+
+
+def _png(image: Image) -> bytes:
+    written = io.BytesIO()
+    Pillow.fromarray(image).save(written, "PNG", optimize=True)
+    return written.getvalue()

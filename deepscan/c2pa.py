@@ -1,0 +1,308 @@
+"""Content credentials (C2PA): who signed a file, and whether it is still what was signed.
+
+They are reported beside the verdict and never enter it: their absence proves nothing, and a valid
+signature says who vouches for the pixels, not that they are unaltered. The reading is native code
+on untrusted bytes, so a process of its own does it that has given up paths, network and programs.
+Nothing is fetched: neither manifests that lie elsewhere nor the state of certificates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+import deepscan
+from deepscan.errors import VideoError
+from deepscan.options import Limits
+from deepscan.types import CredentialState, Integrity, Provenance, Trust
+from deepscan.video.input_file import Source, open_source
+from deepscan.video.isolation.sandbox import die_with_parent, limit_resources, lock_down
+
+logger = logging.getLogger(__name__)
+
+STATES: tuple[CredentialState, ...] = (
+    "absent",
+    "valid",
+    "invalid",
+    "unsupported",
+    "unreadable",
+    "unknown",
+)
+
+MEMORY = 2**30  # bytes of address space; reading a small signed clip takes 48 MB of it
+TIME, PACE = 60.0, 20 * 2**20  # seconds, and bytes a second beyond them: the whole file is hashed
+LARGEST = 2**20  # bytes of an answer
+LONGEST = 300  # characters of a name
+MOST = 32  # notes
+BOXES = 10_000  # at the top level of an MP4 before somebody else looks
+C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+SIGNS = (b"c2pa", b"C2PA", b"jumb", b"provenance")
+SEARCHED = 64 * 2**20  # bytes; larger files are for somebody else to look through
+
+EXTRA = "pip install '.[provenance]' in deepscan's checkout"
+MATROSKA = b"\x1a\x45\xdf\xa3"
+UNTRUSTED = "signingCredential.untrusted"
+# -P and an explicit root: the current folder may be full of untrusted files, some named c2pa.py.
+START = (
+    "import sys; sys.path.append(sys.argv[2]); from deepscan.c2pa import main; main(sys.argv[1])"
+)
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
+OFFLINE = {"verify": {"ocsp_fetch": False, "remote_manifest_fetch": False}}
+
+
+def read_provenance(
+    path: Path, limits: Limits | None = None, *, anchors: str | None = None
+) -> Provenance:
+    """Read the content credentials of a file. Never raises for what is in it.
+
+    Args:
+        limits: how large a file may be.
+        anchors: certificates that are trusted, in PEM; without them trust is unchecked.
+    """
+    if find_spec("c2pa") is None:
+        return Provenance("unknown", notes=(f"nobody looked: {EXTRA}",))
+    try:
+        source = open_source(path, limits or Limits())
+    except VideoError as error:
+        return Provenance("unreadable", notes=(_clean(str(error)),))
+    try:
+        if source.head().startswith(MATROSKA):
+            return Provenance("unsupported", notes=("C2PA has no place in Matroska or WebM",))
+        if _is_plain(source):
+            return Provenance("absent")
+        return _ask(source, anchors)
+    except OSError as error:
+        return Provenance("unreadable", notes=(_clean(f"cannot be read: {error.strerror}"),))
+    finally:
+        os.close(source.descriptor)
+
+
+def _is_plain(source: Source) -> bool:
+    """Whether a file surely holds no credentials: spares the process for nearly all of them.
+
+    In an MP4 they lie in a box at the top level, as does the note that they lie elsewhere;
+    everywhere else their first bytes say what they are.
+    """
+    if source.head()[4:8] != b"ftyp":
+        if source.size > SEARCHED:
+            return False
+        data = os.pread(source.descriptor, SEARCHED, 0)
+        return not any(sign in data for sign in SIGNS)
+    place = 0
+    for _ in range(BOXES):
+        header = os.pread(source.descriptor, 32, place)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        name = header[8:24]
+        if size == 1:
+            size, name = int.from_bytes(header[8:16], "big"), header[16:32]
+        if kind == b"uuid" and name in (C2PA_BOX, XMP_BOX):
+            return False
+        if size == 0 or place + size >= source.size:
+            return len(header) >= 8
+        if size < 8:
+            return False
+        place += size
+    return False
+
+
+# The run's side: a process under watch, whose words are not believed
+
+
+def _ask(source: Source, anchors: str | None) -> Provenance:
+    allowed = round(TIME + source.size / PACE)
+    order = {
+        "descriptor": source.descriptor,
+        "parent": os.getpid(),
+        "anchors": anchors,
+        "time": allowed,
+    }
+    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+    root = Path(deepscan.__file__).resolve().parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", START, json.dumps(order), os.fspath(root)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        pass_fds=[source.descriptor],
+        env=kept,
+        # Ctrl-C is for the program, whose end this process shares.
+        start_new_session=True,
+    )
+    with process:
+        try:
+            said = _hear(process, allowed)
+        finally:
+            process.kill()
+    if said is None:
+        return Provenance("unreadable", notes=(f"reading took longer than {allowed} s",))
+    try:
+        return _believable(json.loads(said))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        logger.debug("%s: the reader of credentials said %r", source.path, said[:200])
+        code = process.returncode
+        how = signal.Signals(-code).name if code and code < 0 and not said else "nonsense"
+        return Provenance("unreadable", notes=(f"the process that read them ended with {how}",))
+
+
+def _hear(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+    """All that a process says until it ends; None if the time passes."""
+    assert process.stdout is not None
+    until, said = time.monotonic() + seconds, bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while len(said) <= LARGEST:
+            if not selector.select(max(0.0, until - time.monotonic())):
+                return None
+            data = os.read(process.stdout.fileno(), 2**16)
+            if not data:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(5.0)
+                break
+            said += data
+    return bytes(said)
+
+
+def _believable(said: Any) -> Provenance:
+    """The answer of a process that may have been taken over by the file.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none.
+    """
+    state, integrity, trust = said["state"], said["integrity"], said["trust"]
+    if (
+        state not in STATES
+        or integrity not in (None, "valid", "invalid")
+        or trust not in (None, "unchecked", "trusted", "untrusted", "invalid")
+        or (state == "valid") != (integrity == "valid" and trust != "invalid")
+    ):
+        raise ValueError("an answer that cannot be")
+    words = {
+        name: None if said[name] is None else _clean(said[name])
+        for name in ("signer", "issuer", "time", "generator")
+    }
+    notes = tuple(_clean(note) for note in said["notes"][:MOST])
+    return Provenance(state, integrity, trust, **words, notes=notes)
+
+
+def _clean(text: str) -> str:
+    """A text of the file's, fit to be shown: one line, no control characters, not endless."""
+    if not isinstance(text, str):
+        raise TypeError("no text")
+    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return "".join(each if each.isprintable() else "\ufffd" for each in short)
+
+
+# The process
+
+
+def main(argument: str) -> NoReturn:
+    """Read the credentials of the file that `argument`, an order in JSON, names; never returns."""
+    order = json.loads(argument)
+    die_with_parent()
+    if os.getppid() != order["parent"]:
+        os._exit(0)
+    importlib.import_module("encodings.idna")  # what is not there now cannot be loaded later
+    c2pa = importlib.import_module("c2pa")
+    settings: dict[str, Any] = {**OFFLINE}
+    if order["anchors"] is not None:
+        settings["trust"] = {"trust_anchors": order["anchors"]}
+    limit_resources(memory=MEMORY, most_memory=MEMORY, cpu=order["time"] + 1)
+    lock_down()
+    try:
+        answer = _read(c2pa, order["descriptor"], settings)
+    except Exception as error:  # of the library, of the callbacks it makes, or for want of memory
+        answer = Provenance("unreadable", notes=(f"{type(error).__name__}: {error}"[:LONGEST],))
+    data = json.dumps(answer.to_json()).encode()
+    while data:
+        data = data[os.write(1, data) :]
+    # Native libraries may hang or crash while they are taken down.
+    os._exit(0)
+
+
+def _read(c2pa: Any, descriptor: int, settings: dict[str, Any]) -> Provenance:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        try:
+            reader = c2pa.Reader(None, file, context=c2pa.Context.from_dict(settings))
+        except c2pa.C2paError as error:
+            return _without(c2pa, error)
+        return provenance_of(json.loads(reader.json()), anchored="trust" in settings)
+
+
+def _without(c2pa: Any, error: Exception) -> Provenance:
+    """What an error of the library means for a file."""
+    kind, text = c2pa.C2paError, str(error)
+    if text.startswith("Remote"):
+        return Provenance("unknown", notes=(f"they lie elsewhere; nothing is fetched: {text}",))
+    if isinstance(error, kind.ManifestNotFound):
+        return Provenance("absent")
+    if isinstance(error, kind.NotSupported):
+        return Provenance("unsupported", notes=("C2PA knows no such container",))
+    return Provenance("unreadable", notes=(text,))
+
+
+def provenance_of(report: dict[str, Any], *, anchored: bool) -> Provenance:
+    """What a report of the C2PA library comes to; `anchored` if it had trusted certificates.
+
+    Raises:
+        KeyError, TypeError: it is no such report.
+    """
+    active = report["manifests"][report["active_manifest"]]
+    found = report.get("validation_results", {}).get("activeManifest", {})
+    failures = list(found.get("failure", ()))
+    for delta in report.get("validation_results", {}).get("ingredientDeltas", ()):
+        failures += delta.get("validationDeltas", {}).get("failure", ())
+    codes = [str(failure["code"]) for failure in failures]
+    of_trust = [code for code in codes if code.startswith("signingCredential.")]
+    broken = set(codes) - set(of_trust) or (
+        report.get("validation_state") == "Invalid" and not of_trust
+    )
+    integrity: Integrity = "invalid" if broken else "valid"
+    trust: Trust
+    if set(of_trust) - {UNTRUSTED}:
+        trust = "invalid"
+    elif of_trust or report.get("validation_state") != "Trusted":
+        trust = "untrusted" if anchored else "unchecked"
+    else:
+        trust = "trusted"
+    signature = active.get("signature_info") or {}
+    notes = [
+        f"{failure['code']}: {failure.get('explanation') or failure.get('url', '')}"
+        for failure in failures
+        if failure["code"] != UNTRUSTED or anchored
+    ]
+    if trust == "unchecked":
+        notes.append("nobody has checked who stands behind the signer: no list of trusted ones")
+    return Provenance(
+        state="valid" if integrity == "valid" and trust != "invalid" else "invalid",
+        integrity=integrity,
+        trust=trust,
+        signer=signature.get("common_name"),
+        issuer=signature.get("issuer"),
+        time=signature.get("time"),
+        generator=_generator(active),
+        notes=tuple(notes),
+    )
+
+
+def _generator(manifest: dict[str, Any]) -> str | None:
+    """The program that made a claim, as it names itself."""
+    for info in manifest.get("claim_generator_info") or ():
+        if isinstance(info, dict) and info.get("name"):
+            return f"{info['name']} {info.get('version') or ''}".strip()
+    named = manifest.get("claim_generator")
+    return named if isinstance(named, str) else None

@@ -1,0 +1,363 @@
+"""Examines this installation: what is there, what works, what `auto` would take, and why.
+
+Nothing is taken on trust: every engine is set up and proven, the model judges known crops, and
+decoders are imported in processes of their own, as a scan does it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from deepscan import __version__
+from deepscan.engines.cache import cache_folder
+from deepscan.engines.engine import ENGINES, Engine
+from deepscan.engines.hardware import Machine, look_around
+from deepscan.engines.load import Choice, build, candidates, engine_class, parse_name
+from deepscan.engines.parity import SEED, selftest_scores
+from deepscan.errors import DeepscanError, EngineError
+from deepscan.models.weights import FOLDER, Card, read_card, read_weights
+from deepscan.options import ScanOptions
+
+PACKAGES = (
+    "torch", "torchvision", "openvino", "av", "decord", "facenet-pytorch", "timm", "numpy",
+    "safetensors", "pillow",
+)  # fmt: skip
+CHILD_TIME = 60.0  # seconds that a small process may take on a busy machine
+DISK = 64 * 2**20  # bytes; a converted network takes 10 MB
+
+_AV = (
+    "import av, json; print(json.dumps({name: '.'.join(map(str, numbers))"
+    " for name, numbers in av.library_versions.items()}))"
+)
+_DECORD = "import decord; print(decord.__version__)"
+_SANDBOX = "from deepscan.video.isolation.sandbox import lock_down; print(lock_down())"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Whether a part works, and its version, or why it does not."""
+
+    name: str
+    works: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFinding:
+    """Whether an engine may be used, and why; the five figures of its parity where measured."""
+
+    name: str
+    works: bool
+    detail: str
+    max_score_difference: float | None = None
+    mean_score_difference: float | None = None
+    mean_mask_iou: float | None = None
+    max_mask_difference: float | None = None
+    verdict_equality: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFinding:
+    """The model as its card describes it; `evaluated_on` names what the AUC was measured on."""
+
+    name: str
+    sha256: str
+    input_size: int
+    auc: float
+    auc_interval: tuple[float, float]
+    evaluated_on: str
+    calibration: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """The model on known crops against the scores in its card; None where there are none."""
+
+    works: bool | None
+    detail: str
+    largest_difference: float | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`ok` if a scan can be trusted to run; else `reasons` says why not.
+
+    `notes` are what a person should know all the same. `sandbox` names what a decoder process gives
+    up ("landlock-6+seccomp", "none"). `cache_free` is in bytes.
+    """
+
+    ok: bool
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    versions: tuple[tuple[str, str], ...]
+    machine: Machine
+    decoders: tuple[Finding, ...]
+    engines: tuple[EngineFinding, ...]
+    chosen_engine: str | None
+    chosen_reason: str
+    model: ModelFinding | None
+    selftest: SelfTest
+    sandbox: str
+    cache: str | None
+    cache_free: int | None
+
+    def to_json(self) -> str:
+        """The report as one JSON object."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=True, allow_nan=False)
+
+    def to_text(self) -> str:
+        """The report for people."""
+        return _told(self)
+
+
+def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
+    """Look at everything that a scan with these options needs.
+
+    Takes some seconds: every engine is set up, and compared with torch if it never was before.
+
+    Args:
+        options: which engine and model to look at closely.
+        folder: where models lie.
+    """
+    machine = look_around()
+    reasons: list[str] = []
+    notes: list[str] = []
+    decoders, libraries = _decoders()
+    if not decoders[0].works:
+        reasons.append(f"no video can be read: {decoders[0].detail}")
+    sandbox = _child(_SANDBOX)
+    if not sandbox.works:
+        reasons.append(f"decoder processes cannot be locked down: {sandbox.detail}")
+    elif sandbox.detail == "none":
+        notes.append("decoder processes keep access to files and network: no Landlock, no seccomp")
+    card, model = _model(options.model, folder, reasons)
+    engines: tuple[EngineFinding, ...] = ()
+    chosen, why, selftest = None, "no model", SelfTest(None, "no engine")
+    if card is not None:
+        engines = tuple(_try(choice, card, machine) for choice in _every_choice())
+        engine = _choose(options.engine, card, machine, engines)
+        if isinstance(engine, str):
+            why = engine
+            reasons.append(engine)
+        else:
+            chosen, why = engine.name, engine.info.reason
+            selftest = _selftest(engine, card)
+            engine.close()
+            if selftest.works is False:
+                reasons.append(f"the self-test failed: {selftest.detail}")
+            elif selftest.works is None:
+                notes.append(f"no self-test: {selftest.detail}")
+    cache = cache_folder()
+    free = shutil.disk_usage(cache).free if cache else None
+    if free is None:
+        notes.append("no cache: every start converts the network anew. Set DEEPSCAN_CACHE")
+    elif free < DISK:
+        notes.append(f"only {free // 2**20} MB are free in {cache}")
+    return Report(
+        ok=not reasons,
+        reasons=tuple(reasons),
+        notes=tuple(notes),
+        versions=(*_versions(), *libraries),
+        machine=machine,
+        decoders=decoders,
+        engines=engines,
+        chosen_engine=chosen,
+        chosen_reason=why,
+        model=model,
+        selftest=selftest,
+        sandbox=sandbox.detail if sandbox.works else "unknown",
+        cache=str(cache) if cache else None,
+        cache_free=free,
+    )
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = [("deepscan", __version__), ("python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            found.append((package, version(package)))
+        except PackageNotFoundError:
+            found.append((package, "not installed"))
+    return tuple(found)
+
+
+def _decoders() -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
+    """PyAV first, then decord; and the versions of PyAV's FFmpeg libraries."""
+    av = _child(_AV)
+    libraries: tuple[tuple[str, str], ...] = ()
+    if av.works:
+        libraries = tuple(sorted(json.loads(av.detail).items()))
+        av = Finding("pyav", True, version("av"))
+    decord = _child(_DECORD)
+    if not decord.works:
+        decord = Finding("decord", False, f"{decord.detail}; PyAV reads everything instead")
+    return (replace(av, name="pyav"), replace(decord, name="decord")), libraries
+
+
+def _child(code: str) -> Finding:
+    """Run a line of Python in a process of its own; what it prints, or why it failed."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=CHILD_TIME,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("", False, str(error))
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it died without a word"])[-1]
+        return Finding("", False, f"exit status {done.returncode}: {last}")
+    return Finding("", True, done.stdout.strip())
+
+
+def _model(name: str, folder: Path, reasons: list[str]) -> tuple[Card | None, ModelFinding | None]:
+    try:
+        card = read_card(name, folder)
+        read_weights(card)
+    except DeepscanError as error:
+        reasons.append(str(error))
+        return None, None
+    info = card.info
+    return card, ModelFinding(
+        info.name,
+        info.sha256,
+        info.input_size,
+        info.auc,
+        info.auc_interval,
+        info.evaluated_on,
+        _calibration(card.values),
+    )
+
+
+def _calibration(values: Mapping[str, Any]) -> str | None:
+    calibration = values.get("calibration")
+    return str(calibration["name"]) if isinstance(calibration, dict) else None
+
+
+def _every_choice() -> list[Choice]:
+    return [
+        Choice(runtime, device, precision)
+        for runtime in ENGINES
+        for device, precision in engine_class(runtime).CHOICES
+    ]
+
+
+def _try(choice: Choice, card: Card, machine: Machine) -> EngineFinding:
+    try:
+        engine: Any = build(choice, card, machine, "", patient=False)
+    except DeepscanError as error:
+        return EngineFinding(choice.name, False, str(error))
+    engine.close()
+    info = engine.info
+    if info.max_score_difference is None:
+        return EngineFinding(choice.name, True, "the reference")
+    return EngineFinding(
+        choice.name,
+        True,
+        "agrees with torch",
+        max_score_difference=info.max_score_difference,
+        mean_score_difference=info.mean_score_difference,
+        mean_mask_iou=info.mean_mask_iou,
+        max_mask_difference=info.max_mask_difference,
+        verdict_equality=info.verdict_equality,
+    )
+
+
+def _choose(
+    name: str, card: Card, machine: Machine, engines: tuple[EngineFinding, ...]
+) -> Engine | str:
+    """The engine that a scan would get, or why it would get none."""
+    works = {finding.name for finding in engines if finding.works}
+    try:
+        if name != "auto":
+            return build(parse_name(name), card, machine, "asked for")
+        for choice, reason in candidates(machine, card):
+            if choice.name in works:
+                return build(choice, card, machine, reason, patient=False)
+    except EngineError as error:
+        return str(error)
+    return "no engine runs here"
+
+
+def _selftest(engine: Engine, card: Card) -> SelfTest:
+    values = card.values.get("selftest")
+    if not isinstance(values, dict):
+        return SelfTest(None, "the model's card holds no expected scores")
+    if values.get("seed") != SEED:
+        return SelfTest(False, f"the card's scores are of other crops (seed {values.get('seed')})")
+    try:
+        found = selftest_scores(engine)
+    except EngineError as error:
+        return SelfTest(False, str(error))
+    try:
+        expected = [float(score) for score in values["scores"]]
+        tolerance = float(values["tolerance"])
+    except (KeyError, TypeError, ValueError) as error:
+        return SelfTest(False, f"the self-test in the model's card is damaged ({error!r})")
+    if len(expected) != len(found):
+        return SelfTest(False, f"the card holds {len(expected)} scores, the probe {len(found)}")
+    largest = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+    works = largest <= tolerance
+    relation = "within" if works else "beyond"
+    return SelfTest(
+        works,
+        f"{len(found)} known crops: largest difference {largest:.4f}, {relation} {tolerance:g}",
+        largest,
+        tolerance,
+    )
+
+
+def _told(report: Report) -> str:
+    lines = ["deepscan works here." if report.ok else "deepscan does NOT work as it should here:"]
+    lines += [f"  - {reason}" for reason in report.reasons]
+    lines += [f"  note: {note}" for note in report.notes]
+    lines += ["", "Versions"]
+    lines += [f"  {name:<16} {number}" for name, number in report.versions]
+    machine = report.machine
+    lines += ["", "Machine"]
+    lines.append(f"  cpu              {machine.cpu}, {machine.cores} cores")
+    lines.append(f"  instructions     {' '.join(machine.flags) or 'none that matter'}")
+    lines.append(f"  cuda             {machine.cuda or 'no device'}")
+    lines.append(f"  sandbox          {report.sandbox}")
+    free = "" if report.cache_free is None else f", {report.cache_free / 2**30:.1f} GB free"
+    lines.append(f"  cache            {report.cache or 'none'}{free}")
+    lines += ["", "Decoders"]
+    lines += [f"  {_mark(one.works)} {one.name:<18} {one.detail}" for one in report.decoders]
+    lines += ["", "Engines"]
+    lines += [f"  {_mark(one.works)} {one.name:<18} {_figures(one)}" for one in report.engines]
+    lines.append(f"  a scan takes {report.chosen_engine or 'none'} ({report.chosen_reason})")
+    lines += ["", "Model"]
+    if (model := report.model) is None:
+        lines.append("  none")
+    else:
+        low, high = model.auc_interval
+        lines.append(f"  {model.name}, {model.input_size} px, SHA-256 {model.sha256}")
+        lines.append(f"  AUC {model.auc:.3f} ({low:.3f} to {high:.3f}) on {model.evaluated_on}")
+        lines.append(f"  calibration {model.calibration or 'none'}")
+    lines.append(f"  self-test: {report.selftest.detail}")
+    return "\n".join(lines)
+
+
+def _mark(works: bool) -> str:
+    return "yes" if works else "no "
+
+
+def _figures(engine: EngineFinding) -> str:
+    if engine.max_score_difference is None or engine.mean_mask_iou is None:
+        return engine.detail
+    return (
+        f"{engine.detail}: largest score difference {engine.max_score_difference:.1e}, "
+        f"mean mask IoU {engine.mean_mask_iou:.4f}"
+    )

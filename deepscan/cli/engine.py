@@ -1,0 +1,320 @@
+"""`deepscan engine`: engines built, listed, checked, measured and removed.
+
+What is asked for goes to stdout, as a table on a terminal and as plain columns elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepscan.errors import DeepscanError, UsageError
+from deepscan.exit_codes import ERROR
+from deepscan.options import ScanOptions
+from deepscan.sinks.wording import visible
+
+if TYPE_CHECKING:
+    from deepscan.engines.inventory import Entry, Proof
+
+DEFAULT_MODEL = ScanOptions().model
+Format = Annotated[str, typer.Option("--format", help="text or json.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Model = Annotated[str, typer.Option(help="Network to use.")]
+
+app = typer.Typer(
+    help="Build, list, check, measure and remove engines.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def build(
+    recipe: Annotated[str, typer.Argument(help="A recipe; `deepscan engine list` names them.")],
+    device: Annotated[
+        str | None,
+        typer.Option(help="cuda, or cuda:N for another than the first GPU.", show_default=False),
+    ] = None,
+    time_limit: Annotated[
+        int | None,
+        typer.Option(help="Seconds after which the build is killed.", min=1, show_default=False),
+    ] = None,
+    format_: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Build what a recipe describes, keep it in the cache, and prove that it agrees with torch."""
+    with _errors(debug):
+        _check_format(format_)
+        if device is not None and not re.fullmatch(r"cuda(:\d{1,3})?", device):
+            raise UsageError(f"--device {device}: give cuda or cuda:N")
+        if time_limit is not None and hasattr(signal, "setitimer"):
+            # Left to its default the signal ends the process, also inside of native code.
+            signal.setitimer(signal.ITIMER_REAL, time_limit)
+        _show_steps()
+        from deepscan.engines.inventory import build_recipe
+
+        _show_proof(build_recipe(recipe, device=device), format_)
+
+
+@app.command("list")
+def list_(format_: Format = "text", debug: Debug = False) -> None:
+    """List the recipes, and what the cache holds of them."""
+    with _errors(debug):
+        _check_format(format_)
+        from deepscan.engines.cache import cache_folder
+        from deepscan.engines.inventory import entries
+        from deepscan.engines.recipe import list_recipes
+
+        recipes, kept, folder = list_recipes(), entries(), cache_folder()
+        if format_ == "json":
+            _print_json(
+                {
+                    "cache": str(folder) if folder else None,
+                    "recipes": [_plain(recipe) for recipe in recipes],
+                    "entries": [_plain(entry) for entry in kept],
+                }
+            )
+            return
+        _print_table(
+            "Recipes",
+            ("recipe", "model", "runtime", "precision", "batch", "proof kept"),
+            [
+                (
+                    one.name,
+                    one.model,
+                    one.runtime,
+                    one.precision,
+                    f"{one.batches.min}/{one.batches.opt}/{one.batches.max}"
+                    if one.batches
+                    else "any",
+                    _proof_kept(kept, one.model, one.runtime, one.precision),
+                )
+                for one in recipes
+            ],
+        )
+        _print_table(
+            f"Cache {folder or '(none)'}",
+            ("kind", "what", "fingerprint", "size", "score diff.", "mask IoU"),
+            [_entry_row(entry) for entry in kept],
+        )
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe or an engine.")],
+    model: Model = DEFAULT_MODEL,
+    format_: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Compare an engine with torch in fp32, now; exit code 2 if it is out of tolerance."""
+    with _errors(debug):
+        _check_format(format_)
+        from deepscan.engines.inventory import prove
+
+        proof = prove(name, model)
+        _show_proof(proof, format_)
+    if proof.complaints:
+        raise typer.Exit(ERROR)
+
+
+@app.command("bench")
+def bench_(
+    model: Model = DEFAULT_MODEL,
+    batch: Annotated[str, typer.Option(help="Batches, separated by commas.")] = "1,8",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; by default each engine's own.", min=1)
+    ] = None,
+    format_: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Measure every engine that runs here: a table, then one JSON line with everything."""
+    with _errors(debug):
+        _check_format(format_)
+        batches = _batches(batch)
+        from deepscan.engines.bench import bench
+
+        found = bench(model, batches, threads=threads)
+        if format_ == "text":
+            _print_table(
+                f"{model}, {found.input_size} px, on {visible(found.machine.cpu)}",
+                (
+                    "engine", "batch", "crops/s", "slowest..fastest", "CPU ms/crop",
+                    "x eager torch", "x by CPU time",
+                ),
+                [
+                    (
+                        pace.engine,
+                        str(pace.batch),
+                        f"{pace.crops_per_second:.1f}",
+                        f"{pace.lowest:.0f}..{pace.highest:.0f}",
+                        f"{pace.cpu_ms_per_crop:.2f}",
+                        f"{pace.speedup:.2f}",
+                        f"{pace.cpu_speedup:.2f}",
+                    )
+                    for pace in found.paces
+                ],
+            )  # fmt: skip
+            for engine, why in found.absent.items():
+                typer.echo(visible(f"not here: {engine}: {why}"))
+        _print_json(found.values())
+
+
+@app.command()
+def clean(format_: Format = "text", debug: Debug = False) -> None:
+    """Remove all that the cache holds; it is made again when it is needed."""
+    with _errors(debug):
+        _check_format(format_)
+        from deepscan.engines.cache import cache_folder
+        from deepscan.engines.inventory import clean as remove
+
+        folder, gone = cache_folder(), remove()
+        if format_ == "json":
+            _print_json(
+                {
+                    "cache": str(folder) if folder else None,
+                    "removed": [_plain(entry) for entry in gone],
+                }
+            )
+            return
+        for entry in gone:
+            row = _entry_row(entry)
+            typer.echo(visible(f"removed {row[0]} {row[1]} ({row[3]})"))
+        total = sum(entry.size for entry in gone)
+        typer.echo(visible(f"{len(gone)} entries, {_size(total)}, from {folder or 'no cache'}"))
+
+
+@contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except DeepscanError as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(visible(f"deepscan: {error}"), err=True)
+        raise typer.Exit(ERROR) from error
+
+
+def _show_steps() -> None:
+    """What a build is at goes to stderr: it takes minutes."""
+    steps = logging.getLogger("deepscan.engines.steps")
+    if not steps.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("deepscan: %(message)s"))
+        steps.addHandler(handler)
+    steps.setLevel(logging.INFO)
+    steps.propagate = False
+
+
+def _check_format(format_: str) -> None:
+    if format_ not in ("text", "json"):
+        raise UsageError(f"--format {format_}: must be one of text, json")
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1 or max(found) > 1024:
+        raise UsageError(f"--batch {text}: give numbers from 1 to 1024, separated by commas")
+    return found
+
+
+def _show_proof(proof: Proof, format_: str) -> None:
+    if format_ == "json":
+        _print_json(_plain(proof))
+        return
+    parity, limit = proof.parity, proof.tolerance
+    _print_table(
+        f"{proof.engine} with {proof.model}, {proof.fingerprint}",
+        ("figure over the probe", "measured", "may be"),
+        [
+            ("largest score difference", f"{parity.max_score_difference:.2e}",
+             f"{limit.max_score_difference:g}"),
+            ("mean score difference", f"{parity.mean_score_difference:.2e}",
+             f"{limit.mean_score_difference:g}"),
+            ("mean mask IoU", f"{parity.mean_mask_iou:.4f}", f"{limit.mean_mask_iou:g}"),
+            ("largest mask difference", f"{parity.max_mask_difference:.2e}",
+             f"{limit.max_mask_difference:g}"),
+            ("share of equal verdicts", f"{parity.verdict_equality:.4f}",
+             f"{limit.verdict_equality:g}"),
+        ],
+    )  # fmt: skip
+    for complaint in proof.complaints:
+        typer.echo(f"out of tolerance: {complaint}")
+    if not proof.complaints:
+        typer.echo("agrees with torch in fp32")
+
+
+def _proof_kept(kept: tuple[Entry, ...], model: str, runtime: str, precision: str) -> str:
+    count = sum(
+        entry.model == model
+        and entry.engine.split("-")[0] == runtime
+        and entry.engine.endswith(f"-{precision}")
+        for entry in kept
+        if entry.kind == "parity"
+    )
+    return "yes" if count else "no"
+
+
+def _entry_row(entry: Entry) -> tuple[str, ...]:
+    facts, parity = entry.facts, entry.parity
+    what = {
+        "openvino": f"weights {facts.get('weights', '')[:12]}, OpenVINO {facts.get('openvino')}",
+        "tensorrt": f"{entry.model} {facts.get('precision')}, TensorRT {facts.get('tensorrt')}, "
+        f"{facts.get('gpu')} (sm {facts.get('sm')}), driver {facts.get('driver')}",
+        "timings": f"TensorRT {facts.get('tensorrt')}, {facts.get('gpu')}",
+        "parity": f"{entry.engine or 'an engine'} {entry.model}".strip(),
+    }.get(entry.kind, entry.key)
+    return (
+        entry.kind,
+        what,
+        (entry.fingerprint or entry.key)[:12],
+        _size(entry.size),
+        "" if parity is None else f"{parity.max_score_difference:.1e}",
+        "" if parity is None else f"{parity.mean_mask_iou:.4f}",
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count / 2**10:.1f} kB"
+
+
+def _plain(thing: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(thing)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    typer.echo(json.dumps(values, sort_keys=True, ensure_ascii=True, default=str))
+
+
+def _print_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A framed table for a terminal; elsewhere columns that other programs can cut."""
+    rows = [tuple(visible(cell) for cell in row) for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*head, title=visible(title))
+        for row in rows:
+            table.add_row(*row)
+        Console(markup=False).print(table)
+        return
+    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
+    typer.echo(visible(title))
+    for row in [head, *rows]:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        typer.echo(f"  {'  '.join(cells).rstrip()}")

@@ -1,0 +1,371 @@
+"""Commands over results that are there: compare, check, merge, report, and the journal.
+
+They scan nothing anew, but for the frames that `verify` judges again. Each says in its help what
+its exit codes mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepscan.errors import DeepscanError, UsageError
+from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy, counted
+from deepscan.options import ScanOptions
+from deepscan.sinks.wording import visible
+
+if TYPE_CHECKING:
+    from deepscan.archive.journal import Memory
+    from deepscan.archive.records import Results
+
+Format = Annotated[str, typer.Option("--format", help="text or json.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Reports = Annotated[
+    str,
+    typer.Option(
+        help="Which, separated by commas: html, csv, jsonl, sarif, junit, sqlite, parquet."
+    ),
+]
+REPORTS = "html,csv,jsonl,sarif,junit"
+
+_MOVED = """
+Exit codes: 0 no verdict moved; 1 at least one moved, or a file is known on one side only; 2 they
+could not be compared. A verdict moves if its label is another, or P(manipulated) differs by more
+than the tolerance.
+"""
+_CHECKED = """
+Exit codes: 0 all is as recorded; 1 something differs; 2 nothing differs, but something could not be
+checked (the input is gone, other weights are installed), or the command failed.
+
+Scores may differ by what the two engines may be apart from torch in fp32, and 0.02 since boxes are
+recorded to a tenth of a pixel. A result without a list of frames is scanned again as a whole.
+"""
+_MERGED = """
+Exit codes are those of a scan of all files: 1 at least one manipulated; 2 a file failed, or parts
+are missing or unfinished (which is told; the rest is merged all the same); 3 at least one
+inconclusive; 0 otherwise.
+"""
+
+journal_app = typer.Typer(
+    help="Look at the journal of a results folder, or repair it.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("diff", epilog=_MOVED)(diff)
+    app.command("verify", epilog=_CHECKED)(verify)
+    app.command("merge", epilog=_MERGED)(merge)
+    app.command("report")(report)
+    app.add_typer(journal_app, name="journal")
+
+
+def diff(
+    old: Annotated[
+        Path, typer.Argument(metavar="OLD", help="Results folder or result.json of before.")
+    ],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The same of now.")],
+    tolerance: Annotated[
+        float, typer.Option(help="How far P(manipulated) may be apart.", min=0.0, max=1.0)
+    ] = 0.02,
+    format_: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Tell which verdicts moved between two results, by how much, and why.
+
+    deepscan diff RESULTS.old RESULTS
+
+    Named beside each are all differences that may have moved it: content, model, settings, decoder,
+    engine, calibration, version.
+    """
+    with _errors(debug):
+        _check_format(format_)
+        from deepscan.archive.diff import compare, to_json, to_text
+
+        found = compare(old, new, tolerance=tolerance)
+        if format_ == "json":
+            _print_json(to_json(found))
+        else:
+            for line in to_text(found):
+                _print(line)
+    raise typer.Exit(FOUND if found.moved else OK)
+
+
+def verify(
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="A result.json or a results folder.")
+    ],
+    frames: Annotated[
+        int,
+        typer.Option(help="Frames to judge again, drawn at random; 0: none.", min=0, max=10_000),
+    ] = 8,
+    seed: Annotated[int, typer.Option(help="Draws others.", min=0)] = 0,
+    input_: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            show_default=False,
+            help="Where the scanned file lies now; for a results folder, the folder of its files.",
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="As for a scan.")] = ScanOptions().engine,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only what is not in order, and the counts.")
+    ] = False,
+    format_: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Check a result without trusting who made it: hashes, shape, and some scores judged again.
+
+    deepscan verify result.json --frames 20
+    """
+    with _errors(debug):
+        _check_format(format_)
+        from deepscan.archive.verify import verify as check
+
+        found = check(result, frames=frames, seed=seed, input=input_, engine=engine)
+        if format_ == "json":
+            _print_json(found.to_json())
+        else:
+            for line in found.to_text(everything=not quiet):
+                _print(line)
+    raise typer.Exit({"ok": OK, "differs": FOUND, "unchecked": ERROR}[found.state])
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for all results.")],
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARD", help="Results folders, one or more.")
+    ],
+    report: Reports = REPORTS,
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", help="Copy outputs and check them; else they are hard links."),
+    ] = False,
+    mixed: Annotated[
+        bool,
+        typer.Option("--mixed", help="Also parts with other settings, weights or engines."),
+    ] = False,
+    newest: Annotated[
+        bool,
+        typer.Option("--newest", help="Of two results under one name the newest counts."),
+    ] = False,
+    fail_on: Annotated[
+        str, typer.Option(help="From which label on the exit code is 1: manipulated or suspicious.")
+    ] = "manipulated",
+    require_face: Annotated[
+        bool, typer.Option("--require-face", help="Exit code 3 for a file without a face.")
+    ] = False,
+    allow_inconclusive: Annotated[
+        bool, typer.Option("--allow-inconclusive", help="Exit code 0 instead of 3.")
+    ] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="Exit code 0 whatever was found.")
+    ] = False,
+    format_: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Put results that were made apart into one folder, as if one machine had made them.
+
+    deepscan ARCHIVE --shard 1/3 --out part1        (and so on, anywhere)
+
+    deepscan merge RESULTS part1 part2 part3
+    """
+    with _errors(debug):
+        _check_format(format_)
+        if fail_on not in ("manipulated", "suspicious"):
+            raise UsageError(f"--fail-on {fail_on}: must be one of manipulated, suspicious")
+        wanted = _report_names(report)
+        from deepscan.archive.merge import merge as unite
+
+        merged = unite(out, shards, copy=copy, mixed=mixed, newest=newest, command=tuple(sys.argv))
+        _write_reports(merged.results, wanted)
+        for line in merged.missing:
+            _say(line)
+        outcomes = merged.results.outcomes
+        if format_ == "json":
+            _print_json(
+                {
+                    "out": str(out),
+                    "files": len(outcomes),
+                    "linked": merged.linked,
+                    "copied": merged.copied,
+                    "missing": list(merged.missing),
+                }
+            )
+        else:
+            _print(counted(outcome.label for outcome in outcomes))
+    policy = ExitPolicy(fail_on == "suspicious", require_face, allow_inconclusive, exit_zero)
+    code = policy.code(outcome.label for outcome in outcomes)
+    raise typer.Exit(ERROR if merged.missing else code)
+
+
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")],
+    report: Reports = REPORTS,
+    debug: Debug = False,
+) -> None:
+    """Write the reports of a results folder anew, from its journal. Nothing is scanned."""
+    with _errors(debug):
+        wanted = _report_names(report)
+        from deepscan.archive.journal import read_journal
+
+        for path in _write_reports(read_journal(results), wanted):
+            _print(visible(f"wrote {path}"))
+
+
+@journal_app.command()
+def show(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")],
+    format_: Format = "text",
+    debug: Debug = False,
+) -> None:
+    """Tell what the journal says: the last run, its files by label, what is unfinished."""
+    with _errors(debug):
+        _check_format(format_)
+        from deepscan.archive.journal import recall
+
+        memory = recall(results)
+        if format_ == "json":
+            _print_json(_facts(memory))
+        else:
+            for line in _told(memory):
+                _print(visible(line))
+
+
+@journal_app.command()
+def repair(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")],
+    debug: Debug = False,
+) -> None:
+    """Keep every whole line of a damaged journal; files whose lines are lost are scanned again."""
+    with _errors(debug):
+        from deepscan.archive.journal import repair as mend
+
+        kept, lost = mend(results)
+        if lost:
+            _print(f"{kept} lines kept, {lost} lost; the damaged journal lies beside the new one")
+        else:
+            _print(f"{kept} lines, none of them lost")
+
+
+def _facts(memory: Memory) -> dict[str, Any]:
+    run = memory.run
+    return {
+        "run": None if run is None else run.to_json(),
+        "finished": memory.finished,
+        "files": len(memory.outcomes),
+        "labels": _labels(memory),
+        "superseded": len(memory.superseded),
+        "unfinished": list(memory.unfinished()),
+    }
+
+
+def _labels(memory: Memory) -> dict[str, int]:
+    from collections import Counter
+
+    return dict(sorted(Counter(str(each.label) for each in memory.outcomes.values()).items()))
+
+
+def _told(memory: Memory) -> Iterator[str]:
+    run = memory.run
+    if run is None:
+        yield "no run has begun here"
+        return
+    part = f", shard {run.shard[0]}/{run.shard[1]}" if run.shard else ""
+    yield f"last run   {run.id}, {run.started}, deepscan {run.version}{part}"
+    ended = "yes, with every file" if memory.finished else "no: give the same scan again to go on"
+    yield f"ended      {ended}"
+    yield f"model      {run.model}, {run.model_sha256[:12]}; engine {run.engine}"
+    point = "" if run.operating_point is None else f", operating point {run.operating_point:.3f}"
+    yield f"judged by  calibration {run.calibration}{point}"
+    if run.controls:
+        words = {True: "passed", False: "FAILED", None: "not judged"}
+        yield f"controls   {len(run.controls)} known crops: {words[run.controls_passed]}"
+    yield f"files      {counted(each.label for each in memory.outcomes.values())}"
+    if memory.superseded:
+        yield f"older      {len(memory.superseded)} results that others have replaced"
+    for name in memory.unfinished():
+        yield f"unfinished {name}"
+
+
+def _report_names(text: str) -> list[str]:
+    """The names, each of which can be written here.
+
+    Raises:
+        UsageError: one is unknown, or needs a package that is not there.
+    """
+    from deepscan.archive.reports import load_report
+
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if names == ["none"]:
+        return []
+    for name in names:
+        try:
+            load_report(name)
+        except KeyError:
+            raise UsageError(f"--report {name}: there is no such report") from None
+        except ImportError as error:
+            raise UsageError(
+                f"--report {name} needs a package that is not there: {error}"
+            ) from error
+    if not names:
+        raise UsageError("--report names nothing; give none for no reports")
+    return names
+
+
+def _write_reports(results: Results, names: list[str]) -> list[Path]:
+    from deepscan.archive.reports import load_report
+
+    written = []
+    for name in names:
+        file, write = load_report(name)
+        write(results, results.folder / file)
+        written.append(results.folder / file)
+    return written
+
+
+@contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except DeepscanError as error:
+        if debug:
+            traceback.print_exc()
+        _say(str(error))
+        raise typer.Exit(ERROR) from error
+
+
+def _check_format(format_: str) -> None:
+    if format_ not in ("text", "json"):
+        raise UsageError(f"--format {format_}: must be one of text, json")
+
+
+def _print(line: str) -> None:
+    """stdout may be a pipe that nobody reads any more: the exit code still counts."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    _print(json.dumps(values, sort_keys=True, ensure_ascii=True, allow_nan=False))
+
+
+def _say(line: str) -> None:
+    typer.echo(visible(f"deepscan: {line}"), err=True)

@@ -1,0 +1,211 @@
+"""What the recipes come to on this machine, and what the cache holds: seen, proven, thrown away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deepscan.engines.cache import cache_folder, read_entry
+from deepscan.engines.engine import ENGINES
+from deepscan.engines.hardware import Machine, look_around
+from deepscan.engines.load import Choice, engine_class, measure, parse_name, set_up
+from deepscan.engines.parity import Conformity, Tolerance, bars_of, complaints, keep_parity
+from deepscan.engines.recipe import FOLDER as RECIPES
+from deepscan.engines.recipe import Recipe, read_recipe, tolerance_of
+from deepscan.errors import EngineError
+from deepscan.models.weights import FOLDER, Card, read_card
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing in the cache: its kind, what it is, what it depends on and its size in bytes.
+
+    `kind` is "openvino" (a converted network), "tensorrt" (an engine), "timings" (what TensorRT
+    learned about a GPU), "parity" (a proof), "damaged" or "leftover".
+    `parity` and `engine` only for proofs: of the engine with that `fingerprint`.
+    """
+
+    key: str
+    kind: str
+    facts: Mapping[str, str]
+    size: int
+    engine: str = ""
+    model: str = ""
+    fingerprint: str = ""
+    parity: Conformity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """An engine's figures, measured now, what they may be, and what is out of tolerance."""
+
+    engine: str
+    model: str
+    fingerprint: str
+    parity: Conformity
+    tolerance: Tolerance
+    complaints: tuple[str, ...]
+
+
+def choice_of(recipe: Recipe) -> Choice:
+    """The engine that a recipe makes."""
+    return Choice(recipe.runtime, None, recipe.precision)
+
+
+def build_recipe(
+    name: str,
+    *,
+    device: str | None = None,
+    models: Path = FOLDER,
+    recipes: Path = RECIPES,
+) -> Proof:
+    """Make what a recipe describes, keep it in the cache, and prove it.
+
+    What lies in the cache already is only proven.
+
+    Args:
+        name: of the recipe.
+        device: where it will run, as in the name of an engine; by default the first that fits.
+        models: where models lie.
+        recipes: where recipes lie.
+
+    Raises:
+        UsageError: there is no such recipe.
+        EngineError: it does not run here, cannot be kept, or is out of tolerance.
+        ModelError: there are no weights for its model.
+    """
+    recipe = read_recipe(name, recipes)
+    choice = replace(choice_of(recipe), device=device)
+    card, machine = read_card(recipe.model, models), look_around()
+    made = engine_class(choice.runtime)
+    key = None
+    if hasattr(made, "build_key"):
+        key = made.build_key(card, machine, recipe.precision, device or "cuda")
+    proof = _prove(choice, card, machine, patient=True)
+    if proof.complaints:
+        raise EngineError(f"{name} does not agree with torch: {'; '.join(proof.complaints)}")
+    if key is not None and read_entry(cache_folder(), key) is None:
+        raise EngineError(
+            f"{name} was built and agrees with torch, but cannot be kept in "
+            f"{cache_folder() or 'a cache'}. See the warnings above, or set DEEPSCAN_CACHE to a "
+            "folder of yours with room in it"
+        )
+    return proof
+
+
+def prove(
+    name: str, model: str = "msccnet-s", *, models: Path = FOLDER, recipes: Path = RECIPES
+) -> Proof:
+    """Compare an engine with torch in fp32, now.
+
+    Args:
+        name: a recipe, or an engine as in `load_engine`, but not "auto".
+        model: the model of an engine that is named without recipe.
+        models: where models lie.
+        recipes: where recipes lie.
+
+    Raises:
+        UsageError: there is neither such a recipe nor such an engine.
+        EngineError: it does not run here.
+        ModelError: the model is missing or damaged.
+    """
+    if name.split("-")[0] in ENGINES:
+        choice = parse_name(name)
+    else:
+        recipe = read_recipe(name, recipes)
+        choice, model = choice_of(recipe), recipe.model
+    return _prove(choice, read_card(model, models), look_around(), patient=False)
+
+
+def _prove(choice: Choice, card: Card, machine: Machine, *, patient: bool) -> Proof:
+    model = card.name
+    engine = set_up(choice, card, machine, patient=patient)
+    try:
+        parity = measure(engine, card, machine)
+    finally:
+        engine.close()
+    tolerance = tolerance_of(model, choice.runtime, engine.name.rpartition("-")[2])
+    keep_parity(engine.fingerprint, parity, engine.name, model, bars_of(card.values))
+    return Proof(
+        engine.name, model, engine.fingerprint, parity, tolerance, complaints(parity, tolerance)
+    )
+
+
+def entries(folder: Path | None = None) -> tuple[Entry, ...]:
+    """Everything that the cache holds, by kind; reads side files and proofs only."""
+    folder = folder or cache_folder()
+    if folder is None:
+        return ()
+    found = [_entry(side) for side in folder.glob("*.json")]
+    whole = {entry.key for entry in found}
+    found += [
+        Entry(path.name, "leftover", {}, _size(path))
+        for path in folder.iterdir()
+        if _is_leftover(path.name) or (path.suffix == ".bin" and path.stem not in whole)
+    ]
+    return tuple(sorted(found, key=lambda entry: (entry.kind, entry.key)))
+
+
+def clean(folder: Path | None = None) -> tuple[Entry, ...]:
+    """Remove everything that the cache holds; says what that was.
+
+    Raises:
+        EngineError: something cannot be removed.
+    """
+    folder = folder or cache_folder()
+    gone = entries(folder)
+    for entry in gone:
+        names = (
+            [entry.key] if entry.kind == "leftover" else [f"{entry.key}.json", f"{entry.key}.bin"]
+        )
+        for name in names:
+            assert folder is not None
+            try:
+                (folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise EngineError(f"{folder / name} cannot be removed: {error.strerror}") from error
+    return gone
+
+
+def _entry(side: Path) -> Entry:
+    data = side.with_suffix(".bin")
+    size = _size(side) + _size(data)
+    try:
+        facts = {str(k): str(v) for k, v in json.loads(side.read_text())["facts"].items()}
+        kind = facts["kind"]
+        if kind != "parity":
+            return Entry(side.stem, kind, facts, size, model=facts.get("model", ""))
+        first, second = _two_objects(data.read_text())
+        return Entry(
+            side.stem,
+            kind,
+            facts,
+            size,
+            str(second.get("engine", "")),
+            str(second.get("model", "")),
+            str(second.get("fingerprint", facts["engine"])),
+            Conformity(**{key: float(value) for key, value in first.items()}),  # type: ignore[arg-type]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Entry(side.stem, "damaged", {}, size)
+
+
+def _two_objects(text: str) -> tuple[dict[str, object], dict[str, object]]:
+    """The figures of a proof and whose they are; the latter is missing in older ones."""
+    decoder = json.JSONDecoder()
+    first, end = decoder.raw_decode(text)
+    return first, decoder.raw_decode(text[end:])[0] if text[end:] else {}
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether a file is half an entry, or the log of a build by an earlier version."""
+    return name.endswith(".part") or (name.startswith("build-") and name.endswith(".log"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,1 @@
+"""One file: from its frames to a verdict and its outputs."""

@@ -1,0 +1,1 @@
+"""From scores over time to a label: arithmetic without files or networks."""

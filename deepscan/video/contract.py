@@ -1,0 +1,51 @@
+"""The reader contract and the table of readers: what turns a file into upright RGB frames.
+
+To add a reader, write one file with a class that has this shape and add one line to `READERS`; the
+conformance suite in tests/video/ runs over every reader and every clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from deepscan.types import Frame, ReadReport, VideoInfo
+
+
+class VideoReader(Protocol):
+    """One open video. Frames come once, in order of presentation, with strictly rising pts."""
+
+    @property
+    def info(self) -> VideoInfo: ...
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield every frame that can be decoded; a damaged packet is counted, not raised.
+
+        Raises:
+            VideoError: nothing could be decoded, a limit was hit, or the decoder died; frames
+                that came before stand.
+        """
+        ...
+
+    def report(self) -> ReadReport:
+        """The account of the reading so far; final once `frames` is exhausted or has raised."""
+        ...
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+OTHER_STREAMS = "not_all_streams_scanned"
+"""Begins the reason for a file that holds more picture streams than the one that was read."""
+
+READERS: dict[str, str] = {
+    "pyav": "deepscan.video.readers.pyav:PyAVReader",
+    "decord": "deepscan.video.readers.decord:DecordReader",
+}

@@ -1,0 +1,173 @@
+"""The parent's side of isolated decoding: starts a worker, watches it, believes nothing it says.
+
+Memory: the ring holds at most `RING_BYTES` (but at least two pictures), and each frame handed out
+owns one picture. The worker stops decoding when the ring is full, so a slow consumer costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+from typing import Self
+
+import numpy as np
+
+from deepscan.errors import DecoderCrash
+from deepscan.options import Decoder, Limits
+from deepscan.types import Frame, Image, ReadReport, VideoInfo
+from deepscan.video.input_file import Source
+from deepscan.video.isolation import protocol
+from deepscan.video.isolation.process import DecoderProcess
+from deepscan.video.isolation.protocol import ProtocolError
+
+RING_BYTES = 64 * 2**20
+MOST_SLOTS = 16
+FOUR_K = 3840 * 2160  # pixels above which the memory limit is doubled
+
+
+class IsolatedReader:
+    """Reads a video through a worker process. `source` stays open and belongs to the caller.
+
+    `reason` is why `decoder` was named. `fault` makes the worker fail on purpose, for tests; see
+    `worker.Order`.
+
+    Raises:
+        VideoError: what the worker found, or what became of the worker.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        decoder: Decoder,
+        limits: Limits,
+        *,
+        reason: str | None = None,
+        fault: tuple[str, int] | None = None,
+    ) -> None:
+        self._path = source.path
+        self._limits = limits
+        self._last = -1.0  # media time of the last frame
+        self._last_pts: int | None = None
+        self._received = 0
+        self._report: ReadReport | None = None
+        self._info: VideoInfo | None = None
+        self._ring: mmap.mmap | None = None
+        source.rewind()
+        self._worker = DecoderProcess(source, limits, decoder=decoder, reason=reason, fault=fault)
+        try:
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def info(self) -> VideoInfo:
+        assert self._info is not None
+        return self._info
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames; each owns its picture, which is read-only.
+
+        Raises:
+            VideoError: what the worker found, or what became of it; frames before it stand.
+        """
+        if self._worker.closed:
+            return
+        try:
+            while True:
+                kind, payload = self._hear()
+                if kind == protocol.FRAME:
+                    yield self._frame(payload)
+                elif kind == protocol.END:
+                    self._report = protocol.unpack_report(payload, self._received)
+                    break
+                elif kind == protocol.FAILED:
+                    error, self._report = protocol.unpack_failure(payload, self._received)
+                    raise error
+                else:
+                    raise ProtocolError("an unexpected message")
+        except ProtocolError as error:
+            raise self._distrusted(error) from error
+        finally:
+            self.close()
+
+    def report(self) -> ReadReport:
+        if self._report is not None:
+            return self._report
+        note = f"stopped: reading ended early, after {self._received} frames"
+        info = self.info
+        return ReadReport(self._received, 0, False, (note,), info.decoder, info.decoder_reason)
+
+    def close(self) -> None:
+        """End the worker if it still runs; no process and no descriptor is left."""
+        self._worker.close(finished=self._report is not None)
+        if self._ring is not None:
+            self._ring.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _hear(self) -> tuple[int, bytes]:
+        """The next message that is not a beat."""
+        while True:
+            kind, payload = self._worker.hear(self._allowed())
+            if kind != protocol.BEAT:
+                return kind, payload
+
+    def _allowed(self) -> float:
+        """Seconds of waiting that the whole file may cost, from what is known of its length."""
+        stated = (self._info.duration if self._info else None) or 0.0
+        media = min(max(stated, self._last), self._limits.duration)
+        return max(self._limits.time_floor, self._limits.time_factor * media)
+
+    def _greet(self) -> None:
+        try:
+            kind, payload = self._hear()
+            if kind == protocol.FAILED:
+                raise protocol.unpack_failure(payload, 0)[0]
+            if kind != protocol.HELLO:
+                raise ProtocolError("no greeting")
+            info = protocol.unpack_info(payload, self._path, self._limits)
+        except ProtocolError as error:
+            raise self._distrusted(error) from error
+        self._info = info
+        size = info.width * info.height * 3
+        self._slots = min(MOST_SLOTS, max(2, RING_BYTES // size))
+        # The worker maps whole slots: their size is what both sides compute offsets with.
+        self._ring = self._worker.make_ring(self._slots * size)
+        memory = self._limits.memory * (2 if info.width * info.height > FOUR_K else 1)
+        self._worker.say(protocol.READY_FIELDS.pack(self._slots, size, memory))
+
+    def _frame(self, payload: bytes) -> Frame:
+        if len(payload) != protocol.FRAME_FIELDS.size:
+            raise ProtocolError("bad frame")
+        index, pts, seconds, slot = protocol.FRAME_FIELDS.unpack(payload)
+        if index != self._received or slot != index % self._slots:
+            raise ProtocolError("bad index or slot")
+        if index >= self._limits.frames:
+            raise ProtocolError("too many frames")
+        rising = self._last_pts is None or pts > self._last_pts
+        if not rising or not math.isfinite(seconds) or not self._last <= seconds:
+            raise ProtocolError("bad time")
+        image = self._copy(slot)
+        self._worker.say(b"\0")  # the slot is free again
+        self._received += 1
+        self._last, self._last_pts = seconds, pts
+        return Frame(index, pts, seconds, image)
+
+    def _copy(self, slot: int) -> Image:
+        info = self.info
+        size = info.width * info.height * 3
+        assert self._ring is not None
+        shared = np.frombuffer(self._ring, np.uint8, size, slot * size)
+        image = shared.reshape(info.height, info.width, 3).copy()
+        image.flags.writeable = False
+        return image
+
+    def _distrusted(self, error: ProtocolError) -> DecoderCrash:
+        self._worker.kill()
+        return DecoderCrash(f"{self._path}: the decoder process spoke nonsense ({error})")

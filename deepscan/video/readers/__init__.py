@@ -1,0 +1,1 @@
+"""The readers, and the one that takes over where another fails."""

@@ -1,0 +1,92 @@
+"""PyAV takes over where decord fails: from the first frame, and without a frame given twice.
+
+The rule: if decord fails before a frame was handed out, PyAV reads the file and nothing else
+happens. If it fails later, PyAV reads the file from its first frame, and every frame that was
+handed out is compared (pts and a grid of its pixels); if they agree they are passed over and the
+reading goes on behind them, else CorruptError says that the frames so far cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepscan.errors import CorruptError, VideoError
+from deepscan.types import Frame, Image, ReadReport, VideoInfo
+from deepscan.video.contract import VideoReader
+
+log = logging.getLogger(__name__)
+
+GRID = 16  # samples along each side of a picture that are kept for the comparison
+MEAN_DIFFERENCE = 3.0  # levels over the grid; single samples may lie on a chroma edge
+
+
+class TakeoverReader:
+    """Reads with `first`; if that is decord and fails, reads on with what `reopen(why)` gives."""
+
+    def __init__(self, first: VideoReader, reopen: Callable[[str], VideoReader]) -> None:
+        self._reader = first
+        self._reopen = reopen
+
+    @property
+    def info(self) -> VideoInfo:
+        return self._reader.info
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames of whichever reader succeeds.
+
+        Raises:
+            CorruptError: PyAV disagrees with frames that were handed out.
+            VideoError: PyAV cannot read the file either.
+        """
+        if self.info.decoder != "decord":
+            yield from self._reader.frames()
+            return
+        seen: list[tuple[int, NDArray[np.uint8]]] = []
+        try:
+            for frame in self._reader.frames():
+                seen.append((frame.pts, _grid(frame.image)))
+                yield frame
+            return
+        except VideoError as error:
+            why = f"took over from decord after {len(seen)} frames: {error}"
+        log.warning("%s", why)
+        self._reader.close()
+        self._reader = self._reopen(why)
+        for frame in self._reader.frames():
+            if frame.index >= len(seen):
+                yield frame
+            elif not _agree(frame, seen[frame.index]):
+                raise CorruptError(
+                    f"{self.info.path}: decord and PyAV disagree about frame {frame.index}, which "
+                    "was used already; use the decoder pyav"
+                )
+
+    def report(self) -> ReadReport:
+        return self._reader.report()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _grid(image: Image) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    return image[:: max(1, height // GRID), :: max(1, width // GRID)].copy()
+
+
+def _agree(frame: Frame, seen: tuple[int, NDArray[np.uint8]]) -> bool:
+    pts, grid = seen
+    now = _grid(frame.image)
+    if frame.pts != pts or now.shape != grid.shape:
+        return False
+    return float(np.abs(now.astype(np.int16) - grid).mean()) <= MEAN_DIFFERENCE

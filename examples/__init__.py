@@ -1,0 +1,1 @@
+"""Programs that show deepscan at work on a portrait in the public domain."""

@@ -1,0 +1,728 @@
+"""The command line: defaults, answers, exit codes, and behaving well in a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import deepscan
+import deepscan.scan.scanner
+from deepscan.cli import scan as cli
+from deepscan.errors import EngineError, OutputError
+from tests.conftest import make_face_clip
+
+ROOT = Path(__file__).parents[2]
+HELP_SECONDS = 1.5  # generous; a fast machine needs a fifth
+FAKES = "from tests.conftest import run_with_fakes; run_with_fakes()"
+ALL = ["r.frames.jsonl", "r.html", "r.json", "r.masks.mkv", "r.mp4"]
+
+
+def real(*args, **rest):
+    """The installed program, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "deepscan", *map(str, args)],
+        **{"capture_output": True, "text": True, "timeout": 60, "check": False, **rest},
+    )
+
+
+def with_fakes(*args):
+    """The arguments that start the program with fakes in a process of its own."""
+    return [sys.executable, "-c", FAKES, *map(str, args)]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Help and version
+
+
+def test_help_tells_the_exit_codes():
+    for args in ((), ("--help",), ("scan", "--help")):
+        ran = real(*args)
+        assert ran.returncode == 0
+        text = " ".join(ran.stdout.split())
+        for told in ("0 no finding", "1 at least one", "2 a file", "3 no finding", "130 interr"):
+            assert told in text
+        assert "--fail-on" in text and "doctor" in text and "--out" in text
+        headings = ("What is written:", "Archives: which files:", "Exit code:")
+        assert all(heading in text for heading in headings)
+
+
+def test_help_answers_fast_and_without_the_heavy_libraries():
+    look = (
+        "import sys, atexit\n"
+        "heavy = ('torch', 'torchvision', 'av', 'numpy', 'openvino', 'decord', 'PIL', 'jinja2')\n"
+        "atexit.register(lambda: print('HEAVY', [m for m in heavy if m in sys.modules]))\n"
+        "sys.argv = ['deepscan', '--help']\n"
+        "from deepscan.__main__ import main\n"
+        "main()\n"
+    )
+    began, before = time.monotonic(), os.times()
+    ran = subprocess.run(
+        [sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True
+    )
+    wall, after = time.monotonic() - began, os.times()
+    spent = sum(after[2:4]) - sum(before[2:4])  # of the processor: a busy machine is no reason
+    print(f"--help took {wall:.2f} s, {spent:.2f} s of the processor")
+    assert "HEAVY []" in ran.stdout
+    assert spent < HELP_SECONDS
+
+
+def test_commands_over_results_are_there():
+    import typer
+
+    commands = set(typer.main.get_command(cli.app).commands)
+    assert commands >= {"scan", "doctor", "engine", "diff", "verify", "merge", "report", "journal"}
+
+
+def test_version():
+    ran = real("--version")
+    assert (ran.returncode, ran.stdout) == (0, f"deepscan {deepscan.__version__}\n")
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--no-such-option", "{clip}"),
+        ("{clip}", "--min-coverage", "2"),
+        ("{clip}", "--stride", "0"),
+        ("{clip}", "--stride"),
+        ("{clip}", "--min-face", "big"),
+        ("{clip}", "--decoder", "vlc"),
+        ("{clip}", "--format", "xml"),
+        ("{clip}", "--fail-on", "nothing"),
+        ("{clip}", "--write", "poem", "--out", "{out}/r.mp4"),
+        ("{clip}", "--write", "json"),
+        ("{clip}", "--out", "{out}/r.avi"),
+        ("{clip}", "--out", "{out}/no/r.mp4"),
+        ("{clip}", "{clip}", "--out", "{out}/r.mp4"),
+        ("{clip}", "--out", "{clip}", "--force"),
+        ("{out}",),
+        ("scan",),
+        ("doctor", "--format", "xml"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_and_code_2(deepscan_cli, clips, tmp_path, args):
+    clip = tmp_path / "in.mp4"
+    shutil.copy(clips["honest"], clip)
+    before = clip.read_bytes()
+    (tmp_path / "out").mkdir()
+    ran = deepscan_cli(*(arg.format(clip=clip, out=tmp_path / "out") for arg in args))
+    assert ran.code == 2
+    assert ran.out == ""
+    assert re.fullmatch(r"deepscan: [^\n]+\n", ran.err)
+    assert names(tmp_path / "out") == []
+    assert clip.read_bytes() == before
+
+
+def test_wrong_usage_in_a_real_process():
+    ran = real("--no-such-option", "x.mp4")
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.count("\n") == 1 and ran.stderr.startswith("deepscan: ")
+
+
+def test_a_model_that_does_not_exist(tmp_path):
+    ran = real(tmp_path / "a.mp4", "--model", "oracle")
+    assert ran.returncode == 2
+    assert "oracle" in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_an_output_that_is_there_is_code_2(deepscan_cli, clips, tmp_path):
+    (tmp_path / "r.html").write_text("mine")
+    ran = deepscan_cli(clips["honest"], "--out", tmp_path / "r.mp4")
+    assert ran.code == 2
+    assert "--force" in ran.err
+    assert names(tmp_path) == ["r.html"]
+    assert deepscan_cli(clips["honest"], "--out", tmp_path / "r.mp4", "--force").code == 0
+
+
+# Exit codes and answers
+
+
+@pytest.mark.parametrize(
+    ("files", "args", "code", "counts"),
+    [
+        (["honest"], [], 0, "1 file: 1 no-evidence"),
+        (["forged"], [], 1, "1 file: 1 manipulated"),
+        (["junk"], [], 2, "1 file: 1 error"),
+        (["cut_off"], [], 3, "1 file: 1 inconclusive"),
+        (["cut_off"], ["--allow-inconclusive"], 0, "1 file: 1 inconclusive"),
+        (["no_face"], [], 0, "1 file: 1 not-applicable"),
+        (["no_face"], ["--require-face"], 3, "1 file: 1 not-applicable"),
+        (["sound"], [], 0, "1 file: 1 not-applicable"),
+        (["honest", "cut_off", "forged"], [], 1,
+         "3 files: 1 manipulated, 1 no-evidence, 1 inconclusive"),
+        (["forged", "junk"], [], 2, "2 files: 1 manipulated, 1 error"),
+        (["forged", "junk"], ["--exit-zero"], 0, "2 files: 1 manipulated, 1 error"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value)[:7],
+)  # fmt: skip
+def test_exit_codes_of_real_files(deepscan_cli, clips, files, args, code, counts):
+    ran = deepscan_cli(*(clips[name] for name in files), *args)
+    assert ran.code == code
+    assert ran.out.splitlines()[-1] == counts
+    for name in files:
+        assert f"{clips[name]}: " in ran.out
+
+
+def test_suspicious_is_1_only_if_asked(deepscan_cli, clips, monkeypatch):
+    import numpy as np
+
+    from deepscan.engines.engine import Predictions
+    from tests import conftest
+
+    def weak(crops):
+        empty = np.zeros((len(crops), 8, 8), np.float32)
+        return Predictions(np.full(len(crops), 0.97, np.float32), empty)
+
+    monkeypatch.setattr(conftest, "judge_blue", weak)
+    ran = deepscan_cli(clips["forged"])
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "1 file: 1 suspicious")
+    assert "heads_disagree" in ran.out
+    assert deepscan_cli(clips["forged"], "--fail-on", "suspicious").code == 1
+
+
+def test_results_go_where_out_says(deepscan_cli, clips, tmp_path):
+    ran = deepscan_cli(clips["forged"], "--out", tmp_path / "r.mp4")
+    assert ran.code == 1
+    assert names(tmp_path) == ALL
+    for name in ALL:
+        assert f"wrote {tmp_path / name}" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("out", "write", "made"),
+    [
+        ("r", "json", ["r.json"]),
+        ("r.json", "json", ["r.json"]),
+        ("r.html", "html,json", ["r.html", "r.json"]),
+        ("", "frames", ["forged.frames.jsonl"]),
+    ],
+)
+def test_out_and_write(deepscan_cli, clips, tmp_path, out, write, made):
+    assert deepscan_cli(clips["forged"], "--out", tmp_path / out, "--write", write).code == 1
+    assert names(tmp_path) == made
+
+
+def test_several_files_go_to_a_folder_and_never_over_each_other(deepscan_cli, clips, tmp_path):
+    inputs = [tmp_path / name for name in ("a.mp4", "a-1.mp4", "A.MOV")]
+    for path in inputs:
+        shutil.copy(clips["honest"], path)
+    out = tmp_path / "new" / "folder"
+    assert deepscan_cli(*inputs, "--out", out, "--write", "json,video").code == 0
+    made = names(out)
+    assert len({name.casefold() for name in made}) == 6
+    found = {json.loads((out / n).read_text())["input"]["name"] for n in made if n.endswith("json")}
+    assert found == {path.name for path in inputs}
+
+
+def test_an_output_never_is_another_input(deepscan_cli, clips, tmp_path):
+    (tmp_path / "x").mkdir()
+    inputs = [tmp_path / "x" / "c.mov", tmp_path / "c-1.mp4", tmp_path / "c.mp4"]
+    for path in inputs:
+        shutil.copy(clips["honest"], path)
+    before = [path.read_bytes() for path in inputs]
+    ran = deepscan_cli(*inputs, "--out", tmp_path, "--force")
+    assert ran.code == 2
+    assert "is an input" in ran.err
+    assert [path.read_bytes() for path in inputs] == before
+
+
+def test_the_answer_as_json(deepscan_cli, clips):
+    ran = deepscan_cli(clips["forged"], clips["junk"], "--format", "json")
+    assert ran.code == 2
+    lines = ran.out.splitlines()
+    assert len(lines) == 2  # the counts are no record: they go to stderr
+    assert ran.err == "2 files: 1 manipulated, 1 error\n"
+    folder = Path(deepscan.__file__).parent / "schemas"
+    schema = json.loads((folder / "result-1.json").read_text())
+    for line, label in zip(lines, ("manipulated", "error"), strict=True):
+        record = json.loads(line)
+        jsonschema.Draft202012Validator(schema).validate(record)
+        assert record["verdict"]["label"] == label
+
+
+def test_hostile_names_are_written_out(deepscan_cli, clips, tmp_path):
+    path = tmp_path / "a\x1b[2J\nb\u202e.mp4"
+    shutil.copy(clips["honest"], path)
+    for ran in (
+        deepscan_cli(path),
+        deepscan_cli(tmp_path / "gone\x1b[2J\n.mp4"),
+        deepscan_cli(path, path, "--out", path),
+        deepscan_cli(path, "--out", tmp_path / "no\x1b[2J\n" / "r.mp4"),
+        deepscan_cli("--x\x1b[2J\n"),
+    ):
+        told = ran.out + ran.err
+        assert "\\x1b[2J\\x0a" in told
+        assert "\x1b" not in told and "\u202e" not in told
+        assert "\n.mp4" not in told
+
+
+def test_what_was_done_before_an_error_is_counted(deepscan_cli, clips, monkeypatch):
+    real_scan = deepscan.scan.scanner.Scanner
+
+    def build(options):
+        scanner = real_scan(options)
+        scan, seen = scanner.scan, []
+
+        def once(path, *args, **rest):
+            seen.append(path)
+            if len(seen) == 2:
+                raise OutputError("no space left")
+            return scan(path, *args, **rest)
+
+        scanner.scan = once
+        return scanner
+
+    monkeypatch.setattr(deepscan.scan.scanner, "Scanner", build)
+    ran = deepscan_cli(clips["honest"], clips["forged"], clips["honest"])
+    assert ran.code == 2
+    assert ran.out.splitlines()[-1] == "1 file: 1 no-evidence"
+    assert ran.err == "deepscan: no space left\n"
+
+
+def test_debug_shows_where_an_error_came_from(deepscan_cli, clips, monkeypatch):
+    def build(options):
+        raise EngineError("no device")
+
+    monkeypatch.setattr(deepscan.scan.scanner, "Scanner", build)
+    assert deepscan_cli(clips["honest"]).err == "deepscan: no device\n"
+    ran = deepscan_cli(clips["honest"], "--debug")
+    assert ran.code == 2
+    assert "Traceback" in ran.err and ran.err.endswith("deepscan: no device\n")
+
+
+def test_a_bug_is_not_a_finding(deepscan_cli, clips, monkeypatch):
+    def build(options):
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(deepscan.scan.scanner, "Scanner", build)
+    ran = deepscan_cli(clips["honest"])
+    assert ran.code == 2  # Python's own code for it would be 1, "manipulated"
+    assert "oops" in ran.err and "report" in ran.err
+
+
+def test_a_pipe_that_breaks_inside_is_not_a_finding(deepscan_cli, clips, monkeypatch):
+    def build(options):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(deepscan.scan.scanner, "Scanner", build)
+    assert deepscan_cli(clips["honest"]).code == 2
+
+
+def test_the_options_reach_the_scan(deepscan_cli, clips):
+    ran = deepscan_cli(
+        clips["honest"], "--format", "json", "--stride", "3", "--min-face", "33",
+        "--min-coverage", "0.7", "--decoder", "pyav",
+    )  # fmt: skip
+    settings = json.loads(ran.out)["settings"]
+    assert (settings["stride"], settings["min_face"]) == (3, 33)
+    assert (settings["min_coverage"], settings["decoder"]) == (0.7, "pyav")
+
+
+def test_every_write_names_a_sink():
+    assert {kind for kind, _ in cli.KINDS.values()} == set(deepscan.scan.scanner.SINKS)
+
+
+# Archives
+
+
+@pytest.fixture
+def crews(monkeypatch):
+    """Fake crews in place of model processes; the last one was given what it says."""
+    import deepscan.archive.workers.local
+    from tests.archive.fake_crew import FakeCrew
+
+    made = []
+
+    def build(options, **given):
+        crew = FakeCrew(**given.pop("fake", {}))
+        crew.options, crew.given = options, given
+        made.append(crew)
+        return crew
+
+    monkeypatch.setattr(deepscan.archive.workers.local, "LocalCrew", build)
+    return made
+
+
+@pytest.fixture
+def archive(tmp_path):
+    folder = tmp_path / "archive"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.mp4").write_bytes(b"honest 1")
+    (folder / "sub" / "b.mp4").write_bytes(b"fake   2")
+    (folder / "twin.mp4").write_bytes(b"fake   2")
+    return folder
+
+
+def test_a_folder_is_an_archive(deepscan_cli, crews, archive, tmp_path):
+    out = tmp_path / "out"
+    ran = deepscan_cli(archive, "--out", out)
+    assert ran.code == 1
+    assert ran.out.splitlines() == [
+        "sub/b.mp4: manipulated, complete",
+        "twin.mp4: manipulated, complete, the same content as sub/b.mp4",
+        "3 files: 2 manipulated, 1 no-evidence",
+    ]
+    assert "deepscan: sub/b.mp4: manipulated" in ran.err
+    found = {path.name for path in out.glob("sub/*/*")}
+    assert found == {"result.json", "result.mp4", "result.masks.mkv", "result.frames.jsonl",
+                     "result.html"}  # fmt: skip
+    assert {path.name for path in out.glob("a-*/*")} == {"result.json"}
+    for name in ("summary.html", "results.csv", "results.jsonl", "results.sarif"):
+        assert (out / name).is_file()
+    again = deepscan_cli(archive, "--out", out, "--quiet")
+    assert (again.code, again.out, again.err) == (1, ran.out, "")
+    assert crews[-1].scanned == []
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [["{archive}/*.mp4"], ["@{archive}/list"], ["{archive}/a.mp4", "{archive}/sub"],
+     ["{archive}/**/[ab].mp4"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_other_inputs_that_make_an_archive(deepscan_cli, crews, archive, tmp_path, inputs):
+    (archive / "list").write_text(f"{archive}/a.mp4\n{archive}/twin.mp4\n")
+    inputs = [text.format(archive=archive) for text in inputs]
+    ran = deepscan_cli(*inputs, "--out", tmp_path / "out", "--report", "jsonl")
+    assert ran.code == 1, ran.err
+    assert ran.out.splitlines()[-1] == "2 files: 1 manipulated, 1 no-evidence"
+    alone = deepscan_cli(*inputs)
+    assert alone.code == 2 and "--out RESULTS" in alone.err
+
+
+def test_a_list_on_stdin(archive, tmp_path):
+    script = (
+        "import deepscan.archive.workers.local as local\n"
+        "from tests.archive.fake_crew import FakeCrew\n"
+        "local.LocalCrew = lambda options, **given: FakeCrew()\n"
+        "from deepscan.cli.scan import run\n"
+        "run()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "-", "--out", str(tmp_path / "out"), "--report", "jsonl"],
+        input=f"{archive}/a.mp4\0", capture_output=True, text=True, cwd=ROOT, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (0, "1 file: 1 no-evidence\n"), ran.stderr
+
+
+def test_a_results_folder_is_gone_on_with(deepscan_cli, crews, archive, tmp_path):
+    out = tmp_path / "out"
+    deepscan_cli(archive, "--out", out)
+    ran = deepscan_cli(archive / "a.mp4", "--out", out)  # one plain file, but results are there
+    assert ran.code == 0 and ran.out == "1 file: 1 no-evidence\n"
+    assert crews[-1].scanned == []
+
+
+def test_options_of_archives_make_an_archive_of_files(deepscan_cli, crews, archive, tmp_path):
+    ran = deepscan_cli(
+        archive / "a.mp4", archive / "twin.mp4", "--out", tmp_path / "out", "--jobs", "3",
+        "--devices", "cuda:0,cuda:1", "--report", "csv", "--write", "json,frames",
+        "--write-found", "none", "--start", "1:30", "--end", "2m", "--budget", "90s",
+        "--triage", "--paranoid", "--min-free", "0",
+    )  # fmt: skip
+    assert ran.code == 1, ran.err
+    (crew,) = crews
+    assert crew.given == {"jobs": 3, "devices": ("cuda:0", "cuda:1")}
+    options = crew.options
+    assert (options.start, options.end, options.budget) == (90.0, 120.0, 90.0) and options.triage
+    assert crew.tasks[0].write == ("record", "frames") and crew.tasks[0].write_found == ()
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+def test_include_exclude_and_fresh(deepscan_cli, crews, archive, tmp_path):
+    out = tmp_path / "out"
+    given = (archive, "--out", out, "--report", "jsonl", "--exclude", "twin*", "--include", "*.mp4")
+    assert deepscan_cli(*given).out.splitlines()[-1] == "2 files: 1 manipulated, 1 no-evidence"
+    deepscan_cli(*given, "--fresh")
+    assert len(crews[-1].scanned) == 2
+
+
+def test_shards_divide_an_archive(deepscan_cli, crews, archive, tmp_path):
+    (archive / "link.mp4").symlink_to(archive / "a.mp4")
+    seen = []
+    for part in (1, 2, 3):
+        out = tmp_path / f"out{part}"
+        ran = deepscan_cli(archive, "--out", out, "--shard", f"{part}/3", "--format", "json", "-q")
+        seen += [json.loads(line)["name"] for line in ran.out.splitlines()]
+    assert sorted(seen) == ["a.mp4", "link.mp4", "sub/b.mp4", "twin.mp4"]
+
+
+def test_a_cluster_is_another_crew(deepscan_cli, archive, tmp_path, monkeypatch):
+    import deepscan.archive.workers.ray
+    from tests.archive.fake_crew import FakeCrew
+
+    given = {}
+
+    def build(options, **wanted):
+        given.update(wanted)
+        return FakeCrew()
+
+    monkeypatch.setattr(deepscan.archive.workers.ray, "RayCrew", build)
+    out = tmp_path / "out"
+    ran = deepscan_cli(archive, "--out", out, "--cluster", "ray://head:10001", "--report", "csv")
+    assert ran.code == 1
+    assert given == {"results": out, "address": "ray://head:10001", "jobs": None, "devices": ()}
+
+
+def test_a_watched_inbox(archive, tmp_path):
+    out = tmp_path / "out"
+    script = (
+        "import deepscan.archive.workers.local as local, deepscan.archive.watch as watch\n"
+        "from tests.archive.fake_crew import FakeCrew\n"
+        "local.LocalCrew = lambda options, **given: FakeCrew()\n"
+        "real = watch.watch\n"
+        "watch.watch = lambda *a, **k: real(*a, **k, interval=0.1, settled=0.3)\n"
+        "from deepscan.cli.scan import run\n"
+        "run()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, archive, "--out", out, "--watch", "--report", "jsonl"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+
+    def wait_for(count):
+        deadline = time.monotonic() + 40
+        while len(list(out.glob("**/result.json"))) < count:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+
+    try:
+        wait_for(2)
+        (archive / "late.mp4").write_bytes(b"fake too")
+        wait_for(3)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        told, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert told.splitlines()[-1] == "4 files: 3 manipulated, 1 no-evidence"
+    assert told.count("late.mp4: manipulated") == 1
+
+
+def test_what_was_passed_over_is_said(deepscan_cli, crews, archive, tmp_path):
+    (archive / "notes.txt").write_text("x")
+    given = (archive, "--out", tmp_path / "out", "--report", "jsonl", "--exclude", "sub")
+    assert "passed over: 1 without a suffix" in deepscan_cli(*given).err
+    assert "1 excluded" in deepscan_cli(*given).err
+    assert deepscan_cli(*given, "-q").err == ""
+
+
+def test_an_archive_as_json(deepscan_cli, crews, archive, tmp_path):
+    ran = deepscan_cli(archive, "--out", tmp_path / "out", "--format", "json", "-q")
+    found = {line["name"]: line["label"] for line in map(json.loads, ran.out.splitlines())}
+    assert found == {"a.mp4": "no-evidence", "sub/b.mp4": "manipulated", "twin.mp4": "manipulated"}
+
+
+def test_a_baseline_accepts_what_was_reviewed(deepscan_cli, crews, archive, tmp_path):
+    import hashlib
+
+    digest = hashlib.sha256((archive / "twin.mp4").read_bytes()).hexdigest()
+    baseline = tmp_path / "baseline.toml"
+    baseline.write_text(
+        'format = "deepscan.baseline/1"\n\n[[accepted]]\nlabel = "manipulated"\n'
+        f'sha256 = "{digest}"\nreason = "ours"\nexpires = 2999-01-01\n'
+    )
+    given = (archive, "--out", tmp_path / "out", "--report", "jsonl")
+    ran = deepscan_cli(*given, "--baseline", baseline)
+    assert ran.code == 0
+    assert ran.out.count("(accepted by the baseline)") == 2
+    assert ran.out.endswith("3 files: 2 manipulated, 1 no-evidence (2 accepted by the baseline)\n")
+    assert deepscan_cli(*given).code == 1
+    baseline.write_text("format = 3")
+    assert deepscan_cli(*given, "--baseline", baseline).code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "code"),
+    [("--allow-inconclusive", 2, 0), ("--allow-inconclusive=2", 2, 0),
+     ("--allow-inconclusive=1", 2, 3), ("--stride=1", 1, 3), ("--allow-inconclusive=0", 0, 0)],
+)  # fmt: skip
+def test_so_many_inconclusive_files_are_let_pass(deepscan_cli, clips, value, count, code):
+    files = [clips["cut_off"]] * count + [clips["honest"]]
+    assert deepscan_cli(value, *files).code == code
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("{archive}",),
+        ("{archive}", "--out", "{archive}/a.mp4"),
+        ("{archive}", "--out", "{archive}"),
+        ("{archive}", "--out", "{out}", "--force"),
+        ("{archive}", "--out", "{out}", "--write", "poem"),
+        ("{archive}", "--out", "{out}", "--write-found", "poem"),
+        ("{archive}", "--out", "{out}", "--report", "poem"),
+        ("{archive}", "--out", "{out}", "--jobs", "0"),
+        ("{archive}/a.mp4", "--out", "{out}", "--watch"),
+        ("{archive}", "--out", "{out}", "--cluster", "slurm"),
+        ("{archive}", "--out", "{out}", "--shard", "4/3"),
+        ("{archive}", "--out", "{out}", "--devices", "toaster"),
+        ("{archive}", "--out", "{out}", "--min-free", "much"),
+        ("{archive}", "--out", "{out}", "--start", "soon"),
+        ("{archive}", "--out", "{out}", "--budget", "1:2m"),
+        ("{archive}", "--out", "{out}", "--max-false-alarms", "5"),
+        ("{archive}", "--out", "{out}", "--max-false-alarms", "0/1000"),
+        ("{archive}", "--out", "{out}", "--allow-inconclusive=few"),
+        ("{archive}", "--out", "{out}", "--exclude", "*"),
+        ("{archive}/no*such", "--out", "{out}"),
+        ("@{archive}/no-list", "--out", "{out}"),
+    ],
+    ids=lambda args: " ".join(args[1:]) or "alone",
+)
+def test_wrong_usage_of_archives(deepscan_cli, crews, archive, tmp_path, args):
+    out = tmp_path / "out"
+    ran = deepscan_cli(*(arg.format(archive=archive, out=out) for arg in args))
+    assert ran.code == 2
+    assert ran.out == ""
+    assert re.fullmatch(r"deepscan: [^\n]+\n", ran.err)
+    assert not any(crew.scanned for crew in crews)
+    assert sorted(names(archive)) == ["a.mp4", "sub", "twin.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1:30", 90), ("2m", 120), ("1h", 3600), ("1:00:00.5", 3600.5),
+     ("0", 0), ("1.5m", 90)],
+)  # fmt: skip
+def test_times(text, seconds):
+    assert cli._seconds("--start", text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("512M", 2**29), ("2G", 2**31), ("1.5k", 1536), ("7", 7)]
+)
+def test_sizes(text, size):
+    assert cli._bytes("--min-free", text) == size
+
+
+def test_false_alarms_as_a_rate():
+    assert cli._rate("--max-false-alarms", "5/1000") == 0.005
+
+
+# In a shell
+
+
+def test_a_reader_that_leaves_does_not_change_the_code(clips):
+    files = [clips["forged"]] * 3
+    ran = subprocess.run(
+        ["bash", "-c", '"$@" | head -1; exit ${PIPESTATUS[0]}', "-", *with_fakes(*files)],
+        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stdout == f"{clips['forged']}: manipulated\n"
+    assert ran.stderr == ""
+
+
+def test_help_for_a_reader_that_leaves():
+    command = f"{sys.executable} -m deepscan --help | true; exit ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0
+    assert ran.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_stdout_that_is_full_is_an_error(clips):
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            with_fakes(clips["honest"]),
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("deepscan: the answer cannot be written")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_terminal_without_unicode(clips):
+    ran = subprocess.run(
+        with_fakes(clips["forged"]),
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stdout.endswith("1 file: 1 manipulated\n")
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    return make_face_clip(path, frames=400, options={"preset": "ultrafast"})
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(long_clip, tmp_path, sent):
+    out = tmp_path / "out"
+    out.mkdir()
+    process = subprocess.Popen(
+        with_fakes(long_clip, "--out", out / "r.mp4"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while not names(out):  # the second pass has begun to write
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(sent)
+        told, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors == "deepscan: interrupted; nothing half-written was left\n"
+    assert told == "0 files: nothing scanned\n"
+    assert names(out) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals on this system")
+def test_progress_is_shown_on_a_terminal_and_taken_away(clips, tmp_path):
+    path = tmp_path / "a\x1b[2Jb.mp4"
+    shutil.copy(clips["honest"], path)
+    ours, theirs = os.openpty()
+    try:
+        ran = subprocess.run(
+            with_fakes(path, "--out", tmp_path / "r.mp4"),
+            stdout=subprocess.PIPE, stderr=theirs, text=True, cwd=ROOT, timeout=60, check=False,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        )  # fmt: skip
+        os.set_blocking(ours, False)
+        shown = os.read(ours, 2**20).decode(errors="replace")  # it may end within a character
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ran.returncode == 0, shown
+    assert "analysing" in shown and "frames/s" in shown
+    assert "Traceback" not in shown
+    assert "a\\x1b[2Jb.mp4" in shown and "a\x1b[2J" not in shown
+    assert ran.stdout.splitlines()[-1] == "1 file: 1 no-evidence"
+
+
+def test_a_broken_installation_is_no_finding(tmp_path):
+    (tmp_path / "typer").mkdir()
+    (tmp_path / "typer" / "__init__.py").write_text("raise ImportError('half of it is missing')\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "deepscan", "--version"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1 and "install it again" in ended.stderr

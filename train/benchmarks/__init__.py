@@ -1,0 +1,1 @@
+"""Speed, memory and published tables: `python -m train.benchmarks --help`."""

@@ -1,0 +1,114 @@
+"""Benchmarks as commands: `python -m train.benchmarks tables | scan | memory | engines`.
+
+Each prints a table for people; all but `tables` then print one line of JSON for scripts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepscan.errors import DeepscanError, UsageError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.callback()
+def _command() -> None:
+    """How good the networks are beside what others published, how fast and lean a scan is."""
+
+
+@app.command()
+def tables(
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files of train.evaluation.evaluate, or folders of them"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file; without it, stdout")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A1 to A10 or a source's table; may be repeated")
+    ] = None,
+) -> None:
+    """Fill the tables of MSCCNet's paper and of the field from evaluation files."""
+    from train.benchmarks.paper_tables import document, read_evaluations
+
+    try:
+        text = document(read_evaluations(evaluations or []), only or [])
+        if out is None:
+            typer.echo(text, nl=False)
+            return
+        if not out.parent.is_dir():
+            raise UsageError(f"{out.parent}: no such folder to write {out.name} into")
+        out.write_text(text, "utf-8")
+    except DeepscanError as error:
+        typer.echo(f"benchmark: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"tables: {out}", err=True)
+
+
+@app.command()
+def scan(
+    frames: Annotated[int, typer.Option(help="Frames of the generated 720p clip", min=25)] = 500,
+    plain_frames: Annotated[
+        int, typer.Option(help="So many of them the plain way, which is slow", min=5)
+    ] = 60,
+) -> None:
+    """Frames per second of a whole scan, beside the plain way, in one run."""
+    from train.benchmarks.scan import measure
+
+    try:
+        speed = measure(frames, plain_frames=plain_frames)
+    except DeepscanError as error:
+        typer.echo(f"benchmark: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(speed.table())
+    typer.echo(speed.to_json())
+
+
+@app.command()
+def memory(
+    minutes: Annotated[float, typer.Option(help="Length of the generated 1080p file")] = 20.0,
+    rate: Annotated[int, typer.Option(help="Its frames per second", min=1)] = 25,
+) -> None:
+    """Whether the memory of a scan stays flat on a long file (Linux)."""
+    from train.benchmarks.memory import measure
+
+    try:
+        held = measure(minutes, rate)
+    except DeepscanError as error:
+        typer.echo(f"benchmark: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(held.table())
+    typer.echo(held.to_json())
+
+
+@app.command()
+def engines(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    models: Annotated[str, typer.Option(help="Models, separated by commas")] = "msccnet-s",
+    batches: Annotated[str, typer.Option(help="Batches, separated by commas")] = "1,8,32,64",
+    seconds: Annotated[float, typer.Option(help="Seconds of each measurement", min=0.01)] = 0.5,
+) -> None:
+    """Crops per second of every engine on a device, and its share of the matrix ceiling there."""
+    from train.benchmarks.engines import measure
+
+    try:
+        sizes = [int(each) for each in batches.split(",")]
+        if min(sizes) < 1:
+            raise ValueError
+    except ValueError:
+        typer.echo(f"benchmark: batches {batches!r} are no numbers such as 1,8,32", err=True)
+        raise typer.Exit(2) from None
+    try:
+        speed = measure(device, models.split(","), sizes, seconds=seconds)
+    except DeepscanError as error:
+        typer.echo(f"benchmark: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(speed.table())
+    typer.echo(speed.to_json())
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""From scores to evidence, what that promises, and the card that says so."""

@@ -1,0 +1,269 @@
+"""All that is measured of weights before they ship.
+
+`python -m train.calibration.certify WEIGHTS --data FACES --out FOLDER`
+
+Measures crops and made clips of people that training never saw, calibrates on them, and tests what
+the calibration promises, for whom it holds and whether the source of a picture betrays it. FOLDER
+gets the weights with their card, the clips (a stopped run goes on there) and tables as CSV; docs
+gets the reliability diagram and the model card.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import torch
+import typer
+
+from deepscan.engines.load import REFERENCE
+from deepscan.engines.parity import selftest_values
+from deepscan.errors import DeepscanError
+from deepscan.models.weights import load_model
+from train.calibration.clips import CODECS
+from train.calibration.fit import Calibrated, Least, calibrated, population_of
+from train.calibration.leave_out import read_table, summary
+from train.calibration.model_card import Cost, model_card
+from train.calibration.reliability import draw, reliability
+from train.calibration.shortcut_test import source_proof
+from train.calibration.subgroups import groups, read_sexes
+from train.calibration.synthetic_validation import FRAMES, Clip, Takes, make_clips
+from train.calibration.weights_card import Weights, card_of, engine_of, open_weights, write_card
+from train.validate import validate
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a proof is to consist of, and what it costs.
+
+    `rounds` are those of every bootstrap, `people` a limit on the pictures (0: all), `leave_out` a
+    table of train.calibration.leave_out.
+    """
+
+    plan: Takes
+    engine: str = REFERENCE
+    threads: int = 0
+    rounds: int = 500
+    people: int = 0
+    least: Least = field(default_factory=Least)
+    edits_in_fit: bool = True
+    leave_out: Path | None = None
+    decoded: Path | None = None
+    cost: Cost = field(default_factory=Cost)
+
+
+def prove(weights: Path, data: Path, out: Path, docs: Path, asked: Asked) -> dict[str, Any]:
+    """Measure everything, write cards, tables and diagram; returns the card.
+
+    Raises:
+        UsageError: the weights, the folder or a table are not as expected.
+        ModelError, EngineError: the weights do not fit, or the engine does not run here.
+        ValueError: too few people or clips for a measure.
+    """
+    opened = open_weights(weights, data, people=asked.people, decoded=asked.decoded)
+    model = load_model(opened.card({"auc": {}, "data": ""}))
+    with _Timed("crops"):
+        validation = validate(model, opened.people, opened.forges)
+    _tell(f"  {validation}")
+    runner = engine_of(opened, validation, asked.engine, asked.threads)
+    try:
+        with _Timed("clips"):
+            clips = make_clips(
+                opened.people, sorted(opened.forges), runner, _tell, plan=asked.plan,
+                kept=out / "clips.jsonl", key=f"{opened.key} {runner.name}",
+            )  # fmt: skip
+    finally:
+        runner.close()
+    reference = engine_of(opened, validation, REFERENCE, asked.threads)
+    selftest = selftest_values(reference)
+    reference.close()
+    with _Timed("calibration"):
+        population = population_of(clips, edits_in_fit=asked.edits_in_fit)
+        found = calibrated(clips, population, least=asked.least, edits_in_fit=asked.edits_in_fit)
+    _tell(f"  {found.rates}; {len(found.calibration.every_band)} bands; care {found.care:g}")
+    with _Timed("reliability, groups, sources"):
+        diagram = reliability(clips, found.ruled, rounds=asked.rounds)
+        extra: dict[str, Any] = {
+            "reliability": diagram.plain(),
+            "groups": groups(opened.people, clips, found.ruled, read_sexes(data)),
+            "sources": _sources(opened, model, asked),
+            "leave_out": _left_out(asked.leave_out),
+            "made": {
+                "takes": asked.plan.takes,
+                "edits": asked.plan.edits,
+                "frames": asked.plan.frames,
+                "codecs": sorted(set(asked.plan.codecs)),
+                "moving": asked.plan.moving,
+                "edits_in_fit": asked.edits_in_fit,
+            },
+        }
+    with _Timed("tables"):
+        card = card_of(
+            opened, validation=validation, found=found, clips=clips, selftest=selftest,
+            rounds=asked.rounds, extra=extra,
+        )  # fmt: skip
+        card["cost"] = asked.cost.plain()
+        write_tables(out / "tables", card, found, clips)
+    write_card(opened, card, out)
+    docs.mkdir(parents=True, exist_ok=True)
+    for suffix in (".svg", ".png"):
+        draw(diagram, docs / f"reliability{suffix}", f"{weights.stem}: people held out of the fit")
+    (docs / "model-card.md").write_text(model_card(card), "utf-8")
+    return card
+
+
+def _sources(opened: Weights, model: Any, asked: Asked) -> dict[str, Any] | None:
+    """None, and said so, where the pictures are of too few sources."""
+    try:
+        return source_proof(model, opened.people, opened.data, rounds=asked.rounds)
+    except ValueError as error:
+        _tell(f"  sources: {error}")
+        return None
+
+
+def _left_out(table: Path | None) -> dict[str, Any] | None:
+    """All rows of the table; of two trainings for the same row the later one."""
+    rows = [] if table is None else read_table(table)
+    return summary(list({(row["tested"], row["left_out"]): row for row in rows}.values()))
+
+
+def write_tables(
+    folder: Path, card: Mapping[str, Any], found: Calibrated, clips: Sequence[Clip]
+) -> None:
+    """The card's tables as CSV, and what became of each clip."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation = card["evaluation"]
+    for name, table in (
+        ("slices", evaluation["slices"]),
+        ("harmless", evaluation["harmless"]),
+        ("groups-tone", evaluation["groups"]["tone"]),
+        ("groups-source", evaluation["groups"]["source"]),
+        ("groups-sex", evaluation["groups"]["sex"] or {}),
+        ("sources", (evaluation["sources"] or {}).get("by_source", {})),
+    ):
+        _write(folder / f"{name}.csv", [{"name": key, **_flat(row)} for key, row in table.items()])
+    bins = [_flat(one) for one in evaluation["reliability"]["bins"]]
+    _write(folder / "reliability.csv", bins)
+    _write(
+        folder / "clips.csv",
+        [
+            {
+                "person": clip.person, "source": clip.source, "forge": clip.forge,
+                "edit": clip.edit, "codec": clip.codec, "crf": clip.crf,
+                "face": f"{clip.face:.0f}", "label": str(one.label),
+                "llr": "" if one.llr is None else f"{one.llr:.3f}",
+            }
+            for clip, one in zip(clips, found.ruled, strict=True)
+        ],
+    )  # fmt: skip
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested {value, low, high} as columns."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {key if part == "value" else f"{key}_{part}": v for part, v in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class _Timed:
+    """Tells what begins and how long it took."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+        _tell(f"{self._name} ...")
+
+    def __exit__(self, *_: object) -> None:
+        _tell(f"{self._name}: {time.monotonic() - self._begun:.0f} s")
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def main(
+    weights: Annotated[Path, typer.Argument(help="NAME.safetensors as train.train wrote it")],
+    data: Annotated[Path, typer.Option(help="Folder of faces with provenance.csv")],
+    out: Annotated[Path, typer.Option(help="Folder for weights, card, clips and tables")],
+    docs: Annotated[Path, typer.Option(help="Folder for model card and diagram")] = Path("docs"),
+    takes: Annotated[
+        int, typer.Option(min=1, help="Untouched and forged clips of every picture")
+    ] = 2,
+    edits: Annotated[int, typer.Option(min=0, help="Edited clips of every picture")] = 2,
+    frames: Annotated[int, typer.Option(help="Frames of a clip, at 12 a second")] = FRAMES,
+    codecs: Annotated[
+        str, typer.Option(help=f"Codecs in turn, separated by commas: {', '.join(CODECS)}")
+    ] = "h264,h264,h265,vp9,av1",
+    moving: Annotated[
+        bool, typer.Option(help="Heads turn and forges are made in every frame; slower")
+    ] = True,
+    leaning: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of takes in which the head leans")
+    ] = 0.4,
+    engine: Annotated[str, typer.Option(help="Engine that judges the clips")] = REFERENCE,
+    threads: Annotated[int, typer.Option(help="Threads of the engine; 0: all cores")] = 0,
+    rounds: Annotated[int, typer.Option(min=20, help="Rounds of each bootstrap")] = 500,
+    people: Annotated[int, typer.Option(min=0, help="At most so many pictures; 0: all")] = 0,
+    band_clips: Annotated[
+        int, typer.Option(min=2, help="Unmanipulated clips that a quality band needs")
+    ] = Least().real,
+    edits_in_fit: Annotated[
+        bool, typer.Option(help="Count harmless edits among the unmanipulated in the fit")
+    ] = True,
+    leave_out: Annotated[
+        Path | None, typer.Option(help="Table of train.calibration.leave_out to take up")
+    ] = None,
+    decoded: Annotated[
+        Path | None, typer.Option(help="Pack of redrawn faces, from train.forge.build_pack")
+    ] = None,
+    energy_kwh: Annotated[
+        float | None, typer.Option(help="Energy that training took, for the model card")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Hours that training took, for the model card")
+    ] = None,
+    machine: Annotated[str, typer.Option(help="What it ran on, for the model card")] = "",
+) -> None:
+    """Measure, calibrate and prove weights; write their card, tables, diagram and model card."""
+    cv2.setNumThreads(0)
+    if threads:
+        torch.set_num_threads(threads)
+    default = Least()
+    least = Least(band_clips, min(default.people, band_clips), min(default.forged, band_clips))
+    try:
+        asked = Asked(
+            Takes(takes, edits, frames, tuple(codecs.split(",")), moving, leaning), engine,
+            threads, rounds, people, least, edits_in_fit, leave_out, decoded,
+            Cost(energy_kwh, hours, machine),
+        )  # fmt: skip
+        card = prove(weights, data, out, docs, asked)
+    except (DeepscanError, ValueError) as error:
+        typer.echo(f"prove: {error}", err=True)
+        raise typer.Exit(2) from error
+    for each in card["evaluation"]["evidence"]:
+        low, high = each["interval"]
+        typer.echo(f"{each['what']}: {each['value']:.3f} [{low:.3f}, {high:.3f}]")
+    typer.echo(f"wrote {out}, {docs / 'model-card.md'} and {docs / 'reliability.svg'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,344 @@
+"""Evaluation of a network on a data set, with intervals.
+
+`python -m train.evaluation.evaluate WEIGHTS --data DIR --dataset NAME --out evaluation.json`
+
+WEIGHTS is a safetensors file as `train.train` writes it, or a model's card (JSON beside its
+weights). Every measure of `train.evaluation.metrics`, for each manipulation against all real crops
+and for all together, with intervals; beside it a control that sees colours only, and, asked for,
+sweeps over disturbances. A table goes to stdout, everything to a JSON file. `--dataset forged`
+makes the fakes: held-out people of a folder of faces through the forges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deepscan.errors import DeepscanError, ModelError, UsageError, VideoError
+from deepscan.models.deploy import Deployed
+from deepscan.models.weights import Card, load_model, read_card
+from train.datasets import DATASETS, VideoKey, open_dataset
+from train.datasets.sample import REAL
+from train.distributed import join
+from train.evaluation.corruptions import DISTURBANCES, sweep
+from train.evaluation.crops import Crop, Faces, Reading, choose, mtcnn, read_crops
+from train.evaluation.predict import Judge, Judged, NetworkJudge, judge
+from train.evaluation.summary import brief, by_manipulation, figures
+from train.forge.faces import read_faces
+from train.forge.forged import FORGES, NEED_DECODED
+from train.forge.pairs import Pairs
+from train.recipe import parse_recipe
+
+log = logging.getLogger(__name__)
+FORMAT = "deepscan-evaluation/1"
+MADE = "forged"
+_SEED = 7_000_003  # of the made data; that of train.validate, so that figures compare
+
+
+def read_network(path: Path) -> tuple[Deployed, dict[str, Any]]:
+    """A network from weights or a card, and what names it.
+
+    Raises:
+        ModelError: the file is missing, damaged or of no network of ours.
+    """
+    if path.suffix == ".json":
+        card = read_card(path.stem, path.parent)
+        kept = {key: card.values[key] for key in ("config", "training") if key in card.values}
+        return load_model(card), {"name": card.name, "sha256": card.sha256, **kept}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+        config = json.loads(metadata["config"])
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"weights {path} cannot be read: {error}") from error
+    except KeyError:
+        raise ModelError(
+            f"weights {path} do not say of which network they are: expected metadata 'config' as "
+            "train.train and train.convert write it"
+        ) from None
+    model = load_model(Card(path.stem, path, sha256, {"config": config}))
+    training = {key: value for key, value in metadata.items() if key != "config"}
+    return model, {"name": path.stem, "sha256": sha256, "config": config, "training": training}
+
+
+def forged_crops(
+    folder: Path, split: str, forges: Sequence[str], size: int, decoded: Path | None = None
+) -> Iterator[Crop]:
+    """Each person of a split through each forge, degraded, beside the original degraded alike.
+
+    Raises:
+        UsageError: the folder lacks what `read_faces` needs, or a forge needs the pack `decoded`.
+    """
+    people = read_faces(folder, split, decoded)
+    length = len(people) * len(forges)
+    stream = Pairs(people, dict.fromkeys(forges, 1.0), size=size, seed=_SEED, length=length)
+    for number, forge in enumerate(forges):
+        for index, person in enumerate(people):
+            place = number * len(people) + index
+            pair = stream.pair(place, person=index, forge=forge)
+            group = VideoKey(MADE, REAL, person.person)
+            fake = VideoKey(MADE, forge, person.person)
+            area = float(size * size)
+            yield Crop(fake, group, index, 1, pair.forged, pair.mask, area)
+            yield Crop(group, group, place, 0, pair.original, pair.mask * 0, area)
+
+
+class Crops:
+    """The crops of a data set, read again for every pass; remembers the videos that gave none."""
+
+    def __init__(
+        self,
+        data: Path,
+        name: str,
+        split: str,
+        *,
+        compression: str,
+        manipulations: Sequence[str],
+        reading: Reading,
+        device: str,
+    ) -> None:
+        """
+        Raises:
+            UsageError: the data set, split, compression or a manipulation is not there.
+        """
+        self._samples = choose(open_dataset(name, data), split, compression, manipulations)
+        self._reading = reading
+        self._find = mtcnn(reading, device)
+        self.reasons: dict[VideoKey, str] = {}
+        self._labels = {sample.video: sample.label for sample in self._samples}
+        self._seen: set[VideoKey] = set()
+
+    def __iter__(self) -> Iterator[Crop]:
+        for sample in self._samples:
+            try:
+                for crop in read_crops(sample, self._reading, self._find):
+                    self._seen.add(crop.video)
+                    yield crop
+            except VideoError as error:
+                log.warning("%s: %s", sample.video, error)
+                self.reasons[sample.video] = str(error)
+
+    @property
+    def failed(self) -> dict[VideoKey, int]:
+        """Videos without any crop after a pass, with their labels."""
+        return {key: label for key, label in self._labels.items() if key not in self._seen}
+
+
+def robustness(
+    crops: Sequence[Crop], network: Judge, names: list[str], batch: int
+) -> list[dict[str, Any]]:
+    """Frame AUC and mask IoU at every level of the named disturbances, undisturbed first."""
+    rows = [
+        {"disturbance": "none", "level": 0.0, **brief(list(judge(crops, network, batch=batch)))}
+    ]
+    for name, level, change in sweep(names):
+        judged = list(judge(crops, network, batch=batch, change=change))
+        rows.append({"disturbance": name, "level": level, **brief(judged)})
+    return rows
+
+
+def evaluation_table(joint: dict[str, Any], kinds: dict[str, dict[str, Any]]) -> Table:
+    """One row a manipulation, one for all together."""
+    table = Table(title="per manipulation, each with all real crops")
+    columns = (
+        ("crops", "crops"), ("ACC", "image.accuracy"), ("AUC", "image.auc"),
+        ("F1", "image.macro_f1"), ("EER", "image.eer"), ("AP", "image.average_precision"),
+        ("video AUC", "video_auc.mean"), ("pixel ACC", "pixel.accuracy"),
+        ("F1", "pixel.macro_f1"), ("mIoU", "pixel.miou"), ("MCC", "pixel.mcc"),
+        ("IoU fake", "pixel.iou_fake"), ("PBCA", "pbca"), ("IINC?", "iinc_unverified"),
+        ("colours AUC", "colour_auc"),
+    )  # fmt: skip
+    table.add_column("manipulation")
+    for title, _ in columns:
+        table.add_column(title, justify="right")
+    for name, values in [*kinds.items(), ("all", joint)]:
+        table.add_row(name, *(_cell(values, path) for _, path in columns))
+    return table
+
+
+def robustness_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="disturbed")
+    for title in ("disturbance", "level", "AUC", "IoU fake"):
+        table.add_column(title, justify="right" if title != "disturbance" else "left")
+    for row in rows:
+        known = DISTURBANCES.get(row["disturbance"])
+        name = row["disturbance"] + (f" ({known.unit})" if known else "")
+        level = f"{row['level']:g}" if known else ""
+        table.add_row(name, level, _cell(row, "auc"), _cell(row, "iou_fake"))
+    return table
+
+
+def _cell(values: dict[str, Any], path: str) -> str:
+    found: Any = values
+    for key in path.split("."):
+        found = None if found is None else found.get(key)
+    if found is None:
+        return "-"
+    return str(found) if isinstance(found, int) else f"{found:.3f}"
+
+
+def evaluate(
+    network: Judge,
+    crops: Iterable[Crop],
+    *,
+    sweeps: list[str],
+    sweep_crops: int = 400,
+    rounds: int = 1000,
+    batch: int = 16,
+) -> dict[str, Any]:
+    """All figures of a network on some crops: joint, by manipulation, disturbed.
+
+    Raises:
+        UsageError: there are no crops, or of one class only where a sweep needs both.
+    """
+    judged: list[Judged] = list(judge(crops, network, batch=batch))
+    failed = crops.failed if isinstance(crops, Crops) else {}
+    if not judged:
+        raise UsageError("no crop could be judged: there is nothing to measure")
+    values: dict[str, Any] = {
+        "joint": figures(judged, failed, rounds=rounds),
+        "manipulations": by_manipulation(judged, failed, REAL, rounds=rounds),
+        "failed": _failed(crops),
+        "robustness": [],
+    }
+    if sweeps:
+        if len({one.label for one in judged}) < 2:
+            raise UsageError("a sweep needs real and manipulated crops; there is one class only")
+        values["robustness"] = robustness(_some(crops, judged, sweep_crops), network, sweeps, batch)
+    return values
+
+
+def _failed(crops: Iterable[Crop]) -> list[dict[str, str]]:
+    if not isinstance(crops, Crops):
+        return []
+    return [
+        {"video": str(key), "reason": crops.reasons.get(key, "no face was found")}
+        for key in crops.failed
+    ]
+
+
+def _some(crops: Iterable[Crop], judged: Sequence[Judged], most: int) -> list[Crop]:
+    """At most so many crops, evenly over each class."""
+    chosen: set[int] = set()
+    for label in (0, 1):
+        places = [place for place, one in enumerate(judged) if one.label == label]
+        step = max(1.0, len(places) / max(1, most // 2)) if most else 1.0
+        chosen.update(places[int(i * step)] for i in range(int(len(places) / step)))
+    return [crop for place, crop in enumerate(crops) if place in chosen]
+
+
+def main(
+    weights: Annotated[Path, typer.Argument(help="NAME.safetensors, or a model's card NAME.json")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set, or of faces")],
+    dataset: Annotated[str, typer.Option(help=f"{MADE}, or one of: {', '.join(DATASETS)}")],
+    out: Annotated[Path, typer.Option(help="Where all figures go")] = Path("evaluation.json"),
+    split: Annotated[str, typer.Option(help=f"Default: test; val for {MADE}")] = "",
+    compression: Annotated[str, typer.Option(help="Where the set has several")] = "",
+    manipulation: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; default: all. Forges of made data")
+    ] = None,
+    decoded: Annotated[
+        Path | None,
+        typer.Option(help="Pack of redrawn faces (train.forge.build_pack), for made data"),
+    ] = None,
+    faces: Annotated[
+        str, typer.Option(help=f"Pictures as given, or faces found: {', '.join(get_args(Faces))}")
+    ] = "given",
+    frames: Annotated[int, typer.Option(min=0, help="Frames a video; 0: all")] = 20,
+    first: Annotated[int, typer.Option(min=1, help="Look at so many frames of a video")] = 300,
+    scale: Annotated[float, typer.Option(help="Crop side over found face")] = 1.3,
+    min_face: Annotated[int, typer.Option(help="Smallest face to find, pixels")] = 40,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help=f"all, or one of: {', '.join(DISTURBANCES)}; repeat")
+    ] = None,
+    sweep_crops: Annotated[int, typer.Option(min=0, help="Crops of a sweep; 0: all")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the bootstrap")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Crops at once")] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
+) -> None:
+    """Measure a network on a data set."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        sweeps = _sweeps(sweep or [])
+        if faces not in get_args(Faces):
+            raise UsageError(f"no --faces {faces!r}; there are {', '.join(get_args(Faces))}")
+        if not out.parent.is_dir():
+            raise UsageError(f"--out {out}: there is no folder {out.parent}")
+        model, name = read_network(weights)
+        split = split or ("val" if dataset == MADE else "test")
+        settings: dict[str, Any] = {"dataset": dataset, "split": split}
+        crops: Iterable[Crop]
+        if dataset == MADE:
+            forges = _forges(manipulation, name, decoded is not None)
+            crops = list(forged_crops(data, split, forges, model.input_size, decoded))
+            settings["forges"] = forges
+        else:
+            reading = Reading(frames, first, faces, scale, min_face)  # type: ignore[arg-type]
+            crops = Crops(
+                data, dataset, split, compression=compression,
+                manipulations=manipulation or [], reading=reading, device=device.split(":")[0],
+            )  # fmt: skip
+            settings |= {
+                "compression": compression, "faces": faces, "frames": frames, "first": first,
+                "scale": scale, "min_face": min_face,
+            }  # fmt: skip
+        with join(device):
+            values = evaluate(
+                NetworkJudge(model, device), crops,
+                sweeps=sweeps, sweep_crops=sweep_crops, rounds=rounds, batch=batch,
+            )  # fmt: skip
+    except DeepscanError as error:
+        typer.echo(f"evaluate: {error}", err=True)
+        raise typer.Exit(2) from error
+    values = {"format": FORMAT, "model": name, "data": settings, **values}
+    part = out.with_name(out.name + ".part")
+    part.write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    part.replace(out)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a file or pipe: columns must not wrap
+    console.print(evaluation_table(values["joint"], values["manipulations"]))
+    if values["robustness"]:
+        console.print(robustness_table(values["robustness"]))
+    if values["failed"]:
+        console.print(f"{len(values['failed'])} videos gave no crop and count 0.5 as a video")
+
+
+def _sweeps(asked: list[str]) -> list[str]:
+    if "all" in asked:
+        return list(DISTURBANCES)
+    for name in asked:
+        if name not in DISTURBANCES:
+            raise UsageError(f"no disturbance {name!r}; there are all, {', '.join(DISTURBANCES)}")
+    return asked
+
+
+def _forges(asked: list[str] | None, model: dict[str, Any], decoded: bool) -> list[str]:
+    """The forges asked for, else those that the model was trained with, else all that can be."""
+    for name in asked or []:
+        if name not in FORGES:
+            raise UsageError(f"no forge {name!r}; there are {', '.join(FORGES)}")
+    if asked:
+        return asked
+    recipe = model.get("training", {}).get("recipe")
+    trained = sorted(parse_recipe(recipe).forges) if recipe else []
+    return trained or sorted(name for name in FORGES if decoded or name not in NEED_DECODED)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,279 @@
+"""What each part is worth: `python -m train.experiments.ablate PLAN --data FACES --out FILE.md`.
+
+A plan is a TOML file: [data] and [fit] as in a comparison, `seeds`, and [[rows]], each a name with
+the values of `data` and `fit` that it changes. So a row can change the backbone's depth
+(`fit.changes.encoder` or `.backbone`), the output stride (`fit.changes.output_stride`), the input
+size (`data.size`), pretraining (`fit.pretrained`), losses (`fit.losses`), the source of the masks
+(`data.masks`), augmentation (`data.augmentation`), the compression (`data.compression`), and the
+parts of MSCCNet (`fit.changes`: mfa, mscc, graph, coarse, filters, dct_k, band_k, image_head). The
+first row is what the others are compared with.
+
+Finished trainings lie in a folder and are not run again while their settings and data stay.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from deepscan.errors import DeepscanError, UsageError
+from train.evaluation.markdown import count, figure, markdown
+from train.evaluation.metrics import Estimate
+from train.experiments.cache import kept_or_run, settings_of, source_of
+from train.experiments.measure import Measure, Outcome, difference, estimate, run
+from train.experiments.plan import Data, Fit, Sets, data_of, fit_of, make_sets, read_plan
+from train.experiments.report_header import preface
+
+_MEASURES: dict[Measure, str] = {
+    "pixel_accuracy": "pixel ACC",
+    "miou": "mIoU",
+    "accuracy": "image ACC",
+    "auc": "image AUC",
+}
+_PIXEL: tuple[Measure, ...] = ("pixel_accuracy", "miou")
+_COMPARED: tuple[Measure, ...] = ("miou", "auc")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One variant."""
+
+    name: str
+    data: Data
+    fit: Fit
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+
+def ablation_of(values: Mapping[str, Any]) -> Ablation:
+    """A plan's TOML.
+
+    Raises:
+        UsageError: something is missing, unknown, twice there or cannot work; the message names it.
+    """
+    known = ("seeds", "data", "fit", "rows")
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise UsageError(f"plan: no key {unknown[0]!r}; there are {', '.join(known)}")
+    for key in ("seeds", "rows"):
+        if not isinstance(values.get(key), list) or not values[key]:
+            raise UsageError(f"plan: {key} must be a list of at least one; got {values.get(key)!r}")
+    rows = []
+    for row in values["rows"]:
+        extra = [key for key in row if key not in ("name", "data", "fit")]
+        if "name" not in row or extra:
+            raise UsageError(f"plan: a row has name, data and fit; got {', '.join(row) or 'none'}")
+        data, fit = (merged(values.get(key, {}), row.get(key, {})) for key in ("data", "fit"))
+        rows.append(Row(str(row["name"]), data_of(data), fit_of(fit)))
+    names = [row.name for row in rows]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"plan: two rows are called {twice[0]!r}")
+    return Ablation(tuple(values["seeds"]), tuple(rows))
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the changes; tables are merged level by level, losses and shares replaced."""
+    out = dict(base)
+    for key, value in changes.items():
+        deeper = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        # A row that names its forges or the terms of a loss means these and no others.
+        whole = key in ("forges", "image", "mask", "coarse")
+        out[key] = merged(out[key], value) if deeper and not whole else value
+    return out
+
+
+def ablate(
+    plan: Ablation,
+    folder: Path,
+    kept: Path,
+    *,
+    workers: int = 0,
+    device: str = "cpu",
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[dict[str, list[Outcome]], dict[str, Sets]]:
+    """Run what is not yet in `kept`; one outcome a seed for every row, and the rows' crops.
+
+    Raises:
+        UsageError: the data folder does not hold what a row asks for.
+    """
+    made: dict[str, Sets] = {}
+    sets: dict[str, Sets] = {}
+    for row in plan.rows:
+        key = json.dumps(asdict(row.data), sort_keys=True)
+        if key not in made:
+            made[key] = make_sets(row.data, folder, workers=workers)
+        sets[row.name] = made[key]
+    outcomes: dict[str, list[Outcome]] = {row.name: [] for row in plan.rows}
+    # Seed after seed: what is there when time runs out is a whole table of fewer seeds.
+    for seed, row in product(plan.seeds, plan.rows):
+        source = source_of(row.data, folder)
+        settings = settings_of(row.data, row.fit, seed, source, device)
+        outcome, there = kept_or_run(
+            kept, settings, partial(run, row.fit, sets[row.name], seed=seed, device=device)
+        )
+        tell(f"{row.name}, seed {seed}: {'was there' if there else 'done'}")
+        outcomes[row.name].append(outcome)
+    return outcomes, sets
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row's figures, None where the crops have no pixel truth.
+
+    `changes` are the differences to the first row, where both were measured on the same people.
+    """
+
+    name: str
+    figures: Mapping[Measure, Estimate | None]
+    changes: Mapping[Measure, Estimate]
+    parameters: int
+    macs: int
+    speed: float
+
+
+def lines_of(
+    plan: Ablation, outcomes: Mapping[str, Sequence[Outcome]], sets: Mapping[str, Sets]
+) -> list[Line]:
+    """The figures of every row, in the order of the plan."""
+    first = plan.rows[0].name
+    lines = []
+    for row in plan.rows:
+        some, samples = outcomes[row.name], sets[row.name].measured
+        pixels = bool((samples.masks == 1).any())
+        there = [measure for measure in _MEASURES if pixels or measure not in _PIXEL]
+        found = {measure: estimate(some, samples, measure) for measure in there}
+        changes = {}
+        if row.name != first and samples.groups == sets[first].measured.groups:
+            changes = {
+                measure: difference(some, outcomes[first], samples, measure)
+                for measure in _COMPARED
+                if measure in there
+            }
+        figures = {measure: found.get(measure) for measure in _MEASURES}
+        size = some[0].parameters, some[0].macs, _speed(some)
+        lines.append(Line(row.name, figures, changes, *size))
+    return lines
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Markdown: a line for each row."""
+    compared = [f"{_MEASURES[measure]} - first" for measure in _COMPARED]
+    header = ["variant", *_MEASURES.values(), *compared, "parameters", "MACs", "frames/s"]
+    rows = [
+        [line.name]
+        + [figure(line.figures[measure]) for measure in _MEASURES]
+        + [figure(line.changes.get(measure), sign=True) for measure in _COMPARED]
+        + [count(line.parameters), count(line.macs), f"{line.speed:.0f}"]
+        for line in lines
+    ]
+    return markdown(header, rows)
+
+
+def summary(lines: Sequence[Line]) -> str:
+    """In words: which rows differ from the first beyond what other people would change."""
+    told = []
+    for measure in _COMPARED:
+        groups: dict[str, list[str]] = {"better": [], "worse": [], "not to be told apart": []}
+        for line in lines:
+            if measure in line.changes:
+                change = line.changes[measure]
+                word = "better" if change.low > 0 else "worse" if change.high < 0 else ""
+                groups[word or "not to be told apart"].append(line.name)
+        parts = [f"{word}: {', '.join(names)}" for word, names in groups.items() if names]
+        against = f"{_MEASURES[measure]} against {lines[0].name!r}"
+        told.append(f"- {against}: {'; '.join(parts) or 'nothing to compare'}.")
+    return "\n".join(told)
+
+
+def write_csv(path: Path, lines: Sequence[Line]) -> None:
+    """The same table for programs, with each figure's interval in columns of its own."""
+    columns = ["variant"]
+    for measure in _MEASURES:
+        columns += [measure, f"{measure}_low", f"{measure}_high"]
+    columns += ["parameters", "macs", "frames_per_second"]
+    part = path.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for line in lines:
+            cells: list[object] = [line.name]
+            for measure in _MEASURES:
+                found = line.figures[measure]
+                cells += [""] * 3 if found is None else [f"{value:.4f}" for value in found]
+            writer.writerow([*cells, line.parameters, line.macs, f"{line.speed:.1f}"])
+    os.replace(part, path)
+
+
+def _speed(some: Sequence[Outcome]) -> float:
+    return float(np.median([outcome.speed for outcome in some]))
+
+
+def main(
+    plan: Annotated[Path, typer.Argument(help="TOML such as those in train/plans/")],
+    data: Annotated[Path, typer.Option(help="Folder of faces, or of the plan's data set")],
+    out: Annotated[Path, typer.Option(help="Markdown file to write; a CSV file goes beside it")],
+    kept: Annotated[
+        Path | None, typer.Option(help="Folder of finished trainings; default: runs/PLAN")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that make samples")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+) -> None:
+    """Train every variant of a plan and table them; start again to go on after a stop."""
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        ablation = ablation_of(read_plan(plan))
+        if not out.parent.is_dir():
+            raise UsageError(f"{out.parent}: no such folder to write {out.name} into")
+        outcomes, sets = ablate(
+            ablation,
+            data,
+            kept or Path("runs") / plan.stem,
+            workers=workers,
+            device=device,
+            tell=lambda line: typer.echo(line, err=True),
+        )
+        first = ablation.rows[0]
+        head = preface(
+            "train.experiments.ablate",
+            plan,
+            first.data,
+            data,
+            sets[first.name],
+            seeds=len(ablation.seeds),
+            out=out,
+            device=device,
+        )
+        lines = lines_of(ablation, outcomes, sets)
+        parts = [f"# {_title(plan)}", head, summary(lines), table(lines)]
+        out.write_text("\n\n".join(parts) + "\n", "utf-8")
+        write_csv(out.with_suffix(".csv"), lines)
+    except DeepscanError as error:
+        typer.echo(f"ablate: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"result: {out}")
+
+
+def _title(plan: Path) -> str:
+    return plan.stem.replace("-", " ").capitalize()
+
+
+if __name__ == "__main__":
+    typer.run(main)
