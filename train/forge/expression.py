@@ -20,7 +20,7 @@ from train.forge.mesh import (
     RIGHT_EYE,
     RIGHT_EYE_HOLE,
     Mesh,
-)  # fmt: skip
+)
 from train.forge.meshswap import laid_on, surroundings
 from train.forge.mouth import bent, redrawn, spoken
 from train.forge.selfblend import random_mask

@@ -30,6 +30,7 @@ FILE = "landmarks478.npz"  # in a folder of faces
 _FILE = Path(__file__).with_name("mesh.json")
 POINTS = 478
 LARGEST_DISAGREEMENT = 0.15  # with the five landmarks, in eye distances; the rest is unusable
+OPEN = 0.12  # `openness` from which a mouth shows its inside
 _SHIFT = 4  # bits of a pixel's fraction that drawing keeps
 
 # Right and left are the subject's, as in the mesh; the oval runs round the face.

@@ -22,19 +22,19 @@ from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.mesh import (
     FOREHEAD,
     JAW,
+    OPEN,
     Mesh,
     fill,
     map_between,
     mean_mesh,
     opening,
     openness,
-)  # fmt: skip
+)
 from train.forge.selfblend import frequency, oval_mask, random_mask
 
 # The whole oval most often, as swap networks replace it.
 _REGIONS = ("face", "face", "face", "inner face", "inner face", "features", "jaw and parts")
 _WHOLE = ("face", "inner face")  # regions within which features may move
-_OPEN = 0.12  # openness from which a mouth shows its inside
 _LIGHT, _TINT = 5.0, 45.0  # of `relit`: 1/32 of a face, grey levels
 _SOFT = 0.01  # of the face, the border of what was warped
 
@@ -53,7 +53,7 @@ def mesh_swap(
     mask, region = (oval_mask(face, rng), "face") if whole else random_mask(face, rng, _REGIONS)
     target, owner = face.dense(), other.dense()
     across = max(float(np.ptp(target[:, 0])), 1.0)
-    keeps_mouth = openness(target) > _OPEN > openness(owner)
+    keeps_mouth = openness(target) > OPEN > openness(owner)
     share = rng.uniform(0.1, 0.6) if rng.random() < 0.6 else 0.0
     if region in _WHOLE and not keeps_mouth:
         target = reshaped(target, owner, share)

@@ -23,6 +23,7 @@ from train.forge.mesh import (
     LIPS,
     MOUTH,
     MOUTH_HOLE,
+    OPEN,
     Mesh,
     fill,
     hull,
@@ -34,7 +35,6 @@ from train.forge.meshswap import corner, laid_on, relit, surroundings, warped
 from train.forge.shape import Points
 
 _SIDES = (64, 80, 96, 96, 96, 128, 160, 256)  # pixels that networks draw a face with
-_OPEN = 0.12  # openness from which a mouth shows its inside
 _LEAST = 0.09  # change of openness below which the mouth is moved by a draw as well
 _INNER = tuple(sorted({*MOUTH_HOLE[0], *MOUTH_HOLE[1]}))
 LIPS_AND_RIMS = LIPS + _INNER
@@ -83,7 +83,7 @@ def _drawn_shift(before: Mesh, width: float, rng: np.random.Generator) -> NDArra
     down, along = before[152, :2] - before[168, :2], before[308, :2] - before[78, :2]
     down, along = (way / max(float(np.hypot(*way)), 1e-3) for way in (down, along))
     now = openness(before)
-    if now < _OPEN:
+    if now < OPEN:
         gap = rng.uniform(0.12, 0.42)
     elif rng.random() < 0.8:
         gap = -now * rng.uniform(0.6, 1.0)
@@ -179,11 +179,11 @@ def redrawn(
     texture, weight = warped(owner, after, background, window, across)
     blended = background + (texture.astype(np.float32) - background) * weight[..., None]
     texture = np.clip(np.round(blended), 0, 255).astype(np.uint8)
-    if openness(owner.dense()) > _OPEN or openness(after) <= _OPEN / 2:
+    if openness(owner.dense()) > OPEN or openness(after) <= OPEN / 2:
         return texture
     hole = fill([opening(after) - corner(window)], *texture.shape[:2])
     soft = cv2.GaussianBlur(hole, (0, 0), max(0.006 * across, 0.4))[..., None]
-    if other is not None and other.mesh is not None and openness(other.mesh) > _OPEN:
+    if other is not None and other.mesh is not None and openness(other.mesh) > OPEN:
         inside, _ = warped(other, after, background, window, across)
         light = face.image[window].mean() / max(float(other.image.mean()), 1.0)
         filled = inside.astype(np.float32) * np.clip(light, 0.6, 1.3)

@@ -138,7 +138,7 @@ def dense_look(image: Picture, mesh: Mesh) -> np.ndarray:
     eyes = mesh[263] - mesh[33]
     # The outer corners of the eyes give the turn; size is that of the whole.
     turn = np.exp(-1j * np.arctan2(eyes[1], eyes[0])) / max(float(np.abs(points).mean()), 1e-3)
-    shape = points * turn * (24 / len(points))
+    shape = points * turn * (40 / len(points))
     height, width = image.shape[:2]
     x, y = np.clip(mesh[_SKIN, :2].round().astype(int), 1, (width - 2, height - 2)).T
     patches = image[np.add.outer((-1, 0, 1), y)[:, None], np.add.outer((-1, 0, 1), x)[None]]
