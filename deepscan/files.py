@@ -1,49 +1,34 @@
 """Input files and finished outputs: resolved, hashed, checked, published.
 
-An output is written aside and takes its name when it is whole, so that whoever sees a name sees a
-whole file.
+An output is written under a free name beside its own and takes that when it is whole and on the
+disk, so that whoever sees a name sees a whole file.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 from deepscan.errors import OutputError, UnreadableError, UsageError
-from deepscan.options import Limits
-from deepscan.sinks.sink import SINKS
 from deepscan.types import Output, ReadReport
-from deepscan.video.input_file import open_source
 
 _CHUNK = 4 * 2**20
 
-
-def hash_file(path: Path, limits: Limits) -> str:
-    """SHA-256 of a regular file, read once in pieces.
-
-    Raises:
-        UnreadableError: it cannot be read.
-        LimitError: it is larger than the limit.
-        CorruptError: it is empty.
-    """
-    source = open_source(path, limits)
-    digest = hashlib.sha256()
-    try:
-        with os.fdopen(source.descriptor, "rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
+Identity = tuple[int, int, int, int]  # device, inode, bytes, modification time in nanoseconds
 
 
 def resolve(path: Path) -> Path:
-    """The file that a name given by the user stands for; links are followed once, here."""
+    """The file that a name given by the user stands for; links are followed once, here.
+
+    Raises:
+        UnreadableError: there is no such file.
+    """
     try:
         return path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
@@ -51,7 +36,12 @@ def resolve(path: Path) -> Path:
         raise UnreadableError(f"{path} cannot be opened: {why}") from error
 
 
-def identity_of(path: Path) -> tuple[int, int, int, int]:
+def identity_of(path: Path) -> Identity:
+    """What changes when a file is altered or replaced.
+
+    Raises:
+        UnreadableError: the file is gone.
+    """
     try:
         facts = path.stat()
     except OSError as error:
@@ -59,7 +49,7 @@ def identity_of(path: Path) -> tuple[int, int, int, int]:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def unless_changed(report: ReadReport, before: tuple[int, int, int, int], path: Path) -> ReadReport:
+def unless_changed(report: ReadReport, before: Identity, path: Path) -> ReadReport:
     """A file that is not the same after reading was not read as a whole."""
     try:
         same = identity_of(path) == before
@@ -68,21 +58,38 @@ def unless_changed(report: ReadReport, before: tuple[int, int, int, int], path: 
     if same:
         return report
     reasons = (*report.reasons, "changed: the file was altered or replaced while it was read")
-    return dataclasses.replace(report, complete=False, reasons=reasons)
+    return replace(report, complete=False, reasons=reasons)
+
+
+def sha256_of(file: IO[bytes], length: int | None = None) -> Any:
+    """The SHA-256 object of a file from where it stands, read in pieces.
+
+    Args:
+        length: bytes to read; None for all that there are.
+
+    Raises:
+        ValueError: the file ends before `length` bytes.
+        OSError: it cannot be read.
+    """
+    digest, left = hashlib.sha256(), length
+    while chunk := file.read(_CHUNK if left is None else min(left, _CHUNK)):
+        digest.update(chunk)
+        left = None if left is None else left - len(chunk)
+    if left:
+        raise ValueError(f"{left} bytes are missing")
+    return digest
 
 
 def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: bool) -> None:
     """Refuse, before any work, what could not be written or would be lost.
 
     Raises:
-        UsageError: a sink that does not exist, two for one file, or an output that is an input.
+        UsageError: two outputs for one file, or an output that is an input.
         OutputError: the folder is missing, or a file is there and `force` is not set.
     """
     if len(set(wanted.values())) < len(wanted):
         raise UsageError(f"two outputs have one name: {', '.join(map(str, wanted.values()))}")
-    for kind, target in wanted.items():
-        if kind not in SINKS:
-            raise UsageError(f"no output {kind!r}; there are {', '.join(SINKS)}")
+    for target in wanted.values():
         if not target.parent.is_dir():
             raise OutputError(f"the folder {target.parent} does not exist: create it first")
         if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -98,42 +105,80 @@ def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: 
                 raise OutputError(f"{target} is there already: name another, or give --force")
 
 
-def aside(path: Path) -> Path:
+def part_name(path: Path) -> Path:
     """A free name beside the final one; it keeps the suffix, which tells writers the container."""
     # 40 characters: with what is added, the longest name that a file system takes is not passed.
     return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
 
 
 @contextmanager
-def whole_or_absent(parts: Mapping[str, tuple[Path, Path]]) -> Iterator[None]:
-    """Leave no half-written file behind, whatever happens, also on Ctrl-C."""
+def atomic_output(path: Path) -> Iterator[Path]:
+    """Yield a name to write to. The file takes the name `path` when the block ends well.
+
+    Otherwise, also on Ctrl-C, nothing of it is left and what stood under `path` stays.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_outputs({"": path}) as parts:
+        try:
+            yield parts[""]
+            sync(parts[""])
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def atomic_outputs(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Like `atomic_output` for several files at once; each has to be `finished` in the block.
+
+    Raises:
+        OutputError: a file cannot take its name.
+    """
+    parts = {name: part_name(path) for name, path in paths.items()}
     try:
-        yield
+        yield parts
+        for name, path in paths.items():
+            try:
+                os.replace(parts[name], path)
+            except OSError as error:
+                raise OutputError(f"{path} cannot be written: {error.strerror}") from error
     except BaseException:
-        for part, _ in parts.values():
+        for part in parts.values():
             with suppress(OSError):
                 part.unlink(missing_ok=True)
         raise
 
 
-def finished(kind: str, part: Path, final: Path) -> Output:
-    """What is known of a finished file, which is on the disk when this returns."""
-    digest = hashlib.sha256()
+def finished(kind: str, part: Path, path: Path) -> Output:
+    """The facts of a whole file, which is on the disk when this returns.
+
+    Args:
+        kind: the sink that wrote it.
+        part: where it lies now.
+        path: the name that it will take.
+
+    Raises:
+        OutputError: the disk does not take it.
+    """
     try:
         with part.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            digest = sha256_of(file)
             os.fsync(file.fileno())
             size = file.tell()
     except OSError as error:
-        raise OutputError(f"{final} cannot be completed: {error.strerror}") from error
-    return Output(kind, final, digest.hexdigest(), size)
+        raise OutputError(f"{path} cannot be completed: {error.strerror}") from error
+    return Output(kind, path, digest.hexdigest(), size)
 
 
-def publish(parts: Mapping[str, tuple[Path, Path]]) -> None:
-    """Give finished files their names; whoever sees a name sees a whole file."""
-    for part, final in parts.values():
-        try:
-            os.replace(part, final)
-        except OSError as error:
-            raise OutputError(f"{final} cannot be written: {error.strerror}") from error
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

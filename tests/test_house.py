@@ -19,7 +19,8 @@ from deepscan.archive.workers.contract import CREWS, Crew
 from deepscan.cli import scan
 from deepscan.engines.engine import ENGINES, Engine
 from deepscan.faces.detector import DETECTORS, FaceDetector
-from deepscan.sinks.sink import SINKS, Sink
+from deepscan.sinks import SINKS
+from deepscan.sinks.sink import Sink
 from deepscan.video.contract import READERS, VideoReader
 
 ROOT = Path(__file__).parent.parent

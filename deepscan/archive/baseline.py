@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.archive.records import Outcome, Results
-from deepscan.archive.reports import whole
 from deepscan.errors import UsageError
+from deepscan.files import atomic_output
 from deepscan.sinks.wording import visible
 from deepscan.types import Label
 
@@ -160,7 +160,7 @@ def write_baseline(
             entry = Accepted(each.sha256, each.label, reason, expires, reviewer, each.name)
             entries.setdefault((each.sha256, each.label), entry)
     baseline = Baseline(entries)
-    with whole(path) as part:
+    with atomic_output(path) as part:
         part.write_text(_toml(baseline), encoding="utf-8", newline="\n")
     return baseline
 

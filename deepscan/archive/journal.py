@@ -28,7 +28,6 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +37,7 @@ from deepscan.archive.lock import Lock
 from deepscan.archive.records import Item, Outcome, Results, Run
 from deepscan.archive.settings_hash import key_of
 from deepscan.errors import OutputError
-from deepscan.files import aside
+from deepscan.files import atomic_output, sync
 from deepscan.types import Label, Reason
 
 logger = logging.getLogger(__name__)
@@ -211,7 +210,7 @@ class Journal:
             if os.fstat(self._descriptor).st_size > self._end:
                 os.ftruncate(self._descriptor, self._end)
                 os.fsync(self._descriptor)
-            _sync_folder(folder)
+            sync(folder)
             if self._lines - self.memory.size() > max(_WASTE, self.memory.size()):
                 self.compact()
         except OSError as error:
@@ -443,22 +442,14 @@ def _recall(path: Path, file: BinaryIO, memory: Memory) -> tuple[int, int]:
 
 def _write_anew(path: Path, entries: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
     """Replace a journal; whole under its name or as it was. Gives its lines and bytes."""
-    part = aside(path)
     lines = size = 0
     try:
-        descriptor = _open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
+        with atomic_output(path) as part:
+            descriptor = _open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             with os.fdopen(descriptor, "wb") as file:
                 for lines, entry in enumerate(entries, start=1):
                     size += file.write(_sealed(entry, lines))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _unwritten(path, error) from error
     return lines, size
@@ -473,14 +464,6 @@ def _open(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise OutputError(f"{path}: the journal is not a regular file; name another folder")
     return descriptor
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _free_name(path: Path) -> Path:

@@ -36,18 +36,11 @@ from deepscan.archive.workers.contract import Crew, Crewed, Done, Lost, Progress
 from deepscan.archive.workers.worker import DISK, error_outcome, outputs_of
 from deepscan.errors import EngineError, OutputError, UnreadableError, UsageError, VideoError
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
-from deepscan.files import (
-    aside,
-    finished,
-    hash_file,
-    identity_of,
-    publish,
-    resolve,
-    whole_or_absent,
-)
+from deepscan.files import atomic_outputs, finished, identity_of, resolve
 from deepscan.models.weights import read_card
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason, Skipped
+from deepscan.video.input_file import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -809,11 +802,9 @@ class _Work:
             task.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{task.folder} cannot be made: {error.strerror}") from error
-        parts = {"record": (aside(final), final)}
-        with whole_or_absent(parts):
-            write_record(parts["record"][0], record)
-            made = finished("record", *parts["record"])
-            publish(parts)
+        with atomic_outputs({"record": final}) as parts:
+            write_record(parts["record"], record)
+            made = finished("record", parts["record"], final)
         written = Written(made.kind, made.path.name, made.sha256, made.size)
         return self._settled_in(task, replace(outcome, outputs=(written,)))
 

@@ -29,10 +29,11 @@ from deepscan.archive.records import Outcome
 from deepscan.archive.reports import inside
 from deepscan.archive.schema import complaints, schema_of
 from deepscan.errors import DeepscanError, EngineError, ModelError, UsageError, VideoError
-from deepscan.files import hash_file, resolve
+from deepscan.files import resolve
 from deepscan.options import Limits, ScanOptions
 from deepscan.sinks.record import digest_of, manifest_of
 from deepscan.sinks.wording import visible
+from deepscan.video.input_file import hash_file
 
 if TYPE_CHECKING:
     from deepscan.scan.scanner import Scanner

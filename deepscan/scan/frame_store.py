@@ -29,6 +29,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from deepscan.errors import CorruptError, OutputError, VideoError
+from deepscan.files import atomic_output, sha256_of, sync
 from deepscan.types import (
     Box,
     Face,
@@ -46,7 +47,6 @@ NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 NO_IMAGE.setflags(write=False)
 
 _LENGTHS = struct.Struct("<II")  # bytes of text, bytes of masks
-_CHUNK = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +119,9 @@ class Spool:
                 "sha256": self._digest.hexdigest(),
                 "said": said,
             }
-            aside = self._folder / "mark.json.part"
-            with aside.open("w") as file:
-                json.dump(mark, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, self._folder / "mark.json")
-            _sync_folder(self._folder)
+            with atomic_output(self._folder / "mark.json") as part:
+                part.write_text(json.dumps(mark))
+            sync(self._folder)
         except OSError as error:
             raise self._full(error) from error
 
@@ -186,7 +182,8 @@ class Spool:
         try:
             mark = json.loads((self._folder / "mark.json").read_bytes())
             if mark["key"] == self._key:
-                digest = _digest_of(self._file, mark["bytes"])
+                self._file.seek(0)
+                digest = sha256_of(self._file, mark["bytes"])
                 if digest.hexdigest() == mark["sha256"]:
                     length, self._digest, self.marked = mark["bytes"], digest, mark["said"]
         except FileNotFoundError:
@@ -210,9 +207,9 @@ class Spool:
 
 
 def _remove_checkpoint(folder: Path) -> None:
-    for name in ("mark.json.part", "mark.json", "results"):
+    for path in (*folder.glob(".mark.*.part.json"), folder / "mark.json", folder / "results"):
         with suppress(OSError):
-            (folder / name).unlink()
+            path.unlink()
     with suppress(OSError):  # others may have put something beside it
         folder.rmdir()
 
@@ -245,25 +242,6 @@ def _open_checkpoint(folder: Path) -> IO[bytes]:
             raise OutputError(f"{folder} cannot hold a checkpoint ({error.strerror})") from error
         held.pop_all()
     return file
-
-
-def _digest_of(file: IO[bytes], length: int) -> Any:
-    digest, left = hashlib.sha256(), length
-    file.seek(0)
-    while left and (chunk := file.read(min(left, _CHUNK))):
-        digest.update(chunk)
-        left -= len(chunk)
-    if left:
-        raise ValueError(f"{left} bytes are missing")
-    return digest
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _pack(result: FrameResult, details: Sequence[float]) -> bytes:

@@ -35,15 +35,12 @@ from deepscan.errors import (
 )
 from deepscan.faces.detector import DETECTORS, FaceDetector
 from deepscan.files import (
-    aside,
+    atomic_outputs,
     check_outputs,
     finished,
-    hash_file,
     identity_of,
-    publish,
     resolve,
     unless_changed,
-    whole_or_absent,
 )
 from deepscan.models.weights import read_card
 from deepscan.options import Decoder, ScanOptions
@@ -61,8 +58,9 @@ from deepscan.scan.pipeline import (
 )
 from deepscan.scan.timing import Stopwatch, TimedDetector, TimedEngine
 from deepscan.scan.triage import Budget, Dense, doubts_of, look_again
+from deepscan.sinks import SINKS, sink_class
 from deepscan.sinks.record import error_record, host_facts, write_record
-from deepscan.sinks.sink import SINKS, Sink
+from deepscan.sinks.sink import Sink
 from deepscan.types import (
     Frame,
     FrameResult,
@@ -81,6 +79,7 @@ from deepscan.verdict.notes import check_part, of_budget, of_part, with_note
 from deepscan.verdict.streams import accounted, stream_note, with_streams
 from deepscan.video import open_video
 from deepscan.video.contract import OTHER_STREAMS, VideoReader
+from deepscan.video.input_file import hash_file
 from deepscan.video.isolation.launcher import warm_up
 
 logger = logging.getLogger(__name__)
@@ -223,6 +222,8 @@ class Scanner:
         """
         wanted = dict(outputs or {})
         more = dict(if_found or {})
+        for kind in {**wanted, **more}:
+            sink_class(kind)
         check_outputs({**wanted, **more}, [path], force=force)
         known: dict[str, Any] = {}
         try:
@@ -233,15 +234,13 @@ class Scanner:
             if "record" not in wanted:
                 return skipped
             final = wanted["record"]
-            parts = {"record": (aside(final), final)}
-            with whole_or_absent(parts):
+            with atomic_outputs({"record": final}) as parts:
                 settings, versions, host = _settings(self.options), _versions(), host_facts()
                 record = error_record(
                     skipped, settings=settings, versions=versions, host=host, **known
                 )
-                write_record(parts["record"][0], record)
-                outputs_made = (finished("record", *parts["record"]),)
-                publish(parts)
+                write_record(parts["record"], record)
+                outputs_made = (finished("record", parts["record"], final),)
             return dataclasses.replace(skipped, outputs=outputs_made)
 
     def _scan(
@@ -488,13 +487,13 @@ class Scanner:
         progress: Progress,
     ) -> tuple[Output, ...]:
         """The second pass: all sinks but the record at once, then the record, then the renaming."""
-        parts = {kind: (aside(wanted[kind]), wanted[kind]) for kind in SINKS if kind in wanted}
-        with whole_or_absent(parts):
+        wanted = {kind: wanted[kind] for kind in SINKS if kind in wanted}
+        with atomic_outputs(wanted) as parts:
             with ExitStack() as held:
-                sinks = {}
-                for kind, (part, _) in parts.items():
+                sinks: dict[str, Sink] = {}
+                for kind, part in parts.items():
                     if kind != "record":
-                        sinks[kind] = _open_sink(kind, part, scan)
+                        sinks[kind] = sink_class(kind)(part, scan)
                         held.callback(sinks[kind].abort)
                 if sinks:
                     self._feed(source, scan, spool, sinks, watch, progress)
@@ -502,13 +501,12 @@ class Scanner:
                 for kind, sink in sinks.items():
                     with watch.measure(kind):
                         sink.close(made)
-                    made += (finished(kind, *parts[kind]),)
+                    made += (finished(kind, parts[kind], wanted[kind]),)
                 held.pop_all()
             if "record" in parts:
                 timed = dataclasses.replace(scan, timings=watch.timings)
-                _open_sink("record", parts["record"][0], timed).close(made)
-                made += (finished("record", *parts["record"]),)
-            publish(parts)
+                sink_class("record")(parts["record"], timed).close(made)
+                made += (finished("record", parts["record"], wanted["record"]),)
         return made
 
     def _feed(
@@ -561,12 +559,6 @@ def _load_detector(options: ScanOptions) -> FaceDetector:
         max_faces=options.max_faces,
     )
     return detector
-
-
-def _open_sink(kind: str, path: Path, scan: Scan) -> Sink:
-    module, name = SINKS[kind].split(":")
-    sink: Sink = getattr(import_module(module), name)(path, scan)
-    return sink
 
 
 def _settings(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:

@@ -1,0 +1,37 @@
+"""Sinks write what a scan found in one file, one kind of file each.
+
+To add one, write one file with a class that has the shape of `deepscan.sinks.sink.Sink` and add
+one line to `SINKS`; the conformance suite in tests/sinks/ runs over it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from deepscan.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepscan.sinks.sink import Sink
+
+SINKS: dict[str, str] = {
+    "overlay": "deepscan.sinks.overlay:OverlaySink",
+    "masks": "deepscan.sinks.masks:MaskSink",
+    "frames": "deepscan.sinks.frames:FramesSink",
+    "html": "deepscan.sinks.html:HtmlSink",
+    "record": "deepscan.sinks.record:RecordSink",
+}
+"""In the order in which they are written: the record comes last, since it lists the others."""
+
+
+def sink_class(kind: str) -> type[Sink]:
+    """The class of a sink.
+
+    Raises:
+        UsageError: there is no sink of that name.
+    """
+    if kind not in SINKS:
+        raise UsageError(f"no output {kind!r}; there are {', '.join(SINKS)}")
+    module, name = SINKS[kind].split(":")
+    found: type[Sink] = getattr(import_module(module), name)
+    return found

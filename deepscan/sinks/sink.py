@@ -1,7 +1,7 @@
-"""The sink contract and the table of sinks: what is written about one scanned file.
+"""The sink contract: how one file about a scanned file is written.
 
-Sinks run in a second pass, when the verdict is known. To add one, write one file with a class that
-has this shape and add one line to `SINKS`; the conformance suite in tests/sinks/ runs over it.
+Sinks run in a second pass, when the verdict is known. One sink writes one file, which may be
+hashed, listed in the record and renamed as a whole; pictures of single frames do not fit this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from deepscan.types import FrameResult, Output, Scan
 
 
 class Sink(Protocol):
-    """Writes one kind of file. `path` is a temporary name; the caller renames it when all is done.
+    """Writes one file. `path` is a temporary name; the caller renames it when all is done.
 
     `suffix` is what the file's name ends with. `needs_images` is False if the sink never looks at
     `FrameResult.frame.image`, which then may be empty.
@@ -48,13 +48,3 @@ class Sink(Protocol):
     def abort(self) -> None:
         """Give up: release what is held. Never raises; the caller removes the file."""
         ...
-
-
-SINKS: dict[str, str] = {
-    "overlay": "deepscan.sinks.overlay:OverlaySink",
-    "masks": "deepscan.sinks.masks:MaskSink",
-    "frames": "deepscan.sinks.frames:FramesSink",
-    "html": "deepscan.sinks.html:HtmlSink",
-    "record": "deepscan.sinks.record:RecordSink",
-}
-"""In the order in which they are written: the record comes last, since it lists the others."""

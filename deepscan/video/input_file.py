@@ -18,6 +18,7 @@ from deepscan.errors import (
     UnreadableError,
     UnsupportedError,
 )
+from deepscan.files import sha256_of
 from deepscan.options import Limits
 
 HEAD = 64  # bytes that tell the formats below apart
@@ -109,6 +110,22 @@ def open_source(path: Path, limits: Limits, stream: int = 0) -> Source:
         os.close(descriptor)
         raise
     return Source(path, descriptor, found.st_size, stream)
+
+
+def hash_file(path: Path, limits: Limits) -> str:
+    """SHA-256 of a regular file, read once in pieces.
+
+    Raises:
+        UnreadableError: it cannot be read.
+        LimitError: it is larger than the limit.
+        CorruptError: it is empty.
+    """
+    source = open_source(path, limits)
+    try:
+        with os.fdopen(source.descriptor, "rb", buffering=0) as file:
+            return str(sha256_of(file).hexdigest())
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def still_format(source: Source) -> str | None:

@@ -16,7 +16,7 @@ import pytest
 from deepscan.archive import lock as locks
 from deepscan.archive.lock import FETCHED, LOCK, Lock, sweep
 from deepscan.errors import OutputError
-from deepscan.files import aside
+from deepscan.files import part_name
 
 HOLD = """
 import sys, time
@@ -122,12 +122,12 @@ def test_sweep_removes_leftovers_and_nothing_else(tmp_path: Path) -> None:
         leaf / "take.part.mp4",
         tmp_path / "journal.jsonl",
         tmp_path / LOCK,
-        outside / aside(Path("a.mp4")).name,
+        outside / part_name(Path("a.mp4")).name,
     ]
     gone = [
-        aside(leaf / "result.mp4"),
-        aside(tmp_path / "summary.html"),
-        aside(leaf / "bare"),
+        part_name(leaf / "result.mp4"),
+        part_name(tmp_path / "summary.html"),
+        part_name(leaf / "bare"),
         leaf / ".result.tmp.1234",
     ]
     for path in (*kept, *gone):
@@ -137,7 +137,7 @@ def test_sweep_removes_leftovers_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / FETCHED).mkdir()
     (tmp_path / FETCHED / "a.mp4").write_bytes(b"x")
     (tmp_path / "link").symlink_to(outside)
-    aside(leaf / "linked.mp4").symlink_to(kept[0])
+    part_name(leaf / "linked.mp4").symlink_to(kept[0])
     assert sweep(tmp_path) == len(gone) + 3
     assert all(path.exists() for path in kept) and not any(path.exists() for path in gone)
     assert not (tmp_path / FETCHED).exists() and not (leaf / ".masks.tmp.77").exists()

@@ -14,7 +14,7 @@ from deepscan.archive.journal import read_journal
 from deepscan.archive.lock import Lock
 from deepscan.archive.run import Brake, Settled, Standing, Stopping, Ways, scan_archive
 from deepscan.errors import EngineError, ModelError, OutputError, UsageError
-from deepscan.files import aside
+from deepscan.files import part_name
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason
 from tests.archive.fake_crew import FakeCrew, by_content, outcome_for
@@ -344,7 +344,7 @@ def test_nothing_is_left_of_tries_that_were_killed(archive):
         if task.attempt not in killed:
             return by_content(task)
         outcome_for(task, Label.MANIPULATED)
-        aside(task.folder / "result.masks.mkv").write_bytes(b"half")
+        part_name(task.folder / "result.masks.mkv").write_bytes(b"half")
         return Reason("worker_crash", "the model process died")
 
     _, ended = scan(archive, rule=rule)

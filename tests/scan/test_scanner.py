@@ -29,9 +29,9 @@ from deepscan.errors import (
 from deepscan.files import check_outputs
 from deepscan.options import Limits, ScanOptions
 from deepscan.scan.scanner import Scanner, analyze_video, scan_paths, scan_video
+from deepscan.sinks import SINKS, sink_class
 from deepscan.sinks.masks import read_masks
 from deepscan.sinks.record import digest_of, manifest_of
-from deepscan.sinks.sink import SINKS
 from deepscan.testing import FakeDetector
 from deepscan.types import Label, Scanned, Skipped
 from tests.conftest import CALIBRATION, blue_engine, fake_scanner, make_face_clip
@@ -376,7 +376,7 @@ class Failing:
 def test_a_sink_that_fails_leaves_nothing(clips, tmp_path, monkeypatch, where, error):
     order = ["overlay", "masks", "failing", "frames", "html", "record"]
     table = {**SINKS, "failing": "tests.scan.test_scanner:Failing"}
-    for module in (deepscan.scan.scanner, deepscan.files):
+    for module in (deepscan.scan.scanner, deepscan.sinks):
         monkeypatch.setattr(module, "SINKS", {kind: table[kind] for kind in order})
     monkeypatch.setattr(Failing, "where", where)
     monkeypatch.setattr(Failing, "error", error)
@@ -472,7 +472,7 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path):
         with pytest.raises(OutputError):
             check_outputs({"overlay": target}, [], force=True)
     with pytest.raises(UsageError, match="there are"):
-        check_outputs({"poem": tmp_path / "r.txt"}, [], force=True)
+        sink_class("poem")
     same = tmp_path / "r.mp4"
     with pytest.raises(UsageError, match="one name"):
         check_outputs({"overlay": same, "html": same}, [], force=True)

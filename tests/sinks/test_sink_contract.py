@@ -8,14 +8,14 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from deepscan.errors import OutputError
+from deepscan.sinks import SINKS, sink_class
 from deepscan.sinks.masks import read_masks
-from deepscan.sinks.sink import SINKS, Sink
+from deepscan.sinks.sink import Sink
 from deepscan.types import Label, Scan
 from tests.sinks import build
 
@@ -23,12 +23,6 @@ FRAMES = 12
 # Without a frame there is no video: these leave no file then, all others write one.
 NEEDS_FRAMES = {"overlay", "masks"}
 HOSTILE = "<img src=x onerror=alert(1)>\n{{7*7}} ‮Überprüfung 日本 \udcff.mp4"
-
-
-def sink_class(kind: str) -> type[Sink]:
-    module, name = SINKS[kind].split(":")
-    found: type[Sink] = getattr(import_module(module), name)
-    return found
 
 
 @pytest.fixture(params=SINKS)

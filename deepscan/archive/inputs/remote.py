@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepscan.errors import LimitError, OutputError, UnreadableError, UsageError
-from deepscan.files import aside
+from deepscan.files import atomic_output
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _PASSWORD = re.compile(r"[^:/?#]+://[^/?#@]*:[^/?#@]*@")
@@ -133,13 +133,15 @@ def fetch(address: str, folder: Path, *, size: int | None = None) -> Path:
     """
     system, path = connect(address)
     target = place_of(address, folder)
-    part = aside(target)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unwritten(part, error) from error
-    try:
+        raise _unwritten(target, error) from error
+    with atomic_output(target) as part:
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unwritten(part, error) from error
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             for chunk in _read(system, path, address, size):
                 try:
@@ -147,10 +149,6 @@ def fetch(address: str, folder: Path, *, size: int | None = None) -> Path:
                         chunk = chunk[file.write(chunk) :]
                 except OSError as error:
                     raise _unwritten(target, error) from error
-        os.replace(part, target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
     return target
 
 

@@ -10,17 +10,13 @@ runs over all of them.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from deepscan.archive.records import Results
-from deepscan.errors import OutputError
-from deepscan.files import aside, publish, whole_or_absent
 from deepscan.sinks.record import name_bytes
 from deepscan.types import Label
 
@@ -35,25 +31,6 @@ GRAVITY = (
 """Labels by how much they ask of a person, the most first."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name to write under; the file takes its real name `path` when the block ends well.
-
-    Raises:
-        OutputError: the file cannot be written; nothing of it is left.
-    """
-    part = aside(path)
-    with whole_or_absent({"report": (part, path)}):
-        try:
-            yield part
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-        except OSError as error:
-            told = error.strerror or error
-            raise OutputError(f"{path} cannot be written: {told}") from error
-        publish({"report": (part, path)})
 
 
 def utf8(text: str) -> str:

@@ -12,7 +12,7 @@ import csv
 from pathlib import Path
 
 from deepscan.archive.records import Outcome, Results
-from deepscan.archive.reports import whole
+from deepscan.files import atomic_output
 from deepscan.sinks.wording import visible
 
 COLUMNS = (
@@ -52,7 +52,7 @@ def write_csv(results: Results, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_output(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(COLUMNS)
         for outcome in results.outcomes:

@@ -22,7 +22,8 @@ from importlib import resources
 from pathlib import Path
 
 from deepscan.archive.records import Outcome, Results, Run, Written
-from deepscan.archive.reports import GRAVITY, address, inside, whole
+from deepscan.archive.reports import GRAVITY, address, inside
+from deepscan.files import atomic_output
 from deepscan.sinks import wording
 from deepscan.types import Interval, Label
 
@@ -100,7 +101,7 @@ def write_html(results: Results, path: Path) -> None:
         OutputError: the file cannot be written.
     """
     page = _page(results, path.parent)
-    with whole(path) as part:
+    with atomic_output(path) as part:
         part.write_text(page, encoding="utf-8", newline="\n")
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.archive.records import Outcome, Results
-from deepscan.archive.reports import utf8, whole
+from deepscan.archive.reports import utf8
 from deepscan.errors import OutputError
+from deepscan.files import atomic_output
 from deepscan.sinks.record import name_bytes
 
 SCHEMA = "deepscan.outcome/1"
@@ -26,7 +27,7 @@ def write_jsonl(results: Results, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written, or a number in it is NaN or infinite.
     """
-    with whole(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
+    with atomic_output(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
         for outcome in results.outcomes:
             file.write(line_of(outcome) + "\n")
 

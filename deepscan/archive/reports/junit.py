@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from deepscan.archive.baseline import Baseline
 from deepscan.archive.records import Outcome, Results
-from deepscan.archive.reports import whole
+from deepscan.files import atomic_output
 from deepscan.sinks import wording
 from deepscan.types import Label
 
@@ -76,7 +76,7 @@ def write_junit(
     suites = ElementTree.Element("testsuites", {**suite.attrib})
     del suites.attrib["timestamp"]
     suites.append(suite)
-    with whole(path) as part:
+    with atomic_output(path) as part:
         ElementTree.ElementTree(suites).write(part, encoding="utf-8", xml_declaration=True)
 
 

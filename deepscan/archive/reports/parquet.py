@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.archive.records import Outcome, Results
-from deepscan.archive.reports import utf8, whole
+from deepscan.archive.reports import utf8
 from deepscan.archive.reports.jsonl import encodable
 from deepscan.errors import OutputError, UsageError
+from deepscan.files import atomic_output
 from deepscan.sinks.record import name_bytes
 
 
@@ -31,7 +32,7 @@ def write_parquet(results: Results, path: Path) -> None:
         raise UsageError(message) from error
     run = json.dumps(encodable(results.run.to_json()), sort_keys=True)
     schema = _schema(pyarrow).with_metadata({"deepscan.run": run})
-    with whole(path) as part:
+    with atomic_output(path) as part:
         try:
             table = pyarrow.Table.from_pylist(
                 [_row(outcome) for outcome in results.outcomes], schema=schema

@@ -29,9 +29,10 @@ from typing import Any
 
 from deepscan.archive.baseline import Baseline
 from deepscan.archive.records import Outcome, Results, Run
-from deepscan.archive.reports import GRAVITY, address, whole
+from deepscan.archive.reports import GRAVITY, address
 from deepscan.archive.reports.jsonl import encodable
 from deepscan.errors import OutputError
+from deepscan.files import atomic_output
 from deepscan.sinks import wording
 from deepscan.types import Label
 
@@ -78,7 +79,7 @@ def write_sarif(
     broken = [_notification(each) for each in ordered if each.label is Label.ERROR]
     logs = _parts(results, found, broken)
     for number, log in enumerate(logs, start=1):
-        with whole(_part(path, number)) as part:
+        with atomic_output(_part(path, number)) as part:
             part.write_bytes(log)
     _remove_left_over(path, len(logs))
 

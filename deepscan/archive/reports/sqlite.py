@@ -13,9 +13,10 @@ from contextlib import closing
 from pathlib import Path
 
 from deepscan.archive.records import Outcome, Results, Run
-from deepscan.archive.reports import utf8, whole
+from deepscan.archive.reports import utf8
 from deepscan.archive.reports.jsonl import encodable
 from deepscan.errors import OutputError
+from deepscan.files import atomic_output
 from deepscan.sinks.record import name_bytes
 
 VERSION = 1
@@ -68,7 +69,7 @@ def write_sqlite(results: Results, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    with whole(path) as part:
+    with atomic_output(path) as part:
         try:
             with closing(sqlite3.connect(part)) as database:
                 _fill(database, results)

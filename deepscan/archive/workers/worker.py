@@ -161,13 +161,9 @@ def now() -> str:
 
 def outputs_of(folder: Path, sinks: tuple[str, ...]) -> dict[str, Path]:
     """Sink -> the file in the folder that it writes."""
-    from deepscan.sinks.sink import SINKS
+    from deepscan.sinks import sink_class
 
-    found = {}
-    for name in sinks:
-        module, _, attribute = SINKS[name].partition(":")
-        found[name] = folder / (STEM + getattr(import_module(module), attribute).suffix)
-    return found
+    return {name: folder / (STEM + sink_class(name).suffix) for name in sinks}
 
 
 def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) -> Outcome:
@@ -223,7 +219,7 @@ def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) 
 
 
 def _content(path: Path, limits: Limits) -> tuple[str | None, int | None]:
-    from deepscan.files import hash_file
+    from deepscan.video.input_file import hash_file
 
     size = None
     with contextlib.suppress(OSError, VideoError):
