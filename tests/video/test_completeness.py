@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepscan.types import ReadReport
 from deepscan.video.colour import Turn, turn_of
-from deepscan.video.completeness import Account, shows_nothing
+from deepscan.video.completeness import Account, may_repeat, shows_nothing
 from deepscan.video.timestamps import Clock
 
 
@@ -66,6 +66,62 @@ def test_each_sign_alone_speaks(times: list[float], fields: dict[str, object], s
 )
 def test_what_is_no_sign(times: list[float], fields: dict[str, object]) -> None:
     assert account(times, **fields).complete
+
+
+def fed(packets: list[int], frames: list[int], **fields: object) -> ReadReport:
+    """An account of packets and frames with those pts, in steps of 0.04 s."""
+    made = Account(step=0.04, gaps_told=True, packets=len(packets), **fields)  # type: ignore[arg-type]
+    made.packet_pts.extend(packets)
+    for pts in frames:
+        made.shown(pts * 0.04, pts * 0.04, 0.04)
+        made.frame_pts.append(pts)
+    return made.report("pyav", "asked for", finished=True)
+
+
+def test_a_pause_is_a_hole_only_where_a_packet_lies_in_it() -> None:
+    dropped = [*range(20), *range(23, 50)]
+    assert fed(dropped, dropped).complete
+    (reason,) = fed([*range(21), *range(23, 50)], dropped).reasons
+    assert reason == "gap: 1 packets gave no picture where one is missing"
+    assert fed(list(range(50)), dropped).reasons
+
+
+def test_pictures_that_lead_the_first_key_frame_are_not_missed() -> None:
+    behind = list(range(10, 50))
+    copied = [10, 6, 7, 8, 9, *range(11, 50)]
+    assert fed(copied, behind, promised_frames=44, promised_duration=1.76).complete
+    # The same packets before the first picture's own are lost.
+    assert not fed([6, 7, 8, 9, *behind], behind).complete
+
+
+def test_a_last_picture_may_stand_as_long_as_the_container_says() -> None:
+    made = Account(step=0.04, promised_duration=5.0)
+    made.shown(0.0, 0.0, 0.04)
+    made.shown(0.04, 0.04, 4.96)
+    assert made.report("pyav", "asked for", finished=True).complete
+
+
+def test_a_duration_may_count_from_time_zero() -> None:
+    for from_zero in (True, False):
+        made = Account(step=0.04, promised_duration=3.0, from_zero=from_zero)
+        for time in regular(25):
+            made.shown(time, time + 2.0)
+        assert made.report("pyav", "asked for", finished=True).complete is from_zero
+
+
+def test_the_last_packet_of_a_recording_may_be_torn() -> None:
+    torn = {"errors": 1, "end_errors": 1, "corrupt_packets": 1, "end_corrupt": 1}
+    assert account(regular(50), **torn).complete
+    assert not account(regular(50), **{**torn, "errors": 2}).complete
+    assert not account(regular(50), **{**torn, "corrupt_packets": 2}).complete
+
+
+def test_a_picture_that_is_not_coded_may_be_missing() -> None:
+    assert may_repeat("mpeg4", bytes(7))
+    assert not may_repeat("mpeg4", bytes(30))
+    assert not may_repeat("h264", bytes(7))
+    assert account(regular(46), promised_frames=50, packets=50, uncoded=4).complete
+    assert not account(regular(44), promised_frames=50, packets=50, uncoded=4).complete
 
 
 def test_a_reading_left_early_is_incomplete() -> None:

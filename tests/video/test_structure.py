@@ -14,7 +14,7 @@ from deepscan.options import Limits
 from deepscan.types import ReadReport
 from deepscan.video import open_video
 from deepscan.video.input_file import Source, open_source
-from deepscan.video.structure import Structure, examine
+from deepscan.video.structure import Structure, examine, shown_share
 from tests.video.healthy import KINDS
 
 FORMATS = {
@@ -115,3 +115,16 @@ def test_a_block_of_no_track_is_noticed(tmp_path: Path) -> None:
     assert data[number] == 0x81
     data[number] = 0x9F
     assert any("no track" in sign for sign in walk(tmp_path / "odd.mkv", bytes(data)).damage)
+
+
+def test_an_edit_list_is_believed_by_the_time_it_hides(tmp_path: Path) -> None:
+    data = bytearray(data_of("trim-most.mp4", tmp_path))
+    assert read(tmp_path / "trim-most.mp4").complete
+    with opened(tmp_path / "trim-most.mp4") as source:
+        assert shown_share(source, 1) == pytest.approx(25 / 65, abs=0.02)
+    media = data.index(b"mdhd") + 20
+    data[media : media + 4] = (int.from_bytes(data[media : media + 4], "big") // 3).to_bytes(
+        4, "big"
+    )
+    (tmp_path / "odd.mp4").write_bytes(data)
+    assert any("nearly no time" in sign for sign in read(tmp_path / "odd.mp4").reasons)
