@@ -12,7 +12,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,7 @@ from deepscan.video.isolation import protocol
 from deepscan.video.isolation.process import DecoderProcess
 from deepscan.video.isolation.protocol import ProtocolError
 from deepscan.video.probe import open_container
+from deepscan.video.timestamps import JOINT
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioStream, Packet
@@ -43,11 +44,21 @@ class _Sample:
 class Sound:
     """Copies the sound of `path` into `out`, a piece at a time as the pictures move on.
 
+    With `joined` a jump of the clock is where another recording was joined, as for `Clock`.
     A source without sound, or whose sound cannot be read, gives none; `notes` says why.
     """
 
-    def __init__(self, path: Path, out: OutputContainer, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        out: OutputContainer,
+        limits: Limits | None = None,
+        *,
+        joined: bool = False,
+    ) -> None:
         self._out = out
+        self._joined = joined
+        self._ends: dict[int, tuple[int, int]] = {}  # of each track: where it is, and its shift
         self._limits = limits or Limits()
         self._start = Fraction(0)
         self._notes: list[str] = []
@@ -125,7 +136,13 @@ class Sound:
         sample = _Sample(*protocol.unpack_packet(payload))
         if sample.track >= len(self._targets):
             raise ProtocolError("a packet of no track")
-        return sample
+        if not self._joined:
+            return sample
+        end, shift = self._ends.get(sample.track, (sample.dts, 0))
+        if abs(sample.dts + shift - end) * sample.time_base > JOINT:
+            shift = end - sample.dts
+        self._ends[sample.track] = (sample.dts + shift + sample.duration, shift)
+        return replace(sample, pts=sample.pts + shift, dts=sample.dts + shift)
 
     def _add_tracks(self, template: bytes) -> None:
         import av

@@ -11,6 +11,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 LATEST_START = 3600.0  # seconds that the first frame may come after the stated start
+SENT = ("mpegts", "mpeg")  # containers of streams that are sent: recorded from anywhere, joined
+JOINT = 10.0  # seconds; a jump beyond this is another clock from here on, FFmpeg's own measure
 LARGEST = 2**62  # pts beyond this are damage, and would overflow when added to
 
 
@@ -18,14 +20,19 @@ class Clock:
     """Repairs time stamps one by one, in order of presentation.
 
     A frame without a time stamp comes one usual step after the last; one that does not rise comes
-    one tick after it.
+    one tick after it. With `joined` a jump of the clock is where another recording was joined, as
+    players take it: its first frame comes one usual step after the last.
     """
 
-    def __init__(self, time_base: Fraction, start: int | None, step: float) -> None:
+    def __init__(
+        self, time_base: Fraction, start: int | None, step: float, *, joined: bool = False
+    ) -> None:
         self._time_base = time_base
         self._start = start
         self._step = max(1, round(step / time_base))
         self._last: int | None = None
+        self._most = round(max(JOINT, 10 * step) / time_base) if joined else None
+        self._shift = 0
 
     @property
     def start(self) -> int:
@@ -43,7 +50,11 @@ class Clock:
         elif stated is None:
             pts = last + self._step
         else:
-            pts = max(stated, last + 1)
+            pts = stated + self._shift
+            if self._most is not None and abs(pts - last) > self._most:
+                pts = last + self._step
+                self._shift = pts - stated
+            pts = max(pts, last + 1)
         self._last = pts
         assert self._start is not None
         return pts, float((pts - self._start) * self._time_base)

@@ -20,6 +20,7 @@ from deepscan.errors import OutputError
 from deepscan.types import VideoInfo
 from deepscan.video.audio import Sound
 from deepscan.video.colour import HD_HEIGHT, HD_WIDTH, MATRICES, PRIMARIES, SCALER, TRANSFERS
+from deepscan.video.timestamps import SENT
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
@@ -87,8 +88,9 @@ class VideoWriter:
             )
         try:
             self._stream = self._add_stream(preset, crf, threads)
-            self._sound = Sound(source, self._out) if source and not info.still else None
-            if self._sound is not None:
+            self._sound = None
+            if source and not info.still:
+                self._sound = Sound(source, self._out, joined=info.container in SENT)
                 self._sound.start_at(self._start * self._time_base)
         except BaseException:
             self.abort()

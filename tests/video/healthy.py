@@ -306,12 +306,15 @@ def tuner(path: Path) -> None:
     path.write_bytes(b"".join([*tables, *packets[starts[4] + 2 : starts[50] - 1]]))
 
 
-def joined(path: Path) -> None:
-    """Two recordings one behind the other, each with a clock of its own."""
+def joined(path: Path, clocks: Sequence[str]) -> None:
+    """Recordings one behind the other, each with a clock of its own."""
     parts = []
-    for name, offset in (("a.ts", "7"), ("b.ts", "100")):
-        part = path.with_name(name)
-        write(part, steady(COUNT // 2), muxer={"output_ts_offset": offset})
+    for place, offset in enumerate(clocks):
+        part = path.with_name(f"{place}.ts")
+        write(
+            part, steady(COUNT // len(clocks)), sound="aac", sounds=[(0, 1.2 / len(clocks))],
+            muxer={"output_ts_offset": offset},
+        )  # fmt: skip
         parts.append(part.read_bytes())
         part.unlink()
     path.write_bytes(b"".join(parts))
@@ -510,7 +513,14 @@ def kinds() -> Iterator[Kind]:
         muxer={"output_ts_offset": "95443.7"}, options={"bf": "2"}
     )
     yield row("tuner.ts", "tuner", "starts and ends amid a picture", tuner, shown=38)
-    yield row("joined.ts", "dash camera", "two recordings joined", joined)
+    yield row(
+        "joined.ts", "dash camera", "a recording joined to an older one", joined,
+        clocks=("7", "100")
+    )
+    yield row(
+        "joined-back.ts", "dash camera", "recordings joined, the clock goes back", joined,
+        clocks=("100", "7", "50")
+    )
     yield row(
         "b.mp4", "editor", "B-frames, negative dts", options={"bf": "3", "g": "30"},
         muxer={"movflags": "negative_cts_offsets"}

@@ -72,3 +72,11 @@ def test_sound_stays_in_step(kind: Kind, tmp_path: Path) -> None:
     after = list(loud(path))
     assert after[0][0] + origin == pytest.approx(before[0][0], abs=0.03)
     assert after[-1][1] + origin == pytest.approx(before[-1][1], abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["joined.ts", "joined-back.ts"])
+def test_joined_recordings_play_on(name: str, tmp_path: Path) -> None:
+    path, frames = film(next(kind for kind in KINDS if kind.name == name), tmp_path)
+    assert frames[-1].time == pytest.approx(29 / 25, abs=0.1)
+    assert max(np.diff(shown(path))) < 0.1
+    assert list(loud(path))[-1][1] == pytest.approx(1.2, abs=0.2)

@@ -21,7 +21,7 @@ from deepscan.video.colour import Converter, Turn, colour_of, turn_of_frame
 from deepscan.video.completeness import Account, may_repeat, shows_nothing
 from deepscan.video.input_file import Source, open_source
 from deepscan.video.probe import CODECS, Probe, check_size, open_container, pick_stream
-from deepscan.video.timestamps import Clock
+from deepscan.video.timestamps import JOINT, SENT, Clock
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 REASON = "asked for"
-SENT = ("mpegts", "mpeg")
 PARSED_LATE = 2  # FFmpeg's mark of a damaged packet may come one packet early
-JOINT = 10.0  # seconds; FFmpeg's own measure of a clock that is another one from here on
 
 
 class PyAVReader:
@@ -68,10 +66,12 @@ class PyAVReader:
             )
             self._stream, self.probe = pick_stream(self._container, source, self._limits)
             self._account = _account(self.probe)
-            self._clock = Clock(self.probe.time_base, self.probe.start, self.probe.step)
-            self._counts_packets = self.probe.container == "avi"
-            # A stream that is sent can be recorded from anywhere to anywhere.
+            # A stream that is sent can be recorded from anywhere to anywhere, and joined.
             self._sent = self.probe.container in SENT
+            self._clock = Clock(
+                self.probe.time_base, self.probe.start, self.probe.step, joined=self._sent
+            )
+            self._counts_packets = self.probe.container == "avi"
             self._begun = not self._sent
             self._last_dts: int | None = None
             self._marked: deque[bool] = deque(maxlen=PARSED_LATE)
