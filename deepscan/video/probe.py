@@ -293,7 +293,9 @@ def _promised_frames(
     """
     stated = stream.frames or None
     if not container.format.name.startswith("mov"):
-        return (stated and max(0, stated - structure.empty)) or None, 0
+        if stated is None or structure.empty is None:
+            return None, 0
+        return max(0, stated - structure.empty) or None, 0
     entries = list(stream.index_entries)
     hidden = sum(entry.is_discard for entry in entries)
     if structure.fragmented or stated is None or stated > PLAUSIBLE_FRAMES:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from deepscan.video.input_file import Source
 
-MOST_PARTS = 5_000_000  # that are looked at; a file of more is believed from there on
+MOST_PARTS = 1_000_000  # that are looked at, in some seconds; more are believed
 
 BOXES = (  # that stand at the top of an MP4; anything else behind its index is no part of it
     b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"styp", b"sidx", b"free", b"skip", b"wide",
@@ -42,13 +42,14 @@ class Structure:
     """What the walk found. `known` says that the container is one whose parts are known here.
 
     `damage` are signs that bytes are missing or changed; `cut` that the file ends inside a part.
-    `empty` counts the null frames of the picture stream. `fragmented` is of MP4.
+    `empty` counts the null frames of the picture stream, None in a file that is too long to count
+    them. `fragmented` is of MP4.
     """
 
     known: bool = True
     cut: bool = False
     fragmented: bool = False
-    empty: int = 0
+    empty: int | None = 0
     damage: list[str] = field(default_factory=list)
 
     def end_inside(self, part: str) -> None:
@@ -140,8 +141,7 @@ class _Matroska:
 
     def _parts(self, place: int, end: int) -> Iterator[tuple[int, int, int | None]]:
         """The children between two places; what is no element ends them and is damage."""
-        while place < end and self._left and not self._found.cut:
-            self._left -= 1
+        while place < end and not self._found.cut:
             head = self._head(place)
             if head is None:
                 if end - place < 12 and end == self._source.size:
@@ -171,7 +171,9 @@ class _Matroska:
                 stop = end if length is None else data + length
                 if stop > self._source.size:
                     found.end_inside("a cluster" if name == CLUSTER else "an element")
-                if name == CLUSTER:
+                if name == CLUSTER and not self._left:
+                    follows = None if length is not None else end
+                elif name == CLUSTER:
                     behind = self._cluster(data, min(stop, end), length is None)
                     follows = behind if length is None else None
                 elif found.cut:
@@ -188,6 +190,9 @@ class _Matroska:
     def _cluster(self, place: int, end: int, open_end: bool) -> int:
         """Look at the blocks of a cluster; where it ends, which an unstated length leaves open."""
         for name, data, length in self._parts(place, end):
+            self._left -= 1
+            if not self._left:
+                return end
             if open_end and name in {EBML, *SEGMENT_PARTS} - CLUSTER_PARTS:
                 return place
             if name not in CLUSTER_PARTS or length is None:
@@ -235,7 +240,7 @@ class _Matroska:
 def _riff(source: Source, stream: int) -> Structure:
     """The chunks of an AVI, also of one larger than 1 GB, which is several RIFFs."""
     found = Structure()
-    place, flags, indexed = 0, 0, False
+    place, flags, indexed, empty = 0, 0, False, 0
     ends: list[int] = []
     ours = b"%02d" % stream
     size = source.size
@@ -256,7 +261,7 @@ def _riff(source: Source, stream: int) -> Structure:
                 ends.append(place + 8 + length if length else size)
                 place += 12
                 continue
-        elif not (kind[:2].isdigit() or kind in (b"JUNK", b"idx1", b"avih") or kind.isalnum()):
+        elif not kind.isalnum():
             found.damage.append(f"structure: no chunk at byte {place}")
             break
         if place + 8 + length > size:
@@ -266,11 +271,15 @@ def _riff(source: Source, stream: int) -> Structure:
             flags = int.from_bytes(head[20:24], "little")
         indexed |= kind == b"idx1" or kind[:2] == b"ix"
         if kind[:2] == ours and kind[2:] in (b"dc", b"db") and not length:
-            found.empty += 1
+            empty += 1
         place += 8 + length
         following = os.pread(source.descriptor, 5, place)
         if length % 2 and not (following[:1] != b"\x00" and following[:4].isalnum()):
             place += 1  # chunks are padded to even lengths, if the writer did so
+    else:
+        found.empty = None
+        return found
+    found.empty = empty
     if flags & AVI_HAS_INDEX and not indexed and not found.cut:
         found.damage.append("cut: the index that the header promises is missing")
     return found

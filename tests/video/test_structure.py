@@ -12,7 +12,7 @@ import pytest
 from deepscan.errors import VideoError
 from deepscan.options import Limits
 from deepscan.types import ReadReport
-from deepscan.video import open_video
+from deepscan.video import open_video, structure
 from deepscan.video.input_file import Source, open_source
 from deepscan.video.structure import Structure, examine, shown_share
 from tests.video.healthy import KINDS
@@ -128,3 +128,15 @@ def test_an_edit_list_is_believed_by_the_time_it_hides(tmp_path: Path) -> None:
     )
     (tmp_path / "odd.mp4").write_bytes(data)
     assert any("nearly no time" in sign for sign in read(tmp_path / "odd.mp4").reasons)
+
+
+def test_a_long_file_is_walked_from_cluster_to_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structure, "MOST_PARTS", 30)
+    for name in ("long.mkv", "jitter.webm", "nulls.avi", "live.flv", "pieces.mp4"):
+        data = data_of(name, tmp_path)
+        assert walk(tmp_path / f"whole.{name.rpartition('.')[2]}", data).damage == []
+    data = data_of("long.mkv", tmp_path)
+    assert walk(tmp_path / "cut.mkv", data[:-1]).cut
+    assert read(tmp_path / "nulls.avi").complete  # null frames that nobody counted are not missed
