@@ -17,8 +17,10 @@ import deepscan
 from deepscan import exit_codes
 from deepscan.archive.workers.contract import CREWS, Crew
 from deepscan.cli import scan
-from deepscan.engines.engine import ENGINES, Engine
-from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.engines import ENGINES
+from deepscan.engines.engine import Engine
+from deepscan.faces import DETECTORS
+from deepscan.faces.detector import FaceDetector
 from deepscan.sinks import SINKS
 from deepscan.sinks.sink import Sink
 from deepscan.video.contract import READERS, VideoReader

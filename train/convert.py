@@ -21,7 +21,8 @@ import typer
 from torch import Tensor
 
 from deepscan.errors import ModelError
-from deepscan.models.msccnet import MSCCNet, MSCCNetConfig, cosine_images
+from deepscan.models.config import MSCCNetConfig
+from deepscan.models.msccnet import MSCCNet, cosine_images
 from deepscan.models.weights import save_weights
 
 # Official prefix -> ours. Indices inside (0 convolution, 1 batch norm, ...) are the same.

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from deepscan.errors import ModelError, UsageError
-from deepscan.models.msccnet import MODELS, MSCCNetConfig
+from deepscan.models import MODELS
+from deepscan.models.config import MSCCNetConfig
 from train.datasets import DATASETS
 from train.datasets.transforms import TRANSFORMS
 from train.forge.degrade import CODECS

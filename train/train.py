@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from deepscan.errors import DeepscanError, ModelError, UsageError
+from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import Deployed, normalise
-from deepscan.models.msccnet import Logits, MSCCNet, MSCCNetConfig, set_input_size
+from deepscan.models.msccnet import Logits, MSCCNet, set_input_size
 from deepscan.models.weights import save_weights
 from train.batches import Item, Source, open_source
 from train.distributed import Processes, join

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscan import __version__
+from deepscan.engines import ENGINES
 from deepscan.engines.cache import cache_folder
-from deepscan.engines.engine import ENGINES, Engine
+from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Machine, look_around
 from deepscan.engines.load import Choice, build, candidates, engine_class, parse_name
 from deepscan.engines.parity import SEED, selftest_scores

@@ -1,0 +1,20 @@
+"""The table of engines, which run the network over face crops.
+
+The contract is `EngineEntry` (engine.py). To add one, write one file with a class of that shape and
+add one line each to `ENGINES` and `PRECISIONS`; the parity suite in tests/engines/ runs over it.
+"""
+
+from __future__ import annotations
+
+ENGINES: dict[str, str] = {
+    "openvino": "deepscan.engines.openvino:OpenVINOEngine",
+    "tensorrt": "deepscan.engines.tensorrt:TensorRTEngine",
+    "torch": "deepscan.engines.torch:TorchEngine",
+}
+
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "openvino": ("fp32", "bf16"),
+    "tensorrt": ("fp32", "fp16", "bf16"),
+    "torch": ("fp32", "fp16", "bf16"),
+}
+"""What names and recipes may ask of each, so that reading them imports nothing heavy."""

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from deepscan import __version__
-from deepscan.engines.engine import ENGINES, Engine, Predictions
+from deepscan.engines import ENGINES
+from deepscan.engines.engine import Engine, Predictions
 from deepscan.engines.hardware import Machine, look_around
 from deepscan.engines.load import REFERENCE, Choice, build, engine_class
 from deepscan.engines.parity import probe

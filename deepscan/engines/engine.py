@@ -1,8 +1,4 @@
-"""The engine contract and the table of engines: what runs the network over a batch of crops.
-
-To add an engine, write one file with a class that has the shape of `EngineEntry`, add one line to
-`ENGINES`, and the parity suite in tests/engines/ runs over it.
-"""
+"""The engine contract: what runs the network over a batch of crops."""
 
 from __future__ import annotations
 
@@ -124,17 +120,3 @@ class EngineEntry(Protocol):
         self.max_batch = max_batch
         self.info = EngineInfo(name, "asked for", None, None)
         self.proof = None
-
-
-ENGINES: dict[str, str] = {
-    "openvino": "deepscan.engines.openvino:OpenVINOEngine",
-    "tensorrt": "deepscan.engines.tensorrt:TensorRTEngine",
-    "torch": "deepscan.engines.torch:TorchEngine",
-}
-
-PRECISIONS: dict[str, tuple[str, ...]] = {
-    "openvino": ("fp32", "bf16"),
-    "tensorrt": ("fp32", "fp16", "bf16"),
-    "torch": ("fp32", "fp16", "bf16"),
-}
-"""What names and recipes may ask of each, so that reading them imports nothing heavy."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deepscan.engines import ENGINES
 from deepscan.engines.cache import cache_folder, read_entry
-from deepscan.engines.engine import ENGINES
 from deepscan.engines.hardware import Machine, look_around
 from deepscan.engines.load import Choice, engine_class, measure, parse_name, set_up
 from deepscan.engines.parity import Conformity, Tolerance, bars_of, complaints, keep_parity

@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from deepscan.engines.engine import ENGINES, PRECISIONS, Engine
+from deepscan.engines import ENGINES, PRECISIONS
+from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Machine, look_around
 from deepscan.engines.parity import (
     Conformity,

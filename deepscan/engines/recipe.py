@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from deepscan.engines.engine import ENGINES, PRECISIONS
+from deepscan.engines import ENGINES, PRECISIONS
 from deepscan.engines.parity import SHARES, TOLERANCES, Tolerance
 from deepscan.errors import EngineError, UsageError
 

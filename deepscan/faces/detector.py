@@ -1,8 +1,4 @@
-"""The face detector contract and the table of face detectors.
-
-To add one, write one file with a class that has this shape and add one line to `DETECTORS`; the
-conformance suite in tests/faces/ runs over it.
-"""
+"""The face detector contract: what finds the faces of one picture."""
 
 from __future__ import annotations
 
@@ -33,6 +29,3 @@ class FaceDetector(Protocol):
     def close(self) -> None:
         """Give back the device."""
         ...
-
-
-DETECTORS: dict[str, str] = {"mtcnn": "deepscan.faces.mtcnn:MTCNNDetector"}

@@ -14,15 +14,6 @@ from torch.nn import functional as F
 from deepscan.errors import ModelError
 from deepscan.models.torchvision_compat import import_torchvision
 
-# Small plain ResNet for two CPU cores: timm's ResNet with narrower and fewer blocks. Plain 3x3
-# convolutions reach a far larger share of a CPU's peak than depthwise ones.
-SMALL_RESNET: Mapping[str, object] = {
-    "channels": (32, 64, 128, 192),
-    "layers": (1, 2, 2, 1),
-    "stem_type": "deep",
-    "stem_width": 16,
-}
-
 
 class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding, for weights that come from there.

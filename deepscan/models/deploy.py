@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepscan.models.msccnet import MEAN, STD, MSCCNet
+from deepscan.models.config import MEAN, STD
+from deepscan.models.msccnet import MSCCNet
 
 MASK_STRIDE = 4  # masks leave at a quarter of the crop's side: finer than the map, still small
 

@@ -18,8 +18,8 @@ from deepscan.types import Measured, ModelInfo
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deepscan.models.config import MSCCNetConfig
     from deepscan.models.deploy import Deployed
-    from deepscan.models.msccnet import MSCCNetConfig
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 """Where the models that ship lie: NAME.safetensors and NAME.json, the card."""
@@ -106,8 +106,9 @@ def load_model(card: Card) -> Deployed:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    from deepscan.models.config import MSCCNetConfig
     from deepscan.models.deploy import Deployed
-    from deepscan.models.msccnet import MSCCNet, MSCCNetConfig
+    from deepscan.models.msccnet import MSCCNet
 
     data = read_weights(card)
     try:

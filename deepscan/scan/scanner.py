@@ -33,7 +33,8 @@ from deepscan.errors import (
     UsageError,
     VideoError,
 )
-from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.faces import DETECTORS
+from deepscan.faces.detector import FaceDetector
 from deepscan.files import (
     atomic_outputs,
     check_outputs,

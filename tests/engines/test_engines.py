@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepscan.engines.engine import ENGINES, PRECISIONS, EngineEntry
+from deepscan.engines import ENGINES, PRECISIONS
+from deepscan.engines.engine import EngineEntry
 from deepscan.engines.hardware import look_around
 from deepscan.engines.load import engine_class, load_engine
 from deepscan.engines.parity import TOLERANCES, compare, complaints, judge, probe

@@ -13,8 +13,10 @@ from onnx import TensorProto, numpy_helper
 from deepscan.engines import export
 from deepscan.engines.parity import probe
 from deepscan.errors import EngineError
+from deepscan.models import MODELS
+from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import Deployed, normalise
-from deepscan.models.msccnet import MODELS, MSCCNet, MSCCNetConfig
+from deepscan.models.msccnet import MSCCNet
 from tests.models.build import build_network, tiny
 
 # How far a graph may be from torch in fp32: another order of sums, 11 and 8 significant bits.

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from deepscan.engines import ENGINES, load, recipe
 from deepscan.engines import hardware as machine
-from deepscan.engines import load, recipe
-from deepscan.engines.engine import ENGINES, Predictions
+from deepscan.engines.engine import Predictions
 from deepscan.engines.hardware import Gpu, Machine
 from deepscan.engines.load import Choice, auto_device, candidates, load_engine, parse_name
 from deepscan.engines.tensorrt import TensorRTEngine

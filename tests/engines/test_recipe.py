@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepscan.engines import recipe
-from deepscan.engines.engine import ENGINES
+from deepscan.engines import ENGINES, recipe
 from deepscan.engines.parity import TOLERANCES
 from deepscan.engines.recipe import (
     FOLDER,
@@ -16,7 +15,7 @@ from deepscan.engines.recipe import (
     tolerance_of,
 )
 from deepscan.errors import EngineError, UsageError
-from deepscan.models.msccnet import MODELS
+from deepscan.models import MODELS
 
 GOOD = """
 model = "tiny"

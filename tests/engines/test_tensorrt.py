@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepscan.engines import load, recipe, tensorrt
-from deepscan.engines.engine import ENGINES
+from deepscan.engines import ENGINES, load, recipe, tensorrt
 from deepscan.engines.hardware import Machine
 from deepscan.engines.inventory import build_recipe, entries
 from deepscan.engines.load import load_engine

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Pillow
 from skimage import data
 
-from deepscan.faces.detector import DETECTORS
+from deepscan.faces import DETECTORS
 from deepscan.types import Box
 
 # Where the face of the picture is: from the fringe to the chin, ear to ear.

@@ -12,8 +12,7 @@ import os
 import numpy as np
 import pytest
 
-from deepscan.engines import inventory, recipe
-from deepscan.engines.engine import ENGINES
+from deepscan.engines import ENGINES, inventory, recipe
 from deepscan.engines.hardware import look_around
 from deepscan.engines.load import engine_class, load_engine
 from deepscan.engines.parity import probe

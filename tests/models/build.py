@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
+from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import normalise
-from deepscan.models.msccnet import MSCCNet, MSCCNetConfig
+from deepscan.models.msccnet import MSCCNet
 from deepscan.models.weights import save_weights
 
 TINY = MSCCNetConfig(

@@ -10,16 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepscan.errors import ModelError
+from deepscan.models import MODELS
 from deepscan.models.backbone import SameConv2d
-from deepscan.models.msccnet import (
-    MODELS,
-    MSCC,
-    MSCCNet,
-    MSCCNetConfig,
-    cosine_images,
-    pointed_at,
-    set_input_size,
-)
+from deepscan.models.config import MSCCNetConfig
+from deepscan.models.msccnet import MSCC, MSCCNet, cosine_images, pointed_at, set_input_size
 from tests.models.build import TINY, build_network, tiny
 
 

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 
 from deepscan.errors import ModelError
+from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import Deployed
-from deepscan.models.msccnet import MSCCNetConfig
 from deepscan.models.weights import load_model, read_card, read_weights, save_weights
 from tests.models.build import TINY, build_network, tiny, write_model
 

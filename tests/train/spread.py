@@ -13,7 +13,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from deepscan.models.msccnet import Logits, MSCCNetConfig
+from deepscan.models.config import MSCCNetConfig
+from deepscan.models.msccnet import Logits
 from train import train as training
 from train.recipe import read_recipe
 

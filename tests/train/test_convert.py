@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from deepscan.errors import ModelError
-from deepscan.models.msccnet import MSCCNet, MSCCNetConfig, cosine_images
+from deepscan.models.config import MSCCNetConfig
+from deepscan.models.msccnet import MSCCNet, cosine_images
 from train.convert import app, convert, infer_config, read_checkpoint
 
 SIDE = 64  # pixels; maps of 8x8

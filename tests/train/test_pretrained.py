@@ -11,7 +11,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from deepscan.errors import ModelError, UsageError
-from deepscan.models.msccnet import MODELS, MSCCNet
+from deepscan.models import MODELS
+from deepscan.models.msccnet import MSCCNet
 from train import pretrained
 from train.pretrained import by_position, pretrained_classifier
 from train.train import start_backbone

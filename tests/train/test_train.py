@@ -22,7 +22,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from deepscan.errors import ModelError, UsageError
-from deepscan.models.msccnet import MSCCNetConfig
+from deepscan.models.config import MSCCNetConfig
 from tests.train import spread
 from train import progress
 from train import train as training

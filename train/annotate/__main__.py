@@ -21,7 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from deepscan.errors import DeepscanError, UsageError
-from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.faces import DETECTORS
+from deepscan.faces.detector import FaceDetector
 from train.annotate.pairs import Work, find_work, manipulations, read_pairs
 from train.annotate.sheet import write_sheet
 from train.annotate.work import Outcome, Settings, annotate_work, claim, load_detector, write_bytes

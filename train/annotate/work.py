@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.errors import EngineError, UsageError, VideoError
-from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.faces import DETECTORS
+from deepscan.faces.detector import FaceDetector
 from deepscan.types import Image
 from train.annotate.pairs import Fake, Work
 from train.annotate.procedure import SMALLEST, annotate

@@ -21,13 +21,15 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepscan.engines.engine import ENGINES, EngineEntry
+from deepscan.engines import ENGINES
+from deepscan.engines.engine import EngineEntry
 from deepscan.engines.hardware import Machine, look_around
 from deepscan.engines.load import engine_class
 from deepscan.engines.torch import TYPES
 from deepscan.errors import DeepscanError, UsageError
+from deepscan.models import MODELS
 from deepscan.models.deploy import Deployed
-from deepscan.models.msccnet import MODELS, MSCCNet
+from deepscan.models.msccnet import MSCCNet
 from deepscan.models.weights import FOLDER, Card, read_card, save_weights
 
 _SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices that show the ceiling

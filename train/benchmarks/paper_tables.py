@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.errors import ModelError, UsageError
-from deepscan.models.msccnet import MODELS, MSCCNet, MSCCNetConfig
+from deepscan.models import MODELS
+from deepscan.models.config import MSCCNetConfig
+from deepscan.models.msccnet import MSCCNet
 from train.evaluation.evaluate import FORMAT
 from train.evaluation.markdown import count, markdown
 

@@ -30,8 +30,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from deepscan.errors import DeepscanError, ModelError, UsageError
+from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import Deployed
-from deepscan.models.msccnet import MSCCNetConfig
 from train.calibration.synthetic_validation import Tell
 from train.evaluation.metrics import Estimate
 from train.forge.faces import Person, data_hash, read_faces

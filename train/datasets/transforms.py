@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscan.models.msccnet import MEAN
+from deepscan.models.config import MEAN
 from train.forge.degrade import degrade as one_life
 
 Floats = NDArray[np.float32]

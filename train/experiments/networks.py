@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepscan.errors import ModelError, UsageError
-from deepscan.models.backbone import SMALL_RESNET
-from deepscan.models.msccnet import CLASSES, MODELS, MSCCNet, MSCCNetConfig
+from deepscan.models import MODELS, SMALL_RESNET
+from deepscan.models.config import MSCCNetConfig
+from deepscan.models.msccnet import CLASSES, MSCCNet
 from deepscan.models.torchvision_compat import import_torchvision
 
 Task = Literal["classify", "classify-encoder", "segment", "both"]

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as Pillow
 
-from deepscan.engines.engine import PRECISIONS, Engine
+from deepscan.engines import PRECISIONS
+from deepscan.engines.engine import Engine
 from deepscan.engines.parity import TOLERANCES, bars_of, judge
 from deepscan.engines.recipe import tolerance_of
 from deepscan.errors import ModelError

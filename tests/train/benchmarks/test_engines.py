@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deepscan.errors import UsageError
-from deepscan.models.msccnet import MODELS
+from deepscan.models import MODELS
 from tests.models.build import TINY
 from train.benchmarks import engines
 from train.benchmarks.__main__ import app

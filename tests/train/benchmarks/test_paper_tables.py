@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deepscan.errors import UsageError
-from deepscan.models.msccnet import MODELS
+from deepscan.models import MODELS
 from train.benchmarks import paper_tables
 from train.benchmarks.__main__ import app
 from train.evaluation.evaluate import FORMAT

@@ -19,7 +19,8 @@ from torch import Tensor
 from typer import Typer
 from typer.testing import CliRunner
 
-from deepscan.models.msccnet import MODELS, MSCCNet
+from deepscan.models import MODELS
+from deepscan.models.msccnet import MSCCNet
 from deepscan.models.weights import save_weights
 from train.datasets import VideoKey, open_dataset
 from train.evaluation import crops as crops_command
