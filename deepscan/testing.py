@@ -242,7 +242,7 @@ class FakeEngine:
         self.input_size = input_size
         self.max_batch = max_batch
         self.model = ModelInfo("fake", "0" * 64, input_size, 0.5, (0.5, 0.5), "nothing: a fake")
-        self.info = EngineInfo("fake", "a fake for tests", None, None)
+        self.info = EngineInfo("fake", "a fake for tests")
         self.batches: list[int] = []
         self.closed = False
         self._judge = judge or _judge_red

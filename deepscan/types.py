@@ -322,19 +322,31 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Parity:
+    """Agreement of an engine with torch in fp32 over the same crops; also the limits of it.
+
+    Differences are of probabilities. `mean_mask_iou` is of the masks thresholded at 0.5, where two
+    empty masks count as 1. `verdict_equality` is the share of crops that, each a file of its own,
+    get the same label at the operating points of the model's calibration.
+    """
+
+    max_score_difference: float
+    mean_score_difference: float
+    mean_mask_iou: float
+    max_mask_difference: float
+    verdict_equality: float
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """The program that ran the network, why it was chosen, and its measured parity with torch.
 
-    `verdict_equality` is the share of probe crops that get the same label by themselves.
+    `parity` is None for the reference itself.
     """
 
     name: str
     reason: str
-    max_score_difference: float | None
-    mean_mask_iou: float | None
-    mean_score_difference: float | None = None
-    max_mask_difference: float | None = None
-    verdict_equality: float | None = None
+    parity: Parity | None = None
 
 
 @dataclass(frozen=True, slots=True)

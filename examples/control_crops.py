@@ -21,7 +21,7 @@ from skimage import data
 from deepscan.archive.workers.controls import Control, controls_values
 from deepscan.engines.engine import Engine
 from deepscan.engines.load import REFERENCE, load_engine
-from deepscan.engines.parity import bars_of
+from deepscan.engines.parity import label_thresholds
 from deepscan.errors import DeepscanError, ModelError
 from deepscan.faces.crop import cut, square
 from deepscan.models.weights import read_card
@@ -101,7 +101,7 @@ def add_controls(card: Path) -> tuple[Control, ...]:
     model = read_card(card.stem, card.parent)
     engine = load_engine(REFERENCE, card.stem, folder=card.parent)
     try:
-        controls = make_controls(engine, bars_of(model.values)[0])
+        controls = make_controls(engine, label_thresholds(model.values)[0])
     finally:
         engine.close()
     values["controls"] = controls_values(controls, SOURCE)

@@ -37,10 +37,6 @@ class Refused:
     reason: Reason
 
 
-# What touches pixels or scores, whatever the engine.
-PACKAGES = ("torch", "torchvision", "av", "decord", "facenet-pytorch", "timm", "numpy", "pillow")
-
-
 @dataclass(frozen=True, slots=True)
 class Written:
     """A file that a scan left: which sink, its path relative to the results folder, its bytes."""

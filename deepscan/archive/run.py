@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -29,11 +28,12 @@ from deepscan.archive.inputs.prefetcher import Ahead
 from deepscan.archive.inputs.remote import place_of
 from deepscan.archive.journal import JOURNAL, Journal, is_results
 from deepscan.archive.lock import FETCHED, Lock, sweep
-from deepscan.archive.records import PACKAGES, Item, Outcome, Refused, Results, Run, Written
+from deepscan.archive.records import Item, Outcome, Refused, Results, Run, Written
 from deepscan.archive.reports import Report, load_report
 from deepscan.archive.settings_hash import decides, key_of
 from deepscan.archive.workers.contract import Crew, Crewed, Done, Lost, Progressed, Task
 from deepscan.archive.workers.worker import DISK, error_outcome, outputs_of
+from deepscan.engines.packages import installed_versions
 from deepscan.errors import EngineError, OutputError, UnreadableError, UsageError, VideoError
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
 from deepscan.files import atomic_outputs, finished, identity_of, resolve
@@ -370,7 +370,7 @@ def _run_of(options: ScanOptions, ways: Ways) -> Run:
         operating_point=sigmoid(calibration.points(1.0, still=False)[0]),
         false_alarm_rate=calibration.measured,
         settings=_flat(options),
-        versions=_versions(),
+        versions=installed_versions(),
         decides="",
         shard=ways.shard,
     )
@@ -396,14 +396,6 @@ def _flat(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | N
         else:
             flat[key] = value
     return tuple(flat.items())
-
-
-def _versions() -> tuple[tuple[str, str], ...]:
-    found = [("deepscan", __version__)]
-    for package in (*PACKAGES, "openvino", "tensorrt"):
-        with suppress(PackageNotFoundError):
-            found.append((package, version(package)))
-    return tuple(found)
 
 
 # The work

@@ -403,14 +403,9 @@ def _judge_again(
 
 def tolerance_between(recorded: str, present: str) -> float:
     """How far two scores of one face may be apart, by the names of the engines that gave them."""
-    from deepscan.engines.parity import TOLERANCES
+    from deepscan.engines.parity import score_tolerance
 
-    return ROUNDING + sum(
-        TOLERANCES[precision].max_score_difference
-        if precision in TOLERANCES
-        else TOLERANCES["bf16"].max_score_difference
-        for precision in (name.rpartition("-")[2] for name in (recorded, present))
-    )
+    return ROUNDING + score_tolerance(recorded) + score_tolerance(present)
 
 
 def _compare_frames(
@@ -544,7 +539,7 @@ def _judged(frame: Frame, line: Mapping[str, Any], scanner: Scanner) -> list[tup
     """The recorded faces of a frame that were judged, each with its new prediction."""
     import numpy as np
 
-    from deepscan.engines.parity import judge
+    from deepscan.engines.parity import predict_all
     from deepscan.faces.crop import cut, square
     from deepscan.types import Box, Face, FaceCrop, FacePrediction
 
@@ -552,7 +547,7 @@ def _judged(frame: Frame, line: Mapping[str, Any], scanner: Scanner) -> list[tup
     faces = [face for face in line["faces"] if face["p_manipulated"] is not None]
     boxes = [square(Box(*face["box"]), scale) for face in faces]
     crops = [cut(frame.image, box, engine.input_size) for box in boxes]
-    found = judge(engine, np.stack(crops))
+    found = predict_all(engine, np.stack(crops))
     return [
         (
             face,

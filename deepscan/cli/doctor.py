@@ -7,31 +7,27 @@ decoders are imported in processes of their own, as a scan does it.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from deepscan import __version__
 from deepscan.engines import ENGINES
 from deepscan.engines.cache import cache_folder
 from deepscan.engines.engine import Engine
-from deepscan.engines.hardware import Machine, look_around
+from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import Choice, build, candidates, engine_class, parse_name
+from deepscan.engines.packages import PACKAGES, installed_versions
 from deepscan.engines.parity import SEED, selftest_scores
 from deepscan.errors import DeepscanError, EngineError
 from deepscan.models.weights import FOLDER, Card, read_card, read_weights
 from deepscan.options import ScanOptions
+from deepscan.types import Parity
 
-PACKAGES = (
-    "torch", "torchvision", "openvino", "av", "decord", "facenet-pytorch", "timm", "numpy",
-    "safetensors", "pillow",
-)  # fmt: skip
 CHILD_TIME = 60.0  # seconds that a small process may take on a busy machine
 DISK = 64 * 2**20  # bytes; a converted network takes 10 MB
 
@@ -54,16 +50,19 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class EngineFinding:
-    """Whether an engine may be used, and why; the five figures of its parity where measured."""
+    """Whether an engine may be used, and why; its parity with torch where that was measured."""
 
     name: str
     works: bool
     detail: str
-    max_score_difference: float | None = None
-    mean_score_difference: float | None = None
-    mean_mask_iou: float | None = None
-    max_mask_difference: float | None = None
-    verdict_equality: float | None = None
+    parity: Parity | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Plain values for JSON, the figures of parity beside the rest."""
+        figures = dict.fromkeys(field.name for field in fields(Parity))
+        if self.parity is not None:
+            figures = asdict(self.parity)
+        return {"name": self.name, "works": self.works, "detail": self.detail, **figures}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Report:
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
     versions: tuple[tuple[str, str], ...]
-    machine: Machine
+    machine: Hardware
     decoders: tuple[Finding, ...]
     engines: tuple[EngineFinding, ...]
     chosen_engine: str | None
@@ -114,7 +113,8 @@ class Report:
 
     def to_json(self) -> str:
         """The report as one JSON object."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=True, allow_nan=False)
+        values = {**asdict(self), "engines": [engine.values() for engine in self.engines]}
+        return json.dumps(values, indent=2, ensure_ascii=True, allow_nan=False)
 
     def to_text(self) -> str:
         """The report for people."""
@@ -130,7 +130,7 @@ def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
         options: which engine and model to look at closely.
         folder: where models lie.
     """
-    machine = look_around()
+    hardware = detect_hardware()
     reasons: list[str] = []
     notes: list[str] = []
     decoders, libraries = _decoders()
@@ -145,8 +145,8 @@ def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
     engines: tuple[EngineFinding, ...] = ()
     chosen, why, selftest = None, "no model", SelfTest(None, "no engine")
     if card is not None:
-        engines = tuple(_try(choice, card, machine) for choice in _every_choice())
-        engine = _choose(options.engine, card, machine, engines)
+        engines = tuple(_try(choice, card, hardware) for choice in _every_choice())
+        engine = _choose(options.engine, card, hardware, engines)
         if isinstance(engine, str):
             why = engine
             reasons.append(engine)
@@ -169,7 +169,7 @@ def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
         reasons=tuple(reasons),
         notes=tuple(notes),
         versions=(*_versions(), *libraries),
-        machine=machine,
+        machine=hardware,
         decoders=decoders,
         engines=engines,
         chosen_engine=chosen,
@@ -183,13 +183,9 @@ def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
 
 
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = [("deepscan", __version__), ("python", platform.python_version())]
-    for package in PACKAGES:
-        try:
-            found.append((package, version(package)))
-        except PackageNotFoundError:
-            found.append((package, "not installed"))
-    return tuple(found)
+    found = dict(installed_versions())
+    missing = [(package, "not installed") for package in PACKAGES if package not in found]
+    return (*found.items(), *missing)
 
 
 def _decoders() -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
@@ -255,38 +251,28 @@ def _every_choice() -> list[Choice]:
     ]
 
 
-def _try(choice: Choice, card: Card, machine: Machine) -> EngineFinding:
+def _try(choice: Choice, card: Card, hardware: Hardware) -> EngineFinding:
     try:
-        engine: Any = build(choice, card, machine, "", patient=False)
+        engine: Any = build(choice, card, hardware, "", allow_build=False)
     except DeepscanError as error:
         return EngineFinding(choice.name, False, str(error))
     engine.close()
-    info = engine.info
-    if info.max_score_difference is None:
-        return EngineFinding(choice.name, True, "the reference")
-    return EngineFinding(
-        choice.name,
-        True,
-        "agrees with torch",
-        max_score_difference=info.max_score_difference,
-        mean_score_difference=info.mean_score_difference,
-        mean_mask_iou=info.mean_mask_iou,
-        max_mask_difference=info.max_mask_difference,
-        verdict_equality=info.verdict_equality,
-    )
+    parity = engine.info.parity
+    detail = "the reference" if parity is None else "agrees with torch"
+    return EngineFinding(choice.name, True, detail, parity)
 
 
 def _choose(
-    name: str, card: Card, machine: Machine, engines: tuple[EngineFinding, ...]
+    name: str, card: Card, hardware: Hardware, engines: tuple[EngineFinding, ...]
 ) -> Engine | str:
     """The engine that a scan would get, or why it would get none."""
     works = {finding.name for finding in engines if finding.works}
     try:
         if name != "auto":
-            return build(parse_name(name), card, machine, "asked for")
-        for choice, reason in candidates(machine, card):
+            return build(parse_name(name), card, hardware, "asked for")
+        for choice, reason in candidates(hardware, card):
             if choice.name in works:
-                return build(choice, card, machine, reason, patient=False)
+                return build(choice, card, hardware, reason, allow_build=False)
     except EngineError as error:
         return str(error)
     return "no engine runs here"
@@ -326,11 +312,11 @@ def _told(report: Report) -> str:
     lines += [f"  note: {note}" for note in report.notes]
     lines += ["", "Versions"]
     lines += [f"  {name:<16} {number}" for name, number in report.versions]
-    machine = report.machine
-    lines += ["", "Machine"]
-    lines.append(f"  cpu              {machine.cpu}, {machine.cores} cores")
-    lines.append(f"  instructions     {' '.join(machine.flags) or 'none that matter'}")
-    lines.append(f"  cuda             {machine.cuda or 'no device'}")
+    hardware = report.machine
+    lines += ["", "Hardware"]
+    lines.append(f"  cpu              {hardware.cpu}, {hardware.cores} cores")
+    lines.append(f"  instructions     {' '.join(hardware.flags) or 'none that matter'}")
+    lines.append(f"  cuda             {hardware.cuda or 'no device'}")
     lines.append(f"  sandbox          {report.sandbox}")
     free = "" if report.cache_free is None else f", {report.cache_free / 2**30:.1f} GB free"
     lines.append(f"  cache            {report.cache or 'none'}{free}")
@@ -356,9 +342,9 @@ def _mark(works: bool) -> str:
 
 
 def _figures(engine: EngineFinding) -> str:
-    if engine.max_score_difference is None or engine.mean_mask_iou is None:
+    if engine.parity is None:
         return engine.detail
     return (
-        f"{engine.detail}: largest score difference {engine.max_score_difference:.1e}, "
-        f"mean mask IoU {engine.mean_mask_iou:.4f}"
+        f"{engine.detail}: largest score difference {engine.parity.max_score_difference:.1e}, "
+        f"mean mask IoU {engine.parity.mean_mask_iou:.4f}"
     )

@@ -124,7 +124,7 @@ def check(
 
         proof = prove(name, model)
         _show_proof(proof, format_)
-    if proof.complaints:
+    if proof.violations:
         raise typer.Exit(ERROR)
 
 
@@ -233,7 +233,8 @@ def _batches(text: str) -> tuple[int, ...]:
 
 def _show_proof(proof: Proof, format_: str) -> None:
     if format_ == "json":
-        _print_json(_plain(proof))
+        values = _plain(proof)
+        _print_json({**values, "complaints": values.pop("violations")})
         return
     parity, limit = proof.parity, proof.tolerance
     _print_table(
@@ -251,9 +252,9 @@ def _show_proof(proof: Proof, format_: str) -> None:
              f"{limit.verdict_equality:g}"),
         ],
     )  # fmt: skip
-    for complaint in proof.complaints:
-        typer.echo(f"out of tolerance: {complaint}")
-    if not proof.complaints:
+    for violation in proof.violations:
+        typer.echo(f"out of tolerance: {violation}")
+    if not proof.violations:
         typer.echo("agrees with torch in fp32")
 
 

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepscan import __version__
 from deepscan.engines import ENGINES
 from deepscan.engines.engine import Engine, Predictions
-from deepscan.engines.hardware import Machine, look_around
+from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import REFERENCE, Choice, build, engine_class
+from deepscan.engines.packages import installed_versions
 from deepscan.engines.parity import probe
 from deepscan.errors import DeepscanError, EngineError
 from deepscan.models.weights import FOLDER, Card, load_model, read_card
@@ -60,7 +60,7 @@ class Bench:
 
     model: str
     input_size: int
-    machine: Machine
+    machine: Hardware
     threads: int | None
     versions: dict[str, str]
     load: tuple[float, float] | None
@@ -122,8 +122,8 @@ def bench(
         EngineError: not even the reference runs.
         ModelError: the model is missing or damaged.
     """
-    card, machine, before = read_card(model, folder), look_around(), _load()
-    engines, absent = _engines(card, machine, threads)
+    card, hardware, before = read_card(model, folder), detect_hardware(), _load()
+    engines, absent = _engines(card, hardware, threads)
     sizes = sorted(set(batches))
     crops = probe(card.info.input_size)
     runs: dict[tuple[str, int], list[tuple[float, float]]] = {}
@@ -145,9 +145,9 @@ def bench(
     return Bench(
         model,
         card.info.input_size,
-        machine,
+        hardware,
         threads,
-        _versions(),
+        dict(installed_versions()),
         None if before is None or after is None else (before, after),
         tuple(_pace(name, size, runs) for name, size in runs),
         absent,
@@ -155,7 +155,7 @@ def bench(
 
 
 def _engines(
-    card: Card, machine: Machine, threads: int | None
+    card: Card, hardware: Hardware, threads: int | None
 ) -> tuple[list[Engine | Eager], dict[str, str]]:
     found: list[Engine | Eager] = [Eager(card, threads)]
     absent = {}
@@ -163,7 +163,7 @@ def _engines(
         for device, precision in engine_class(runtime).CHOICES:
             choice = Choice(runtime, device, precision)
             try:
-                engine = build(choice, card, machine, "bench", threads=threads, patient=False)
+                engine = build(choice, card, hardware, "bench", threads=threads, allow_build=False)
                 found.append(engine)
             except DeepscanError as error:
                 absent[choice.name] = str(error)
@@ -204,15 +204,3 @@ def _load() -> float | None:
         return round(os.getloadavg()[0], 2)
     except (OSError, AttributeError):
         return None
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"deepscan": __version__, "torch": torch.__version__}
-    for package in ("openvino", "tensorrt"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

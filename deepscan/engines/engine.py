@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from deepscan.types import EngineInfo, ModelInfo
 
 if TYPE_CHECKING:
-    from deepscan.engines.hardware import Machine
-    from deepscan.engines.parity import Conformity
+    from deepscan.engines.hardware import Hardware
     from deepscan.models.weights import Card
 
 
@@ -29,7 +28,7 @@ class Predictions:
 
 
 class Engine(Protocol):
-    """Runs the network. NumPy at the border; normalisation and softmax lie inside.
+    """Runs the network. NumPy arrays go in and out; normalisation and softmax lie inside.
 
     `name` says runtime, device and precision ("openvino-cpu-bf16") and goes into the record.
     `input_size` is the crop side S in pixels; `max_batch` the largest batch `predict` takes.
@@ -63,12 +62,11 @@ class EngineEntry(Protocol):
     """An entry of the table: an `Engine`, and how it comes about.
 
     `CHOICES` are its (device, precision) pairs, best first. `fingerprint` changes with all that its
-    numbers depend on; a proof of parity holds for one fingerprint. `proof` is that proof once it is
-    given; the reference has none.
+    numbers depend on; a proof of parity holds for one fingerprint.
 
-    Where the constructor may take minutes there are also, with the same arguments as that, `kept`,
-    which takes what was built earlier or raises `EngineError`, and `build_key`, which names what
-    would be built, and is None where nothing can be.
+    Where the constructor may take minutes there are also, with the same arguments as that,
+    `cached`, which takes what was built earlier or raises `EngineError`, and `build_key`, which
+    names what would be built, and is None where nothing can be.
     """
 
     CHOICES: ClassVar[tuple[tuple[str, str], ...]]
@@ -78,12 +76,11 @@ class EngineEntry(Protocol):
     model: ModelInfo
     info: EngineInfo
     fingerprint: str
-    proof: Conformity | None
 
     def __init__(
         self,
         card: Card,
-        machine: Machine,
+        hardware: Hardware,
         *,
         device: str | None = None,
         precision: str | None = None,
@@ -93,7 +90,7 @@ class EngineEntry(Protocol):
 
         Args:
             card: the model.
-            machine: what is there to run it on.
+            hardware: what is there to run it on.
             device: "cpu", "cuda" or, for another than the first, "cuda:N".
             precision: one of its precisions.
             threads: CPU threads, where that has a meaning.
@@ -112,11 +109,10 @@ class EngineEntry(Protocol):
         """As `Engine.close`."""
         ...
 
-    def _introduce(self, name: str, card: Card, max_batch: int) -> None:
+    def _set_identity(self, name: str, card: Card, max_batch: int) -> None:
         """Set what every engine says of itself."""
         self.name = name
         self.model = card.info
         self.input_size = card.info.input_size
         self.max_batch = max_batch
-        self.info = EngineInfo(name, "asked for", None, None)
-        self.proof = None
+        self.info = EngineInfo(name, "asked for")

@@ -26,7 +26,7 @@ INPUT, OUTPUTS = "crops", ("scores", "masks")
 PRECISIONS = ("fp32", "fp16", "bf16")
 # 17 is the last opset of TensorRT 8.6. A convolution in bf16 exists from 22 on, TensorRT's from 10.
 OPSETS = {"fp32": 17, "fp16": 17, "bf16": 22}
-LOW = "low:"  # begins the name of every operation that left fp32, and of every cast on the border
+LOW = "low:"  # begins the name of every operation that left fp32, and of every cast round them
 
 # The trunk, as the exporter names its parts after the modules.
 TRUNK = ("/network/backbone/", "/network/mfa/", "/network/mscc/head/", "/network/decoder/")
@@ -299,8 +299,8 @@ def _free_batch(model: Any) -> None:
         fixed = {node.name for node in known}
         left = [node for node in left if node.name not in fixed]
     _drop_unused(graph)
-    for border in [*graph.input, *graph.output]:
-        border.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for value in [*graph.input, *graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del graph.value_info[:]
 
 
@@ -338,13 +338,13 @@ def _drop_unused(graph: Any) -> None:
         if used.intersection(node.output):
             used.update(node.input)
     for things in (graph.node, graph.initializer):
-        kept = [
+        remaining = [
             each
             for each in things
             if used.intersection(each.output if things is graph.node else [each.name])
         ]
         del things[:]
-        things.extend(kept)
+        things.extend(remaining)
 
 
 def _weights(values: NDArray[np.float32], name: str, type_: int) -> Any:

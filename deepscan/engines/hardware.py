@@ -12,7 +12,7 @@ from deepscan.errors import EngineError
 
 # Instructions that multiply bf16 in hardware; without one of them bf16 is slower than fp32.
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
-TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+RELEVANT_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """`flags` are those of `TELLING_FLAGS` that the CPU has; `cores` those this process may use.
+class Hardware:
+    """`flags` are those of `RELEVANT_FLAGS` that the CPU has; `cores` those this process may use.
 
     `cuda` is the name of the first CUDA device, None if there is none; then `trouble` is what torch
     says about that, if anything. `gpus` are all devices, where more is known of them.
@@ -97,7 +97,7 @@ def index_of(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
-def look_around() -> Machine:
+def detect_hardware() -> Hardware:
     """Find out what this machine has; imports torch."""
     import torch
 
@@ -110,7 +110,7 @@ def look_around() -> Machine:
         gpus.append(Gpu(facts.name, (facts.major, facts.minor), facts.total_memory))
     trouble = "" if there or not told else _first_sentence(str(told[0].message))
     cpu, flags = _cpu(Path("/proc/cpuinfo"))
-    return Machine(cpu, flags, _cores(), gpus[0].name if gpus else None, tuple(gpus), trouble)
+    return Hardware(cpu, flags, _cores(), gpus[0].name if gpus else None, tuple(gpus), trouble)
 
 
 def _first_sentence(text: str) -> str:
@@ -130,7 +130,7 @@ def _cpu(info: Path) -> tuple[str, tuple[str, ...]]:
             found.setdefault(key.strip(), value.strip())
     flags = set(found.get("flags", "").split())
     name = found.get("model name") or platform.machine()
-    return name, tuple(flag for flag in TELLING_FLAGS if flag in flags)
+    return name, tuple(flag for flag in RELEVANT_FLAGS if flag in flags)
 
 
 def _cores() -> int:

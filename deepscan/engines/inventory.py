@@ -1,4 +1,4 @@
-"""What the recipes come to on this machine, and what the cache holds: seen, proven, thrown away."""
+"""The inventory of engines: recipes built and proven on this machine, cache entries listed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 from deepscan.engines import ENGINES
 from deepscan.engines.cache import cache_folder, read_entry
-from deepscan.engines.hardware import Machine, look_around
-from deepscan.engines.load import Choice, engine_class, measure, parse_name, set_up
-from deepscan.engines.parity import Conformity, Tolerance, bars_of, complaints, keep_parity
+from deepscan.engines.hardware import Hardware, detect_hardware
+from deepscan.engines.load import Choice, create_engine, engine_class, measure, parse_name
+from deepscan.engines.parity import TOLERANCES, cache_parity, label_thresholds, violations
 from deepscan.engines.recipe import FOLDER as RECIPES
-from deepscan.engines.recipe import Recipe, read_recipe, tolerance_of
+from deepscan.engines.recipe import Recipe, read_recipe
 from deepscan.errors import EngineError
 from deepscan.models.weights import FOLDER, Card, read_card
+from deepscan.types import Parity
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Entry:
     engine: str = ""
     model: str = ""
     fingerprint: str = ""
-    parity: Conformity | None = None
+    parity: Parity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,9 @@ class Proof:
     engine: str
     model: str
     fingerprint: str
-    parity: Conformity
-    tolerance: Tolerance
-    complaints: tuple[str, ...]
+    parity: Parity
+    tolerance: Parity
+    violations: tuple[str, ...]
 
 
 def choice_of(recipe: Recipe) -> Choice:
@@ -78,14 +79,14 @@ def build_recipe(
     """
     recipe = read_recipe(name, recipes)
     choice = replace(choice_of(recipe), device=device)
-    card, machine = read_card(recipe.model, models), look_around()
+    card, hardware = read_card(recipe.model, models), detect_hardware()
     made = engine_class(choice.runtime)
     key = None
     if hasattr(made, "build_key"):
-        key = made.build_key(card, machine, recipe.precision, device or "cuda")
-    proof = _prove(choice, card, machine, patient=True)
-    if proof.complaints:
-        raise EngineError(f"{name} does not agree with torch: {'; '.join(proof.complaints)}")
+        key = made.build_key(card, hardware, recipe.precision, device or "cuda")
+    proof = _prove(choice, card, hardware, allow_build=True)
+    if proof.violations:
+        raise EngineError(f"{name} does not agree with torch: {'; '.join(proof.violations)}")
     if key is not None and read_entry(cache_folder(), key) is None:
         raise EngineError(
             f"{name} was built and agrees with torch, but cannot be kept in "
@@ -116,20 +117,20 @@ def prove(
     else:
         recipe = read_recipe(name, recipes)
         choice, model = choice_of(recipe), recipe.model
-    return _prove(choice, read_card(model, models), look_around(), patient=False)
+    return _prove(choice, read_card(model, models), detect_hardware(), allow_build=False)
 
 
-def _prove(choice: Choice, card: Card, machine: Machine, *, patient: bool) -> Proof:
+def _prove(choice: Choice, card: Card, hardware: Hardware, *, allow_build: bool) -> Proof:
     model = card.name
-    engine = set_up(choice, card, machine, patient=patient)
+    engine = create_engine(choice, card, hardware, allow_build=allow_build)
     try:
-        parity = measure(engine, card, machine)
+        parity = measure(engine, card, hardware)
     finally:
         engine.close()
-    tolerance = tolerance_of(model, choice.runtime, engine.name.rpartition("-")[2])
-    keep_parity(engine.fingerprint, parity, engine.name, model, bars_of(card.values))
+    tolerance = TOLERANCES[engine.name.rpartition("-")[2]]
+    cache_parity(engine.fingerprint, parity, engine.name, model, label_thresholds(card.values))
     return Proof(
-        engine.name, model, engine.fingerprint, parity, tolerance, complaints(parity, tolerance)
+        engine.name, model, engine.fingerprint, parity, tolerance, violations(parity, tolerance)
     )
 
 
@@ -186,7 +187,7 @@ def _entry(side: Path) -> Entry:
             str(second.get("engine", "")),
             str(second.get("model", "")),
             str(second.get("fingerprint", facts["engine"])),
-            Conformity(**{key: float(value) for key, value in first.items()}),  # type: ignore[arg-type]
+            Parity(**{key: float(value) for key, value in first.items()}),  # type: ignore[arg-type]
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Entry(side.stem, "damaged", {}, size)

@@ -11,18 +11,19 @@ from typing import Any
 
 from deepscan.engines import ENGINES, PRECISIONS
 from deepscan.engines.engine import Engine
-from deepscan.engines.hardware import Machine, look_around
+from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.parity import (
-    Conformity,
-    bars_of,
+    TOLERANCES,
+    cache_parity,
+    cached_parity,
     compare,
-    complaints,
-    keep_parity,
-    kept_conformity,
+    label_thresholds,
+    violations,
 )
-from deepscan.engines.recipe import recipe_of, tolerance_of
+from deepscan.engines.recipe import recipe_of
 from deepscan.errors import EngineError, UsageError
 from deepscan.models.weights import FOLDER, Card, read_card
+from deepscan.types import Parity
 
 logger = logging.getLogger(__name__)
 
@@ -82,17 +83,17 @@ def load_engine(
     on = auto_device(name)
     wanted = parse_name(name) if on is None else None
     card = read_card(model, folder)
-    machine = look_around()
+    hardware = detect_hardware()
     if wanted is not None:
-        return build(wanted, card, machine, "asked for", threads=threads)
+        return build(wanted, card, hardware, "asked for", threads=threads)
     refused: list[str] = []
     if on not in (None, "cuda"):
-        machine.need_gpu(str(on), name)
-    tried = candidates(machine, card, on or "cuda")
+        hardware.need_gpu(str(on), name)
+    tried = candidates(hardware, card, on or "cuda")
     for choice, reason in tried:
         why = "; ".join([reason, *refused])
         try:
-            engine = build(choice, card, machine, why, threads=threads, patient=False)
+            engine = build(choice, card, hardware, why, threads=threads, allow_build=False)
         except EngineError as error:
             logger.warning("auto: %s", error)
             refused.append(f"{choice.name} refused: {error}")
@@ -131,7 +132,7 @@ def auto_device(name: str) -> str | None:
 
 
 def candidates(
-    machine: Machine, card: Card | None = None, device: str = "cuda"
+    hardware: Hardware, card: Card | None = None, device: str = "cuda"
 ) -> list[tuple[Choice, str]]:
     """What "auto" tries, in this order, and why.
 
@@ -141,22 +142,22 @@ def candidates(
     """
     found = []
     lacks = "no CUDA device"
-    if machine.cuda is not None:
-        gpu = machine.need_gpu(device, "auto")
+    if hardware.cuda is not None:
+        gpu = hardware.need_gpu(device, "auto")
         if card is not None:
             tensorrt = engine_class("tensorrt")
             found += [
                 (Choice("tensorrt", device, precision), f"auto: built for the CUDA device {gpu}")
                 for _, precision in tensorrt.CHOICES
-                if tensorrt.is_kept(card, machine, precision, device)
+                if tensorrt.is_cached(card, hardware, precision, device)
             ]
-        low = machine.low_precision(device)
+        low = hardware.low_precision(device)
         if low != "fp32":
             reason = f"auto: CUDA device {gpu}, which multiplies {low} in hardware"
             found.append((Choice("torch", device, low), reason))
         found.append((Choice("torch", device, "fp32"), f"auto: CUDA device {gpu}"))
         lacks = "the CUDA device was refused"
-    if machine.has_bf16:
+    if hardware.has_bf16:
         reason = f"auto: {lacks}; OpenVINO is fastest on a CPU, and this one has bf16 instructions"
         found.append((Choice("openvino", "cpu", "bf16"), reason))
     reason = f"auto: {lacks}; OpenVINO is fastest on a CPU"
@@ -193,31 +194,30 @@ def engine_class(runtime: str) -> Any:
 def build(
     choice: Choice,
     card: Card,
-    machine: Machine,
+    hardware: Hardware,
     reason: str,
     *,
     threads: int | None = None,
-    patient: bool = True,
+    allow_build: bool = True,
 ) -> Engine:
     """Set up one engine and compare it with the reference, or take the figures from the cache.
 
-    Without patience an engine that would have to be built for minutes first is an error.
+    Unless `allow_build`, an engine that would have to be built for minutes first is an error.
 
     Raises:
         EngineError: it does not run here, or is out of tolerance.
         ModelError: the weights are missing, damaged or of another network.
     """
-    engine = set_up(choice, card, machine, threads=threads, patient=patient)
+    engine = create_engine(choice, card, hardware, threads=threads, allow_build=allow_build)
     info = replace(engine.info, reason=reason)
     if engine.name != REFERENCE:
         try:
-            bars = bars_of(card.values)
-            parity = kept_conformity(engine.fingerprint, bars)
+            thresholds = label_thresholds(card.values)
+            parity = cached_parity(engine.fingerprint, thresholds)
             if parity is None:
-                parity = measure(engine, card, machine)
-                keep_parity(engine.fingerprint, parity, engine.name, card.name, bars)
-            precision = engine.name.rpartition("-")[2]
-            found = complaints(parity, tolerance_of(card.name, choice.runtime, precision))
+                parity = measure(engine, card, hardware)
+                cache_parity(engine.fingerprint, parity, engine.name, card.name, thresholds)
+            found = violations(parity, TOLERANCES[engine.name.rpartition("-")[2]])
             if found:
                 raise EngineError(
                     f"engine {engine.name} does not agree with {REFERENCE}: {'; '.join(found)}. "
@@ -226,38 +226,30 @@ def build(
         except BaseException:
             engine.close()
             raise
-        info = replace(
-            info,
-            max_score_difference=parity.max_score_difference,
-            mean_score_difference=parity.mean_score_difference,
-            mean_mask_iou=parity.mean_mask_iou,
-            max_mask_difference=parity.max_mask_difference,
-            verdict_equality=parity.verdict_equality,
-        )
-        engine.proof = parity
+        info = replace(info, parity=parity)
     engine.info = info
     built: Engine = engine
     return built
 
 
-def set_up(
+def create_engine(
     choice: Choice,
     card: Card,
-    machine: Machine,
+    hardware: Hardware,
     *,
     threads: int | None = None,
-    patient: bool = True,
+    allow_build: bool = True,
 ) -> Any:
     """One engine, not yet proven; raises as `build` does."""
     found = engine_class(choice.runtime)
-    make = found if patient else getattr(found, "kept", found)
-    return make(card, machine, device=choice.device, precision=choice.precision, threads=threads)
+    make = found if allow_build else getattr(found, "cached", found)
+    return make(card, hardware, device=choice.device, precision=choice.precision, threads=threads)
 
 
-def measure(engine: Engine, card: Card, machine: Machine) -> Conformity:
+def measure(engine: Engine, card: Card, hardware: Hardware) -> Parity:
     """Compare an engine with the reference now, whatever the cache says."""
-    reference = engine_class("torch")(card, machine, device="cpu", precision="fp32")
+    reference = engine_class("torch")(card, hardware, device="cpu", precision="fp32")
     try:
-        return compare(engine, reference, bars=bars_of(card.values))
+        return compare(engine, reference, thresholds=label_thresholds(card.values))
     finally:
         reference.close()

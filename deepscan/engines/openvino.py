@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.engine import EngineEntry, Predictions
-from deepscan.engines.hardware import Machine
-from deepscan.engines.signal_stack import kept_signal_stack
+from deepscan.engines.hardware import Hardware
+from deepscan.engines.signal_stack import preserved_signal_stack
 from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
@@ -44,7 +44,7 @@ class OpenVINOEngine(EngineEntry):
     def __init__(
         self,
         card: Card,
-        machine: Machine,
+        hardware: Hardware,
         *,
         device: str | None = None,
         precision: str | None = None,
@@ -53,7 +53,7 @@ class OpenVINOEngine(EngineEntry):
         """
         Args:
             card: the model.
-            machine: what is there to run it on.
+            hardware: what is there to run it on.
             device: "cpu", the only one.
             precision: "bf16" or "fp32"; by default bf16 if the CPU has instructions for it.
             threads: CPU threads; by default one for each core.
@@ -63,12 +63,12 @@ class OpenVINOEngine(EngineEntry):
                 instructions.
             ModelError: the weights are missing, damaged or of another network.
         """
-        precision = precision or ("bf16" if machine.has_bf16 else "fp32")
-        self._introduce(f"openvino-cpu-{precision}", card, MAX_BATCH)
+        precision = precision or ("bf16" if hardware.has_bf16 else "fp32")
+        self._set_identity(f"openvino-cpu-{precision}", card, MAX_BATCH)
         if device not in (None, "cpu"):
             raise EngineError(f"engine openvino-{device}: only the CPU. Use --engine {self.name}")
         if precision == "bf16":
-            machine.need_bf16(self.name, "openvino-fp32")
+            hardware.need_bf16(self.name, "openvino-fp32")
         openvino = import_openvino(self.name)
         graph, constants = converted(card, openvino)
         self.fingerprint = key_of(
@@ -76,19 +76,19 @@ class OpenVINOEngine(EngineEntry):
                 "engine": self.name,
                 "weights": card.sha256,
                 "openvino": openvino.__version__,
-                "cpu": f"{machine.cpu} {' '.join(machine.flags)}",
+                "cpu": f"{hardware.cpu} {' '.join(hardware.flags)}",
                 "graph": hashlib.sha256(graph + constants).hexdigest(),
             }
         )
         try:
-            with kept_signal_stack():
+            with preserved_signal_stack():
                 self._compiled: Any = openvino.Core().compile_model(
                     read(graph, constants, openvino),
                     "CPU",
                     {
                         # Left alone it takes bf16 wherever it can.
                         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-                        "INFERENCE_NUM_THREADS": threads or machine.cores,
+                        "INFERENCE_NUM_THREADS": threads or hardware.cores,
                         "NUM_STREAMS": 1,
                         # Two scans on one machine would pin their threads to the same cores.
                         "ENABLE_CPU_PINNING": False,
@@ -117,7 +117,7 @@ class OpenVINOEngine(EngineEntry):
 
     def close(self) -> None:
         """Give back the compiled network."""
-        with kept_signal_stack():
+        with preserved_signal_stack():
             self._compiled = None
 
 
@@ -168,9 +168,9 @@ def converted(card: Card, openvino: Any) -> tuple[bytes, bytes]:
     }
     folder, key = cache_folder(), key_of(facts)
     models.read_weights(card)  # a changed or missing file is an error also if the cache has it
-    kept = read_entry(folder, key)
-    if kept is not None and len(kept) == 2:
-        return kept[0], kept[1]
+    entry = read_entry(folder, key)
+    if entry is not None and len(entry) == 2:
+        return entry[0], entry[1]
     graph, constants = _convert(card, openvino, folder)
     write_entry(folder, key, facts, graph, constants)
     return graph, constants
@@ -201,8 +201,8 @@ def _convert(card: Card, openvino: Any, folder: Path | None) -> tuple[bytes, byt
             graph, constants = written(model, openvino, folder)
     except (RuntimeError, OSError) as error:
         raise EngineError(f"{card.name} cannot be converted for OpenVINO: {error}") from error
-    graph, kept = keep_centres(graph)
-    if not kept and card.values["config"].get("mscc", True):
+    graph, pinned = pin_centres(graph)
+    if not pinned and card.values["config"].get("mscc", True):
         raise EngineError(
             f"{card.name} as converted by OpenVINO {openvino.__version__} does not show its class "
             "centres, so they cannot be kept in fp32. Use --engine torch"
@@ -210,14 +210,14 @@ def _convert(card: Card, openvino: Any, folder: Path | None) -> tuple[bytes, byt
     return graph, constants
 
 
-def keep_centres(graph: bytes) -> tuple[bytes, int]:
+def pin_centres(graph: bytes) -> tuple[bytes, int]:
     """Mark the operations of MSCC as those that stay in fp32; also says how many they are.
 
     The mark ("precise") is OpenVINO's own, but there is none in its Python interface. It does not
     outlive the rewriting of a new softmax into the old one, so that is done here.
     """
     tree = ElementTree.fromstring(graph)
-    kept = 0
+    pinned = 0
     for layer in tree.iter("layer"):
         if not layer.get("name", "").startswith(CENTRES) or layer.get("type") == "Const":
             continue
@@ -229,5 +229,5 @@ def keep_centres(graph: bytes) -> tuple[bytes, int]:
             notes = ElementTree.Element("rt_info")
             layer.insert(0 if data is None else 1, notes)
         ElementTree.SubElement(notes, "attribute", name="precise", version="0")
-        kept += 1
-    return ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True), kept
+        pinned += 1
+    return ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True), pinned

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.engine import Engine, Predictions
 from deepscan.errors import EngineError
+from deepscan.types import Parity
 
 logger = logging.getLogger(__name__)
 
@@ -29,56 +30,28 @@ FACES = 12
 SELFTEST_TOLERANCE = 0.02  # of stored scores: what the least precise engine may be off
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far an engine is from the reference over the probe.
-
-    `mean_mask_iou` is of the masks thresholded at 0.5, where two empty masks count as 1.
-    """
-
-    max_score_difference: float
-    mean_score_difference: float
-    mean_mask_iou: float
-    max_mask_difference: float
-
-
-@dataclass(frozen=True, slots=True)
-class Conformity(Parity):
-    """Parity of the numbers, and of the verdicts that would be drawn from them.
-
-    `verdict_equality` is the share of crops whose label, were each a file of its own, is the same:
-    manipulated, suspicious or neither, at the operating points of the model's calibration.
-    """
-
-    verdict_equality: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """The largest differences, and the smallest shares, that an engine may have."""
-
-    max_score_difference: float
-    mean_score_difference: float
-    mean_mask_iou: float
-    max_mask_difference: float
-    verdict_equality: float
-
-
-SHARES = ("mean_mask_iou", "verdict_equality")  # figures that are better when they are larger
-
 # A mask of one pixel that comes or goes costs 1/24 = 0.042 of the mean IoU, so that figure only
 # guards against masks that are elsewhere; the differences guard the numbers.
-TOLERANCES = {
+TOLERANCES: Mapping[str, Parity] = {
     # Another order of the same sums: measured 1e-7 to 1e-6. More is another computation.
-    "fp32": Tolerance(1e-3, 1e-4, 0.95, 5e-3, 1.0),
-    # Eleven significant bits: measured 7e-4 for scores and 1e-3 for masks.
-    # From here on one crop of the probe, 0.042, may lie so near to a bar that it changes sides.
-    "fp16": Tolerance(5e-3, 1e-3, 0.90, 0.03, 0.95),
+    "fp32": Parity(1e-3, 1e-4, 0.95, 5e-3, 1.0),
+    # Eleven significant bits: measured 7e-4 for scores and 1e-3 for masks. From here on one crop of
+    # the probe, 0.042, may lie so near to a threshold that it changes sides.
+    "fp16": Parity(5e-3, 1e-3, 0.90, 0.03, 0.95),
     # Eight significant bits in each of some 25 layers: measured 1e-3 to 5e-3 for scores. 0.02 at a
     # score of 0.5 is 0.08 of log-likelihood ratio; a verdict needs several units.
-    "bf16": Tolerance(0.02, 0.005, 0.90, 0.10, 0.95),
-    # Eight bits in all: measured 0.014 to 0.03 for scores. 0.05 is 0.24 of log-likelihood ratio.
+    "bf16": Parity(0.02, 0.005, 0.90, 0.10, 0.95),
 }
+"""How far an engine may be from torch in fp32, by its precision: the one place that says so."""
+
+
+def score_tolerance(engine: str) -> float:
+    """How far a score of an engine may be from the reference's, by the engine's name.
+
+    An engine whose precision is not known counts as the least precise one.
+    """
+    found = TOLERANCES.get(engine.rpartition("-")[2], TOLERANCES["bf16"])
+    return found.max_score_difference
 
 
 def probe(side: int) -> NDArray[np.uint8]:
@@ -109,7 +82,7 @@ def probe(side: int) -> NDArray[np.uint8]:
     return np.stack([np.clip(np.floor(p + 0.5), 0, 255).astype(np.uint8) for p in pictures])
 
 
-def bars_of(values: Mapping[str, Any]) -> tuple[float, ...]:
+def label_thresholds(values: Mapping[str, Any]) -> tuple[float, ...]:
     """The network's scores from which on a picture alone is suspicious, and manipulated.
 
     Of the fit on all qualities: what a crop of the probe is worth in a band, no scan has said.
@@ -135,22 +108,22 @@ def compare(
     engine: Engine,
     reference: Engine,
     *,
-    bars: tuple[float, ...] = (0.5,),
+    thresholds: tuple[float, ...] = (0.5,),
     crops: NDArray[np.uint8] | None = None,
-) -> Conformity:
+) -> Parity:
     """Let both engines judge the same crops and measure how far they are apart.
 
     Args:
         engine: the one in question.
         reference: what it should agree with.
-        bars: scores at which the label of a crop changes, see `bars_of`.
+        thresholds: scores at which the label of a crop changes, see `label_thresholds`.
         crops: (N, S, S, 3) uint8 RGB; by default the probe.
 
     Raises:
         EngineError: one of them failed, or their answers differ in shape.
     """
     crops = probe(engine.input_size) if crops is None else crops
-    ours, theirs = judge(engine, crops), judge(reference, crops)
+    ours, theirs = predict_all(engine, crops), predict_all(reference, crops)
     if ours.masks.shape != theirs.masks.shape:
         raise EngineError(
             f"engine {engine.name} gives masks of {ours.masks.shape[1:]}, {reference.name} of "
@@ -161,8 +134,8 @@ def compare(
     either = (mine | true).sum(axis=(1, 2))
     both = (mine & true).sum(axis=(1, 2))
     iou = np.where(either == 0, 1.0, both / np.maximum(either, 1))
-    labels = [np.digitize(found.scores, sorted(bars)) for found in (ours, theirs)]
-    return Conformity(
+    labels = [np.digitize(found.scores, sorted(thresholds)) for found in (ours, theirs)]
+    return Parity(
         float(scores.max()),
         float(scores.mean()),
         float(iou.mean()),
@@ -171,7 +144,7 @@ def compare(
     )
 
 
-def judge(engine: Engine, crops: NDArray[np.uint8]) -> Predictions:
+def predict_all(engine: Engine, crops: NDArray[np.uint8]) -> Predictions:
     """Predictions for any number of crops, batch by batch."""
     parts = [
         engine.predict(crops[start : start + engine.max_batch])
@@ -183,7 +156,7 @@ def judge(engine: Engine, crops: NDArray[np.uint8]) -> Predictions:
     )
 
 
-def complaints(parity: Conformity, tolerance: Tolerance) -> tuple[str, ...]:
+def violations(parity: Parity, tolerance: Parity) -> tuple[str, ...]:
     """What is out of tolerance, one line for each figure; nothing if the engine may be used."""
     found = [
         f"{what} differs by {value:.4g}, at most {limit:.4g} is allowed"
@@ -207,34 +180,35 @@ def complaints(parity: Conformity, tolerance: Tolerance) -> tuple[str, ...]:
     return tuple(found)
 
 
-def kept_conformity(fingerprint: str, bars: tuple[float, ...] | None = None) -> Conformity | None:
+def cached_parity(fingerprint: str, thresholds: tuple[float, ...] | None = None) -> Parity | None:
     """The figures measured earlier for an engine with this fingerprint, if the cache has them.
 
-    With `bars`, only if those were the bars: a model can be calibrated anew without new weights.
+    With `thresholds`, only if they were the same then: a model can be calibrated anew without new
+    weights.
     """
     entry = read_entry(cache_folder(), key_of(_facts(fingerprint)))
     if entry is None:
         return None
     try:
         values = json.loads(entry[0])
-        if bars is not None and json.loads(entry[1])["bars"] != list(bars):
+        if thresholds is not None and json.loads(entry[1])["bars"] != list(thresholds):
             return None
-        return Conformity(**{name: float(value) for name, value in values.items()})
+        return Parity(**{name: float(value) for name, value in values.items()})
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         logger.warning("a proof of parity in the cache is damaged (%s)", error)
         return None
 
 
-def keep_parity(
+def cache_parity(
     fingerprint: str,
-    parity: Conformity,
+    parity: Parity,
     engine: str = "",
     model: str = "",
-    bars: tuple[float, ...] = (0.5,),
+    thresholds: tuple[float, ...] = (0.5,),
 ) -> None:
     """Keep the figures for the next start, and for people of which engine and model they are."""
     facts = _facts(fingerprint)
-    about = {"engine": engine, "model": model, "fingerprint": fingerprint, "bars": bars}
+    about = {"engine": engine, "model": model, "fingerprint": fingerprint, "bars": thresholds}
     write_entry(
         cache_folder(),
         key_of(facts),
@@ -246,7 +220,7 @@ def keep_parity(
 
 def selftest_scores(engine: Engine) -> list[float]:
     """The engine's scores over the probe: what a card stores and `deepscan doctor` compares."""
-    scores = judge(engine, probe(engine.input_size)).scores
+    scores = predict_all(engine, probe(engine.input_size)).scores
     return [round(float(score), 6) for score in scores]
 
 

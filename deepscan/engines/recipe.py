@@ -1,4 +1,4 @@
-"""Recipes: what to build for which model, and how far it may be from torch. Ten lines of TOML.
+"""Recipes: what to build for which model. A few lines of TOML.
 
 A recipe is named after what it makes, MODEL-RUNTIME-PRECISION, so an engine finds its own.
 """
@@ -6,18 +6,17 @@ A recipe is named after what it makes, MODEL-RUNTIME-PRECISION, so an engine fin
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepscan.engines import ENGINES, PRECISIONS
-from deepscan.engines.parity import SHARES, TOLERANCES, Tolerance
 from deepscan.errors import EngineError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = _PACKAGE / "recipes"
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "engines"
-"""Where the recipes that ship lie; in a source tree that is the shelf itself."""
+"""Where the recipes that ship lie: inside the wheel, or in `engines/` of a source tree."""
 
 PROFILED = ("tensorrt",)  # runtimes that are built for a range of batches
 
@@ -30,11 +29,11 @@ class Batches:
     opt: int
     max: int
 
-    def ladder(self) -> tuple[int, ...]:
+    def sizes(self) -> tuple[int, ...]:
         """The batches that are really run: others are filled up to the next of these."""
-        steps = {1 << power for power in range(self.max.bit_length())}
-        steps = {step for step in steps if self.min <= step <= self.max}
-        return tuple(sorted(steps | {self.min, self.opt, self.max}))
+        powers = {1 << power for power in range(self.max.bit_length())}
+        between = {size for size in powers if self.min <= size <= self.max}
+        return tuple(sorted(between | {self.min, self.opt, self.max}))
 
 
 DEFAULT_BATCHES = Batches(1, 8, 32)  # of a model that has no recipe
@@ -42,10 +41,7 @@ DEFAULT_BATCHES = Batches(1, 8, 32)  # of a model that has no recipe
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to build. `batches` is None where the runtime takes any.
-
-    `tolerance` is at most as wide as the house's own (`parity.TOLERANCES`).
-    """
+    """What to build. `batches` is None where the runtime takes any."""
 
     name: str
     path: Path
@@ -53,7 +49,6 @@ class Recipe:
     runtime: str
     precision: str
     batches: Batches | None
-    tolerance: Tolerance
 
 
 def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
@@ -93,12 +88,6 @@ def recipe_of(model: str, runtime: str, precision: str) -> Recipe | None:
     return read_recipe(name, FOLDER) if (FOLDER / f"{name}.toml").is_file() else None
 
 
-def tolerance_of(model: str, runtime: str, precision: str) -> Tolerance:
-    """How far an engine may be from torch in fp32: the recipe's figures, else the house's."""
-    recipe = recipe_of(model, runtime, precision)
-    return recipe.tolerance if recipe else TOLERANCES[precision]
-
-
 def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:
     runtime = _one_of(path, values, "runtime", tuple(sorted(ENGINES)))
     precision = _one_of(path, values, "precision", PRECISIONS[runtime])
@@ -112,7 +101,6 @@ def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:
         "model",
         "runtime",
         "precision",
-        "tolerance",
         *(("batch",) if profiled else ()),
     }
     _known(path, "", values, known)
@@ -123,7 +111,6 @@ def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:
         runtime,
         precision,
         _batches(path, values.get("batch")) if profiled else None,
-        _tolerance(path, values.get("tolerance"), TOLERANCES[precision]),
     )
 
 
@@ -141,23 +128,6 @@ def _batches(path: Path, table: Any) -> Batches:
             "must be 1 <= min <= opt <= max <= 1024"
         )
     return found
-
-
-def _tolerance(path: Path, table: Any, widest: Tolerance) -> Tolerance:
-    names = [field.name for field in fields(Tolerance)]
-    if not isinstance(table, dict):
-        raise EngineError(f"recipe {path}: no table [tolerance] with {', '.join(names)}")
-    _known(path, "tolerance.", table, set(names))
-    for key in names:
-        value, limit = table.get(key), getattr(widest, key)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise EngineError(f"recipe {path}: tolerance.{key} = {value!r}; must be a number")
-        low, high = (limit, 1.0) if key in SHARES else (0.0, limit)
-        if not low <= value <= high:
-            raise EngineError(
-                f"recipe {path}: tolerance.{key} = {value}; must lie between {low} and {high}"
-            )
-    return Tolerance(**{key: float(table[key]) for key in names})
 
 
 def _one_of(path: Path, values: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str:

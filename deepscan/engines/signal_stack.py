@@ -26,7 +26,7 @@ class _Stack(ctypes.Structure):
 
 
 @contextmanager
-def kept_signal_stack() -> Iterator[None]:
+def preserved_signal_stack() -> Iterator[None]:
     """Put this thread's signal stack back as it was, whatever happens inside. Linux only."""
     if sys.platform != "linux":
         yield

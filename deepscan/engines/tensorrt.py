@@ -27,7 +27,7 @@ from torch import Tensor, cuda
 from deepscan.engines import export
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.engine import EngineEntry, Predictions
-from deepscan.engines.hardware import Machine, index_of
+from deepscan.engines.hardware import Hardware, index_of
 from deepscan.engines.parity import probe
 from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
 from deepscan.engines.validation import check_crops, check_predictions
@@ -60,25 +60,25 @@ class TensorRTEngine(EngineEntry):
     def __init__(
         self,
         card: Card,
-        machine: Machine,
+        hardware: Hardware,
         *,
         device: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
-        patient: bool = True,
+        allow_build: bool = True,
     ) -> None:
         """
         Args:
             card: the model.
-            machine: what is there to run it on.
+            hardware: what is there to run it on.
             device: "cuda" (the default) or, for another than the first, "cuda:N".
             precision: "fp16" (the default), "bf16" or "fp32".
             threads: has no meaning here.
-            patient: build the engine if the cache does not hold it, which takes minutes.
+            allow_build: build the engine if the cache does not hold it, which takes minutes.
 
         Raises:
             EngineError: there is no CUDA device or no TensorRT, or the engine cannot be built or
-                run; without patience also if it was never built.
+                run; unless `allow_build` also if it was never built.
             ModelError: the weights are missing, damaged or of another network.
         """
         device, precision = device or "cuda", precision or "fp16"
@@ -88,13 +88,12 @@ class TensorRTEngine(EngineEntry):
             )
         recipe = recipe_of(card.name, "tensorrt", precision)
         self._batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
-        self._ladder = self._batches.ladder()
-        self._introduce(f"tensorrt-{device}-{precision}", card, SLOTS * self._batches.max)
-        machine.need_gpu(device, self.name)
+        self._set_identity(f"tensorrt-{device}-{precision}", card, SLOTS * self._batches.max)
+        hardware.need_gpu(device, self.name)
         trt = _import_tensorrt(self.name)
-        self._device = placed(device)
+        self._device = torch_device(device)
         models.read_weights(card)  # a changed or missing file is an error also with an engine
-        facts = facts_of(card, machine, device, precision, self._batches, str(trt.__version__))
+        facts = facts_of(card, hardware, device, precision, self._batches, str(trt.__version__))
         self._logger = _make_logger(trt)
         self._slots: list[_Slot] = []
         self._runtime: Any = None
@@ -102,33 +101,33 @@ class TensorRTEngine(EngineEntry):
         self._context: Any = None
         self._copies: Any = None  # the stream of uploads
         self._stream: Any = None  # the stream of everything else
-        kept = _read(facts)
-        if kept is None and not patient:
+        cached = _read(facts)
+        if cached is None and not allow_build:
             raise EngineError(
                 f"engine {self.name} is not built for this machine. Run: deepscan engine build "
                 f"{card.name}-tensorrt-{precision}"
             )
         with self._current():
-            if kept is not None:
+            if cached is not None:
                 try:
-                    self._start(trt, kept[0])
+                    self._start(trt, cached[0])
                 except EngineError as error:
-                    if not patient:
+                    if not allow_build:
                         raise
                     logger.warning("%s; it is built again", error)
-                    kept = None
-            if kept is None:
+                    cached = None
+            if cached is None:
                 logger.warning("engine %s is being built; this takes minutes, once", self.name)
-                kept = _build(trt, self._logger, self.name, card, precision, self._batches)
-                write_entry(cache_folder(), key_of(facts), facts, *kept)
-                self._start(trt, kept[0])
-        self.fingerprint = fingerprint_of(facts, *kept)
+                cached = _build(trt, self._logger, self.name, card, precision, self._batches)
+                write_entry(cache_folder(), key_of(facts), facts, *cached)
+                self._start(trt, cached[0])
+        self.fingerprint = fingerprint_of(facts, *cached)
 
     @classmethod
-    def kept(
+    def cached(
         cls,
         card: Card,
-        machine: Machine,
+        hardware: Hardware,
         *,
         device: str | None = None,
         precision: str | None = None,
@@ -140,16 +139,16 @@ class TensorRTEngine(EngineEntry):
             EngineError: it does not, or cannot be run.
         """
         return cls(
-            card, machine, device=device, precision=precision, threads=threads, patient=False
+            card, hardware, device=device, precision=precision, threads=threads, allow_build=False
         )
 
     @staticmethod
     def build_key(
-        card: Card, machine: Machine, precision: str = "fp16", device: str = "cuda"
+        card: Card, hardware: Hardware, precision: str = "fp16", device: str = "cuda"
     ) -> str | None:
         """What the cache calls such an engine for just this machine; None where it cannot run."""
         try:
-            machine.need_gpu(device, "tensorrt")
+            hardware.need_gpu(device, "tensorrt")
             trt = _import_tensorrt("tensorrt")
             recipe = recipe_of(card.name, "tensorrt", precision)
         except EngineError as error:
@@ -158,12 +157,14 @@ class TensorRTEngine(EngineEntry):
         if precision == "bf16" and not _strongly_typed(trt):
             return None
         batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
-        return key_of(facts_of(card, machine, device, precision, batches, str(trt.__version__)))
+        return key_of(facts_of(card, hardware, device, precision, batches, str(trt.__version__)))
 
     @classmethod
-    def is_kept(cls, card: Card, machine: Machine, precision: str, device: str = "cuda") -> bool:
+    def is_cached(
+        cls, card: Card, hardware: Hardware, precision: str, device: str = "cuda"
+    ) -> bool:
         """Whether the cache holds such an engine for just this machine; makes nothing."""
-        key = cls.build_key(card, machine, precision, device)
+        key = cls.build_key(card, hardware, precision, device)
         return key is not None and read_entry(cache_folder(), key) is not None
 
     def predict(self, crops: NDArray[np.uint8]) -> Predictions:
@@ -182,7 +183,8 @@ class TensorRTEngine(EngineEntry):
             for slot, piece in zip(self._slots, pieces, strict=False):
                 self._enqueue(slot, piece)
             found = [
-                slot.answers(len(piece)) for slot, piece in zip(self._slots, pieces, strict=False)
+                slot.read_outputs(len(piece))
+                for slot, piece in zip(self._slots, pieces, strict=False)
             ]
         scores, masks = (np.concatenate(part) for part in zip(*found, strict=True))
         return check_predictions(scores, masks, self.name)
@@ -195,7 +197,7 @@ class TensorRTEngine(EngineEntry):
     def _enqueue(self, slot: _Slot, piece: NDArray[np.uint8]) -> None:
         """Copy, upload, compute, download; returns before any of the latter three is done."""
         count = len(piece)
-        padded = next(step for step in self._ladder if step >= count)
+        padded = next(step for step in self._batches.sizes() if step >= count)
         slot.sent[:count].numpy()[...] = piece
         slot.sent[count:padded] = 0  # what stands there must not depend on the last batch
         with cuda.stream(self._copies):
@@ -231,7 +233,7 @@ class TensorRTEngine(EngineEntry):
                 raise EngineError(
                     f"engine {self.name}: TensorRT {trt.__version__} refuses it{self._why()}"
                 )
-            self._check_border(trt)
+            self._check_bindings(trt)
             self._context = self._engine.create_execution_context()
             if self._context is None:
                 raise EngineError(
@@ -243,7 +245,7 @@ class TensorRTEngine(EngineEntry):
             mask = int(self._engine.get_tensor_shape(export.OUTPUTS[1])[1])
             self._slots = [_Slot.of(most, side, mask, self._device) for _ in range(SLOTS)]
 
-    def _check_border(self, trt: Any) -> None:
+    def _check_bindings(self, trt: Any) -> None:
         """See that crops go in and scores and masks come out, before any address is given."""
         engine, side = self._engine, self.input_size
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
@@ -296,29 +298,29 @@ class _Slot:
         crops, masks = (most, side, side, 3), (most, mask, mask)
         make_event: Callable[[], Any] = cuda.Event
         return cls(
-            sent=_page_locked(crops, torch.uint8),
+            sent=_pinned(crops, torch.uint8),
             crops=torch.empty(crops, dtype=torch.uint8, device=device),
             scores=torch.empty(most, dtype=torch.float32, device=device),
             masks=torch.empty(masks, dtype=torch.float32, device=device),
-            got_scores=_page_locked((most,), torch.float32),
-            got_masks=_page_locked(masks, torch.float32),
+            got_scores=_pinned((most,), torch.float32),
+            got_masks=_pinned(masks, torch.float32),
             arrived=make_event(),
             done=make_event(),
         )
 
-    def answers(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def read_outputs(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Wait for the batch; what was filled up is left out."""
         self.done.synchronize()
         return self.got_scores[:count].numpy().copy(), self.got_masks[:count].numpy().copy()
 
 
-def placed(device: str) -> str:
+def torch_device(device: str) -> str:
     """The torch device of "cuda" or "cuda:N"."""
     return f"cuda:{index_of(device)}"
 
 
 def facts_of(
-    card: Card, machine: Machine, device: str, precision: str, batches: Batches, version: str
+    card: Card, hardware: Hardware, device: str, precision: str, batches: Batches, version: str
 ) -> dict[str, str]:
     """All that an engine depends on and that is known before it is built.
 
@@ -335,7 +337,7 @@ def facts_of(
         "tensorrt": version,
         "torch": torch.__version__,
         "driver": _driver(),
-        "gpu": machine.need_gpu(device, "tensorrt"),
+        "gpu": hardware.need_gpu(device, "tensorrt"),
         "sm": f"{major}.{minor}",
         "code": export.code_digest() + hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
     }
@@ -349,8 +351,8 @@ def fingerprint_of(facts: dict[str, str], plan: bytes, note: bytes) -> str:
 
 
 def _read(facts: dict[str, str]) -> tuple[bytes, bytes] | None:
-    kept = read_entry(cache_folder(), key_of(facts))
-    return (kept[0], kept[1]) if kept is not None and len(kept) == 2 else None
+    entry = read_entry(cache_folder(), key_of(facts))
+    return (entry[0], entry[1]) if entry is not None and len(entry) == 2 else None
 
 
 def _build(
@@ -457,23 +459,23 @@ def _strongly_typed(trt: Any) -> bool:
 
 
 def _make_logger(trt: Any) -> Any:
-    """TensorRT's messages go to the log; the last complaint is kept for the error that follows."""
+    """TensorRT's messages go to the log; the last error is kept for the exception that follows."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # the binding wants it by name
-            self.complaint = ""
+            self.last_error = ""
 
         def log(self, severity: Any, message: str) -> None:
             grave = int(severity)  # 0 internal error, 1 error, 2 warning, 3 info, 4 verbose
             if grave <= 1:
-                self.complaint = " ".join(message.split())
+                self.last_error = " ".join(message.split())
             logger.log(logging.INFO if grave <= 2 else logging.DEBUG, "TensorRT: %s", message)
 
         def why(self) -> str:
-            """The last complaint, ready to stand behind a sentence; it is told once."""
-            complaint, self.complaint = self.complaint, ""
-            return f" (TensorRT: {complaint})" if complaint else ""
+            """The last error, ready to stand behind a sentence; it is given once."""
+            text, self.last_error = self.last_error, ""
+            return f" (TensorRT: {text})" if text else ""
 
     return Logger()
 
@@ -487,7 +489,7 @@ def _driver() -> str:
     return found.group() if found else "unknown"
 
 
-def _page_locked(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, pin_memory=True)
 
 

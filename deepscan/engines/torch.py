@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepscan.engines.cache import key_of
 from deepscan.engines.engine import EngineEntry, Predictions
-from deepscan.engines.hardware import Machine
+from deepscan.engines.hardware import Hardware
 from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models.deploy import Deployed
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH = {"cpu": 8, "cuda": 64}  # a CPU gains nothing above 8
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-LEAST = {"bf16": (8, 0), "fp16": (7, 0)}  # compute capability that multiplies it in hardware
+# Compute capability from which a GPU multiplies it in hardware.
+MIN_CAPABILITY = {"bf16": (8, 0), "fp16": (7, 0)}
 
 
 class TorchEngine(EngineEntry):
@@ -45,7 +46,7 @@ class TorchEngine(EngineEntry):
     def __init__(
         self,
         card: Card,
-        machine: Machine,
+        hardware: Hardware,
         *,
         device: str | None = None,
         precision: str | None = None,
@@ -54,7 +55,7 @@ class TorchEngine(EngineEntry):
         """
         Args:
             card: the model.
-            machine: what is there to run it on.
+            hardware: what is there to run it on.
             device: "cpu", "cuda" or "cuda:N"; by default the first CUDA device if there is any.
             precision: "fp32", "bf16" or, on CUDA, "fp16"; by default fp32 on a CPU, and on CUDA
                 what the device multiplies fastest.
@@ -65,26 +66,26 @@ class TorchEngine(EngineEntry):
                 memory.
             ModelError: the weights are missing, damaged or of another network.
         """
-        device = device or ("cuda" if machine.cuda else "cpu")
+        device = device or ("cuda" if hardware.cuda else "cpu")
         kind = device.partition(":")[0]
-        precision = precision or ("fp32" if kind == "cpu" else machine.low_precision(device))
-        self._introduce(f"torch-{device}-{precision}", card, MAX_BATCH[kind])
+        precision = precision or ("fp32" if kind == "cpu" else hardware.low_precision(device))
+        self._set_identity(f"torch-{device}-{precision}", card, MAX_BATCH[kind])
         if kind == "cuda":
-            runs_on = machine.need_gpu(device, self.name)
-            gpu = machine.gpu(device)
-            if gpu is not None and gpu.capability < LEAST.get(precision, (0, 0)):
+            runs_on = hardware.need_gpu(device, self.name)
+            gpu = hardware.gpu(device)
+            if gpu is not None and gpu.capability < MIN_CAPABILITY.get(precision, (0, 0)):
                 raise EngineError(
                     f"engine {self.name}: {gpu.name} has no {precision} in hardware. "
                     f"Use --engine torch-{device}"
                 )
         else:
-            runs_on = machine.cpu
+            runs_on = hardware.cpu
             if precision == "fp16":
                 raise EngineError(
                     f"engine {self.name}: a CPU gains nothing by fp16. Use --engine torch-cpu"
                 )
             if precision == "bf16":
-                machine.need_bf16(self.name, "torch-cpu-fp32")
+                hardware.need_bf16(self.name, "torch-cpu-fp32")
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = torch.device(device)
@@ -185,17 +186,17 @@ def lower(network: MSCCNet, type_: torch.dtype) -> None:
     takes it in stays in fp32, as in the graph for TensorRT.
     """
     wide = network.mscc.output if network.mscc is not None and type_ == torch.float16 else None
-    kept = set() if wide is None else set(wide.modules())
+    unlowered = set() if wide is None else set(wide.modules())
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d) and layer not in kept:
+        if isinstance(layer, nn.Conv2d) and layer not in unlowered:
             layer.to(type_)
     if network.mscc is not None and wide is not None:
-        network.mscc.output = InFull(wide)  # type: ignore[assignment]
+        network.mscc.output = InFp32(wide)  # type: ignore[assignment]
         # Of its input's type is what the attention gives: that has to be fp32 already.
         network.mscc.register_forward_pre_hook(lambda _, given: (given[0].float(),))
 
 
-class InFull(nn.Module):
+class InFp32(nn.Module):
     """A layer that runs in fp32 whatever is around it."""
 
     def __init__(self, layer: nn.Module) -> None:

@@ -54,33 +54,33 @@ def find_faces(
         confidence 0 and without a track, is unscored as "limit_faces".
     """
     tracker = Tracker()
-    anchor: _Look | None = None
-    for after_cut, stretch in _stretches(frames, options):
+    previous: _Searched | None = None
+    for after_cut, segment in _segments(frames, options):
         if after_cut:
             tracker.cut()
-            anchor = None
-        stations = [frame for frame in stretch if _is_station(frame, options)]
-        looks = [] if anchor is None else [anchor]
-        for look in _search(anchor, stations, detector, options):
-            faces = tracker.name(look.time, look.detection.faces)
-            looks.append(
-                dataclasses.replace(look, detection=Detection(faces, look.detection.truncated))
+            previous = None
+        sampled = [frame for frame in segment if _is_sampled(frame, options)]
+        searched = [] if previous is None else [previous]
+        for found in _search(previous, sampled, detector, options):
+            faces = tracker.name(found.time, found.detection.faces)
+            searched.append(
+                dataclasses.replace(found, detection=Detection(faces, found.detection.truncated))
             )
         position = 0
-        for frame in stretch:
-            if not _is_station(frame, options):
+        for frame in segment:
+            if not _is_sampled(frame, options):
                 yield FrameCrops(frame, (), looked=False)
                 continue
-            while looks[position].index < frame.index:
+            while searched[position].index < frame.index:
                 position += 1
-            detection = _between(looks[max(0, position - 1)], looks[position], frame)
+            detection = _between(searched[max(0, position - 1)], searched[position], frame)
             yield _cut_out(frame, detection, options, size)
-        if looks:
-            anchor = looks[-1]
+        if searched:
+            previous = searched[-1]
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Searched:
     """What the search of a frame found."""
 
     index: int
@@ -88,63 +88,66 @@ class _Look:
     detection: Detection
 
 
-def _stretches(frames: Iterable[Frame], options: ScanOptions) -> Iterator[tuple[bool, list[Frame]]]:
+def _segments(frames: Iterable[Frame], options: ScanOptions) -> Iterator[tuple[bool, list[Frame]]]:
     """Split the stream behind key frames and at cuts: (begins a shot, frames)."""
-    stretch: list[Frame] = []
+    segment: list[Frame] = []
     begins = True
     key_time: float | None = None
     last: Thumbnail | None = None
     for frame in frames:
         sample = thumbnail(frame.image)
         if last is not None and is_cut(last, sample):
-            if stretch:
-                yield begins, stretch
-            stretch, begins, key_time = [], True, None
+            if segment:
+                yield begins, segment
+            segment, begins, key_time = [], True, None
         last = sample
-        stretch.append(frame)
+        segment.append(frame)
         is_key = False
-        if _is_station(frame, options):
+        if _is_sampled(frame, options):
             if key_time is None:
                 key_time = frame.time  # the first of a shot is searched in any case
             is_key = frame.time - key_time >= options.detect_every - _ROUNDING
-        if is_key or len(stretch) >= min(MAX_FRAMES, MAX_BYTES // max(1, frame.image.nbytes)):
-            yield begins, stretch
-            stretch, begins, key_time = [], False, frame.time
-    if stretch:
-        yield begins, stretch
+        if is_key or len(segment) >= min(MAX_FRAMES, MAX_BYTES // max(1, frame.image.nbytes)):
+            yield begins, segment
+            segment, begins, key_time = [], False, frame.time
+    if segment:
+        yield begins, segment
 
 
-def _is_station(frame: Frame, options: ScanOptions) -> bool:
+def _is_sampled(frame: Frame, options: ScanOptions) -> bool:
     return frame.index % options.stride == 0
 
 
 def _search(
-    anchor: _Look | None, stations: Sequence[Frame], detector: FaceDetector, options: ScanOptions
-) -> list[_Look]:
-    """Search as few stations as tell what lies on all of them; in order, without the anchor."""
-    if not stations:
+    previous: _Searched | None,
+    sampled: Sequence[Frame],
+    detector: FaceDetector,
+    options: ScanOptions,
+) -> list[_Searched]:
+    """Search as few sampled frames as tell what lies on all of them; in order."""
+    if not sampled:
         return []
-    found: dict[int, _Look] = {}
+    found: dict[int, _Searched] = {}
 
-    def look(position: int) -> None:
-        frame = stations[position]
-        found[position] = _Look(frame.index, frame.time, detector.detect(frame.image))
+    def detect(position: int) -> None:
+        frame = sampled[position]
+        found[position] = _Searched(frame.index, frame.time, detector.detect(frame.image))
 
-    if anchor is None:
-        look(0)
-    first, last = (0 if anchor is None else -1), len(stations) - 1
+    if previous is None:
+        detect(0)
+    first, last = (0 if previous is None else -1), len(sampled) - 1
     if last not in found:
-        look(last)
+        detect(last)
     open_spans = [(first, last)]
     while open_spans:
         low, high = open_spans.pop()
         if high - low < 2:
             continue
-        before = anchor if low < 0 and anchor is not None else found[low]
+        before = previous if low < 0 and previous is not None else found[low]
         if _agree(before.detection, found[high].detection, options):
             continue
         middle = (low + high) // 2
-        look(middle)
+        detect(middle)
         open_spans += [(low, middle), (middle, high)]
     return [found[position] for position in sorted(found)]
 
@@ -163,7 +166,7 @@ def _agree(a: Detection, b: Detection, options: ScanOptions) -> bool:
     return all(_longer_side(face) < options.min_face for face in alone)
 
 
-def _between(low: _Look, high: _Look, frame: Frame) -> Detection:
+def _between(low: _Searched, high: _Searched, frame: Frame) -> Detection:
     """The faces of a frame from `low` to `high`, of which `high` is never before it."""
     if frame.index == high.index:
         return high.detection

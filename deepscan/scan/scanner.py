@@ -13,20 +13,18 @@ import hashlib
 import json
 import logging
 import math
-import platform
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-from deepscan import __version__
 from deepscan.c2pa import read_provenance
 from deepscan.engines.engine import Engine
 from deepscan.engines.load import load_engine
+from deepscan.engines.packages import installed_versions
 from deepscan.errors import (
     CorruptError,
     NoVideoError,
@@ -84,8 +82,6 @@ from deepscan.video.input_file import hash_file
 from deepscan.video.isolation.launcher import warm_up
 
 logger = logging.getLogger(__name__)
-
-_VERSIONED = ("torch", "av", "decord", "openvino", "facenet-pytorch", "timm", "numpy")
 
 FOUND = (Label.MANIPULATED, Label.SUSPICIOUS)  # worth a video and masks even in an archive
 
@@ -236,9 +232,9 @@ class Scanner:
                 return skipped
             final = wanted["record"]
             with atomic_outputs({"record": final}) as parts:
-                settings, versions, host = _settings(self.options), _versions(), host_facts()
+                settings, versions = _settings(self.options), installed_versions()
                 record = error_record(
-                    skipped, settings=settings, versions=versions, host=host, **known
+                    skipped, settings=settings, versions=versions, host=host_facts(), **known
                 )
                 write_record(parts["record"], record)
                 outputs_made = (finished("record", parts["record"], final),)
@@ -320,7 +316,7 @@ class Scanner:
                 verdict=verdict,
                 report=report,
                 settings=_settings(options),
-                versions=_versions(),
+                versions=installed_versions(),
                 timings=watch.timings,
                 started=known["started"],
                 first_pts=findings.first_pts(info.time_base),
@@ -452,7 +448,7 @@ class Scanner:
             "settings": _settings(self.options),
             "model": self.engine.model.sha256,
             "engine": self.engine.name,
-            "versions": _versions(),
+            "versions": installed_versions(),
             "segment": pipeline.SEGMENT,
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -570,11 +566,3 @@ def _settings(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool
         else:
             flat[key] = value
     return tuple(flat.items())
-
-
-def _versions() -> tuple[tuple[str, str], ...]:
-    found = [("deepscan", __version__), ("python", platform.python_version())]
-    for package in _VERSIONED:
-        with suppress(PackageNotFoundError):
-            found.append((package, version(package)))
-    return tuple(found)

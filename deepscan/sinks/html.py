@@ -248,12 +248,12 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
             ("Audio", ", ".join(video.audio) or "none"),
         ]
     parity = "not compared (this engine is the reference)"
-    if engine.max_score_difference is not None:
-        parity = f"largest score difference {engine.max_score_difference:.4f}"
-        if engine.mean_mask_iou is not None:
-            parity += f", mean mask IoU {engine.mean_mask_iou:.4f}"
-        if engine.verdict_equality is not None:
-            parity += f", {engine.verdict_equality:.1%} of probe crops labelled alike"
+    if (found := engine.parity) is not None:
+        parity = (
+            f"largest score difference {found.max_score_difference:.4f}, "
+            f"mean mask IoU {found.mean_mask_iou:.4f}, "
+            f"{found.verdict_equality:.1%} of probe crops labelled alike"
+        )
     low, high = calibration.false_alarm_interval
     analysis = [
         ("Decoder", f"{report.decoder}: {report.decoder_reason}"),

@@ -13,6 +13,7 @@ UTF-8).
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import math
@@ -32,6 +33,7 @@ from deepscan.types import (
     FrameResult,
     Interval,
     Output,
+    Parity,
     Provenance,
     Reason,
     Scan,
@@ -138,11 +140,8 @@ def record_of(
             "name": engine.name,
             "reason": engine.reason,
             "parity": {
-                "max_score_difference": _rounded(engine.max_score_difference),
-                "mean_score_difference": _rounded(engine.mean_score_difference),
-                "mean_mask_iou": _rounded(engine.mean_mask_iou),
-                "max_mask_difference": _rounded(engine.max_mask_difference),
-                "verdict_equality": _rounded(engine.verdict_equality),
+                field.name: _rounded(getattr(engine.parity, field.name, None))
+                for field in dataclasses.fields(Parity)
             },
         },
         "calibration": {

@@ -8,7 +8,7 @@ import pytest
 
 from deepscan.cli import doctor
 from deepscan.cli.doctor import Finding, examine
-from deepscan.engines.hardware import Machine, look_around
+from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import build, load_engine, parse_name
 from deepscan.engines.parity import selftest_values
 from deepscan.models.weights import read_card
@@ -23,7 +23,7 @@ def values(tmp_path_factory):
     """The self-test of the model "tiny", as the reference computes it."""
     folder = tmp_path_factory.mktemp("first")
     write_model(folder)
-    engine = build(parse_name("torch-cpu-fp32"), read_card("tiny", folder), look_around(), "")
+    engine = build(parse_name("torch-cpu-fp32"), read_card("tiny", folder), detect_hardware(), "")
     return selftest_values(engine)
 
 
@@ -55,7 +55,7 @@ def test_a_healthy_installation_is_told_in_full(values, tmp_path):
     assert {"openvino-cpu-fp32", "torch-cpu-fp32", "torch-cuda-fp32"} <= set(found)
     assert found["openvino-cpu-fp32"].works and found["openvino-cpu-fp32"].mean_mask_iou > 0.99
     assert found["torch-cpu-fp32"].detail == "the reference"
-    assert found["torch-cuda-fp32"].works == (look_around().cuda is not None)
+    assert found["torch-cuda-fp32"].works == (detect_hardware().cuda is not None)
     assert report.selftest.works and report.selftest.largest_difference < 0.02
     assert report.model.calibration == "tiny-1" and report.model.auc == 0.75
     assert [one.name for one in report.decoders] == ["pyav", "decord"]
@@ -116,7 +116,7 @@ def test_damaged_weights_are_a_finding(tmp_path, quick):
 
 
 def test_an_engine_that_was_asked_for_and_does_not_run_is_a_finding(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(doctor, "look_around", lambda: Machine("a plain CPU", (), 2, None))
+    monkeypatch.setattr(doctor, "detect_hardware", lambda: Hardware("a plain CPU", (), 2, None))
     write_model(tmp_path)
     for name, word in (("torch-cuda", "no CUDA"), ("openvino-bf16", "bf16"), ("nothing", "engine")):
         report = examine(ScanOptions(model="tiny", engine=name), folder=tmp_path)

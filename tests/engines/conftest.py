@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepscan.engines.hardware import look_around
+from deepscan.engines.hardware import detect_hardware
 from tests.models.build import write_model
 
 
@@ -18,7 +18,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def machine():
-    return look_around()
+    return detect_hardware()
 
 
 @pytest.fixture(scope="session")

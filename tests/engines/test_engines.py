@@ -13,9 +13,9 @@ import torch
 
 from deepscan.engines import ENGINES, PRECISIONS
 from deepscan.engines.engine import EngineEntry
-from deepscan.engines.hardware import look_around
+from deepscan.engines.hardware import detect_hardware
 from deepscan.engines.load import engine_class, load_engine
-from deepscan.engines.parity import TOLERANCES, compare, complaints, judge, probe
+from deepscan.engines.parity import TOLERANCES, compare, predict_all, probe, violations
 from deepscan.errors import EngineError, ModelError
 from deepscan.models.weights import read_card
 from deepscan.testing import FakeEngine
@@ -31,7 +31,7 @@ CHOICES = [
 
 @pytest.fixture(scope="module", params=CHOICES)
 def name(request):
-    if request.param.endswith("bf16") and not look_around().has_bf16:
+    if request.param.endswith("bf16") and not detect_hardware().has_bf16:
         pytest.skip(f"{request.param} needs another CPU")
     return request.param
 
@@ -48,7 +48,7 @@ def engine(name, models, warm_cache):
 @pytest.fixture(scope="module")
 def reference(models):
     engine = engine_class("torch")(
-        read_card("tiny", models), look_around(), device="cpu", precision="fp32"
+        read_card("tiny", models), detect_hardware(), device="cpu", precision="fp32"
     )
     yield engine
     engine.close()
@@ -76,7 +76,7 @@ def test_it_says_what_it_is(engine, name, models):
     assert engine.input_size == 64 and engine.max_batch >= 1
     assert engine.info.reason == "asked for"
     assert engine.fingerprint
-    assert (engine.proof is None) == (name == "torch-cpu-fp32")
+    assert (engine.info.parity is None) == (name == "torch-cpu-fp32")
 
 
 def test_predictions_are_probabilities(engine, crops):
@@ -89,15 +89,15 @@ def test_predictions_are_probabilities(engine, crops):
 
 def test_it_agrees_with_the_reference(engine, reference, name, crops):
     parity = compare(engine, reference)
-    assert complaints(parity, TOLERANCES[name.rpartition("-")[2]]) == ()
-    theirs = judge(reference, crops)
+    assert violations(parity, TOLERANCES[name.rpartition("-")[2]]) == ()
+    theirs = predict_all(reference, crops)
     # The comparison means something: crops differ by far more than engines may.
     assert theirs.scores.std() > 0.05 and theirs.masks.std() > 0.05
     if name != "torch-cpu-fp32":
-        assert engine.info.max_score_difference == pytest.approx(
+        assert engine.info.parity.max_score_difference == pytest.approx(
             parity.max_score_difference, abs=1e-6
         )
-        assert engine.info.mean_mask_iou == pytest.approx(parity.mean_mask_iou, abs=1e-3)
+        assert engine.info.parity.mean_mask_iou == pytest.approx(parity.mean_mask_iou, abs=1e-3)
 
 
 def test_class_one_is_manipulated_in_every_engine(tmp_path, name):
@@ -109,7 +109,7 @@ def test_class_one_is_manipulated_in_every_engine(tmp_path, name):
     write_model(tmp_path, network=network)
     engine = engine_class(name.split("-")[0])(
         read_card("tiny", tmp_path),
-        look_around(),
+        detect_hardware(),
         device=name.split("-")[1],
         precision=name.split("-")[2],
     )

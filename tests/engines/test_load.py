@@ -13,7 +13,7 @@ import pytest
 from deepscan.engines import ENGINES, load, recipe
 from deepscan.engines import hardware as machine
 from deepscan.engines.engine import Predictions
-from deepscan.engines.hardware import Gpu, Machine
+from deepscan.engines.hardware import Gpu, Hardware
 from deepscan.engines.load import Choice, auto_device, candidates, load_engine, parse_name
 from deepscan.engines.tensorrt import TensorRTEngine
 from deepscan.errors import EngineError, UsageError
@@ -21,8 +21,8 @@ from deepscan.testing import FakeEngine
 from tests.engines.test_tensorrt import write_recipe
 from tests.models.build import write_model
 
-PLAIN = Machine("a plain CPU", ("avx2",), 2, None)
-MODERN = Machine("a modern CPU", ("avx2", "avx512_bf16"), 2, None)
+PLAIN = Hardware("a plain CPU", ("avx2",), 2, None)
+MODERN = Hardware("a modern CPU", ("avx2", "avx512_bf16"), 2, None)
 GPU = replace(PLAIN, cuda="a GPU")
 OLD, OLDER, NEW = Gpu("Volta", (7, 0), 2**34), Gpu("Pascal", (6, 1), 2**33), Gpu("B", (9, 0), 2**37)
 
@@ -110,14 +110,14 @@ def test_a_device_has_one_name_each():
 def test_a_device_that_is_not_there_is_an_error_that_lists_those_that_are(
     name, models, monkeypatch
 ):
-    monkeypatch.setattr(load, "look_around", lambda: with_gpus(NEW, OLD))
+    monkeypatch.setattr(load, "detect_hardware", lambda: with_gpus(NEW, OLD))
     with pytest.raises(EngineError, match=r"no cuda:2; torch sees cuda:0 \(B\), cuda:1 \(Volta\)"):
         load_engine(name, "tiny", folder=models)
 
 
 @pytest.mark.parametrize(("name", "gpu"), [("torch-cuda-bf16", OLD), ("torch-cuda-fp16", OLDER)])
 def test_a_gpu_without_such_numbers_says_so(name, gpu, models, monkeypatch):
-    monkeypatch.setattr(load, "look_around", lambda: with_gpus(gpu))
+    monkeypatch.setattr(load, "detect_hardware", lambda: with_gpus(gpu))
     with pytest.raises(EngineError, match=rf"{gpu.name} has no .*Use --engine torch-cuda"):
         load_engine(name, "tiny", folder=models)
 
@@ -132,17 +132,17 @@ def test_what_torch_says_about_a_driver_is_passed_on(models, monkeypatch):
         return False
 
     monkeypatch.setattr("torch.cuda.is_available", available)
-    here = machine.look_around()
+    here = machine.detect_hardware()
     assert here.cuda is None and here.gpus == ()
     assert here.trouble.endswith("is too old (found version 1)")
-    monkeypatch.setattr(load, "look_around", lambda: here)
+    monkeypatch.setattr(load, "detect_hardware", lambda: here)
     with pytest.raises(EngineError, match=r"sees no CUDA device \(.*driver .* too old") as error:
         load_engine("torch-cuda", "tiny", folder=models)
     assert "\n" not in str(error.value)
 
 
 def test_tensorrt_says_what_it_lacks(models, monkeypatch):
-    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
     with pytest.raises(EngineError, match=r"no CUDA device.*--engine auto"):
         load_engine("tensorrt", "tiny", folder=models)
     with pytest.raises(EngineError, match="only CUDA"):
@@ -151,7 +151,7 @@ def test_tensorrt_says_what_it_lacks(models, monkeypatch):
 
 def on_two_gpus(monkeypatch, folder):
     """Every engine starts; there are two GPUs and a recipe for TensorRT."""
-    monkeypatch.setattr(load, "look_around", lambda: with_gpus(NEW, NEW))
+    monkeypatch.setattr(load, "detect_hardware", lambda: with_gpus(NEW, NEW))
     monkeypatch.setattr(recipe, "FOLDER", write_recipe(folder))
 
     def start(choice, card, machine, reason, **wanted):
@@ -182,11 +182,11 @@ def test_nothing_is_said_of_building_where_there_is_nothing_to_build(
 ):
     on_two_gpus(monkeypatch, tmp_path)
     if why == "built":
-        monkeypatch.setattr(TensorRTEngine, "is_kept", lambda *_: True)
+        monkeypatch.setattr(TensorRTEngine, "is_cached", lambda *_: True)
     elif why == "no recipe":
         monkeypatch.setattr(recipe, "FOLDER", tmp_path / "none")
     elif why == "no GPU":
-        monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+        monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
     found = load_engine("torch-cuda" if why == "named" else "auto", "tiny", folder=models)
     assert found.name.startswith("tensorrt") == (why == "built")
     assert not caplog.records
@@ -207,7 +207,7 @@ def test_no_threads_is_a_wrong_use(models):
     ["torch-cuda", "torch-cuda-bf16", "openvino-bf16", "torch-cpu-bf16", "torch-cpu-fp16"],
 )
 def test_a_named_engine_that_does_not_run_here_fails(name, models, monkeypatch):
-    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
     with pytest.raises(EngineError, match=r"[Uu]se --engine"):
         load_engine(name, "tiny", folder=models)
 
@@ -218,7 +218,7 @@ def test_openvino_is_not_for_cuda(models):
 
 
 def test_what_a_name_leaves_out_follows_the_machine(models, monkeypatch):
-    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
     for name, full in (("openvino", "openvino-cpu-fp32"), ("torch", "torch-cpu-fp32")):
         engine = load_engine(name, "tiny", folder=models)
         assert engine.name == full and engine.info.reason == "asked for"
@@ -226,11 +226,13 @@ def test_what_a_name_leaves_out_follows_the_machine(models, monkeypatch):
 
 
 def test_auto_says_why(models, monkeypatch):
-    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
     engine = load_engine("auto", "tiny", folder=models)
     assert engine.name == "openvino-cpu-fp32"
     assert engine.info.reason == "auto: no CUDA device; OpenVINO is fastest on a CPU"
-    assert engine.info.max_score_difference < 1e-4 and engine.info.mean_mask_iou > 0.99
+    assert (
+        engine.info.parity.max_score_difference < 1e-4 and engine.info.parity.mean_mask_iou > 0.99
+    )
     engine.close()
 
 
@@ -272,7 +274,7 @@ def test_what_was_refused_is_refused_again_without_another_look(models, monkeypa
 
 def test_auto_takes_the_next_and_says_what_it_refused(models, monkeypatch, caplog):
     monkeypatch.setitem(ENGINES, "openvino", f"{__name__}:Other")
-    monkeypatch.setattr(load, "look_around", lambda: MODERN)
+    monkeypatch.setattr(load, "detect_hardware", lambda: MODERN)
     with caplog.at_level(logging.WARNING):
         engine = load_engine("auto", "tiny", folder=models)
     assert engine.name == "torch-cpu-fp32"
@@ -287,7 +289,7 @@ def test_without_openvino_auto_takes_torch(models, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(load, "look_around", lambda: PLAIN)
+    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
     engine = load_engine("auto", "tiny", folder=models)
     assert engine.name == "torch-cpu-fp32" and "OpenVINO cannot be imported" in engine.info.reason
     engine.close()
@@ -319,5 +321,5 @@ def test_flags_and_name_come_from_the_system(tmp_path):
 
 def test_bf16_needs_its_instructions():
     assert MODERN.has_bf16 and not PLAIN.has_bf16
-    assert Machine("x", ("amx_bf16",), 1, None).has_bf16
-    assert not Machine("x", ("avx2", "avx512f"), 1, None).has_bf16
+    assert Hardware("x", ("amx_bf16",), 1, None).has_bf16
+    assert not Hardware("x", ("avx2", "avx512f"), 1, None).has_bf16

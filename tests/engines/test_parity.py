@@ -12,23 +12,23 @@ from deepscan.engines.engine import Predictions
 from deepscan.engines.parity import (
     SEED,
     TOLERANCES,
-    Conformity,
-    bars_of,
+    Parity,
+    cache_parity,
+    cached_parity,
     compare,
-    complaints,
-    judge,
-    keep_parity,
-    kept_conformity,
+    label_thresholds,
+    predict_all,
     probe,
     selftest_scores,
     selftest_values,
+    violations,
 )
 from deepscan.errors import EngineError
 from deepscan.models.weights import read_card
 from deepscan.testing import FakeEngine
 from deepscan.verdict.decide import Calibration, logit
 
-EXACT = Conformity(0.0, 0.0, 1.0, 0.0, 1.0)
+EXACT = Parity(0.0, 0.0, 1.0, 0.0, 1.0)
 
 
 def shifted(by):
@@ -76,13 +76,13 @@ def test_a_verdict_changes_where_a_score_passes_a_bar():
     scores = np.sort(FakeEngine().predict(probe(64)[:8]).scores)
     bar = float(scores[3] + scores[4]) / 2
     by = float(scores[4] - scores[3]) * 0.6
-    assert compare(shifted(by), FakeEngine(), bars=(bar,), crops=probe(64)[:8]) == replace(
-        compare(shifted(by), FakeEngine(), bars=(2.0,), crops=probe(64)[:8]),
+    assert compare(shifted(by), FakeEngine(), thresholds=(bar,), crops=probe(64)[:8]) == replace(
+        compare(shifted(by), FakeEngine(), thresholds=(2.0,), crops=probe(64)[:8]),
         verdict_equality=pytest.approx(7 / 8),
     )
     # Over the second bar is another label than over the first alone, whatever their order.
     for bars in ((0.1, bar), (bar, 0.1)):
-        found = compare(shifted(by), FakeEngine(), bars=bars, crops=probe(64)[:8])
+        found = compare(shifted(by), FakeEngine(), thresholds=bars, crops=probe(64)[:8])
         assert found.verdict_equality < 1
 
 
@@ -91,7 +91,7 @@ def test_bars_are_those_of_the_verdict(shipped_model):
     values = read_card(shipped_model).values
     calibration = replace(Calibration.from_card(values), bands=())
     points = calibration.points(1.0, still=True)
-    review, operating = bars_of(values)
+    review, operating = label_thresholds(values)
     assert 0 < review < operating < 1
     found = calibration.still.llr(np.array([logit(operating), logit(review)]))
     assert found == pytest.approx(np.array(points))
@@ -99,7 +99,7 @@ def test_bars_are_those_of_the_verdict(shipped_model):
 
 @pytest.mark.parametrize("given", [None, {}, {"still": {}}, {"still": 3}, 7])
 def test_without_a_calibration_the_bar_is_in_the_middle(given):
-    assert bars_of({}) == bars_of({"calibration": given}) == (0.5,)
+    assert label_thresholds({}) == label_thresholds({"calibration": given}) == (0.5,)
 
 
 def test_two_empty_masks_agree():
@@ -134,38 +134,38 @@ def test_masks_of_another_size_are_an_error():
 def test_each_figure_has_its_limit(precision, figure, step):
     tolerance = TOLERANCES[precision]
     limit = getattr(tolerance, figure)
-    assert complaints(EXACT, tolerance) == ()
-    assert complaints(replace(EXACT, **{figure: limit}), tolerance) == ()
-    assert len(complaints(replace(EXACT, **{figure: limit * step}), tolerance)) == 1
-    assert len(complaints(replace(EXACT, **{figure: float("nan")}), tolerance)) == 1
+    assert violations(EXACT, tolerance) == ()
+    assert violations(replace(EXACT, **{figure: limit}), tolerance) == ()
+    assert len(violations(replace(EXACT, **{figure: limit * step}), tolerance)) == 1
+    assert len(violations(replace(EXACT, **{figure: float("nan")}), tolerance)) == 1
 
 
 def test_figures_are_kept_for_one_engine_only():
-    found = Conformity(0.001, 0.0001, 0.99, 0.01, 0.96)
-    assert kept_conformity("engine a") is None
-    keep_parity("engine a", found, bars=(0.4, 0.6))
-    assert kept_conformity("engine a") == kept_conformity("engine a", (0.4, 0.6)) == found
-    assert kept_conformity("engine b") is None
-    assert kept_conformity("engine a", (0.4, 0.7)) is None  # calibrated anew
+    found = Parity(0.001, 0.0001, 0.99, 0.01, 0.96)
+    assert cached_parity("engine a") is None
+    cache_parity("engine a", found, thresholds=(0.4, 0.6))
+    assert cached_parity("engine a") == cached_parity("engine a", (0.4, 0.6)) == found
+    assert cached_parity("engine b") is None
+    assert cached_parity("engine a", (0.4, 0.7)) is None  # calibrated anew
 
 
 def test_figures_that_were_changed_are_measured_again(cache):
     before = set(cache.iterdir()) if cache.exists() else set()
-    keep_parity("engine c", Conformity(0.5, 0.5, 0.0, 0.5, 0.5))
+    cache_parity("engine c", Parity(0.5, 0.5, 0.0, 0.5, 0.5))
     (data,) = [path for path in set(cache.iterdir()) - before if path.suffix == ".bin"]
     data.write_bytes(data.read_bytes().replace(b"0.5", b"0.0"))
-    assert kept_conformity("engine c") is None
+    assert cached_parity("engine c") is None
 
 
 def test_judge_goes_batch_by_batch():
     engine = FakeEngine(max_batch=7)
-    found = judge(engine, probe(64))
+    found = predict_all(engine, probe(64))
     assert engine.batches == [7, 7, 7, 3]
-    assert np.array_equal(found.scores, judge(FakeEngine(max_batch=24), probe(64)).scores)
+    assert np.array_equal(found.scores, predict_all(FakeEngine(max_batch=24), probe(64)).scores)
 
 
 def test_selftest_values_are_the_scores_of_the_probe():
     values = selftest_values(FakeEngine())
     assert values["seed"] == SEED and 0 < values["tolerance"] < 0.1
     assert values["scores"] == selftest_scores(FakeEngine())
-    assert values["scores"] == pytest.approx(judge(FakeEngine(), probe(64)).scores, abs=1e-6)
+    assert values["scores"] == pytest.approx(predict_all(FakeEngine(), probe(64)).scores, abs=1e-6)

@@ -14,18 +14,18 @@ import pytest
 import torch
 
 from deepscan.engines import ENGINES, load, recipe, tensorrt
-from deepscan.engines.hardware import Machine
+from deepscan.engines.hardware import Hardware
 from deepscan.engines.inventory import build_recipe, entries
 from deepscan.engines.load import load_engine
-from deepscan.engines.parity import TOLERANCES, compare, complaints, probe
+from deepscan.engines.parity import TOLERANCES, compare, probe, violations
 from deepscan.engines.recipe import Batches
 from deepscan.errors import EngineError, ModelError
 from deepscan.models.weights import read_card
 from tests.engines.fake_tensorrt import SURFACES, FakeCuda, make_tensorrt
 from tests.models.build import write_model
 
-GPU = Machine("a plain CPU", ("avx2",), 2, "Fake GPU")
-BLIND = Machine("a plain CPU", ("avx2",), 2, None)
+GPU = Hardware("a plain CPU", ("avx2",), 2, "Fake GPU")
+BLIND = Hardware("a plain CPU", ("avx2",), 2, None)
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +40,11 @@ def cuda(monkeypatch, exported):
     for name in ("export", "check"):
         monkeypatch.setattr(tensorrt.export, name, once(getattr(tensorrt.export, name), exported))
     monkeypatch.setattr(tensorrt, "cuda", fake)
-    monkeypatch.setattr(tensorrt, "placed", lambda device: "cpu")
-    monkeypatch.setattr(
-        tensorrt, "_page_locked", lambda shape, dtype: torch.zeros(shape, dtype=dtype)
-    )
+    monkeypatch.setattr(tensorrt, "torch_device", lambda device: "cpu")
+    monkeypatch.setattr(tensorrt, "_pinned", lambda shape, dtype: torch.zeros(shape, dtype=dtype))
     monkeypatch.setattr(tensorrt, "_driver", lambda: "570.1")
-    monkeypatch.setattr(load, "look_around", lambda: GPU)
-    monkeypatch.setattr("deepscan.engines.inventory.look_around", lambda: GPU)
+    monkeypatch.setattr(load, "detect_hardware", lambda: GPU)
+    monkeypatch.setattr("deepscan.engines.inventory.detect_hardware", lambda: GPU)
     return fake
 
 
@@ -102,8 +100,6 @@ def write_recipe(folder, name="tiny-tensorrt-fp16", batch=(1, 4, 8)):
     (folder / f"{name}.toml").write_text(
         f'model = "{model}"\nruntime = "{runtime}"\nprecision = "{precision}"\n'
         f"batch = {{min = {batch[0]}, opt = {batch[1]}, max = {batch[2]}}}\n"
-        "[tolerance]\nmax_score_difference = 0.005\nmean_score_difference = 0.001\n"
-        "mean_mask_iou = 0.9\nmax_mask_difference = 0.03\nverdict_equality = 0.95\n"
     )
     return folder
 
@@ -112,10 +108,10 @@ def write_recipe(folder, name="tiny-tensorrt-fp16", batch=(1, 4, 8)):
 
 
 def test_without_a_gpu_nothing_of_tensorrt_is_touched(trt, card, models, monkeypatch):
-    monkeypatch.setattr(load, "look_around", lambda: BLIND)
+    monkeypatch.setattr(load, "detect_hardware", lambda: BLIND)
     with pytest.raises(EngineError, match="sees no CUDA device"):
         load_engine("tensorrt", "tiny", folder=models)
-    assert not tensorrt.TensorRTEngine.is_kept(card, BLIND, "fp16")
+    assert not tensorrt.TensorRTEngine.is_cached(card, BLIND, "fp16")
     assert trt.calls == []
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # nor is it looked for
     with pytest.raises(EngineError, match="sees no CUDA device"):
@@ -238,8 +234,8 @@ def reference(models):
 
 def test_its_numbers_are_those_of_the_network(engine, reference):
     assert engine.name == "tensorrt-cuda-fp16" and engine.max_batch == 16
-    assert complaints(compare(engine, reference), TOLERANCES["fp16"]) == ()
-    assert engine.info.max_score_difference < 5e-3
+    assert violations(compare(engine, reference), TOLERANCES["fp16"]) == ()
+    assert engine.info.parity.max_score_difference < 5e-3
     for count in (1, 3, 8, 9, 16):
         crops = probe(64)[:count]
         found, expected = engine.predict(crops), reference.predict(crops[:8])
@@ -352,7 +348,7 @@ def test_whatever_changes_leads_to_another_engine(trt, cuda, models, monkeypatch
         cuda.capability = (8, 9)
     elif change == "gpu":
         monkeypatch.setattr(
-            load, "look_around", lambda: Machine("a plain CPU", (), 2, "Another GPU")
+            load, "detect_hardware", lambda: Hardware("a plain CPU", (), 2, "Another GPU")
         )
     elif change == "batches":
         monkeypatch.setattr(tensorrt, "DEFAULT_BATCHES", Batches(1, 4, 4))
@@ -380,7 +376,7 @@ def test_an_engine_of_another_network_is_refused(trt, models, monkeypatch):
     right = tensorrt.export.OUTPUTS
     monkeypatch.setattr(tensorrt.export, "OUTPUTS", ("scores", "heat"))
     with pytest.raises(EngineError, match="not ours"):
-        tensorrt.TensorRTEngine.kept(read_card("tiny", models), GPU, precision="fp16")
+        tensorrt.TensorRTEngine.cached(read_card("tiny", models), GPU, precision="fp16")
     assert right == ("scores", "masks")
 
 
@@ -460,7 +456,7 @@ def test_a_recipe_is_built_kept_and_proven(trt, models, monkeypatch, tmp_path):
     folder = write_recipe(tmp_path / "recipes")
     monkeypatch.setattr(recipe, "FOLDER", folder)
     proof = build_recipe("tiny-tensorrt-fp16", models=models, recipes=folder)
-    assert proof.engine == "tensorrt-cuda-fp16" and proof.complaints == ()
+    assert proof.engine == "tensorrt-cuda-fp16" and proof.violations == ()
     assert proof.parity.max_score_difference < 5e-3
     kinds = [entry.kind for entry in entries(tmp_path / "own" / "engines")]
     assert kinds == ["parity", "tensorrt", "timings"]

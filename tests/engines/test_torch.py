@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deepscan.engines import torch as engines
-from deepscan.engines.hardware import Gpu, Machine
+from deepscan.engines.hardware import Gpu, Hardware
 from deepscan.engines.parity import probe
 from deepscan.engines.torch import TorchEngine, lower
 from deepscan.errors import EngineError
@@ -21,7 +21,7 @@ from deepscan.models.weights import read_card
 from tests.engines.test_export import far_reaching
 from tests.models.build import build_network
 
-GPU = Machine("a plain CPU", (), 2, "a GPU", (Gpu("a GPU", (9, 0), 2**37),))
+GPU = Hardware("a plain CPU", (), 2, "a GPU", (Gpu("a GPU", (9, 0), 2**37),))
 
 
 def judged(deployed, crops, type_):

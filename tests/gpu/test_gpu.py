@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deepscan.engines import ENGINES, inventory, recipe
-from deepscan.engines.hardware import look_around
+from deepscan.engines.hardware import detect_hardware
 from deepscan.engines.load import engine_class, load_engine
 from deepscan.engines.parity import probe
 from deepscan.engines.tensorrt import TensorRTEngine
@@ -65,7 +65,7 @@ CHOICES = [
 
 def need(what):
     """Skip what this machine lacks, or fail if it was promised."""
-    lacks = look_around().cuda is None or (
+    lacks = detect_hardware().cuda is None or (
         what == "tensorrt" and importlib.util.find_spec("tensorrt") is None
     )
     if not lacks:
@@ -134,7 +134,7 @@ def test_a_damaged_engine_is_built_again(tensorrt, models, monkeypatch, tmp_path
     else:
         data[len(data) // 2] ^= 0xFF
         path.write_bytes(data if damage == "changed" else data[:-100])
-    assert not TensorRTEngine.is_kept(read_card("tiny", models), look_around(), "fp16")
+    assert not TensorRTEngine.is_cached(read_card("tiny", models), detect_hardware(), "fp16")
     assert np.allclose(scores(models), expected, atol=5e-3)
     assert len(plans()) == 1
 
@@ -142,16 +142,16 @@ def test_a_damaged_engine_is_built_again(tensorrt, models, monkeypatch, tmp_path
 def test_auto_takes_what_was_built(tensorrt, models, monkeypatch, tmp_path):
     monkeypatch.setenv("DEEPSCAN_CACHE", str(tmp_path))
     engine = load_engine("auto", "tiny", folder=models)
-    assert engine.name == f"torch-cuda-{look_around().low_precision('cuda')}" and plans() == []
+    assert engine.name == f"torch-cuda-{detect_hardware().low_precision('cuda')}" and plans() == []
     engine.close()
     scores(models)
     engine = load_engine("auto", "tiny", folder=models)
-    assert engine.name == "tensorrt-cuda-fp16" and engine.info.max_score_difference < 5e-3
+    assert engine.name == "tensorrt-cuda-fp16" and engine.info.parity.max_score_difference < 5e-3
     engine.close()
 
 
 def test_every_gpu_gives_the_same_numbers(gpu, models):
-    names = [f"torch-cuda:{number}-fp32" for number in range(len(look_around().gpus))]
+    names = [f"torch-cuda:{number}-fp32" for number in range(len(detect_hardware().gpus))]
     if len(names) < 2:
         pytest.skip("one GPU")
     engines = [load_engine(name, "tiny", folder=models) for name in names]
@@ -161,4 +161,4 @@ def test_every_gpu_gives_the_same_numbers(gpu, models):
 
 def test_the_recipe_that_ships_is_built_and_proven(tensorrt):
     proof = inventory.build_recipe("msccnet-s-tensorrt-fp16")
-    assert proof.complaints == ()
+    assert proof.violations == ()

@@ -139,7 +139,7 @@ def scan(
         reasons=(Reason("over_operating_point", "One face lies over the operating point."),),
         calibration=CalibrationInfo("clips-1", "test clips", 0.9, 0.7, 0.01, (0.0, 0.03), 300),
         model=ModelInfo("msccnet-s", "ab" * 32, 256, 0.9, (0.88, 0.92), "drawn faces"),
-        engine=EngineInfo("torch-cpu-fp32", "asked for", None, None),
+        engine=EngineInfo("torch-cpu-fp32", "asked for"),
         video=info,
     )
     return Scan(

@@ -52,7 +52,7 @@ from tests.conftest import CALIBRATION, HIGH, LOW, SCALE
 BLANK = np.zeros((0, 0, 3), np.uint8)
 FULL, EMPTY = np.ones((4, 4), np.float32), np.zeros((4, 4), np.float32)
 MODEL = ModelInfo("fake", "0" * 64, 64, 0.9, (0.85, 0.95), "drawn faces")
-ENGINE = EngineInfo("fake", "a fake", None, None)
+ENGINE = EngineInfo("fake", "a fake")
 VIDEO = VideoInfo(
     Path("a.mp4"), "mp4", "h264", "yuv420p", 160, 120, Fraction(25), Fraction(1, 12800), None, 0,
     Fraction(1), Colour("bt709", False, "bt709", "bt709", True), (), False, "pyav", "asked for",

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepscan.engines import ENGINES
 from deepscan.engines.engine import EngineEntry
-from deepscan.engines.hardware import Machine, look_around
+from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import engine_class
 from deepscan.engines.torch import TYPES
 from deepscan.errors import DeepscanError, UsageError
@@ -108,9 +108,9 @@ def measure(
     kind = device.partition(":")[0]
     if kind not in _SIDES:
         raise UsageError(f"no device {device!r}; there are cpu, cuda and cuda:N")
-    machine = look_around()
+    hardware = detect_hardware()
     if kind == "cuda":
-        machine.need_gpu(device, "the benchmark")
+        hardware.need_gpu(device, "the benchmark")
     ceilings = _ceilings(device, seconds)
     gmac: dict[str, float] = {}
     rates: list[Rate] = []
@@ -120,7 +120,7 @@ def measure(
         for name in models:
             card = _card(name, folder, made)
             gmac[name] = _multiply_adds(name)
-            for engine in _engines(card, machine, device, absent):
+            for engine in _engines(card, hardware, device, absent):
                 ceiling = ceilings.get(engine.name.rpartition("-")[2])
                 try:
                     rates += _rates(engine, name, batches, gmac[name], ceiling, seconds)
@@ -128,7 +128,7 @@ def measure(
                     absent[engine.name] = str(error)
                 finally:
                     engine.close()
-    runs_on = machine.cpu if kind == "cpu" else machine.need_gpu(device, "the benchmark")
+    runs_on = hardware.cpu if kind == "cpu" else hardware.need_gpu(device, "the benchmark")
     return EngineSpeed(runs_on, torch.__version__, ceilings, gmac, tuple(rates), absent)
 
 
@@ -199,7 +199,7 @@ def _rate(run: Callable[[], object], seconds: float) -> float:
 
 
 def _engines(
-    card: Card, machine: Machine, device: str, absent: dict[str, str]
+    card: Card, hardware: Hardware, device: str, absent: dict[str, str]
 ) -> Sequence[EngineEntry]:
     """Those that can be set up on the device; TensorRT's are built where they have to be."""
     kind = device.partition(":")[0]
@@ -216,7 +216,7 @@ def _engines(
             name = f"{runtime}-{device}-{precision}"
             try:
                 found.append(
-                    engine_class(runtime)(card, machine, device=device, precision=precision)
+                    engine_class(runtime)(card, hardware, device=device, precision=precision)
                 )
             except (DeepscanError, ImportError) as error:
                 absent[name] = str(error)

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import safe_open
 
 from deepscan.engines.engine import Engine
-from deepscan.engines.hardware import look_around
+from deepscan.engines.hardware import detect_hardware
 from deepscan.engines.load import build, parse_name
 from deepscan.errors import UsageError
 from deepscan.models.weights import Card
@@ -108,7 +108,7 @@ def engine_of(weights: Weights, validation: Validation, name: str, threads: int 
     return build(
         parse_name(name),
         weights.card(evaluation),
-        look_around(),
+        detect_hardware(),
         "asked for",
         threads=threads or None,
     )

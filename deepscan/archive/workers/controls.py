@@ -26,10 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as Pillow
 
-from deepscan.engines import PRECISIONS
 from deepscan.engines.engine import Engine
-from deepscan.engines.parity import TOLERANCES, bars_of, judge
-from deepscan.engines.recipe import tolerance_of
+from deepscan.engines.parity import label_thresholds, predict_all, score_tolerance
 from deepscan.errors import ModelError
 from deepscan.models.weights import FOLDER, Card, read_card
 from deepscan.options import ScanOptions
@@ -122,12 +120,14 @@ def score_controls(engine: Engine, options: ScanOptions, *, folder: Path = FOLDE
         from deepscan.archive.workers.worker import score_probe
 
         return score_probe(engine, options)
-    found = judge(engine, np.stack([control.image for control in controls])).scores
+    found = predict_all(engine, np.stack([control.image for control in controls])).scores
     scores = tuple(
         (control.name, round(float(score), 6))
         for control, score in zip(controls, found, strict=True)
     )
-    wrong = list(_failed(controls, scores, bars_of(card.values)[0], _tolerance(card, engine)))
+    wrong = list(
+        _failed(controls, scores, label_thresholds(card.values)[0], score_tolerance(engine.name))
+    )
     for line in wrong:
         logger.error("engine %s: %s", engine.name, line)
     return scores, not wrong
@@ -145,14 +145,6 @@ def _failed(
                 f"control {name} scored {score:.4f}, its card says {control.score:.4f} and "
                 f"{tolerance:g} is allowed"
             )
-
-
-def _tolerance(card: Card, engine: Engine) -> float:
-    """How far the engine's scores may be from the reference's, as its proof of parity has it."""
-    runtime, precision = engine.name.partition("-")[0], engine.name.rpartition("-")[2]
-    if precision in PRECISIONS.get(runtime, ()):
-        return tolerance_of(card.name, runtime, precision).max_score_difference
-    return TOLERANCES["bf16"].max_score_difference
 
 
 def _control(given: Any) -> Control:

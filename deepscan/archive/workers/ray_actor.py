@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import deepscan
-from deepscan.archive.records import PACKAGES
 from deepscan.archive.workers.contract import Done, Progressed, Task
 from deepscan.archive.workers.local import LocalCrew
 from deepscan.archive.workers.worker import (
@@ -30,6 +29,7 @@ from deepscan.archive.workers.worker import (
     task_from_json,
     unpack,
 )
+from deepscan.engines.packages import ALWAYS
 from deepscan.errors import DeepscanError, UsageError
 from deepscan.models.weights import read_card
 
@@ -190,7 +190,7 @@ def facts_of(model: str) -> dict[str, str]:
         "source": _source(),
         f"weights of {model}": read_card(model).sha256,
     }
-    for package in PACKAGES:  # build tags ("+cu130") may differ between nodes and the run
+    for package in ALWAYS:  # build tags ("+cu130") may differ between nodes and the run
         with contextlib.suppress(PackageNotFoundError):
             facts[package] = version(package).partition("+")[0]
     return facts

@@ -9,7 +9,7 @@ import pytest
 
 from deepscan.archive.workers.controls import Control, controls_of, controls_values, score_controls
 from deepscan.engines.engine import Predictions
-from deepscan.engines.parity import bars_of
+from deepscan.engines.parity import label_thresholds
 from deepscan.errors import ModelError
 from deepscan.models.weights import FOLDER, read_card
 from deepscan.options import ScanOptions
@@ -126,7 +126,7 @@ def test_a_card_without_controls_is_judged_by_the_self_test(shipped_model, tmp_p
 
 def test_the_shipped_controls_lie_on_their_sides_of_the_review_point(shipped_model):
     card = read_card(shipped_model)
-    bar = bars_of(card.values)[0]
+    bar = label_thresholds(card.values)[0]
     assert controls_of(card)
     for control in controls_of(card):
         assert (control.score >= bar) is control.manipulated
