@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is installed: all that tests need, or what the demo needs alone.
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.installed-demo
 
 # Two OpenMP teams that spin on the same cores slow each other down.
 export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: demo test test-slow check format schema clean
 
-demo: $(STAMP)  ## make a clip with two manipulated seconds, scan it, compare with the truth
+demo: $(DEMO)  ## make a clip with two manipulated seconds, scan it, compare with the truth
 	$(BIN)/python -m examples.demo demo-out
 
 # In three processes: a scan's runtimes (OpenVINO, ONNX Runtime, decoders) and a trainer that forks
@@ -35,6 +37,11 @@ format: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(DEMO)
+
+$(DEMO): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
 clean:
