@@ -276,9 +276,10 @@ def scan_archive(
             brake.gentle = True
             work.go(entries)
             outcomes = work.outcomes()
-            code = INTERRUPTED if brake.asked else code_of(outcomes)
+            stopped = brake.asked  # who asks from here on asks for what is done
+            code = INTERRUPTED if stopped else code_of(outcomes)
             with brake.held_off():
-                journal.ended(finished=not brake.asked, exit_code=code)
+                journal.ended(finished=not stopped, exit_code=code)
         except BaseException as error:
             code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else ERROR
             # There is an error to tell already; these would say the same.
@@ -296,7 +297,7 @@ def scan_archive(
             outcomes=outcomes,
             counts=listing.counts,
             exit_code=ERROR if failed and code != INTERRUPTED else code,
-            interrupted=brake.asked,
+            interrupted=stopped,
             report_errors=failed,
         )
 

@@ -59,6 +59,25 @@ def willing(options: Any, *, engine: Any = None) -> Any:
     return _Willing(options, engine)
 
 
+class _Gated:
+    """A scanner that scans the first clip, and others when the file that $GATE names is there."""
+
+    def __init__(self, options: Any, engine: Any = None) -> None:
+        self._scanner = fake_scanner(options, **({"engine": engine} if engine else {}))
+        self.options = options
+        self.engine = self._scanner.engine
+
+    def scan(self, path: Path, *args: Any, **rest: Any) -> Any:
+        while path.name != "clip00.mp4" and not os.path.exists(os.environ["GATE"]):
+            time.sleep(0.02)
+        self._scanner.engine = self.engine
+        return self._scanner.scan(path, *args, **rest)
+
+
+def gated_scanner(options: Any, *, engine: Any = None) -> Any:
+    return _Gated(options, engine)
+
+
 def slow_scanner(options: Any, *, engine: Any = None) -> Any:
     """A scanner whose network takes its time, so that a kill meets work in flight."""
 

@@ -178,7 +178,7 @@ def test_signals_end_a_run_that_can_be_gone_on_with(archive, tmp_path, sent, wit
         "import deepscan.archive.workers.local as local, tests.archive.parts\n"
         "real = local.LocalCrew\n"
         "def make(options, **given):\n"
-        "    return real(options, **{**given, 'scanner': 'tests.archive.parts:slow_scanner',\n"
+        "    return real(options, **{**given, 'scanner': 'tests.archive.parts:gated_scanner',\n"
         "                'controls': 'tests.archive.parts:no_controls'})\n"
         "local.LocalCrew = make\n"
         "from deepscan.cli.scan import run\n"
@@ -187,6 +187,7 @@ def test_signals_end_a_run_that_can_be_gone_on_with(archive, tmp_path, sent, wit
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(archive), "--out", str(out), "--report", "jsonl"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "GATE": str(tmp_path / "gate")},
     )  # fmt: skip
     try:
         until = time.monotonic() + 60
@@ -195,6 +196,7 @@ def test_signals_end_a_run_that_can_be_gone_on_with(archive, tmp_path, sent, wit
             time.sleep(0.02)
         below = children_of(process.pid)
         process.send_signal(sent)
+        (tmp_path / "gate").touch()  # the run had not ended, however late we are
         began = time.monotonic()
         told, errors = process.communicate(timeout=60)
     finally:

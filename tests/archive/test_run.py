@@ -460,6 +460,19 @@ def test_the_brake_lets_what_is_in_flight_end(archive):
     assert len(crew.scanned) == 1 and ended.results.finished
 
 
+def test_a_brake_that_comes_after_the_last_file_finds_a_finished_run(archive):
+    brake = Brake()
+
+    def code_of(outcomes):
+        brake.press()
+        return 0
+
+    _, ended = scan(archive, brake=brake, code_of=code_of)
+    assert (ended.exit_code, ended.interrupted, ended.results.finished) == (0, False, True)
+    (line,) = journal_lines(archive.parent / "out", "ended")
+    assert (line["finished"], line["exit"]) == (True, 0)
+
+
 def test_pressing_twice_ends_it_at_once(archive):
     brake = Brake()
 
