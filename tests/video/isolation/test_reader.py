@@ -157,11 +157,11 @@ def test_a_failing_worker_costs_one_file(
 
 
 def test_the_wall_limit_counts_waiting_only(clip: Clip) -> None:
-    limits = Limits(time_floor=3, time_factor=0.1, idle=30)
+    limits = Limits(time_floor=1.5, time_factor=0.1, idle=30)
     with isolated(clip("h264.mp4"), limits) as reader:
         for frame in reader.frames():
             if frame.index in (2, 3):
-                time.sleep(1.7)  # a slow consumer is not a hang
+                time.sleep(0.9)  # a slow consumer is not a hang
     assert reader.report().complete
     began = time.monotonic()
     with (
