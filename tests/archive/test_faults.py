@@ -259,13 +259,20 @@ def test_no_cell_is_a_formula_and_every_record_has_the_bytes_of_its_name(tree):
             assert given["path"].endswith(outcome.name)
 
 
-def test_links_are_not_written_through(clips, program, tmp_path):
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, clips):
+    """A folder of three clips, and the results of a run over it."""
+    place = tmp_path_factory.mktemp("done")
+    folder = copies(clips, place / "in", 3)
+    ran = Program(place / "program").run(folder, "--out", place / "out", *COMMON)
+    assert ran.code == 0, ran.err
+    return folder, place / "out"
+
+
+def test_links_are_not_written_through(done, program, tmp_path):
     """E10: whoever plants a link where results go gains nothing."""
-    folder = copies(clips, tmp_path / "in", 1)
-    out, other = tmp_path / "out", tmp_path / "other"
-    other.mkdir()
-    assert program.run(folder, "--out", out, *COMMON).code == 0
-    (outcome,) = read_journal(out).outcomes
+    folder, out = done[0], shutil.copytree(done[1], tmp_path / "out")
+    outcome = read_journal(out).outcomes[0]
     victim = tmp_path / "victim"
     victim.write_text("precious")
     record = out / outcome.outputs[0].path
@@ -417,7 +424,7 @@ ENDS = {
 }  # signals, and the seconds within which they must have ended the run
 
 
-def end_at_random(clips, program, tmp_path, seed, count, each):
+def end_at_random(clips, program, tmp_path, seed, count, each, within_first=2.5):
     """F6: exit 130, nothing half-written, no process left, and the next run goes on."""
     folder = copies(clips, tmp_path / "in", count)
     out = tmp_path / "out"
@@ -425,7 +432,7 @@ def end_at_random(clips, program, tmp_path, seed, count, each):
     for sent, within in [*ENDS.values()] * each:
         process = program.start(folder, "--out", out, *COMMON, scanner=SLOW)
         wait_for_lock(out, process)
-        time.sleep(chance.uniform(0.0, 2.5))
+        time.sleep(chance.uniform(0.0, within_first))
         began = time.monotonic()
         for number in sent:
             process.send_signal(number)
@@ -453,7 +460,7 @@ def wait_for_lock(out, process):
 
 
 def test_signals_at_random_moments(clips, program, tmp_path):
-    end_at_random(clips, program, tmp_path, seed=1, count=8, each=1)
+    end_at_random(clips, program, tmp_path, seed=1, count=8, each=1, within_first=1.5)
 
 
 @pytest.mark.slow
@@ -570,11 +577,9 @@ def test_two_runs_at_once(clips, program, tmp_path):
         check_whole(each, {f"clip{number:02d}.mp4" for number in range(5)})
 
 
-def test_a_damaged_journal_and_leftovers(clips, program, tmp_path):
+def test_a_damaged_journal_and_leftovers(done, program, tmp_path):
     """F17 and F18."""
-    folder = copies(clips, tmp_path / "in", 3)
-    out = tmp_path / "out"
-    assert program.run(folder, "--out", out, *COMMON).code == 0
+    folder, out = done[0], shutil.copytree(done[1], tmp_path / "out")
     journal = out / "journal.jsonl"
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"v":1,"kind":"do')  # a torn tail

@@ -405,7 +405,7 @@ def kill_at_random(folder: Path, times: int) -> None:
 
 
 def test_nothing_is_lost_or_doubled_by_kills(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, 20)
+    kill_at_random(tmp_path, 8)
 
 
 @pytest.mark.slow
