@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import traceback
+from collections import namedtuple
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -931,6 +932,10 @@ def run() -> NoReturn:
         code = ERROR
     for name in ("SIGINT", *_ENDING):  # all is done: a second Ctrl-C must not change the code
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # CPython marks an interruption that passes through a text which it runs (dataclasses are made
+    # of such), also one that is caught, and `python -m` then dies with SIGINT in place of our exit
+    # code. The next such text takes the mark away, and a named tuple is made of one.
+    namedtuple("_Unmark", ())
     if code == INTERRUPTED:
         _say("interrupted; nothing half-written was left")
     sys.exit(code)

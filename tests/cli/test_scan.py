@@ -670,6 +670,21 @@ def long_clip(tmp_path_factory):
     return make_face_clip(path, frames=400, options={"preset": "ultrafast"})
 
 
+def test_interrupted_in_an_import(tmp_path):
+    """Where Python runs a text, as dataclasses do when they are made."""
+    (tmp_path / "early.py").write_text(
+        "from deepscan.cli import scan\n"
+        "scan.app = lambda **_: exec('raise KeyboardInterrupt')\n"
+        "scan.run()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "early"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 130, ran.stderr
+    assert ran.stderr == "deepscan: interrupted; nothing half-written was left\n"
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(long_clip, tmp_path, sent):
     out = tmp_path / "out"
