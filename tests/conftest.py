@@ -18,7 +18,7 @@ import pytest
 from deepscan.engines.engine import Predictions
 from deepscan.testing import FACE_COLOUR, FakeDetector, FakeEngine, make_video
 from deepscan.types import Image
-from deepscan.verdict.decide import Calibration, Scale, Tail
+from deepscan.verdict.calibration import Calibration, Scale, Tail
 
 SIZE = (160, 120)
 SIDE = 56

@@ -354,7 +354,7 @@ def _run_of(options: ScanOptions, ways: Ways) -> Run:
         ModelError: there is no such model, or it has no calibration.
         UsageError: the calibration does not support the false-alarm rate.
     """
-    from deepscan.verdict.decide import Calibration, sigmoid
+    from deepscan.verdict.calibration import Calibration, sigmoid
 
     card = read_card(options.model)
     calibration = Calibration.from_card(card.values).at(options.false_alarm_rate)

@@ -8,11 +8,12 @@ frame in the middle is searched, down to neighbouring frames if it has to be.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from deepscan.faces.crop import cut, sharpness, square
 from deepscan.faces.detector import Detection, FaceDetector
+from deepscan.faces.quality import detail
 from deepscan.faces.track import Thumbnail, Tracker, is_cut, match, near, thumbnail
 from deepscan.options import ScanOptions
 from deepscan.types import Box, Face, FaceCrop, Frame, FrameCrops, UnscoredFace
@@ -23,7 +24,12 @@ _ROUNDING = 1e-6  # seconds; 1.2 - 0.8 is less than 0.4
 
 
 def find_faces(
-    frames: Iterable[Frame], detector: FaceDetector, options: ScanOptions, *, size: int
+    frames: Iterable[Frame],
+    detector: FaceDetector,
+    options: ScanOptions,
+    *,
+    size: int,
+    sampled: Callable[[Frame], bool] | None = None,
 ) -> Iterator[FrameCrops]:
     """Yield every frame once, in order, with its faces named, followed and cut out.
 
@@ -33,8 +39,8 @@ def find_faces(
     time. What happens only between two key frames of one shot is not seen: a face that comes and
     goes is missed, and one that is hidden for a moment gets boxes all the same.
 
-    With `options.stride` above 1 only frames whose index is a multiple of it are searched and cut;
-    the others come out with `looked=False` and without crops.
+    Only sampled frames are searched and cut; the others come out with `looked=False` and without
+    crops.
 
     Frames are held back from one key frame to the next, at most `MAX_FRAMES` of them and at most
     `MAX_BYTES` of pictures (but always one). The crops of a frame are cut when it is yielded.
@@ -45,6 +51,8 @@ def find_faces(
         detector: searches one frame at a time, in no particular order.
         options: see above, and `crop_scale`, `min_face`, `min_sharpness`, `max_faces`.
         size: side of the square crops in pixels.
+        sampled: asked once for every frame, in order; by default those whose index is a multiple of
+            `options.stride` are.
 
     Yields:
         Faces in the order of their track ids. A face is unscored as "too_small" if the longer side
@@ -55,20 +63,18 @@ def find_faces(
     """
     tracker = Tracker()
     previous: _Searched | None = None
-    for after_cut, segment in _segments(frames, options):
+    for after_cut, group in _groups(frames, options, sampled):
         if after_cut:
             tracker.cut()
             previous = None
-        sampled = [frame for frame in segment if _is_sampled(frame, options)]
         searched = [] if previous is None else [previous]
-        for found in _search(previous, sampled, detector, options):
+        for found in _search(previous, [each for each, on in group if on], detector, options):
             faces = tracker.name(found.time, found.detection.faces)
-            searched.append(
-                dataclasses.replace(found, detection=Detection(faces, found.detection.truncated))
-            )
+            named = Detection(faces, found.detection.truncated)
+            searched.append(dataclasses.replace(found, detection=named))
         position = 0
-        for frame in segment:
-            if not _is_sampled(frame, options):
+        for frame, on in group:
+            if not on:
                 yield FrameCrops(frame, (), looked=False)
                 continue
             while searched[position].index < frame.index:
@@ -81,41 +87,40 @@ def find_faces(
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """What the search of a frame found."""
+    """A frame that was searched, without its picture, and what was found in it."""
 
     index: int
     time: float
     detection: Detection
 
 
-def _segments(frames: Iterable[Frame], options: ScanOptions) -> Iterator[tuple[bool, list[Frame]]]:
-    """Split the stream behind key frames and at cuts: (begins a shot, frames)."""
-    segment: list[Frame] = []
+def _groups(
+    frames: Iterable[Frame], options: ScanOptions, sampled: Callable[[Frame], bool] | None
+) -> Iterator[tuple[bool, list[tuple[Frame, bool]]]]:
+    """Split the stream behind key frames and at cuts: (begins a shot, [(frame, is sampled)])."""
+    group: list[tuple[Frame, bool]] = []
     begins = True
     key_time: float | None = None
     last: Thumbnail | None = None
     for frame in frames:
         sample = thumbnail(frame.image)
         if last is not None and is_cut(last, sample):
-            if segment:
-                yield begins, segment
-            segment, begins, key_time = [], True, None
+            if group:
+                yield begins, group
+            group, begins, key_time = [], True, None
         last = sample
-        segment.append(frame)
+        on = frame.index % options.stride == 0 if sampled is None else sampled(frame)
+        group.append((frame, on))
         is_key = False
-        if _is_sampled(frame, options):
+        if on:
             if key_time is None:
                 key_time = frame.time  # the first of a shot is searched in any case
             is_key = frame.time - key_time >= options.detect_every - _ROUNDING
-        if is_key or len(segment) >= min(MAX_FRAMES, MAX_BYTES // max(1, frame.image.nbytes)):
-            yield begins, segment
-            segment, begins, key_time = [], False, frame.time
-    if segment:
-        yield begins, segment
-
-
-def _is_sampled(frame: Frame, options: ScanOptions) -> bool:
-    return frame.index % options.stride == 0
+        if is_key or len(group) >= min(MAX_FRAMES, MAX_BYTES // max(1, frame.image.nbytes)):
+            yield begins, group
+            group, begins, key_time = [], False, frame.time
+    if group:
+        yield begins, group
 
 
 def _search(
@@ -124,7 +129,7 @@ def _search(
     detector: FaceDetector,
     options: ScanOptions,
 ) -> list[_Searched]:
-    """Search as few sampled frames as tell what lies on all of them; in order."""
+    """Search as few frames as tell what lies on all of them; in order, without `previous`."""
     if not sampled:
         return []
     found: dict[int, _Searched] = {}
@@ -214,11 +219,11 @@ def _cut_out(frame: Frame, detection: Detection, options: ScanOptions, size: int
             continue
         box = square(face.box, options.crop_scale)
         image = cut(frame.image, box, size)
-        detail = sharpness(image)
-        if detail < options.min_sharpness:
+        sharp = sharpness(image)
+        if sharp < options.min_sharpness:
             unscored.append(UnscoredFace(face, "too_blurred"))
         else:
-            crops.append(FaceCrop(face, box, image, detail))
+            crops.append(FaceCrop(face, box, image, sharp, detail(image)))
     crops.sort(key=lambda crop: _track(crop.face))
     unscored.sort(key=lambda item: _track(item.face))
     if detection.truncated:

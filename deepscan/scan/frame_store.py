@@ -19,9 +19,9 @@ import logging
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -49,15 +49,7 @@ NO_IMAGE.setflags(write=False)
 _LENGTHS = struct.Struct("<II")  # bytes of text, bytes of masks
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A frame's result without pictures, and the detail (`faces.quality`) that its crops had."""
-
-    result: FrameResult
-    details: tuple[float, ...]
-
-
-class Spool:
+class FrameStore:
     """A list of frame results on disk: append all, then read from the start, any number of times.
 
     Masks are kept in 8 bits: P(manipulated) to within 1/510. A face takes about 2 kB.
@@ -67,7 +59,7 @@ class Spool:
         """
         Args:
             checkpoint: a folder to keep the file in, made if it is missing. What was marked there
-                under the same key is taken over.
+                under the same key is resumed, and `marked` is its state.
             key: changes with whatever changes a result.
 
         Raises:
@@ -79,20 +71,20 @@ class Spool:
         self.marked: dict[str, Any] | None = None
         if checkpoint is not None:
             self._file = _open_checkpoint(checkpoint)
-            self._take_over()
+            self._resume()
             return
         try:
             self._file = tempfile.TemporaryFile(prefix="deepscan-")  # noqa: SIM115 - closed by close
         except OSError as error:
             raise OutputError(f"no temporary file can be made ({error}): set TMPDIR") from error
 
-    def append(self, result: FrameResult, details: Sequence[float] = ()) -> None:
-        """Keep a result without its pictures. `details` has one figure for each judged face.
+    def append(self, result: FrameResult) -> None:
+        """Store a result without its pictures.
 
         Raises:
             OutputError: the disk is full.
         """
-        data = _pack(result, details)
+        data = _pack(result)
         try:
             self._file.write(data)
         except OSError as error:
@@ -100,8 +92,8 @@ class Spool:
         if self._folder is not None:
             self._digest.update(data)
 
-    def mark(self, said: dict[str, Any]) -> None:
-        """Make all that was appended last, together with `said` (ready for JSON).
+    def mark(self, state: dict[str, Any]) -> None:
+        """Make what was appended so far survive the process, with `state` (ready for JSON).
 
         Without a checkpoint this does nothing.
 
@@ -117,7 +109,7 @@ class Spool:
                 "key": self._key,
                 "bytes": self._file.tell(),
                 "sha256": self._digest.hexdigest(),
-                "said": said,
+                "state": state,
             }
             with atomic_output(self._folder / "mark.json") as part:
                 part.write_text(json.dumps(mark))
@@ -125,8 +117,8 @@ class Spool:
         except OSError as error:
             raise self._full(error) from error
 
-    def kept(self) -> Iterator[Kept]:
-        """Yield what was appended, in order.
+    def results(self) -> Iterator[FrameResult]:
+        """Yield what was appended, in order and without pictures.
 
         Raises:
             OutputError: the disk is full.
@@ -147,8 +139,7 @@ class Spool:
             CorruptError: `frames` are not those of the first pass.
         """
         pictures = None if frames is None else iter(frames)
-        for kept in self.kept():
-            result = kept.result
+        for result in self.results():
             frame = result.frame if pictures is None else next(pictures, None)
             if frame is None or (frame.index, frame.pts) != (result.frame.index, result.frame.pts):
                 raise CorruptError(
@@ -175,7 +166,7 @@ class Spool:
             _remove_checkpoint(self._folder)  # while it is locked
         self.close()
 
-    def _take_over(self) -> None:
+    def _resume(self) -> None:
         """Keep of the file what its mark vouches for, if the key is ours, and drop the rest."""
         assert self._folder is not None
         length = 0
@@ -185,7 +176,7 @@ class Spool:
                 self._file.seek(0)
                 digest = sha256_of(self._file, mark["bytes"])
                 if digest.hexdigest() == mark["sha256"]:
-                    length, self._digest, self.marked = mark["bytes"], digest, mark["said"]
+                    length, self._digest, self.marked = mark["bytes"], digest, mark["state"]
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -215,7 +206,7 @@ def _remove_checkpoint(folder: Path) -> None:
 
 
 def rounded(result: FrameResult) -> FrameResult:
-    """The result with masks as the spool keeps them: what is judged is what can be read again."""
+    """The result with masks as they are stored: what is judged is what can be read again."""
     faces = tuple(replace(face, mask=_mask(_levels(face.mask))) for face in result.faces)
     return replace(result, faces=faces)
 
@@ -244,11 +235,11 @@ def _open_checkpoint(folder: Path) -> IO[bytes]:
     return file
 
 
-def _pack(result: FrameResult, details: Sequence[float]) -> bytes:
+def _pack(result: FrameResult) -> bytes:
     """One frame: lengths, JSON, then the masks one after the other."""
     frame = result.frame
     masks = [_levels(each.mask) for each in result.faces]
-    told = [
+    values = [
         frame.index,
         frame.pts,
         float(frame.time),
@@ -258,32 +249,32 @@ def _pack(result: FrameResult, details: Sequence[float]) -> bytes:
                 *_pack_face(each.crop.face),
                 _pack_box(each.crop.box),
                 float(each.crop.sharpness),
+                float(each.crop.detail),
                 float(each.score),
                 mask.shape,
             ]
             for each, mask in zip(result.faces, masks, strict=True)
         ],
         [[*_pack_face(each.face), each.reason] for each in result.unscored],
-        [float(value) for value in details],
     ]
-    text = json.dumps(told, separators=(",", ":")).encode()
+    text = json.dumps(values, separators=(",", ":")).encode()
     levels = b"".join(mask.tobytes() for mask in masks)
     return _LENGTHS.pack(len(text), len(levels)) + text + levels
 
 
-def _unpack(text: bytes, levels: bytes) -> Kept:
-    index, pts, time, analysed, faces, unscored, details = json.loads(text)
+def _unpack(text: bytes, levels: bytes) -> FrameResult:
+    index, pts, time, analysed, faces, unscored = json.loads(text)
     judged = []
     place = 0
-    for *face, box, sharpness, score, (height, width) in faces:
+    for *face, box, sharpness, detail, score, (height, width) in faces:
         size = height * width
         mask = np.frombuffer(levels, np.uint8, size, place).reshape(height, width)
         place += size
-        crop = FaceCrop(_unpack_face(face), Box(*box), NO_IMAGE, sharpness)
+        crop = FaceCrop(_unpack_face(face), Box(*box), NO_IMAGE, sharpness, detail)
         judged.append(FacePrediction(crop, score, _mask(mask)))
     left_out = tuple(UnscoredFace(_unpack_face(face), reason) for *face, reason in unscored)
     frame = Frame(index, pts, time, NO_IMAGE)
-    return Kept(FrameResult(frame, tuple(judged), left_out, analysed), tuple(details))
+    return FrameResult(frame, tuple(judged), left_out, analysed)
 
 
 def _pack_box(box: Box) -> list[float]:
@@ -301,7 +292,7 @@ def _pack_face(face: Face) -> list[Any]:
     ]
 
 
-def _unpack_face(said: list[Any]) -> Face:
-    box, confidence, marks, track_id, interpolated = said
+def _unpack_face(values: list[Any]) -> Face:
+    box, confidence, marks, track_id, interpolated = values
     landmarks = None if marks is None else tuple((x, y) for x, y in marks)
     return Face(Box(*box), confidence, landmarks, track_id, interpolated)

@@ -1,31 +1,35 @@
-"""What a pass over a file has found: the evidence for the verdict, the results for the sinks.
+"""What a pass over a file found: evidence for the verdict, results in a frame store for the sinks.
 
-Both are won from the same numbers, those that the spool keeps: so evidence that is gathered from a
-spool again, after an interruption or from two passes, is the same to the last bit.
+Both come from the same numbers, those that the store keeps: so evidence that is gathered from a
+store again, after an interruption or from two passes, is the same to the last bit.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from deepscan.scan.frame_store import Kept, Spool, rounded
-from deepscan.scan.pipeline import Handover
+from deepscan.errors import VideoError
+from deepscan.scan.frame_store import FrameStore, rounded
+from deepscan.scan.segments import TrackState
 from deepscan.types import Frame, FrameResult
-from deepscan.verdict.decide import Evidence
+from deepscan.verdict.evidence import Evidence
 
 
-class Findings:
-    """Takes frame results in order; `spool`, if given, keeps them. The caller closes it.
+class PassResult:
+    """Takes frame results in order; `store`, if given, keeps them. The caller closes it.
 
-    `looked` counts the frames that were looked at, `handover` is for a pass that goes on behind
-    them.
+    `sampled` counts the frames that were looked at, `tracks` is for a pass that continues behind
+    them. `failure` is the error of the file that ended the pass, `out_of_time` says that the budget
+    did.
     """
 
-    def __init__(self, spool: Spool | None = None) -> None:
+    def __init__(self, store: FrameStore | None = None) -> None:
         self.evidence = Evidence()
-        self.spool = spool
-        self.looked = 0
-        self.handover = Handover()
+        self.store = store
+        self.sampled = 0
+        self.tracks = TrackState()
+        self.failure: VideoError | None = None
+        self.out_of_time = False
         self._first: Frame | None = None
 
     @property
@@ -33,7 +37,7 @@ class Findings:
         return self.evidence.frames
 
     def first_pts(self, time_base: Fraction) -> int:
-        """What the stream's clock shows at time zero."""
+        """The stream's timestamp at time zero."""
         if self._first is None:
             return 0
         return self._first.pts - round(Fraction(self._first.time) / time_base)
@@ -45,25 +49,14 @@ class Findings:
             OutputError: the disk is full.
         """
         result = rounded(result)
-        self._take(result)
-        if self.spool is not None:
-            # The detail of a crop can be measured only while there is a picture.
-            tracks = self.evidence.tracks
-            named = [each.crop.face.track_id for each in result.faces]
-            details = [tracks[name].detail[-1] for name in named if name is not None]
-            self.spool.append(result, details)
+        self.add_stored(result)
+        if self.store is not None:
+            self.store.append(result)
 
-    def add_again(self, kept: Kept) -> None:
-        """Take the next frame from a spool; into this one's own, if it has one, it is not put."""
-        self._take(kept.result)
-        for each, detail in zip(kept.result.faces, kept.details, strict=True):
-            name = each.crop.face.track_id
-            if name is not None:
-                self.evidence.tracks[name].detail[-1] = detail
-
-    def _take(self, result: FrameResult) -> None:
+    def add_stored(self, result: FrameResult) -> None:
+        """Take the next frame from the store, where it is already."""
         if self._first is None:
             self._first = result.frame
         self.evidence.add(result)
-        self.looked += result.analysed
-        self.handover = self.handover.after(result)
+        self.sampled += result.analysed
+        self.tracks = self.tracks.after(result)

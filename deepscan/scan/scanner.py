@@ -1,13 +1,12 @@
-"""Putting the parts together: one file to one verdict, several files one by one.
+"""Scan one file to one verdict, or several files one by one.
 
-A scan takes two passes. The first decodes, finds faces, judges them and ends in a verdict; the
+A scan takes two passes. The first decodes, finds faces, scores them and ends in a verdict; the
 second, only if files are to be written, reads the results again, with the pictures where a sink
 shows them, and hands them to the sinks, which know the verdict from the start.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -16,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -25,15 +25,11 @@ from deepscan.c2pa import read_provenance
 from deepscan.engines.engine import Engine
 from deepscan.engines.load import load_engine
 from deepscan.engines.packages import installed_versions
-from deepscan.errors import (
-    CorruptError,
-    NoVideoError,
-    UsageError,
-    VideoError,
-)
+from deepscan.errors import CorruptError, NoVideoError, UsageError, VideoError
 from deepscan.faces import DETECTORS
 from deepscan.faces.detector import FaceDetector
 from deepscan.files import (
+    Identity,
     atomic_outputs,
     check_outputs,
     finished,
@@ -43,28 +39,20 @@ from deepscan.files import (
 )
 from deepscan.models.weights import read_card
 from deepscan.options import Decoder, ScanOptions
-from deepscan.scan import pipeline, triage
-from deepscan.scan.frame_store import Spool
-from deepscan.scan.pass_result import Findings
-from deepscan.scan.pipeline import (
-    Handover,
-    Stretch,
-    analyze,
-    behind,
-    fan_out,
-    prefetch,
-    stretches_of,
-)
-from deepscan.scan.timing import Stopwatch, TimedDetector, TimedEngine
-from deepscan.scan.triage import Budget, Dense, doubts_of, look_again
-from deepscan.sinks import SINKS, sink_class
+from deepscan.scan import segments, triage
+from deepscan.scan.frame_store import FrameStore
+from deepscan.scan.pass_result import PassResult
+from deepscan.scan.pipeline import analyze
+from deepscan.scan.segments import Segment, TrackState, segments_of, skip_before
+from deepscan.scan.timing import Stopwatch
+from deepscan.scan.triage import Budget, Refinement, refine, uncertain_spans
+from deepscan.scan.write import write_outputs
+from deepscan.sinks import sink_class
 from deepscan.sinks.record import error_record, host_facts, write_record
-from deepscan.sinks.sink import Sink
 from deepscan.types import (
-    Frame,
     FrameResult,
     Label,
-    Output,
+    Provenance,
     ReadReport,
     Reason,
     Scan,
@@ -73,9 +61,18 @@ from deepscan.types import (
     Verdict,
     VideoInfo,
 )
-from deepscan.verdict.decide import ONE_FRAME, Calibration, Evidence, judge
-from deepscan.verdict.notes import check_part, of_budget, of_part, with_note
-from deepscan.verdict.streams import accounted, stream_note, with_streams
+from deepscan.verdict.calibration import Calibration
+from deepscan.verdict.decide import decide
+from deepscan.verdict.evidence import ONE_FRAME, Evidence
+from deepscan.verdict.notes import (
+    account_streams,
+    check_part,
+    of_budget,
+    of_part,
+    stream_note,
+    with_note,
+    with_streams,
+)
 from deepscan.video import open_video
 from deepscan.video.contract import OTHER_STREAMS, VideoReader
 from deepscan.video.input_file import hash_file
@@ -86,7 +83,7 @@ logger = logging.getLogger(__name__)
 FOUND = (Label.MANIPULATED, Label.SUSPICIOUS)  # worth a video and masks even in an archive
 
 Progress = Callable[[str, int, float, float | None], None]
-"""Told after every frame: "analysing" or "writing", frames so far, media seconds so far and in
+"""Called after every frame: "analysing" or "writing", frames so far, media seconds so far and in
 all (None where unknown)."""
 
 
@@ -104,7 +101,7 @@ def scan_video(
         EngineError, ModelError: the network cannot run.
     """
     with Scanner(options or ScanOptions()) as scanner:
-        return scanner._scan(Path(path), {}, {}, {}, progress).scan.verdict
+        return _FileScan(scanner, _Request(Path(path), progress=progress)).run().scan.verdict
 
 
 def analyze_video(path: Path | str, options: ScanOptions | None = None) -> Iterator[FrameResult]:
@@ -201,337 +198,327 @@ class Scanner:
     ) -> Scanned | Skipped:
         """Scan one file and write what is asked for.
 
-        Media longer than `pipeline.SEGMENT` may be interrupted, also by a kill: with the same
-        checkpoint a later scan of the same content, settings and weights goes on at the last border
-        between two segments, and ends as it would have ended. Not so with triage, which is short.
+        Media longer than `segments.SEGMENT_LENGTH` may be interrupted, also by a kill: with the
+        same checkpoint a later scan of the same content, settings and weights resumes at the last
+        border between two segments, and ends as it would have ended. Not so with triage, which is
+        short.
 
         Args:
             outputs: sink name -> file to write, whatever the verdict.
             if_found: more of them, for a file that is manipulated or suspicious.
             force: overwrite files that are there.
             checkpoint: a folder of this file alone for what was found so far; made if there is
-                something to keep, and taken away when the file is done.
+                something to store, and removed when the file is done.
 
         Raises:
             UsageError: an unknown sink, or an output that is the input.
             OutputError: an output is there already and `force` is not set, or cannot be written.
             EngineError: the engine failed.
         """
-        wanted = dict(outputs or {})
-        more = dict(if_found or {})
-        for kind in {**wanted, **more}:
+        request = _Request(path, dict(outputs or {}), dict(if_found or {}), checkpoint, progress)
+        wanted = {**request.outputs, **request.if_found}
+        for kind in wanted:
             sink_class(kind)
-        check_outputs({**wanted, **more}, [path], force=force)
-        known: dict[str, Any] = {}
+        check_outputs(wanted, [path], force=force)
+        one = _FileScan(self, request)
         try:
-            return self._scan(path, wanted, more, known, progress, checkpoint)
+            return one.run()
         except VideoError as error:
-            skipped = _skipped(path, error)
             logger.info("%s: %s", path, error)
-            if "record" not in wanted:
-                return skipped
-            final = wanted["record"]
-            with atomic_outputs({"record": final}) as parts:
-                settings, versions = _settings(self.options), installed_versions()
-                record = error_record(
-                    skipped, settings=settings, versions=versions, host=host_facts(), **known
-                )
-                write_record(parts["record"], record)
-                outputs_made = (finished("record", parts["record"], final),)
-            return dataclasses.replace(skipped, outputs=outputs_made)
+            return one.skip(error)
 
-    def _scan(
-        self,
-        path: Path,
-        wanted: Mapping[str, Path],
-        if_found: Mapping[str, Path],
-        known: dict[str, Any],
-        progress: Progress,
-        checkpoint: Path | None = None,
-    ) -> Scanned:
-        """Like `scan`, but raises. What is learnt on the way to an error stays in `known`."""
-        options, watch, budget = self.options, Stopwatch(), Budget(self.options.budget)
-        known["started"] = datetime.now(UTC).isoformat(timespec="seconds")
-        source = resolve(path)
-        with watch.measure("hash"):
-            before = identity_of(source)
-            known["size"] = before[2]
-            known["sha256"] = hash_file(source, options.limits)
-        with watch.measure("provenance"):
-            known["provenance"] = read_provenance(source, options.limits)
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked for one file; see `Scanner.scan`."""
+
+    path: Path
+    outputs: Mapping[str, Path] = field(default_factory=dict)
+    if_found: Mapping[str, Path] = field(default_factory=dict)
+    checkpoint: Path | None = None
+    progress: Progress = _ignore
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known of an input before it is decoded; None for what an error came before."""
+
+    file: Path  # with links followed
+    started: str
+    identity: Identity | None = None
+    sha256: str | None = None
+    provenance: Provenance | None = None
+
+
+class _FileScan:
+    """One file on its way to a verdict and its outputs: `run` names the stages in order."""
+
+    def __init__(self, scanner: Scanner, request: _Request) -> None:
+        self._scanner, self._request, self._options = scanner, request, scanner.options
+        self._facts = _Facts(request.path, datetime.now(UTC).isoformat(timespec="seconds"))
+        self._watch = Stopwatch()
+        self._budget = Budget(self._options.budget)
+        self._analyze = functools.partial(
+            analyze,
+            detector=scanner.detector,
+            engine=scanner.engine,
+            options=scanner.options,
+            watch=self._watch,
+        )
+
+    def run(self) -> Scanned:
+        """Scan the file.
+
+        Raises:
+            VideoError: no verdict can be given; `skip` says so in a record.
+            OutputError, EngineError: as `Scanner.scan`.
+        """
+        request = self._request
+        self._identify()
         with ExitStack() as held:
-            with watch.measure("open"):
-                reader = self._open(source)
+            with self._watch.measure("open"):
+                reader = self._open()
             with reader:
-                info = dataclasses.replace(reader.info, path=path)
-                triaged = triage.wanted(options, info)
-                if triaged or info.still or (info.duration or math.inf) <= pipeline.SEGMENT:
-                    checkpoint = None
-                spool = held.enter_context(Spool(checkpoint, self._key(known["sha256"])))
-                keep = wanted or if_found or triaged or checkpoint
-                findings = Findings(spool if keep else None)
+                info = replace(reader.info, path=request.path)
+                triaged = triage.wanted(self._options, info)
+                found = PassResult(self._store(info, triaged, held))
                 began = time.monotonic()
-                error, stopped = self._look(
-                    reader, info, findings, triaged, watch, budget, progress
-                )
+                self._first_pass(reader, info, found, triaged)
                 took = time.monotonic() - began
                 report = reader.report()
-            if not findings.frames:
-                raise CorruptError(f"{path} holds no frame that can be decoded")
-            dense: Dense | None = None
-            if triaged and error is None:
-                coarse, findings = findings, Findings(held.enter_context(Spool()))
-                dense = look_again(
-                    doubts_of(coarse.evidence, self.calibration, options),
-                    coarse,
-                    findings,
-                    functools.partial(self._look_at, source, watch, progress),
-                    options,
-                    budget,
-                    rate=float(info.frame_rate),
-                    pace=took / max(coarse.evidence.last - info.time_offset, ONE_FRAME),
+            if not found.frames:
+                raise CorruptError(f"{request.path} holds no frame that can be decoded")
+            refined: Refinement | None = None
+            if triaged and found.failure is None:
+                seconds = max(found.evidence.last - info.time_offset, ONE_FRAME)
+                final = PassResult(held.enter_context(FrameStore()))
+                refined = self._refine(
+                    found, final, rate=float(info.frame_rate), pace=took / seconds
                 )
-                error = dense.failure
-            report = unless_changed(report, before, source)
-            beside: list[Verdict | VideoError] = []
-            if not budget.used_up:
-                beside = self._other_streams(source, report, watch)
-                report = accounted(report, beside)
-            info = dataclasses.replace(
-                info, decoder=report.decoder, decoder_reason=report.decoder_reason
+                found = final
+            scan = self._conclude(found, refined, report, info)
+            paths = dict(request.outputs)
+            if scan.verdict.label in FOUND:
+                paths.update(request.if_found)
+            written = write_outputs(
+                scan, paths, found.store, self._open, self._watch, request.progress
             )
-            verdict = self._judge(findings.evidence, report, info, error)
-            verdict = of_part(with_streams(verdict, beside), options, findings.looked)
-            if dense is not None:
-                verdict = with_note(verdict, dense.note)
-            if stopped:
-                text = f"the budget was used up at {findings.evidence.last:.1f} s of the media"
-                verdict = of_budget(verdict, f"{text}; nothing behind it was looked at")
-            elif dense is not None and dense.undone and dense.failure is None:
-                verdict = of_budget(verdict, dense.left_undone)
-            scan = Scan(
-                path=path,
-                sha256=known["sha256"],
-                size=known["size"],
-                verdict=verdict,
-                report=report,
-                settings=_settings(options),
-                versions=installed_versions(),
-                timings=watch.timings,
-                started=known["started"],
-                first_pts=findings.first_pts(info.time_base),
-                ignored=tuple(stream_note(n, v) for n, v in enumerate(beside, 1)),
-                provenance=known["provenance"],
-            )
-            if verdict.label in FOUND:
-                wanted = {**wanted, **if_found}
-            kept = findings.spool or spool
-            written = self._write(source, scan, kept, wanted, watch, progress)
-            return Scanned(path, dataclasses.replace(scan, timings=watch.timings), written)
+            return Scanned(request.path, replace(scan, timings=self._watch.timings), written)
 
-    def _open(self, source: Path, decoder: Decoder | None = None, stream: int = 0) -> VideoReader:
-        options = self.options
+    def skip(self, error: VideoError) -> Skipped:
+        """The outcome of a file that gave no verdict, with its record if one is asked for."""
+        label = Label.NOT_APPLICABLE if isinstance(error, NoVideoError) else Label.ERROR
+        skipped = Skipped(self._request.path, label, Reason(error.reason, str(error)))
+        path = self._request.outputs.get("record")
+        if path is None:
+            return skipped
+        facts = self._facts
+        with atomic_outputs({"record": path}) as parts:
+            record = error_record(
+                skipped,
+                sha256=facts.sha256,
+                size=None if facts.identity is None else facts.identity[2],
+                settings=_settings(self._options),
+                versions=installed_versions(),
+                started=facts.started,
+                host=host_facts(),
+                provenance=facts.provenance,
+            )
+            write_record(parts["record"], record)
+            return replace(skipped, outputs=(finished("record", parts["record"], path),))
+
+    def _identify(self) -> None:
+        """The stage before decoding; what is learnt before an error stays known."""
+        file, limits = resolve(self._request.path), self._options.limits
+        with self._watch.measure("hash"):
+            self._facts = replace(self._facts, file=file, identity=identity_of(file))
+            self._facts = replace(self._facts, sha256=hash_file(file, limits))
+        with self._watch.measure("provenance"):
+            self._facts = replace(self._facts, provenance=read_provenance(file, limits))
+
+    def _open(self, decoder: Decoder | None = None, stream: int = 0) -> VideoReader:
+        options = self._options
         return open_video(
-            source,
+            self._facts.file,
             decoder=decoder or options.decoder,
             limits=options.limits,
             isolate=options.isolate,
             stream=stream,
         )
 
-    def _look(
-        self,
-        reader: VideoReader,
-        info: VideoInfo,
-        findings: Findings,
-        triaged: bool,
-        watch: Stopwatch,
-        budget: Budget,
-        progress: Progress,
-    ) -> tuple[VideoError | None, bool]:
-        """The first pass, from the last mark on: the error that ended it, and whether time did.
+    def _store(self, info: VideoInfo, triaged: bool, held: ExitStack) -> FrameStore | None:
+        """Where the first pass stores its results, if anybody reads them; `held` closes it."""
+        request, checkpoint = self._request, self._request.checkpoint
+        if triaged or info.still or (info.duration or math.inf) <= segments.SEGMENT_LENGTH:
+            checkpoint = None
+        if not (request.outputs or request.if_found or triaged or checkpoint):
+            return None
+        return held.enter_context(FrameStore(checkpoint, self._checkpoint_key()))
+
+    def _checkpoint_key(self) -> str:
+        """Changes with all that changes a result; a checkpoint under another key is not used."""
+        engine = self._scanner.engine
+        facts = {
+            "format": 2,  # of the frame store
+            "content": self._facts.sha256,
+            "settings": _settings(self._options),
+            "model": engine.model.sha256,
+            "engine": engine.name,
+            "versions": installed_versions(),
+            "segment": segments.SEGMENT_LENGTH,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _first_pass(
+        self, reader: VideoReader, info: VideoInfo, found: PassResult, triaged: bool
+    ) -> None:
+        """Analyse the file, from the last mark on if there is one; `found` says how it ended.
 
         Raises:
             VideoError: nothing could be read at all, or not what was read before.
         """
+        progress = self._request.progress
         border = 0.0
-        stretches = stretches_of(self.options, every=1 / triage.LOOKS if triaged else 0.0)
-        if findings.spool is not None and findings.spool.marked is not None:
-            for kept in findings.spool.kept():
-                findings.add_again(kept)
-            border = float(findings.spool.marked["border"])
-            stretches = behind(stretches, border)
-            logger.info("%s: going on at %.0f s", info.path, border)
-        known = findings.frames
-        passed = 0
-        with closing(self._chain(reader, watch, stretches, findings.handover)) as chain:
+        parts = segments_of(self._options, every=1 / triage.COARSE_RATE if triaged else 0.0)
+        if found.store is not None and found.store.marked is not None:
+            for result in found.store.results():
+                found.add_stored(result)
+            border = float(found.store.marked["border"])
+            parts = skip_before(parts, border)
+            logger.info("%s: resumed at %.0f s", info.path, border)
+        known, passed = found.frames, 0
+        results = self._analyze(reader.frames(), segments=parts, tracks=found.tracks)
+        with closing(results):  # its threads use the reader: they end before that is closed
             try:
-                for result in chain:
+                for result in results:
                     at = result.frame.time
                     if at < border:
                         passed += 1
                         progress("analysing", passed, at, info.duration)
                         continue
                     _check_passed(info.path, passed, known)
-                    here = at // pipeline.SEGMENT * pipeline.SEGMENT
-                    if here > border and findings.spool is not None:
+                    here = at // segments.SEGMENT_LENGTH * segments.SEGMENT_LENGTH
+                    if here > border and found.store is not None:
                         border = here
-                        findings.spool.mark({"border": border})
-                    with watch.measure("spool"):
-                        findings.add(result)
-                    progress("analysing", findings.frames, at, info.duration)
-                    if budget.used_up:
-                        return None, True
+                        found.store.mark({"border": border})
+                    with self._watch.measure("store"):
+                        found.add(result)
+                    progress("analysing", found.frames, at, info.duration)
+                    if self._budget.used_up:
+                        found.out_of_time = True
+                        return
             except VideoError as error:
-                if not findings.frames:
+                if not found.frames:
                     raise
-                return error, False
+                found.failure = error
+                return
         _check_passed(info.path, passed, known)
-        return None, False
 
-    def _look_at(
-        self,
-        source: Path,
-        watch: Stopwatch,
-        progress: Progress,
-        stretches: Iterable[Stretch],
-        handover: Handover,
+    def _refine(
+        self, coarse: PassResult, final: PassResult, *, rate: float, pace: float
+    ) -> Refinement:
+        """The dense passes of a triage; their results and those of the coarse one go to `final`."""
+        scanner = self._scanner
+        spans = uncertain_spans(coarse.evidence, scanner.calibration, self._options)
+        refined = refine(
+            spans, coarse, final, self._analyze_again, self._options, self._budget,
+            rate=rate, pace=pace,
+        )  # fmt: skip
+        final.failure, final.out_of_time = refined.failure, coarse.out_of_time
+        return refined
+
+    def _analyze_again(
+        self, parts: Iterable[Segment], tracks: TrackState
     ) -> Generator[FrameResult]:
-        """Read the file once more and look at some stretches of it."""
-        with (
-            self._open(source) as reader,
-            closing(self._chain(reader, watch, stretches, handover)) as chain,
-        ):
-            for done, result in enumerate(chain, start=1):
-                yield result
-                progress("analysing", done, result.frame.time, reader.info.duration)
+        """Read the file once more and analyse some segments of it."""
+        with self._open() as reader:
+            results = self._analyze(reader.frames(), segments=parts, tracks=tracks)
+            with closing(results):
+                for done, result in enumerate(results, start=1):
+                    yield result
+                    self._request.progress(
+                        "analysing", done, result.frame.time, reader.info.duration
+                    )
 
-    def _chain(
-        self,
-        reader: VideoReader,
-        watch: Stopwatch,
-        stretches: Iterable[Stretch] | None = None,
-        handover: Handover | None = None,
-    ) -> Generator[FrameResult]:
-        """All results of a reader. Its threads use the reader: close it before that."""
-        return analyze(
-            watch.each("decode", reader.frames()),
-            TimedDetector(self.detector, watch),
-            TimedEngine(self.engine, watch),
-            self.options,
-            stretches=stretches,
-            handover=handover,
-        )
-
-    def _judge(
-        self,
-        evidence: Evidence,
-        report: ReadReport,
-        info: VideoInfo,
-        error: VideoError | None = None,
-    ) -> Verdict:
-        return judge(
-            evidence,
-            report,
-            self.calibration,
-            self.options,
-            model=self.engine.model,
-            engine=self.engine.info,
-            video=info,
-            failure=None if error is None else Reason(error.reason, str(error)),
-        )
-
-    def _key(self, sha256: str) -> str:
-        """Of all that decides what is found in a content; a checkpoint of another is not used."""
-        decides = {
-            "content": sha256,
-            "settings": _settings(self.options),
-            "model": self.engine.model.sha256,
-            "engine": self.engine.name,
-            "versions": installed_versions(),
-            "segment": pipeline.SEGMENT,
-        }
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-
-    def _other_streams(
-        self, source: Path, report: ReadReport, watch: Stopwatch
-    ) -> list[Verdict | VideoError]:
+    def _other_streams(self, report: ReadReport) -> list[Verdict | VideoError]:
         """Judge the picture streams beside the main one: a file must not hide a face in them."""
         found: list[Verdict | VideoError] = []
         if not any(reason.startswith(OTHER_STREAMS) for reason in report.reasons):
             return found
         while True:
             try:
-                with self._open(source, "pyav", len(found) + 1) as reader:
+                with self._open("pyav", len(found) + 1) as reader:
                     evidence = Evidence()
-                    with closing(self._chain(reader, watch)) as chain:
-                        for result in chain:
+                    results = self._analyze(reader.frames())
+                    with closing(results):
+                        for result in results:
                             evidence.add(result)
-                    report = accounted(reader.report(), ())
-                    found.append(self._judge(evidence, report, reader.info))
+                    found.append(
+                        self._decide(evidence, account_streams(reader.report(), ()), reader.info)
+                    )
             except NoVideoError:
                 return found
             except VideoError as error:
                 found.append(error)
 
-    def _write(
+    def _decide(
         self,
-        source: Path,
-        scan: Scan,
-        spool: Spool,
-        wanted: Mapping[str, Path],
-        watch: Stopwatch,
-        progress: Progress,
-    ) -> tuple[Output, ...]:
-        """The second pass: all sinks but the record at once, then the record, then the renaming."""
-        wanted = {kind: wanted[kind] for kind in SINKS if kind in wanted}
-        with atomic_outputs(wanted) as parts:
-            with ExitStack() as held:
-                sinks: dict[str, Sink] = {}
-                for kind, part in parts.items():
-                    if kind != "record":
-                        sinks[kind] = sink_class(kind)(part, scan)
-                        held.callback(sinks[kind].abort)
-                if sinks:
-                    self._feed(source, scan, spool, sinks, watch, progress)
-                made: tuple[Output, ...] = ()
-                for kind, sink in sinks.items():
-                    with watch.measure(kind):
-                        sink.close(made)
-                    made += (finished(kind, parts[kind], wanted[kind]),)
-                held.pop_all()
-            if "record" in parts:
-                timed = dataclasses.replace(scan, timings=watch.timings)
-                sink_class("record")(parts["record"], timed).close(made)
-                made += (finished("record", parts["record"], wanted["record"]),)
-        return made
+        evidence: Evidence,
+        report: ReadReport,
+        info: VideoInfo,
+        error: VideoError | None = None,
+    ) -> Verdict:
+        scanner = self._scanner
+        return decide(
+            evidence,
+            report,
+            scanner.calibration,
+            self._options,
+            model=scanner.engine.model,
+            engine=scanner.engine.info,
+            video=info,
+            failure=None if error is None else Reason(error.reason, str(error)),
+        )
 
-    def _feed(
+    def _conclude(
         self,
-        source: Path,
-        scan: Scan,
-        spool: Spool,
-        sinks: Mapping[str, Sink],
-        watch: Stopwatch,
-        progress: Progress,
-    ) -> None:
-        """Hand every result to every sink, with pictures if one of them shows any."""
-        with ExitStack() as held:
-            frames: Iterator[Frame] | None = None
-            if any(sink.needs_images for sink in sinks.values()):
-                # What the first pass read is read again by the reader that read it.
-                decoder = scan.report.decoder
-                still = scan.verdict.video is not None and scan.verdict.video.still
-                again: Decoder = "decord" if decoder == "decord" else "auto" if still else "pyav"
-                reader = held.enter_context(self._open(source, again))
-                frames = held.enter_context(
-                    closing(prefetch(watch.each("decode again", reader.frames())))
-                )
-            duration = scan.verdict.coverage.seconds
-            writing = [watch.around(kind, sink.write) for kind, sink in sinks.items()]
-            handed = held.enter_context(closing(fan_out(spool.replay(frames), writing)))
-            for done, result in enumerate(handed, start=1):
-                progress("writing", done, result.frame.time, duration)
+        found: PassResult,
+        refined: Refinement | None,
+        report: ReadReport,
+        info: VideoInfo,
+    ) -> Scan:
+        """The verdict over all streams with its notes, and all that is known beside it."""
+        facts = self._facts
+        assert facts.identity is not None and facts.sha256 is not None
+        report = unless_changed(report, facts.identity, facts.file)
+        others: list[Verdict | VideoError] = []
+        if not self._budget.used_up:
+            others = self._other_streams(report)
+            report = account_streams(report, others)
+        info = replace(info, decoder=report.decoder, decoder_reason=report.decoder_reason)
+        verdict = self._decide(found.evidence, report, info, found.failure)
+        verdict = of_part(with_streams(verdict, others), self._options, found.sampled)
+        if refined is not None:
+            verdict = with_note(verdict, refined.note)
+        if found.out_of_time:
+            text = f"the budget was used up at {found.evidence.last:.1f} s of the media"
+            verdict = of_budget(verdict, f"{text}; nothing behind it was looked at")
+        elif refined is not None and refined.undone and refined.failure is None:
+            verdict = of_budget(verdict, refined.left_undone)
+        return Scan(
+            path=self._request.path,
+            sha256=facts.sha256,
+            size=facts.identity[2],
+            verdict=verdict,
+            report=report,
+            settings=_settings(self._options),
+            versions=installed_versions(),
+            timings=self._watch.timings,
+            started=facts.started,
+            first_pts=found.first_pts(info.time_base),
+            ignored=tuple(stream_note(n, v) for n, v in enumerate(others, 1)),
+            provenance=facts.provenance,
+        )
 
 
 def _check_passed(path: Path, passed: int, known: int) -> None:
@@ -539,11 +526,6 @@ def _check_passed(path: Path, passed: int, known: int) -> None:
         raise CorruptError(
             f"{path}: {passed} frames lie where an interrupted scan has found {known}"
         )
-
-
-def _skipped(path: Path, error: VideoError) -> Skipped:
-    label = Label.NOT_APPLICABLE if isinstance(error, NoVideoError) else Label.ERROR
-    return Skipped(path, label, Reason(error.reason, str(error)))
 
 
 def _load_detector(options: ScanOptions) -> FaceDetector:
@@ -560,7 +542,7 @@ def _load_detector(options: ScanOptions) -> FaceDetector:
 
 def _settings(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:
     flat: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(options).items():
+    for key, value in asdict(options).items():
         if isinstance(value, dict):
             flat.update({f"{key}.{inner}": given for inner, given in value.items()})
         else:

@@ -8,12 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from deepscan.engines.engine import Engine, Predictions
 from deepscan.faces.detector import Detection, FaceDetector
-from deepscan.types import EngineInfo, Image, ModelInfo
+from deepscan.types import Image
 
 T = TypeVar("T")
 
@@ -80,37 +76,3 @@ class TimedDetector:
 
     def close(self) -> None:
         self._detector.close()
-
-
-class TimedEngine:
-    """An engine under the stopwatch."""
-
-    def __init__(self, engine: Engine, watch: Stopwatch) -> None:
-        self._engine, self._watch = engine, watch
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    @property
-    def input_size(self) -> int:
-        return self._engine.input_size
-
-    @property
-    def max_batch(self) -> int:
-        return self._engine.max_batch
-
-    @property
-    def model(self) -> ModelInfo:
-        return self._engine.model
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._engine.info
-
-    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        with self._watch.measure("network"):
-            return self._engine.predict(crops)
-
-    def close(self) -> None:
-        self._engine.close()

@@ -1,11 +1,11 @@
-"""Triage: a coarse pass over the whole file, then dense passes where that left doubt.
+"""Triage: a coarse pass over the whole file, then dense passes where that is uncertain.
 
-The coarse pass looks `LOOKS` times a second. Where a face's evidence comes near the review point or
-passes it, every frame is looked at, the most uncertain stretches first, until the budget is used. A
-dense stretch is searched on its own, so its tracks hold dense sightings only and those of the
+The coarse pass samples `COARSE_RATE` frames a second. Where a face's evidence comes near the review
+point or passes it, every frame is analysed, the most uncertain spans first, until the budget is
+used. A dense span is searched on its own, so its tracks hold dense sightings only and those of the
 coarse pass coarse ones only: the verdict's rule asks how many sightings stand behind a window (see
 verdict/decide.py, step 1), and a track of both kinds would get one answer for both. What the coarse
-pass saw inside of a dense stretch is dropped; no face is counted twice.
+pass saw inside of a dense span is dropped; no face is counted twice.
 """
 
 from __future__ import annotations
@@ -20,20 +20,14 @@ import numpy as np
 
 from deepscan.errors import VideoError
 from deepscan.options import ScanOptions
-from deepscan.scan.frame_store import Kept, Spool
-from deepscan.scan.pass_result import Findings
-from deepscan.scan.pipeline import Handover, Stretch
+from deepscan.scan.frame_store import FrameStore
+from deepscan.scan.pass_result import PassResult
+from deepscan.scan.segments import Segment, TrackState
 from deepscan.types import FrameResult, Reason, VideoInfo
-from deepscan.verdict.decide import (
-    MIN_SIGHTINGS,
-    Calibration,
-    Evidence,
-    looks_of,
-    medians,
-    smooth,
-)
+from deepscan.verdict.calibration import Calibration
+from deepscan.verdict.evidence import Evidence, looks_of, windows_of
 
-LOOKS = 2.0  # a second, in the coarse pass
+COARSE_RATE = 2.0  # frames a second, in the coarse pass
 MARGIN = 2.0  # nats below the review point that still count as near it: a factor of 7
 
 
@@ -53,8 +47,8 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """A stretch [start, end) in seconds, and how many nats off the review point its evidence is."""
+class UncertainSpan:
+    """A span [start, end) in seconds, and how many nats off the review point its evidence is."""
 
     start: float
     end: float
@@ -66,198 +60,192 @@ def wanted(options: ScanOptions, info: VideoInfo) -> bool:
     return (options.triage or bool(options.budget)) and not info.still
 
 
-def doubts_of(
+def uncertain_spans(
     evidence: Evidence, calibration: Calibration, options: ScanOptions
-) -> tuple[Doubt, ...]:
-    """Where the coarse pass left doubt, the most uncertain first."""
+) -> tuple[UncertainSpan, ...]:
+    """Where the coarse pass is uncertain, the most uncertain first."""
     calibration = calibration.at(options.false_alarm_rate)
-    window = calibration.window
-    looks = looks_of(evidence, window)
-    alone = window * LOOKS < MIN_SIGHTINGS  # the scale on which the coarse pass was judged
-    singles, means = (
-        np.array(
-            [
-                calibration.points(looks, still=still, band=band)[1]
-                for band in range(len(calibration.every_band))
-            ]
-        )
-        for still in (True, alone)
-    )
-    near: list[Doubt] = []
-    for series in evidence.tracks.values():
-        times = np.array(series.judged)
-        if not len(times):
-            continue
-        qualities = np.array([series.sides, series.sharpness, series.detail], np.float64).T
-        bands = calibration.bands_of(medians(times, qualities, window))
-        logits = np.array(series.logits, np.float64)
-        # A forgery that is shorter than a window may show in one look, and drown in the mean.
-        single = calibration.llr(logits, bands, still=True) - singles[bands]
-        mean = calibration.llr(smooth(times, logits, window), bands, still=alone) - means[bands]
-        over = np.fmax(single, mean)
-        for moment, distance in zip(times.tolist(), over.tolist(), strict=True):
+    windows = windows_of(evidence, calibration, still=False)
+    looks = looks_of(windows.values())
+    review = {
+        still: calibration.points_by_band(looks, still=still)[:, 1] for still in (False, True)
+    }
+    near: list[UncertainSpan] = []
+    for each in windows.values():
+        # A forgery that is shorter than a window may show in one frame, and drown in the mean.
+        single = calibration.llr(each.logits, each.bands, still=True) - review[True][each.bands]
+        over = np.fmax(single, each.llr - review[each.alone][each.bands])
+        for moment, distance in zip(each.times.tolist(), over.tolist(), strict=True):
             if distance >= -MARGIN:  # not for NaN: outside of all bands a second look is no help
-                near.append(_round(moment, distance, window, options))
-    return tuple(sorted(_joined(near), key=lambda doubt: (doubt.distance, doubt.start)))
+                near.append(_span_round(moment, distance, calibration.window, options))
+    return tuple(sorted(_joined(near), key=lambda span: (span.distance, span.start)))
 
 
-def _round(moment: float, distance: float, window: float, options: ScanOptions) -> Doubt:
-    """A window on both sides, and as much as lies between two looks."""
-    pad = max(window, 1 / LOOKS)
+def _span_round(
+    moment: float, distance: float, window: float, options: ScanOptions
+) -> UncertainSpan:
+    """A window on both sides, and as much as lies between two coarse samples."""
+    pad = max(window, 1 / COARSE_RATE)
     end = float("inf") if options.end is None else options.end
-    return Doubt(max(options.start, 0.0, moment - pad), min(end, moment + pad), abs(distance))
+    return UncertainSpan(
+        max(options.start, 0.0, moment - pad), min(end, moment + pad), abs(distance)
+    )
 
 
-def _joined(doubts: Iterable[Doubt]) -> Iterator[Doubt]:
+def _joined(spans: Iterable[UncertainSpan]) -> Iterator[UncertainSpan]:
     """The same time without overlaps."""
-    last: Doubt | None = None
-    for doubt in sorted(doubts, key=lambda doubt: doubt.start):
-        if last is not None and doubt.start <= last.end:
-            nearest = min(last.distance, doubt.distance)
-            last = Doubt(last.start, max(last.end, doubt.end), nearest)
+    last: UncertainSpan | None = None
+    for span in sorted(spans, key=lambda span: span.start):
+        if last is not None and span.start <= last.end:
+            nearest = min(last.distance, span.distance)
+            last = UncertainSpan(last.start, max(last.end, span.end), nearest)
             continue
         if last is not None:
             yield last
-        last = doubt
+        last = span
     if last is not None:
         yield last
 
 
-def _told(doubts: Sequence[Doubt]) -> str:
-    seconds = sum(doubt.end - doubt.start for doubt in doubts)
-    return f"{len(doubts)} stretch{'es' * (len(doubts) != 1)} of {seconds:.1f} s"
+def _summary(spans: Sequence[UncertainSpan]) -> str:
+    seconds = sum(span.end - span.start for span in spans)
+    return f"{len(spans)} span{'s' * (len(spans) != 1)} of {seconds:.1f} s"
 
 
-Look = Callable[[Iterable[Stretch], Handover], Generator[FrameResult]]
-"""Reads the file once and looks at stretches of it."""
+AnalyzeAgain = Callable[[Iterable[Segment], TrackState], Generator[FrameResult]]
+"""Reads the file once more and analyses segments of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
-    """What the dense passes did: the stretches that are done, and those that are not."""
+class Refinement:
+    """What the dense passes did: the spans that are done, and those that are not."""
 
-    done: tuple[Doubt, ...]
-    undone: tuple[Doubt, ...]
+    done: tuple[UncertainSpan, ...]
+    undone: tuple[UncertainSpan, ...]
     failure: VideoError | None
 
     @property
     def note(self) -> Reason:
-        """How the file was looked at, for the verdict."""
-        text = f"{LOOKS:g} frames a second were looked at"
+        """How the file was sampled, for the verdict."""
+        text = f"{COARSE_RATE:g} frames a second were looked at"
         if self.done:
-            text += f", and closely {_told(self.done)} where that left doubt"
+            text += f", and closely {_summary(self.done)} where that left doubt"
         return Reason("triage", text)
 
     @property
     def left_undone(self) -> str:
-        return f"the budget was used up before {_told(self.undone)} could be looked at closely"
+        return f"the budget was used up before {_summary(self.undone)} could be looked at closely"
 
 
-def look_again(
-    doubts: Sequence[Doubt],
-    coarse: Findings,
-    final: Findings,
-    look: Look,
+def refine(
+    spans: Sequence[UncertainSpan],
+    coarse: PassResult,
+    final: PassResult,
+    analyze_again: AnalyzeAgain,
     options: ScanOptions,
     budget: Budget,
     *,
     pace: float,
     rate: float,
-) -> Dense:
-    """Look at every frame of as many stretches as the budget has time for; gather all in `final`.
+) -> Refinement:
+    """Analyse every frame of as many spans as the budget has time for; gather all in `final`.
 
-    `doubts` come the most uncertain first, and are taken in that order: as many at once as the time
+    `spans` come the most uncertain first, and are taken in that order: as many at once as the time
     left will do, since one reading of the file serves them all. `pace` is how many wall seconds the
     coarse pass took for a second of media, `rate` the frames a second that the file states; both
     serve the first guess of what a dense pass costs.
 
     Raises:
-        EngineError, OutputError: as `look` and the spool do. An error of the file is handed back.
+        EngineError, OutputError: as `analyze_again` and the store do. An error of the file is
+            returned.
     """
-    assert coarse.spool is not None
-    waiting, done = list(doubts), list[Doubt]()
-    free = Handover(coarse.handover.next_track)  # no face of the coarse pass goes on in a dense one
-    # As if all of it had gone into the looks.
-    close_pace = pace * max(1.0, rate / options.stride / LOOKS)
-    spools: list[Spool] = []
+    assert coarse.store is not None
+    waiting, done = list(spans), list[UncertainSpan]()
+    free = TrackState(coarse.tracks.next_track)  # no face of the coarse pass goes on in a dense one
+    # As if all of it had gone into the samples.
+    close_pace = pace * max(1.0, rate / options.stride / COARSE_RATE)
+    stores: list[FrameStore] = []
     failure: VideoError | None = None
     try:
         while waiting and not budget.used_up and failure is None:
             chosen = _affordable(waiting, pace, close_pace, budget.left)
             began = time.monotonic()
-            spools.append(Spool())
-            dense = Findings(spools[-1])
-            finished, failure = _pass(chosen, dense, look, free, options, budget)
-            free = Handover(max(free.next_track, dense.handover.next_track))
+            stores.append(FrameStore())
+            dense = PassResult(stores[-1])
+            finished, failure = _dense_pass(chosen, dense, analyze_again, free, options, budget)
+            free = TrackState(max(free.next_track, dense.tracks.next_track))
             done += finished
-            waiting = [doubt for doubt in waiting if doubt not in finished]
+            waiting = [span for span in waiting if span not in finished]
             took = time.monotonic() - began - pace * chosen[-1].end
-            close_pace = max(0.0, took) / sum(doubt.end - doubt.start for doubt in chosen)
-        _merge(coarse.spool, spools, done, final)
+            close_pace = max(0.0, took) / sum(span.end - span.start for span in chosen)
+        _merge(coarse.store, stores, done, final)
     finally:
-        for spool in spools:
-            spool.close()
-    return Dense(tuple(done), tuple(waiting), failure)
+        for store in stores:
+            store.close()
+    return Refinement(tuple(done), tuple(waiting), failure)
 
 
 def _affordable(
-    waiting: Sequence[Doubt], pace: float, close_pace: float, left: float
-) -> list[Doubt]:
-    """The first stretches that can be done in `left` seconds, at least one, in order of time."""
+    waiting: Sequence[UncertainSpan], pace: float, close_pace: float, left: float
+) -> list[UncertainSpan]:
+    """The first spans that can be done in `left` seconds, at least one, in order of time."""
     chosen = [waiting[0]]
-    for doubt in waiting[1:]:
-        wanted = [*chosen, doubt]
+    for span in waiting[1:]:
+        wanted = [*chosen, span]
         reading = pace * max(each.end for each in wanted)
         if reading + close_pace * sum(each.end - each.start for each in wanted) > left:
             break
         chosen = wanted
-    return sorted(chosen, key=lambda doubt: doubt.start)
+    return sorted(chosen, key=lambda span: span.start)
 
 
-def _pass(
-    chosen: Sequence[Doubt],
-    dense: Findings,
-    look: Look,
-    free: Handover,
+def _dense_pass(
+    chosen: Sequence[UncertainSpan],
+    dense: PassResult,
+    analyze_again: AnalyzeAgain,
+    free: TrackState,
     options: ScanOptions,
     budget: Budget,
-) -> tuple[list[Doubt], VideoError | None]:
-    """One reading of the file; gives the stretches that were looked at to their end."""
-    plan: list[Stretch] = []
+) -> tuple[list[UncertainSpan], VideoError | None]:
+    """One reading of the file; gives the spans that were analysed to their end."""
+    segments: list[Segment] = []
     at = 0.0
-    for doubt in chosen:
-        if doubt.start > at:
-            plan.append(Stretch(at, doubt.start, 0))
-        plan.append(Stretch(doubt.start, doubt.end, options.stride))
-        at = doubt.end
+    for span in chosen:
+        if span.start > at:
+            segments.append(Segment(at, span.start, 0))
+        segments.append(Segment(span.start, span.end, options.stride))
+        at = span.end
     reached = -1.0
-    with closing(look(plan, free)) as results:
+    with closing(analyze_again(segments, free)) as results:
         try:
             for result in results:
                 if budget.used_up:
-                    return [doubt for doubt in chosen if doubt.end <= reached], None
+                    return [span for span in chosen if span.end <= reached], None
                 reached = result.frame.time
                 if result.analysed:
                     dense.add(result)
         except VideoError as error:
-            return [doubt for doubt in chosen if doubt.end <= reached], error
+            return [span for span in chosen if span.end <= reached], error
     return list(chosen), None
 
 
-def _merge(coarse: Spool, dense: Sequence[Spool], done: Sequence[Doubt], final: Findings) -> None:
-    """Every frame once: dense where a stretch is done, else as the coarse pass saw it."""
+def _merge(
+    coarse: FrameStore,
+    dense: Sequence[FrameStore],
+    done: Sequence[UncertainSpan],
+    final: PassResult,
+) -> None:
+    """Every frame once: dense where a span is done, else as the coarse pass saw it."""
 
-    def inside(kept: Kept) -> bool:
-        return any(doubt.start <= kept.result.frame.time < doubt.end for doubt in done)
+    def inside(result: FrameResult) -> bool:
+        return any(span.start <= result.frame.time < span.end for span in done)
 
-    again = heapq.merge(
-        *(filter(inside, spool.kept()) for spool in dense),
-        key=lambda kept: kept.result.frame.index,
+    refined = heapq.merge(
+        *(filter(inside, store.results()) for store in dense),
+        key=lambda result: result.frame.index,
     )
-    ahead = next(again, None)
-    for kept in coarse.kept():
-        if ahead is not None and ahead.result.frame.index == kept.result.frame.index:
-            kept, ahead = ahead, next(again, None)
-        final.add_again(kept)
-        assert final.spool is not None
-        final.spool.append(kept.result, kept.details)
+    ahead = next(refined, None)
+    for result in coarse.results():
+        if ahead is not None and ahead.frame.index == result.frame.index:
+            result, ahead = ahead, next(refined, None)
+        final.add(result)

@@ -1,1 +1,1 @@
-"""From scores over time to a label: arithmetic without files or networks."""
+"""The verdict: calibrated evidence over time, the rule over it, and notes on what it covers."""

@@ -1,20 +1,33 @@
-"""How far the looking reached: a verdict over a part of a file says so, and is never a clean bill.
+"""Notes on a verdict: which part of the file it covers, and what its other streams say.
 
 A part that the user asked for is judged like a whole file: the label is that of the part, and the
 reason `part` says which. What the user did not ask to leave out, but a budget cut off, forbids
 every label that says nothing was found: the file is at best inconclusive, for the reason `budget`.
+
+Players show one picture stream; a scan that looked only at that one could be led past the other. So
+the verdict of a file is the gravest that any of its picture streams gets.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
-from deepscan.errors import UsageError
+from deepscan.errors import UsageError, VideoError
 from deepscan.options import ScanOptions
-from deepscan.types import Label, Reason, Verdict
+from deepscan.types import Label, ReadReport, Reason, Verdict
+from deepscan.video.contract import OTHER_STREAMS
 
-_STANDING = (Label.MANIPULATED, Label.ERROR, Label.INCONCLUSIVE)
+_STANDING = (Label.MANIPULATED, Label.ERROR, Label.INCONCLUSIVE)  # whatever was left out
+_SEVERITY = (
+    Label.NOT_APPLICABLE,
+    Label.NO_EVIDENCE,
+    Label.INCONCLUSIVE,
+    Label.SUSPICIOUS,
+    Label.MANIPULATED,
+    Label.ERROR,
+)
 
 
 def check_part(options: ScanOptions) -> None:
@@ -63,3 +76,35 @@ def _at_best_inconclusive(verdict: Verdict, reason: Reason) -> Verdict:
         if each.code not in ("complete", "no_face", "no_analysable_face")
     )
     return dataclasses.replace(verdict, label=Label.INCONCLUSIVE, reasons=(reason, *others))
+
+
+def account_streams(report: ReadReport, beside: Iterable[Verdict | VideoError]) -> ReadReport:
+    """The report once the other picture streams were judged too: they are no gap any more."""
+    failed = [error for error in beside if isinstance(error, VideoError)]
+    others = tuple(r for r in report.reasons if not r.startswith(OTHER_STREAMS))
+    if failed:
+        others += tuple(f"{OTHER_STREAMS}: {error}" for error in failed)
+    return dataclasses.replace(report, complete=not others, reasons=others)
+
+
+def with_streams(verdict: Verdict, beside: Iterable[Verdict | VideoError]) -> Verdict:
+    """The file's verdict: the gravest of its picture streams, and which one said it."""
+    for number, other in enumerate(beside, 1):
+        if isinstance(other, VideoError):
+            continue
+        if _SEVERITY.index(other.label) > _SEVERITY.index(verdict.label):
+            reason = Reason("other_stream", stream_note(number, other))
+            verdict = dataclasses.replace(
+                verdict, label=other.label, reasons=(reason, *verdict.reasons)
+            )
+    return verdict
+
+
+def stream_note(number: int, other: Verdict | VideoError) -> str:
+    """One line about a picture stream beside the main one; `number` counts from 1."""
+    if isinstance(other, VideoError):
+        return f"picture stream {number + 1} could not be read: {other}"
+    spans = ", ".join(f"{i.start:.1f} s to {i.end:.1f} s {i.label}" for i in other.intervals)
+    size = f"{other.video.width}x{other.video.height}" if other.video else "unknown size"
+    told = f" ({spans})" if spans else ""
+    return f"picture stream {number + 1}, {size}, was judged too: {other.label}{told}"

@@ -26,7 +26,7 @@ from deepscan.engines.parity import (
 from deepscan.errors import EngineError
 from deepscan.models.weights import read_card
 from deepscan.testing import FakeEngine
-from deepscan.verdict.decide import Calibration, logit
+from deepscan.verdict.calibration import Calibration, logit
 
 EXACT = Parity(0.0, 0.0, 1.0, 0.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""The spool: what goes in comes out, from a disk that may be full."""
+"""The store: what goes in comes out, from a disk that may be full."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepscan.errors import CorruptError, OutputError
-from deepscan.scan.frame_store import Spool
+from deepscan.scan.frame_store import FrameStore
 from deepscan.types import Box, Face, FaceCrop, FacePrediction, Frame, FrameResult, UnscoredFace
 
 ROOT = Path(__file__).parents[2]
@@ -45,11 +45,11 @@ def results(count, faces=2, seed=0):
 @settings(max_examples=25, deadline=None)
 def test_what_goes_in_comes_out(count, faces, seed):
     given_in = list(results(count, faces, seed))
-    with Spool() as spool:
+    with FrameStore() as store:
         for result in given_in:
-            spool.append(result)
+            store.append(result)
         for _ in range(2):  # any number of times
-            back = list(spool.replay())
+            back = list(store.replay())
             assert len(back) == count
             for before, after in zip(given_in, back, strict=True):
                 assert after.frame.index == before.frame.index
@@ -67,10 +67,10 @@ def test_what_goes_in_comes_out(count, faces, seed):
 
 def test_pictures_come_back_from_the_second_reading():
     given_in = list(results(5))
-    with Spool() as spool:
+    with FrameStore() as store:
         for result in given_in:
-            spool.append(result)
-        back = list(spool.replay(result.frame for result in given_in))
+            store.append(result)
+        back = list(store.replay(result.frame for result in given_in))
     assert all(b.frame is a.frame for a, b in zip(given_in, back, strict=True))
 
 
@@ -85,11 +85,11 @@ def test_pictures_come_back_from_the_second_reading():
 )
 def test_other_frames_are_not_taken_for_the_first(changed):
     given_in = list(results(5))
-    with Spool() as spool:
+    with FrameStore() as store:
         for result in given_in:
-            spool.append(result)
+            store.append(result)
         with pytest.raises(CorruptError, match="changed during the scan"):
-            list(spool.replay(changed([result.frame for result in given_in])))
+            list(store.replay(changed([result.frame for result in given_in])))
 
 
 FULL_DISK = """
@@ -97,13 +97,13 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 from deepscan.errors import OutputError
-from deepscan.scan.frame_store import Spool
+from deepscan.scan.frame_store import FrameStore
 from tests.scan.test_frame_store import results
 try:
-    with Spool() as spool:
+    with FrameStore() as store:
         for result in results(int(sys.argv[2])):
-            spool.append(result)
-        list(spool.replay())
+            store.append(result)
+        list(store.replay())
 except OutputError as error:
     print("OutputError:", error)
 """
@@ -127,12 +127,12 @@ def test_no_temporary_folder_is_an_output_error(monkeypatch):
 
     monkeypatch.setattr("tempfile.TemporaryFile", fail)
     with pytest.raises(OutputError, match="TMPDIR"):
-        Spool()
+        FrameStore()
 
 
 def test_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Spool() as spool:
+    with FrameStore() as store:
         for result in results(3):
-            spool.append(result)
+            store.append(result)
     assert list(tmp_path.iterdir()) == []

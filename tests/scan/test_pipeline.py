@@ -18,14 +18,12 @@ from deepscan.options import ScanOptions
 from deepscan.scan.pipeline import (
     DEPTH,
     MAX_WAITING,
-    Handover,
-    Stretch,
     analyze,
-    behind,
     fan_out,
     predict,
     prefetch,
 )
+from deepscan.scan.segments import Segment, TrackState, skip_before
 from deepscan.testing import FakeDetector, FakeEngine
 from deepscan.types import Box, Face, FaceCrop, Frame, FrameCrops, UnscoredFace
 from tests.conftest import HIGH, LOW, blue_engine, draw_face
@@ -314,11 +312,11 @@ def test_fan_out_raises_what_its_source_raised() -> None:
 # Stretches
 
 
-def stretched(pictures, stretches, **wanted):
+def analysed(pictures, stretches, **wanted):
     frames = (Frame(index, index, index / 10, draw_face(0)) for index in range(pictures))
     detector = FakeDetector()
     results = list(
-        analyze(frames, detector, blue_engine(), ScanOptions(), stretches=stretches, **wanted)
+        analyze(frames, detector, blue_engine(), ScanOptions(), segments=stretches, **wanted)
     )
     assert [result.frame.index for result in results] == list(range(pictures))
     return results
@@ -329,13 +327,13 @@ def track_of(result):
 
 
 def test_nobody_looks_at_a_stretch_of_stride_zero():
-    results = stretched(30, [Stretch(0, 1, 0), Stretch(1, 2, 1), Stretch(2, 9, 0)])
+    results = analysed(30, [Segment(0, 1, 0), Segment(1, 2, 1), Segment(2, 9, 0)])
     assert [result.analysed for result in results] == [*[False] * 10, *[True] * 10, *[False] * 10]
     assert all(result.faces if result.analysed else not result.faces for result in results)
 
 
 def test_a_stretch_without_frames_is_passed_over():
-    results = stretched(10, [Stretch(0, 0.05, 1), Stretch(0.05, 0.07, 1), Stretch(0.07, 9, 2)])
+    results = analysed(10, [Segment(0, 0.05, 1), Segment(0.05, 0.07, 1), Segment(0.07, 9, 2)])
     assert [result.analysed for result in results] == [index % 2 == 0 for index in range(10)]
 
 
@@ -346,29 +344,29 @@ def test_frames_behind_the_last_stretch_are_not_read():
         FakeDetector(),
         blue_engine(),
         ScanOptions(),
-        stretches=[Stretch(0, 1, 1)],
+        segments=[Segment(0, 1, 1)],
     )
     assert len(list(chain)) == 10
     assert frames.taken < 40
 
 
 def test_a_face_goes_on_across_a_border_and_not_across_a_gap():
-    joined = stretched(20, [Stretch(0, 1, 1), Stretch(1, 9, 1)])
+    joined = analysed(20, [Segment(0, 1, 1), Segment(1, 9, 1)])
     assert {track for result in joined for track in track_of(result)} == {0}
-    apart = stretched(30, [Stretch(0, 1, 1), Stretch(1, 2, 0), Stretch(2, 9, 1)])
+    apart = analysed(30, [Segment(0, 1, 1), Segment(1, 2, 0), Segment(2, 9, 1)])
     assert track_of(apart[0]) == [0] and track_of(apart[-1]) == [1]
 
 
 def test_a_stretch_goes_on_from_what_was_handed_over():
-    whole = stretched(20, [Stretch(0, 1, 1), Stretch(1, 9, 1)])
-    handover = Handover(next_track=4)
+    whole = analysed(20, [Segment(0, 1, 1), Segment(1, 9, 1)])
+    state = TrackState(next_track=4)
     for result in whole[:10]:
-        handover = handover.after(result)
-    assert (handover.next_track, handover.time) == (4, 0.9)
-    later = stretched(20, behind([Stretch(0, 1, 1), Stretch(1, 9, 1)], 1.0), handover=handover)
+        state = state.after(result)
+    assert (state.next_track, state.time) == (4, 0.9)
+    later = analysed(20, skip_before([Segment(0, 1, 1), Segment(1, 9, 1)], 1.0), tracks=state)
     assert [track_of(result) for result in later[10:]] == [[0]] * 10
-    other = Handover(next_track=4)
-    later = stretched(20, behind([Stretch(0, 1, 1), Stretch(1, 9, 1)], 1.0), handover=other)
+    other = TrackState(next_track=4)
+    later = analysed(20, skip_before([Segment(0, 1, 1), Segment(1, 9, 1)], 1.0), tracks=other)
     assert [track_of(result) for result in later[10:]] == [[4]] * 10
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from deepscan.errors import DecoderCrash, EngineError, OutputError
-from deepscan.scan import pipeline
-from deepscan.scan.frame_store import Spool
-from deepscan.scan.pass_result import Findings
+from deepscan.scan import segments
+from deepscan.scan.frame_store import FrameStore
+from deepscan.scan.pass_result import PassResult
 from deepscan.sinks.masks import read_masks
 from deepscan.sinks.record import digest_of
 from deepscan.types import Label
@@ -30,7 +30,7 @@ KINDS = ("masks", "frames", "record")
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
-    monkeypatch.setattr(pipeline, "SEGMENT", SEGMENT)
+    monkeypatch.setattr(segments, "SEGMENT_LENGTH", SEGMENT)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_a_scan_with_a_checkpoint_says_the_same(long, tmp_path, unbroken):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from deepscan.scan import pipeline
-pipeline.SEGMENT = 1.0
+from deepscan.scan import segments
+segments.SEGMENT_LENGTH = 1.0
 from tests.scan.test_resume import KINDS
 from tests.scan.test_scanner import HERE, outputs_in
 from tests.conftest import fake_scanner
@@ -125,7 +125,7 @@ def test_after_a_kill_the_scan_goes_on(long, tmp_path, unbroken):
         )  # fmt: skip
         assert ran.returncode == -signal.SIGKILL
         mark = json.loads((checkpoint / "mark.json").read_text())
-        assert mark["said"] == {"border": float(last // 25)}
+        assert mark["state"] == {"border": float(last // 25)}
         assert (checkpoint / "results").stat().st_mode & 0o777 == 0o600
     scan(long, outputs_in(folder, *KINDS), checkpoint=checkpoint)
     assert written(folder) == unbroken
@@ -221,8 +221,8 @@ def test_short_media_leaves_no_checkpoint(clips, tmp_path):
 
 
 def test_two_scans_do_not_share_a_checkpoint(tmp_path):
-    with Spool(tmp_path / "c", "key"), pytest.raises(OutputError, match="another scan"):
-        Spool(tmp_path / "c", "key")
+    with FrameStore(tmp_path / "c", "key"), pytest.raises(OutputError, match="another scan"):
+        FrameStore(tmp_path / "c", "key")
 
 
 def test_a_checkpoint_is_no_link(tmp_path):
@@ -230,19 +230,19 @@ def test_a_checkpoint_is_no_link(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "c" / "results").symlink_to(tmp_path / "mine")
     with pytest.raises(OutputError):
-        Spool(tmp_path / "c", "key")
+        FrameStore(tmp_path / "c", "key")
     assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_evidence_from_the_spool_is_the_same_to_the_last_bit():
-    with Spool() as spool:
-        live, again = Findings(spool), Findings()
+    with FrameStore() as store:
+        live, again = PassResult(store), PassResult()
         for result in results(30):
             live.add(result)
-        for kept in spool.kept():
-            again.add_again(kept)
+        for stored in store.results():
+            again.add_stored(stored)
     assert vars(again.evidence) == vars(live.evidence)
-    assert (again.looked, again.handover) == (live.looked, live.handover)
+    assert (again.sampled, again.tracks) == (live.sampled, live.tracks)
 
 
 def test_a_face_stays_one_track_across_borders(long, tmp_path):

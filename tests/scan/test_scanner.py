@@ -16,6 +16,7 @@ import pytest
 
 import deepscan.files
 import deepscan.scan.scanner
+import deepscan.scan.write
 from deepscan.errors import (
     CorruptError,
     DecoderCrash,
@@ -376,7 +377,7 @@ class Failing:
 def test_a_sink_that_fails_leaves_nothing(clips, tmp_path, monkeypatch, where, error):
     order = ["overlay", "masks", "failing", "frames", "html", "record"]
     table = {**SINKS, "failing": "tests.scan.test_scanner:Failing"}
-    for module in (deepscan.scan.scanner, deepscan.sinks):
+    for module in (deepscan.scan.write, deepscan.sinks):
         monkeypatch.setattr(module, "SINKS", {kind: table[kind] for kind in order})
     monkeypatch.setattr(Failing, "where", where)
     monkeypatch.setattr(Failing, "error", error)

@@ -10,10 +10,10 @@ import pytest
 from deepscan.engines.engine import Predictions
 from deepscan.errors import DecoderCrash
 from deepscan.scan import triage
-from deepscan.scan.triage import Budget, Doubt, _affordable, _joined, doubts_of
+from deepscan.scan.triage import Budget, UncertainSpan, _affordable, _joined, uncertain_spans
 from deepscan.sinks.masks import read_masks
 from deepscan.types import Box, Face, FaceCrop, FacePrediction, Frame, FrameResult, Label
-from deepscan.verdict.decide import Evidence
+from deepscan.verdict.evidence import Evidence
 from tests.conftest import CALIBRATION, blue_engine, fake_scanner, make_face_clip
 from tests.scan.test_scanner import HERE, codes, dying, outputs_in, scan, valid
 
@@ -91,7 +91,7 @@ def test_one_odd_look_is_settled_by_the_others(tmp_path):
     clip = make_face_clip(tmp_path / "a.mp4", frames=150, forged=[63])
     outcome = scan(clip, options=TRIAGE)
     assert outcome.label is Label.NO_EVIDENCE
-    assert "closely 1 stretch" in text_of(outcome, "triage")
+    assert "closely 1 span" in text_of(outcome, "triage")
 
 
 class Clock:
@@ -131,9 +131,9 @@ def test_a_budget_that_ends_before_the_dense_pass(tmp_path, monkeypatch):
     verdict = outcome.scan.verdict
     assert outcome.label is Label.INCONCLUSIVE
     assert codes(outcome)[0] == "budget" and "complete" not in codes(outcome)
-    assert "before 1 stretch" in text_of(outcome, "budget")
+    assert "before 1 span" in text_of(outcome, "budget")
     assert verdict.coverage.decoded == 150
-    assert verdict.coverage.analysed == 12  # half a stretch is none
+    assert verdict.coverage.analysed == 12  # half a segment is none
 
 
 def test_a_finding_stands_whatever_the_budget(forged, monkeypatch):
@@ -157,14 +157,14 @@ def evidence_of(scores):
 def test_the_most_uncertain_comes_first():
     scores = [0.05] * 40
     scores[10], scores[20], scores[30] = 0.98, 0.85, 0.97
-    found = doubts_of(evidence_of(scores), CALIBRATION, TRIAGE)
+    found = uncertain_spans(evidence_of(scores), CALIBRATION, TRIAGE)
     assert [(doubt.start, doubt.end) for doubt in found] == [(9, 11), (14, 16), (4, 6)]
     assert found[0].distance < found[1].distance < found[2].distance
     part = replace(TRIAGE, start=9.5, end=14.5)
-    found = doubts_of(evidence_of(scores), CALIBRATION, part)
+    found = uncertain_spans(evidence_of(scores), CALIBRATION, part)
     assert {(doubt.start, doubt.end) for doubt in found} >= {(9.5, 11), (14, 14.5)}
-    assert doubts_of(evidence_of([0.05] * 40), CALIBRATION, TRIAGE) == ()
-    assert doubts_of(Evidence(), CALIBRATION, TRIAGE) == ()
+    assert uncertain_spans(evidence_of([0.05] * 40), CALIBRATION, TRIAGE) == ()
+    assert uncertain_spans(Evidence(), CALIBRATION, TRIAGE) == ()
 
 
 def test_with_time_for_one_stretch_the_other_is_left(tmp_path, monkeypatch):
@@ -174,7 +174,7 @@ def test_with_time_for_one_stretch_the_other_is_left(tmp_path, monkeypatch):
     looked = [mask.analysed.any() for mask in read_masks(targets["masks"])]
     assert all(looked[38:88])
     assert sum(looked[200:250]) == 4
-    assert "before 1 stretch" in text_of(outcome, "budget")
+    assert "before 1 span" in text_of(outcome, "budget")
     assert outcome.label is Label.INCONCLUSIVE
 
 
@@ -244,14 +244,28 @@ def test_a_rate_that_lies_hides_nothing(tmp_path):
     assert found.analysed >= found.seconds * 1.5
 
 
-def test_stretches_that_touch_are_one():
-    near = [Doubt(4, 6, 1.0), Doubt(0, 2, 0.5), Doubt(1, 3, 0.2), Doubt(6, 7, 3.0)]
-    assert list(_joined(near)) == [Doubt(0, 3, 0.2), Doubt(4, 7, 1.0)]
+def spans(*values):
+    return [UncertainSpan(*each) for each in values]
+
+
+def test_spans_that_touch_are_one():
+    near = [
+        UncertainSpan(4, 6, 1.0),
+        UncertainSpan(0, 2, 0.5),
+        UncertainSpan(1, 3, 0.2),
+        UncertainSpan(6, 7, 3.0),
+    ]
+    assert list(_joined(near)) == spans((0, 3, 0.2), (4, 7, 1.0))
     assert list(_joined([])) == []
 
 
 def test_as_many_as_there_is_time_for():
-    waiting = [Doubt(90, 92, 0.1), Doubt(10, 12, 0.2), Doubt(50, 60, 0.3), Doubt(0, 1, 0.4)]
+    waiting = [
+        UncertainSpan(90, 92, 0.1),
+        UncertainSpan(10, 12, 0.2),
+        UncertainSpan(50, 60, 0.3),
+        UncertainSpan(0, 1, 0.4),
+    ]
     assert _affordable(waiting, 0.1, 1.0, float("inf")) == sorted(waiting, key=lambda d: d.start)
     assert _affordable(waiting, 0.1, 1.0, 0.001) == waiting[:1]
     assert _affordable(waiting, 0.1, 1.0, 13.5) == [waiting[1], waiting[0]]
@@ -290,7 +304,7 @@ def test_scores_of_a_coarse_pass_alone_are_judged_as_single_pictures(tmp_path):
     with fake_scanner(TRIAGE, engine=blue_engine(judge=stray), calibration=calibration) as scanner:
         outcome = scanner.scan(clip)
     assert outcome.label is not Label.MANIPULATED
-    assert triage.LOOKS * calibration.window < 6
+    assert triage.COARSE_RATE * calibration.window < 6
 
 
 def test_the_second_reading_shows_signs_of_life(forged):

@@ -32,21 +32,9 @@ from deepscan.types import (
     UnscoredFace,
     VideoInfo,
 )
-from deepscan.verdict.decide import (
-    LOGIT_LIMIT,
-    MODEL_FLOOR,
-    Band,
-    Calibration,
-    Evidence,
-    Scale,
-    Tail,
-    judge,
-    logit,
-    looks_of,
-    medians,
-    sigmoid,
-    smooth,
-)
+from deepscan.verdict.calibration import LOGIT_LIMIT, Band, Calibration, Scale, Tail, logit, sigmoid
+from deepscan.verdict.decide import MODEL_FLOOR, decide
+from deepscan.verdict.evidence import Evidence, looks_of, medians, smooth, windows_of
 from tests.conftest import CALIBRATION, HIGH, LOW, SCALE
 
 BLANK = np.zeros((0, 0, 3), np.uint8)
@@ -96,7 +84,7 @@ def steady(seconds, *scores, rate=RATE, **rest):
 def verdict_of(results, report=WHOLE, calibration=CALIBRATION, options=None, **rest):
     evidence = results if isinstance(results, Evidence) else evidence_of(results)
     given = {"model": MODEL, "engine": ENGINE, "video": VIDEO, **rest}
-    return judge(evidence, report, calibration, options or ScanOptions(), **given)
+    return decide(evidence, report, calibration, options or ScanOptions(), **given)
 
 
 def codes(verdict):
@@ -443,10 +431,11 @@ def test_smoothing_nothing_gives_nothing():
 # Looks, and what the threshold promises
 
 
-def test_looks_are_windows_of_judged_time():
-    def looks(results):
-        return looks_of(evidence_of(results), 1.0)
+def looks(results):
+    return looks_of(windows_of(evidence_of(results), CALIBRATION, still=False).values())
 
+
+def test_looks_are_windows_of_judged_time():
     assert looks([]) == 1
     assert looks(steady(0.2, LOW)) == 1
     assert looks(steady(30, LOW)) == pytest.approx(30)
@@ -459,9 +448,8 @@ def test_looks_are_windows_of_judged_time():
 
 
 def test_a_pause_cannot_be_used_to_raise_the_threshold():
-    quick = evidence_of(steady(5, LOW))
-    slow = evidence_of([*steady(5, LOW), result(4000.0, (LOW,))])
-    assert looks_of(slow, 1.0) <= looks_of(quick, 1.0) + 2
+    quick = steady(5, LOW)
+    assert looks([*quick, result(4000.0, (LOW,))]) <= looks(quick) + 2
 
 
 tails = st.builds(Tail, st.floats(-5, 5), st.floats(0.01, 1.0), st.floats(0.01, 5.0))

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from deepscan.errors import UsageError
-from deepscan.scan import pipeline
-from deepscan.scan.pipeline import stretches_of
+from deepscan.scan import segments
+from deepscan.scan.segments import segments_of
 from deepscan.sinks.masks import read_masks
 from deepscan.types import Label
 from deepscan.verdict.notes import of_budget
@@ -88,10 +88,10 @@ def test_a_part_that_cannot_be_is_refused(wrong):
     ],
 )
 def test_borders_lie_at_segments_and_at_the_part(monkeypatch, start, end, expected):
-    monkeypatch.setattr(pipeline, "SEGMENT", 10.0)
+    monkeypatch.setattr(segments, "SEGMENT_LENGTH", 10.0)
     found = []
-    for stretch in stretches_of(replace(HERE, start=start, end=end)):
-        found.append((stretch.start, stretch.end, stretch.stride))
+    for segment in segments_of(replace(HERE, start=start, end=end)):
+        found.append((segment.start, segment.end, segment.stride))
         if len(found) == 4:
             break
     assert found == expected

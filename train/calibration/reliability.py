@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deepscan.verdict.decide import sigmoid
+from deepscan.verdict.calibration import sigmoid
 from train.calibration.synthetic_validation import Clip, Floats, Ruled
 from train.evaluation.metrics import Estimate, estimated
 

@@ -23,7 +23,7 @@ from deepscan.faces.crop import cut, sharpness, square
 from deepscan.faces.quality import detail
 from deepscan.models.deploy import Deployed
 from deepscan.types import Box
-from deepscan.verdict.decide import logit
+from deepscan.verdict.calibration import logit
 from train.evaluation.metrics import Estimate, auc, estimated
 from train.forge.faces import Person
 

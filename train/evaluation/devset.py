@@ -35,7 +35,7 @@ from PIL import Image as Pillow
 from deepscan.errors import DeepscanError, UsageError, VideoError
 from deepscan.faces.crop import cut, square
 from deepscan.types import Box, Image
-from deepscan.verdict.decide import logit
+from deepscan.verdict.calibration import logit
 from train.annotate.work import Settings, load_detector
 from train.evaluation.evaluate import read_network
 from train.evaluation.markdown import figure, markdown

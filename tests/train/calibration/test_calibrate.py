@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepscan.types import Label
-from deepscan.verdict.decide import wilson
+from deepscan.verdict.calibration import wilson
 from train.calibration.fit import (
     RATE,
     REVIEW_RATE,

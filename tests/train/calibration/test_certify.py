@@ -17,7 +17,7 @@ from deepscan.errors import UsageError
 from deepscan.models.deploy import Deployed
 from deepscan.models.weights import read_card, save_weights
 from deepscan.types import Label
-from deepscan.verdict.decide import Calibration
+from deepscan.verdict.calibration import Calibration
 from tests.models.build import build_network
 from tests.train.calibration.test_leave_out import RECIPE, row
 from train.calibration.certify import Asked, prove
