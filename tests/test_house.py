@@ -16,7 +16,7 @@ import typer
 import deepscan
 from deepscan import exit_codes
 from deepscan.archive.workers.contract import CREWS, Crew
-from deepscan.cli import scan
+from deepscan.cli import arguments, scan
 from deepscan.engines import ENGINES
 from deepscan.engines.engine import Engine
 from deepscan.faces import DETECTORS
@@ -235,7 +235,7 @@ def test_options_in_the_readme_exist():
 def test_commands_and_outputs_in_the_readme_exist():
     named = set(re.findall(r"`deepscan ([a-z]+)`", readme()))
     assert named <= set(commands())
-    suffixes = {suffix for _, suffix in scan.KINDS.values()}
+    suffixes = {suffix for _, suffix in arguments.KINDS.values()}
     assert set(re.findall(r"^\| `result(\.[a-z0-9.]+)` \|", readme(), re.MULTILINE)) == suffixes
 
 

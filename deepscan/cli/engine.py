@@ -5,19 +5,16 @@ What is asked for goes to stdout, as a table on a terminal and as plain columns 
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 import signal
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepscan.errors import DeepscanError, UsageError
+from deepscan.cli import arguments
+from deepscan.cli.arguments import one_of
+from deepscan.cli.console import errors, print_json, print_line, print_table, show_steps
+from deepscan.errors import UsageError
 from deepscan.exit_codes import ERROR
 from deepscan.options import ScanOptions
 from deepscan.sinks.wording import visible
@@ -26,9 +23,6 @@ if TYPE_CHECKING:
     from deepscan.engines.inventory import Entry, Proof
 
 DEFAULT_MODEL = ScanOptions().model
-Format = Annotated[str, typer.Option("--format", help="text or json.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-Model = Annotated[str, typer.Option(help="Network to use.")]
 
 app = typer.Typer(
     help="Build, list, check, measure and remove engines.",
@@ -50,35 +44,35 @@ def build(
         int | None,
         typer.Option(help="Seconds after which the build is killed.", min=1, show_default=False),
     ] = None,
-    format_: Format = "text",
-    debug: Debug = False,
+    format_: arguments.Format = "text",
+    debug: arguments.Debug = False,
 ) -> None:
     """Build what a recipe describes, keep it in the cache, and prove that it agrees with torch."""
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         if device is not None and not re.fullmatch(r"cuda(:\d{1,3})?", device):
             raise UsageError(f"--device {device}: give cuda or cuda:N")
         if time_limit is not None and hasattr(signal, "setitimer"):
             # Left to its default the signal ends the process, also inside of native code.
             signal.setitimer(signal.ITIMER_REAL, time_limit)
-        _show_steps()
+        show_steps()
         from deepscan.engines.inventory import build_recipe
 
         _show_proof(build_recipe(recipe, device=device), format_)
 
 
 @app.command("list")
-def list_(format_: Format = "text", debug: Debug = False) -> None:
+def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
     """List the recipes, and what the cache holds of them."""
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         from deepscan.engines.cache import cache_folder
         from deepscan.engines.inventory import entries
         from deepscan.engines.recipe import list_recipes
 
         recipes, kept, folder = list_recipes(), entries(), cache_folder()
         if format_ == "json":
-            _print_json(
+            print_json(
                 {
                     "cache": str(folder) if folder else None,
                     "recipes": [_plain(recipe) for recipe in recipes],
@@ -86,7 +80,7 @@ def list_(format_: Format = "text", debug: Debug = False) -> None:
                 }
             )
             return
-        _print_table(
+        print_table(
             "Recipes",
             ("recipe", "model", "runtime", "precision", "batch", "proof kept"),
             [
@@ -103,7 +97,7 @@ def list_(format_: Format = "text", debug: Debug = False) -> None:
                 for one in recipes
             ],
         )
-        _print_table(
+        print_table(
             f"Cache {folder or '(none)'}",
             ("kind", "what", "fingerprint", "size", "score diff.", "mask IoU"),
             [_entry_row(entry) for entry in kept],
@@ -113,13 +107,13 @@ def list_(format_: Format = "text", debug: Debug = False) -> None:
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe or an engine.")],
-    model: Model = DEFAULT_MODEL,
-    format_: Format = "text",
-    debug: Debug = False,
+    model: arguments.Model = DEFAULT_MODEL,
+    format_: arguments.Format = "text",
+    debug: arguments.Debug = False,
 ) -> None:
     """Compare an engine with torch in fp32, now; exit code 2 if it is out of tolerance."""
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         from deepscan.engines.inventory import prove
 
         proof = prove(name, model)
@@ -130,23 +124,23 @@ def check(
 
 @app.command("bench")
 def bench_(
-    model: Model = DEFAULT_MODEL,
+    model: arguments.Model = DEFAULT_MODEL,
     batch: Annotated[str, typer.Option(help="Batches, separated by commas.")] = "1,8",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; by default each engine's own.", min=1)
     ] = None,
-    format_: Format = "text",
-    debug: Debug = False,
+    format_: arguments.Format = "text",
+    debug: arguments.Debug = False,
 ) -> None:
     """Measure every engine that runs here: a table, then one JSON line with everything."""
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         batches = _batches(batch)
         from deepscan.engines.bench import bench
 
         found = bench(model, batches, threads=threads)
         if format_ == "text":
-            _print_table(
+            print_table(
                 f"{model}, {found.input_size} px, on {visible(found.machine.cpu)}",
                 (
                     "engine", "batch", "crops/s", "slowest..fastest", "CPU ms/crop",
@@ -166,21 +160,21 @@ def bench_(
                 ],
             )  # fmt: skip
             for engine, why in found.absent.items():
-                typer.echo(visible(f"not here: {engine}: {why}"))
-        _print_json(found.values())
+                print_line(visible(f"not here: {engine}: {why}"))
+        print_json(found.values())
 
 
 @app.command()
-def clean(format_: Format = "text", debug: Debug = False) -> None:
+def clean(format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
     """Remove all that the cache holds; it is made again when it is needed."""
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         from deepscan.engines.cache import cache_folder
         from deepscan.engines.inventory import clean as remove
 
         folder, gone = cache_folder(), remove()
         if format_ == "json":
-            _print_json(
+            print_json(
                 {
                     "cache": str(folder) if folder else None,
                     "removed": [_plain(entry) for entry in gone],
@@ -189,36 +183,9 @@ def clean(format_: Format = "text", debug: Debug = False) -> None:
             return
         for entry in gone:
             row = _entry_row(entry)
-            typer.echo(visible(f"removed {row[0]} {row[1]} ({row[3]})"))
+            print_line(visible(f"removed {row[0]} {row[1]} ({row[3]})"))
         total = sum(entry.size for entry in gone)
-        typer.echo(visible(f"{len(gone)} entries, {_size(total)}, from {folder or 'no cache'}"))
-
-
-@contextmanager
-def _errors(debug: bool) -> Iterator[None]:
-    try:
-        yield
-    except DeepscanError as error:
-        if debug:
-            traceback.print_exc()
-        typer.echo(visible(f"deepscan: {error}"), err=True)
-        raise typer.Exit(ERROR) from error
-
-
-def _show_steps() -> None:
-    """What a build is at goes to stderr: it takes minutes."""
-    steps = logging.getLogger("deepscan.engines.steps")
-    if not steps.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("deepscan: %(message)s"))
-        steps.addHandler(handler)
-    steps.setLevel(logging.INFO)
-    steps.propagate = False
-
-
-def _check_format(format_: str) -> None:
-    if format_ not in ("text", "json"):
-        raise UsageError(f"--format {format_}: must be one of text, json")
+        print_line(visible(f"{len(gone)} entries, {_size(total)}, from {folder or 'no cache'}"))
 
 
 def _batches(text: str) -> tuple[int, ...]:
@@ -234,10 +201,10 @@ def _batches(text: str) -> tuple[int, ...]:
 def _show_proof(proof: Proof, format_: str) -> None:
     if format_ == "json":
         values = _plain(proof)
-        _print_json({**values, "complaints": values.pop("violations")})
+        print_json({**values, "complaints": values.pop("violations")})
         return
     parity, limit = proof.parity, proof.tolerance
-    _print_table(
+    print_table(
         f"{proof.engine} with {proof.model}, {proof.fingerprint}",
         ("figure over the probe", "measured", "may be"),
         [
@@ -253,9 +220,9 @@ def _show_proof(proof: Proof, format_: str) -> None:
         ],
     )  # fmt: skip
     for violation in proof.violations:
-        typer.echo(f"out of tolerance: {violation}")
+        print_line(f"out of tolerance: {violation}")
     if not proof.violations:
-        typer.echo("agrees with torch in fp32")
+        print_line("agrees with torch in fp32")
 
 
 def _proof_kept(kept: tuple[Entry, ...], model: str, runtime: str, precision: str) -> str:
@@ -296,26 +263,3 @@ def _plain(thing: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(thing)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, sort_keys=True, ensure_ascii=True, default=str))
-
-
-def _print_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """A framed table for a terminal; elsewhere columns that other programs can cut."""
-    rows = [tuple(visible(cell) for cell in row) for row in rows]
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*head, title=visible(title))
-        for row in rows:
-            table.add_row(*row)
-        Console(markup=False).print(table)
-        return
-    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
-    typer.echo(visible(title))
-    for row in [head, *rows]:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        typer.echo(f"  {'  '.join(cells).rstrip()}")

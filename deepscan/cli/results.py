@@ -6,18 +6,17 @@ its exit codes mean.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepscan.errors import DeepscanError, UsageError
+from deepscan.cli import arguments
+from deepscan.cli.arguments import one_of
+from deepscan.cli.console import errors, print_json, print_line, print_message
+from deepscan.errors import UsageError
 from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy, counted
 from deepscan.options import ScanOptions
 from deepscan.sinks.wording import visible
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
     from deepscan.archive.journal import Memory
     from deepscan.archive.records import Results
 
-Format = Annotated[str, typer.Option("--format", help="text or json.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-Reports = Annotated[
-    str,
-    typer.Option(
-        help="Which, separated by commas: html, csv, jsonl, sarif, junit, sqlite, parquet."
-    ),
-]
-REPORTS = "html,csv,jsonl,sarif,junit"
 
 _MOVED = """
 Exit codes: 0 no verdict moved; 1 at least one moved, or a file is known on one side only; 2 they
@@ -80,8 +70,8 @@ def diff(
     tolerance: Annotated[
         float, typer.Option(help="How far P(manipulated) may be apart.", min=0.0, max=1.0)
     ] = 0.02,
-    format_: Format = "text",
-    debug: Debug = False,
+    format_: arguments.Format = "text",
+    debug: arguments.Debug = False,
 ) -> None:
     """Tell which verdicts moved between two results, by how much, and why.
 
@@ -90,16 +80,16 @@ def diff(
     Named beside each are all differences that may have moved it: content, model, settings, decoder,
     engine, calibration, version.
     """
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         from deepscan.archive.diff import compare, to_json, to_text
 
         found = compare(old, new, tolerance=tolerance)
         if format_ == "json":
-            _print_json(to_json(found))
+            print_json(to_json(found))
         else:
             for line in to_text(found):
-                _print(line)
+                print_line(line)
     raise typer.Exit(FOUND if found.moved else OK)
 
 
@@ -111,7 +101,7 @@ def verify(
         int,
         typer.Option(help="Frames to judge again, drawn at random; 0: none.", min=0, max=10_000),
     ] = 8,
-    seed: Annotated[int, typer.Option(help="Draws others.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 0,
     input_: Annotated[
         Path | None,
         typer.Option(
@@ -124,23 +114,23 @@ def verify(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Only what is not in order, and the counts.")
     ] = False,
-    format_: Format = "text",
-    debug: Debug = False,
+    format_: arguments.Format = "text",
+    debug: arguments.Debug = False,
 ) -> None:
     """Check a result without trusting who made it: hashes, shape, and some scores judged again.
 
     deepscan verify result.json --frames 20
     """
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         from deepscan.archive.verify import verify as check
 
         found = check(result, frames=frames, seed=seed, input=input_, engine=engine)
         if format_ == "json":
-            _print_json(found.to_json())
+            print_json(found.to_json())
         else:
             for line in found.to_text(everything=not quiet):
-                _print(line)
+                print_line(line)
     raise typer.Exit({"ok": OK, "differs": FOUND, "unchecked": ERROR}[found.state])
 
 
@@ -149,7 +139,7 @@ def merge(
     shards: Annotated[
         list[Path], typer.Argument(metavar="SHARD", help="Results folders, one or more.")
     ],
-    report: Reports = REPORTS,
+    report: arguments.Reports = arguments.REPORTS,
     copy: Annotated[
         bool,
         typer.Option("--copy", help="Copy outputs and check them; else they are hard links."),
@@ -162,20 +152,14 @@ def merge(
         bool,
         typer.Option("--newest", help="Of two results under one name the newest counts."),
     ] = False,
-    fail_on: Annotated[
-        str, typer.Option(help="From which label on the exit code is 1: manipulated or suspicious.")
-    ] = "manipulated",
-    require_face: Annotated[
-        bool, typer.Option("--require-face", help="Exit code 3 for a file without a face.")
-    ] = False,
+    fail_on: arguments.FailOn = "manipulated",
+    require_face: arguments.RequireFace = False,
     allow_inconclusive: Annotated[
         bool, typer.Option("--allow-inconclusive", help="Exit code 0 instead of 3.")
     ] = False,
-    exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="Exit code 0 whatever was found.")
-    ] = False,
-    format_: Format = "text",
-    debug: Debug = False,
+    exit_zero: arguments.ExitZero = False,
+    format_: arguments.Format = "text",
+    debug: arguments.Debug = False,
 ) -> None:
     """Put results that were made apart into one folder, as if one machine had made them.
 
@@ -183,8 +167,8 @@ def merge(
 
     deepscan merge RESULTS part1 part2 part3
     """
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         if fail_on not in ("manipulated", "suspicious"):
             raise UsageError(f"--fail-on {fail_on}: must be one of manipulated, suspicious")
         wanted = _report_names(report)
@@ -193,10 +177,10 @@ def merge(
         merged = unite(out, shards, copy=copy, mixed=mixed, newest=newest, command=tuple(sys.argv))
         _write_reports(merged.results, wanted)
         for line in merged.missing:
-            _say(line)
+            print_message(line)
         outcomes = merged.results.outcomes
         if format_ == "json":
-            _print_json(
+            print_json(
                 {
                     "out": str(out),
                     "files": len(outcomes),
@@ -206,59 +190,61 @@ def merge(
                 }
             )
         else:
-            _print(counted(outcome.label for outcome in outcomes))
+            print_line(counted(outcome.label for outcome in outcomes))
     policy = ExitPolicy(fail_on == "suspicious", require_face, allow_inconclusive, exit_zero)
     code = policy.code(outcome.label for outcome in outcomes)
     raise typer.Exit(ERROR if merged.missing else code)
 
 
 def report(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")],
-    report: Reports = REPORTS,
-    debug: Debug = False,
+    results: arguments.Results,
+    report: arguments.Reports = arguments.REPORTS,
+    debug: arguments.Debug = False,
 ) -> None:
     """Write the reports of a results folder anew, from its journal. Nothing is scanned."""
-    with _errors(debug):
+    with errors(debug=debug):
         wanted = _report_names(report)
         from deepscan.archive.journal import read_journal
 
         for path in _write_reports(read_journal(results), wanted):
-            _print(visible(f"wrote {path}"))
+            print_line(visible(f"wrote {path}"))
 
 
 @journal_app.command()
 def show(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")],
-    format_: Format = "text",
-    debug: Debug = False,
+    results: arguments.Results,
+    format_: arguments.Format = "text",
+    debug: arguments.Debug = False,
 ) -> None:
     """Tell what the journal says: the last run, its files by label, what is unfinished."""
-    with _errors(debug):
-        _check_format(format_)
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
         from deepscan.archive.journal import recall
 
         memory = recall(results)
         if format_ == "json":
-            _print_json(_facts(memory))
+            print_json(_facts(memory))
         else:
             for line in _told(memory):
-                _print(visible(line))
+                print_line(visible(line))
 
 
 @journal_app.command()
 def repair(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")],
-    debug: Debug = False,
+    results: arguments.Results,
+    debug: arguments.Debug = False,
 ) -> None:
     """Keep every whole line of a damaged journal; files whose lines are lost are scanned again."""
-    with _errors(debug):
+    with errors(debug=debug):
         from deepscan.archive.journal import repair as mend
 
         kept, lost = mend(results)
         if lost:
-            _print(f"{kept} lines kept, {lost} lost; the damaged journal lies beside the new one")
+            print_line(
+                f"{kept} lines kept, {lost} lost; the damaged journal lies beside the new one"
+            )
         else:
-            _print(f"{kept} lines, none of them lost")
+            print_line(f"{kept} lines, none of them lost")
 
 
 def _facts(memory: Memory) -> dict[str, Any]:
@@ -335,37 +321,3 @@ def _write_reports(results: Results, names: list[str]) -> list[Path]:
         write(results, results.folder / file)
         written.append(results.folder / file)
     return written
-
-
-@contextmanager
-def _errors(debug: bool) -> Iterator[None]:
-    try:
-        yield
-    except DeepscanError as error:
-        if debug:
-            traceback.print_exc()
-        _say(str(error))
-        raise typer.Exit(ERROR) from error
-
-
-def _check_format(format_: str) -> None:
-    if format_ not in ("text", "json"):
-        raise UsageError(f"--format {format_}: must be one of text, json")
-
-
-def _print(line: str) -> None:
-    """stdout may be a pipe that nobody reads any more: the exit code still counts."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    _print(json.dumps(values, sort_keys=True, ensure_ascii=True, allow_nan=False))
-
-
-def _say(line: str) -> None:
-    typer.echo(visible(f"deepscan: {line}"), err=True)

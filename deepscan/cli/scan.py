@@ -7,27 +7,44 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import os
 import re
 import signal
 import sys
 import traceback
 from collections import namedtuple
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from deepscan import __version__
+from deepscan.cli import arguments
 from deepscan.cli import engine as engine_cli
-from deepscan.cli import results as archive_cli
-from deepscan.errors import DeepscanError, OutputError, UsageError
+from deepscan.cli import results as results_cli
+from deepscan.cli.arguments import (
+    KINDS,
+    count,
+    kinds,
+    listed,
+    one_of,
+    rate,
+    seconds,
+    sinks,
+    size_in_bytes,
+)
+from deepscan.cli.console import (
+    errors,
+    is_terminal,
+    log_to_stderr,
+    print_aside,
+    print_line,
+    print_message,
+    silence_stdout,
+)
+from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ERROR, INTERRUPTED, OK, ExitPolicy, counted
 from deepscan.options import ScanOptions
 from deepscan.sinks.wording import clock, probability, visible
@@ -40,13 +57,6 @@ if TYPE_CHECKING:
     from deepscan.types import Label, Scanned, Skipped
 
 DEFAULTS = ScanOptions()
-KINDS = {  # what --write names -> the sink and what follows the name given by --out
-    "video": ("overlay", ".mp4"),
-    "masks": ("masks", ".masks.mkv"),
-    "json": ("record", ".json"),
-    "frames": ("frames", ".frames.jsonl"),
-    "html": ("html", ".html"),
-}
 _FOUND = ("video", "masks", "frames", "html")  # of an archive's files with a finding
 _ENDING = tuple(name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _PATTERN = re.compile(r"[*?]|\[.+\]")
@@ -63,41 +73,14 @@ verdicts moved, `deepscan verify` checks a result, `deepscan merge` joins the re
 """
 
 
-class _DefaultIsScan(TyperGroup):
-    """`deepscan VIDEO` means `deepscan scan VIDEO`, and `deepscan --help` tells about that."""
-
-    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]
-        if not args or (args[0] not in self.commands and args[0] != "--version"):
-            args = ["scan", *(args or ["--help"])]
-        return super().parse_args(ctx, args)
-
-
-class _Grouped(TyperCommand):
-    """Help with the options under headings, without the boxes of rich."""
-
-    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]
-        # An option whose value may be left out is beyond typer: the bare one means "all".
-        end = args.index("--") if "--" in args else len(args)
-        bare = "--allow-inconclusive"
-        args = [f"{bare}=all" if arg == bare else arg for arg in args[:end]] + args[end:]
-        return super().parse_args(ctx, args)
-
-    def format_options(self, ctx, formatter):  # type: ignore[no-untyped-def]
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if (told := parameter.get_help_record(ctx)) is not None:
-                panel = getattr(parameter, "rich_help_panel", None) or "Options"
-                groups.setdefault(panel, []).append(told)
-        for panel, lines in groups.items():
-            with formatter.section(panel):
-                formatter.write_dl(lines)
-
-
 app = typer.Typer(
-    cls=_DefaultIsScan, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    cls=arguments.DefaultIsScan,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.add_typer(engine_cli.app, name="engine")
-archive_cli.register(app)
+results_cli.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -108,263 +91,44 @@ def _group(version: Annotated[bool, typer.Option("--version")] = False) -> None:
         raise typer.Exit
 
 
-_RESULTS, _JUDGING = "What is written", "What is judged, and how"
-_ARCHIVE, _RUNNING = "Archives: which files", "Archives: how they are scanned"
-_CODES, _TELLING = "Exit code", "What is told"
-
-
-@app.command(cls=_Grouped, epilog=_EPILOG)
+@app.command(cls=arguments.Grouped, epilog=_EPILOG)
 def scan(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="VIDEO",
-            help="Videos or pictures; or an archive: folders, patterns such as 'in/**/*.mp4', "
-            "@LIST (a file that names files), - (such a list on stdin), addresses (s3://...).",
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=_RESULTS,
-            help="Write results: for RESULT.mp4 the verdict video and, beside it, "
-            "RESULT.masks.mkv, RESULT.json, RESULT.frames.jsonl and RESULT.html. "
-            "For several files or an archive: a folder. A folder that holds results already is "
-            "gone on with: what is done is not done again.",
-        ),
-    ] = None,
-    write: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_RESULTS,
-            help="Which of them, separated by commas: video,masks,json,frames,html. By default "
-            "all, in an archive json.",
-        ),
-    ] = None,
-    write_found: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_RESULTS,
-            help="Archives: which more where something was found. By default "
-            "video,masks,frames,html.",
-        ),
-    ] = None,
-    report: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_RESULTS,
-            help="Archives: reports over all files. By default html,csv,jsonl,sarif,junit; there "
-            "are sqlite and parquet too.",
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", rich_help_panel=_RESULTS, help="Overwrite results.")
-    ] = False,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            rich_help_panel=_ARCHIVE,
-            metavar="PATTERN",
-            help="Only what matches, such as '*.mp4' or 'cam1/**'. May be given again.",
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            rich_help_panel=_ARCHIVE, metavar="PATTERN", help="Not what matches. Likewise."
-        ),
-    ] = None,
-    follow_links: Annotated[
-        bool,
-        typer.Option(
-            "--follow-links",
-            rich_help_panel=_ARCHIVE,
-            help="Follow symbolic links; else each is reported as inconclusive.",
-        ),
-    ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            rich_help_panel=_RUNNING,
-            min=1,
-            help="Files at once for each device. By default 2 on a CPU, 4 on CUDA.",
-        ),
-    ] = None,
-    devices: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_RUNNING, help="cpu, or cuda:0,cuda:1,...: a model process on each."
-        ),
-    ] = None,
-    watch: Annotated[
-        bool,
-        typer.Option(
-            "--watch",
-            rich_help_panel=_RUNNING,
-            help="Go on for ever: scan what comes into the folders, until Ctrl-C.",
-        ),
-    ] = False,
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh",
-            rich_help_panel=_RUNNING,
-            help="Scan everything anew; the old journal is kept beside the new one.",
-        ),
-    ] = False,
-    paranoid: Annotated[
-        bool,
-        typer.Option(
-            "--paranoid",
-            rich_help_panel=_RUNNING,
-            help="Hash also files whose name, size and time are as they were.",
-        ),
-    ] = False,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_RUNNING,
-            metavar="I/N",
-            help="Only the I-th of N parts, for N machines; `deepscan merge` joins their results.",
-        ),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_RUNNING,
-            metavar="ray[...]",
-            help="Scan on a Ray cluster: ray, ray:HOST:PORT, ray:auto or ray://HOST:PORT. Archive "
-            "and results lie under the same paths on every node.",
-        ),
-    ] = None,
-    min_free: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_RUNNING, metavar="SIZE", help="Stop when less of the disk is free."
-        ),
-    ] = "512M",
-    decoder: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_JUDGING,
-            help="auto, decord or pyav.",
-        ),
-    ] = DEFAULTS.decoder,
-    engine: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_JUDGING,
-            help="auto, or RUNTIME[-DEVICE][-PRECISION]: openvino-bf16, torch-cuda, tensorrt, "
-            "torch-cpu-fp32. A named engine runs or fails; only auto looks for another.",
-        ),
-    ] = DEFAULTS.engine,
-    model: Annotated[
-        str, typer.Option(rich_help_panel=_JUDGING, help="Network to use.")
-    ] = DEFAULTS.model,
-    min_face: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_JUDGING, help="Smallest face that is judged, in pixels.", min=20
-        ),
-    ] = DEFAULTS.min_face,
-    min_coverage: Annotated[
-        float,
-        typer.Option(
-            rich_help_panel=_JUDGING,
-            help="Share of faces to be judged for a conclusion.",
-            min=0.0,
-            max=1.0,
-        ),
-    ] = DEFAULTS.min_coverage,
-    stride: Annotated[
-        int, typer.Option(rich_help_panel=_JUDGING, help="Judge every n-th frame only.", min=1)
-    ] = DEFAULTS.stride,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_JUDGING, metavar="TIME", help="Judge from here on: 90, 1:30 or 2m."
-        ),
-    ] = None,
-    end: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=_JUDGING, metavar="TIME", help="Judge up to here."),
-    ] = None,
-    triage: Annotated[
-        bool,
-        typer.Option(
-            "--triage",
-            rich_help_panel=_JUDGING,
-            help="A coarse pass first, then a dense one where it is uncertain.",
-        ),
-    ] = False,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_JUDGING,
-            metavar="TIME",
-            help="Time for each file, such as 2m; what is left undone is said.",
-        ),
-    ] = None,
-    max_false_alarms: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_JUDGING,
-            metavar="N/1000",
-            help="Choose the operating point: so many of 1000 unmanipulated files may be called "
-            "manipulated.",
-        ),
-    ] = None,
-    fail_on: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_CODES,
-            help="From which label on the exit code is 1: manipulated or suspicious.",
-        ),
-    ] = "manipulated",
-    require_face: Annotated[
-        bool,
-        typer.Option(
-            "--require-face", rich_help_panel=_CODES, help="Exit code 3 for a file without a face."
-        ),
-    ] = False,
-    allow_inconclusive: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_CODES,
-            metavar="[=N]",
-            help="Exit code 0 instead of 3; with =N for N inconclusive files at most.",
-        ),
-    ] = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=_CODES,
-            metavar="FILE",
-            help="Archives: verdicts that were reviewed and accepted do not count.",
-        ),
-    ] = None,
-    exit_zero: Annotated[
-        bool,
-        typer.Option(
-            "--exit-zero",
-            rich_help_panel=_CODES,
-            help="Always exit 0; for those who read the record.",
-        ),
-    ] = False,
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            rich_help_panel=_TELLING,
-            help="The answer on stdout: text, or json (one line a file).",
-        ),
-    ] = "text",
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", rich_help_panel=_TELLING, help="No progress, no log.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", rich_help_panel=_TELLING, help="Log more; show tracebacks.")
-    ] = False,
+    inputs: arguments.Inputs,
+    out: arguments.Out = None,
+    write: arguments.Write = None,
+    write_found: arguments.WriteFound = None,
+    report: arguments.Report = None,
+    force: arguments.Force = False,
+    include: arguments.Include = None,
+    exclude: arguments.Exclude = None,
+    follow_links: arguments.FollowLinks = False,
+    jobs: arguments.Jobs = None,
+    devices: arguments.Devices = None,
+    watch: arguments.Watch = False,
+    fresh: arguments.Fresh = False,
+    paranoid: arguments.Paranoid = False,
+    shard: arguments.Shard = None,
+    cluster: arguments.Cluster = None,
+    min_free: arguments.MinFree = "512M",
+    decoder: arguments.Decoder = DEFAULTS.decoder,
+    engine: arguments.Engine = DEFAULTS.engine,
+    model: arguments.Model = DEFAULTS.model,
+    min_face: arguments.MinFace = DEFAULTS.min_face,
+    min_coverage: arguments.MinCoverage = DEFAULTS.min_coverage,
+    stride: arguments.Stride = DEFAULTS.stride,
+    start: arguments.Start = None,
+    end: arguments.End = None,
+    triage: arguments.Triage = False,
+    budget: arguments.Budget = None,
+    max_false_alarms: arguments.MaxFalseAlarms = None,
+    fail_on: arguments.FailOn = "manipulated",
+    require_face: arguments.RequireFace = False,
+    allow_inconclusive: arguments.AllowInconclusive = None,
+    baseline: arguments.Baseline = None,
+    exit_zero: arguments.ExitZero = False,
+    format_: arguments.Format = "text",
+    quiet: arguments.Quiet = False,
+    debug: arguments.Debug = False,
 ) -> None:
     """Scan videos for manipulated faces: a verdict for each, masks, a record and a report.
 
@@ -372,24 +136,24 @@ def scan(
 
     deepscan ARCHIVE --out RESULTS
     """
-    _log(quiet=quiet, debug=debug)
-    try:
+    log_to_stderr(quiet=quiet, debug=debug)
+    with errors(debug=debug):
         options = ScanOptions(
-            decoder=_one_of("--decoder", decoder, ("auto", "decord", "pyav")),  # type: ignore[arg-type]
+            decoder=one_of("--decoder", decoder, ("auto", "decord", "pyav")),  # type: ignore[arg-type]
             engine=engine,
             model=model,
             min_face=min_face,
             min_coverage=min_coverage,
             stride=stride,
-            start=_seconds("--start", start) or 0.0,
-            end=_seconds("--end", end),
+            start=seconds("--start", start) or 0.0,
+            end=seconds("--end", end),
             triage=triage,
-            budget=_seconds("--budget", budget),
-            false_alarm_rate=_rate("--max-false-alarms", max_false_alarms),
+            budget=seconds("--budget", budget),
+            false_alarm_rate=rate("--max-false-alarms", max_false_alarms),
         )
-        _one_of("--format", format_, ("text", "json"))
-        _one_of("--fail-on", fail_on, ("manipulated", "suspicious"))
-        allowed = _count("--allow-inconclusive", allow_inconclusive)
+        one_of("--format", format_, ("text", "json"))
+        one_of("--fail-on", fail_on, ("manipulated", "suspicious"))
+        allowed = count("--allow-inconclusive", allow_inconclusive)
         policy = ExitPolicy(fail_on == "suspicious", require_face, False, exit_zero)
         wanted = {  # what makes an archive of a few files
             "--write-found": write_found,
@@ -418,47 +182,38 @@ def scan(
             out,
             options,
             Archived(
-                write=_sinks("--write", write or "json"),
-                write_found=_sinks("--write-found", write_found or ",".join(_FOUND)),
-                reports=_listed(report or ",".join(_REPORTS)),
+                write=sinks("--write", write or "json"),
+                write_found=sinks("--write-found", write_found or ",".join(_FOUND)),
+                reports=listed(report or ",".join(_REPORTS)),
                 include=tuple(include or ()),
                 exclude=tuple(exclude or ()),
                 follow_links=follow_links,
                 jobs=jobs,
-                devices=_listed(devices or ""),
+                devices=listed(devices or ""),
                 fresh=fresh,
                 paranoid=paranoid,
                 shard=shard,
                 cluster=cluster,
                 watch=watch,
-                min_free=_bytes("--min-free", min_free),
+                min_free=size_in_bytes("--min-free", min_free),
                 baseline=baseline,
             ),
             lambda labels: _allowing(policy, labels, allowed).code(labels),
             format_,
             quiet=quiet,
         )
-    except DeepscanError as error:
-        _fail(error, debug=debug)
-    except BrokenPipeError as error:
-        # Typer would take it for a reader of stdout that left and exit with 1, "manipulated".
-        raise RuntimeError("a pipe broke inside the scan") from error
     raise typer.Exit(code)
 
 
 @app.command()
-def doctor(
-    format_: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
-) -> None:
+def doctor(format_: arguments.Format = "text") -> None:
     """Tell what works on this machine: versions, decoders, engines, the model's self-test."""
     from deepscan.cli.doctor import examine
 
-    try:
-        _one_of("--format", format_, ("text", "json"))
+    with errors():
+        one_of("--format", format_, ("text", "json"))
         report = examine(DEFAULTS)
-    except DeepscanError as error:
-        _fail(error, debug=False)
-    typer.echo(report.to_json() if format_ == "json" else report.to_text())
+        print_line(report.to_json() if format_ == "json" else report.to_text())
     raise typer.Exit(0 if report.ok else ERROR)
 
 
@@ -480,22 +235,18 @@ def _scan_all(
     labels: list[Label] = []
     with Scanner(options) as scanner:
         try:
-            with Bar(enabled=not quiet and _is_terminal(sys.stderr)) as bar:
+            with Bar(enabled=not quiet and is_terminal(sys.stderr)) as bar:
                 for path, target in zip(inputs, targets, strict=True):
                     outcome = scanner.scan(path, target, force=force, progress=bar.of(path))
                     labels.append(outcome.label)
                     bar.finish()
-                    _print(_told(outcome, format_))
+                    print_line(_told(outcome, format_))
         finally:  # also what was done before an error or Ctrl-C is counted
             if format_ == "text":
-                _print(counted(labels))
+                print_line(counted(labels))
             elif not quiet:
-                _print_aside(counted(labels))
+                print_aside(counted(labels))
     return labels
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
 
 
 def _told(outcome: Scanned | Skipped, format_: str) -> str:
@@ -513,36 +264,18 @@ def _told(outcome: Scanned | Skipped, format_: str) -> str:
     return json.dumps(record, sort_keys=True, ensure_ascii=True, allow_nan=False)
 
 
-def _print(text: str) -> None:
-    """stdout may be a pipe that nobody reads any more: the exit code still counts."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        _silence_stdout()
-    except OSError as error:
-        _silence_stdout()
-        raise OutputError(f"the answer cannot be written to stdout: {error.strerror}") from error
-
-
-def _silence_stdout() -> None:
-    """Python flushes stdout once more at its end; let that go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
 def _targets(inputs: list[Path], out: Path | None, write: str | None) -> list[dict[str, Path]]:
     """For each input the files to write: sink -> path."""
     if out is None:
         if write is not None:
             raise UsageError("--write without --out: name what to write to, --out RESULT.mp4")
         return [{} for _ in inputs]
-    kinds = _kinds("--write", ",".join(KINDS) if write is None else write)
+    chosen = kinds("--write", ",".join(KINDS) if write is None else write)
     if len(inputs) == 1 and not out.is_dir():
         stem = out.name.removesuffix(out.suffix)
         if out.suffix.lower() not in (".mp4", ".json", ".html", ""):
             raise UsageError(f"--out {out}: name the verdict video, RESULT.mp4")
-        return [{KINDS[k][0]: out.with_name(stem + KINDS[k][1]) for k in kinds}]
+        return [{KINDS[k][0]: out.with_name(stem + KINDS[k][1]) for k in chosen}]
     if out.suffix and not out.is_dir():
         raise UsageError(f"--out {out} is one file for {len(inputs)} inputs: name a folder")
     try:
@@ -552,7 +285,7 @@ def _targets(inputs: list[Path], out: Path | None, write: str | None) -> list[di
     stems = [path.stem for path in inputs]
     if len({stem.casefold() for stem in stems}) < len(stems):
         stems = [f"{stem}-{number}" for number, stem in enumerate(stems, start=1)]
-    return [{KINDS[k][0]: out / (stem + KINDS[k][1]) for k in kinds} for stem in stems]
+    return [{KINDS[k][0]: out / (stem + KINDS[k][1]) for k in chosen} for stem in stems]
 
 
 @dataclass(frozen=True, slots=True)
@@ -666,12 +399,12 @@ def _scan_archive(
             )
         for outcome in ended.outcomes:
             if format_ == "json":
-                _print(json.dumps(outcome.to_json(), sort_keys=True, allow_nan=False))
+                print_line(json.dumps(outcome.to_json(), sort_keys=True, allow_nan=False))
             elif outcome.label not in _QUIET_LABELS:
-                _print(_told_shortly(outcome, accepted=accepts(outcome)))
+                print_line(_told_shortly(outcome, accepted=accepts(outcome)))
             told[outcome.name] = outcome
         for error in ended.report_errors:
-            _say(f"a report could not be written: {error}")
+            print_message(f"a report could not be written: {error}")
         return ended
 
     try:
@@ -680,9 +413,9 @@ def _scan_archive(
             return INTERRUPTED
         ended = scan_once(crew, ways)
         if not quiet and (passed := _passed_over(ended.counts)):
-            _say(passed)
+            print_message(passed)
         if ended.interrupted:
-            _say("the same command goes on from here")
+            print_message("the same command goes on from here")
         return ended.exit_code
     finally:
         if told:
@@ -690,9 +423,9 @@ def _scan_archive(
             if accepted := sum(map(accepts, told.values())):
                 counts += f" ({accepted} accepted by the baseline)"
             if format_ == "text":
-                _print(counts)
+                print_line(counts)
             elif not quiet:
-                _print_aside(counts)
+                print_aside(counts)
 
 
 def _watch(
@@ -791,119 +524,6 @@ def _allowing(policy: ExitPolicy, labels: Sequence[Label], allowed: int | None) 
     return replace(policy, allow_inconclusive=passes)
 
 
-# From words to numbers
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def _kinds(option: str, text: str) -> tuple[str, ...]:
-    kinds = _listed(text)
-    for kind in kinds:
-        _one_of(option, kind, tuple(KINDS))
-    if not kinds:
-        raise UsageError(f"{option} names nothing; there are {', '.join(KINDS)}")
-    return kinds
-
-
-def _sinks(option: str, text: str) -> tuple[str, ...]:
-    if text == "none":
-        return ()
-    return tuple(KINDS[kind][0] for kind in _kinds(option, text))
-
-
-def _seconds(option: str, text: str | None) -> float | None:
-    """ "90", "1:30", "0:01:30.5", "90s", "2m", "1h" in seconds."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)([smh]?)", text)
-    if found is None or (found[2] and found[4]):
-        raise UsageError(f"{option} {text}: give seconds, 1:30, 90s, 2m or 1h")
-    unit = {"": 1, "s": 1, "m": 60, "h": 3600}[found[4]]
-    return int(found[1] or 0) * 3600 + int(found[2] or 0) * 60 + float(found[3]) * unit
-
-
-def _bytes(option: str, text: str) -> int:
-    """ "512M", "2G", "0" in bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text, re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"{option} {text}: give a size such as 500M or 2G")
-    return int(float(found[1]) * 1024 ** "_KMGT".index(found[2].upper() or "_"))
-
-
-def _rate(option: str, text: str | None) -> float | None:
-    """ "5/1000" as a share."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+)", text)
-    if found is None or not 0 < float(found[1]) < int(found[2]):
-        raise UsageError(f"{option} {text}: give N/1000, such as 5/1000")
-    return float(found[1]) / int(found[2])
-
-
-def _count(option: str, text: str | None) -> int | None:
-    """ "all" or a number; None if the option is not there."""
-    if text is None:
-        return None
-    if text == "all":
-        return sys.maxsize
-    if not re.fullmatch(r"\d{1,12}", text):
-        raise UsageError(f"{option}={text}: give a number of files, or nothing")
-    return int(text)
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise UsageError(f"{option} {value}: must be one of {', '.join(allowed)}")
-    return value
-
-
-class _Harmless(logging.Formatter):
-    """Log lines name files, and a file name can hold what moves the cursor of a terminal."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return visible(super().formatMessage(record))
-
-
-class _ToStderr(logging.StreamHandler[TextIO]):
-    """Writes to what stderr is at that moment: a live view takes its place for a while."""
-
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, stream: TextIO) -> None:
-        """Nothing: stderr it is."""
-
-
-def _log(*, quiet: bool, debug: bool) -> None:
-    level = logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING
-    handler = _ToStderr()
-    handler.setFormatter(_Harmless("deepscan: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("deepscan").setLevel(level)
-
-
-def _fail(error: DeepscanError, *, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exc()
-    _say(str(error))
-    raise typer.Exit(ERROR) from error
-
-
-def _say(text: str) -> None:
-    """One line on stderr."""
-    _print_aside(visible(f"deepscan: {text}"))
-
-
-def _print_aside(text: str) -> None:
-    """To stderr; if nobody reads that, the exit code still counts."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -919,16 +539,16 @@ def run() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except SystemExit:  # typer's only one: nobody reads the help any more
-        _silence_stdout()
+        silence_stdout()
         code = OK
     except Exception as error:
         # Typer brings its own copy of click, older ones do not: their errors have no common name.
         wrong_usage = getattr(error, "format_message", None)
         if wrong_usage is None:
             traceback.print_exc()
-            _say("this is a bug, please report it with the lines above")
+            print_message("this is a bug, please report it with the lines above")
         else:
-            _say(f"{wrong_usage()} See deepscan --help")
+            print_message(f"{wrong_usage()} See deepscan --help")
         code = ERROR
     for name in ("SIGINT", *_ENDING):  # all is done: a second Ctrl-C must not change the code
         signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -937,5 +557,5 @@ def run() -> NoReturn:
     # code. The next such text takes the mark away, and a named tuple is made of one.
     namedtuple("_Unmark", ())
     if code == INTERRUPTED:
-        _say("interrupted; nothing half-written was left")
+        print_message("interrupted; nothing half-written was left")
     sys.exit(code)

@@ -17,8 +17,10 @@ import pytest
 
 import deepscan
 import deepscan.scan.scanner
+from deepscan.cli import arguments
 from deepscan.cli import scan as cli
 from deepscan.errors import EngineError, OutputError
+from deepscan.sinks import SINKS
 from tests.conftest import make_face_clip
 
 ROOT = Path(__file__).parents[2]
@@ -337,7 +339,7 @@ def test_the_options_reach_the_scan(deepscan_cli, clips):
 
 
 def test_every_write_names_a_sink():
-    assert {kind for kind, _ in cli.KINDS.values()} == set(deepscan.scan.scanner.SINKS)
+    assert {kind for kind, _ in arguments.KINDS.values()} == set(SINKS)
 
 
 # Archives
@@ -605,18 +607,18 @@ def test_wrong_usage_of_archives(deepscan_cli, crews, archive, tmp_path, args):
      ("0", 0), ("1.5m", 90)],
 )  # fmt: skip
 def test_times(text, seconds):
-    assert cli._seconds("--start", text) == seconds
+    assert arguments.seconds("--start", text) == seconds
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("0", 0), ("512M", 2**29), ("2G", 2**31), ("1.5k", 1536), ("7", 7)]
 )
 def test_sizes(text, size):
-    assert cli._bytes("--min-free", text) == size
+    assert arguments.size_in_bytes("--min-free", text) == size
 
 
 def test_false_alarms_as_a_rate():
-    assert cli._rate("--max-false-alarms", "5/1000") == 0.005
+    assert arguments.rate("--max-false-alarms", "5/1000") == 0.005
 
 
 # In a shell

@@ -1,0 +1,139 @@
+"""The console: answers on stdout, messages and the log on stderr, errors as exit codes.
+
+Names of files come from outside: whatever hides or moves text on a terminal is written out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+import typer
+
+from deepscan.errors import DeepscanError, OutputError
+from deepscan.exit_codes import ERROR
+from deepscan.sinks.wording import visible
+
+
+def print_line(text: str) -> None:
+    """Answer on stdout. It may be a pipe that nobody reads any more: the exit code still counts.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        silence_stdout()
+    except OSError as error:
+        silence_stdout()
+        raise OutputError(f"the answer cannot be written to stdout: {error.strerror}") from error
+
+
+def print_json(values: Any) -> None:
+    """Answer with one line of JSON."""
+    print_line(json.dumps(values, sort_keys=True, allow_nan=False, default=str))
+
+
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A framed table on a terminal; elsewhere columns that other programs can cut."""
+    rows = [[visible(cell) for cell in row] for row in rows]
+    if is_terminal(sys.stdout):
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*head, title=visible(title))
+        for row in rows:
+            table.add_row(*row)
+        Console(markup=False).print(table)
+        return
+    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
+    print_line(visible(title))
+    for row in [head, *rows]:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print_line(f"  {'  '.join(cells).rstrip()}")
+
+
+def print_message(text: str) -> None:
+    """One line of deepscan's own on stderr."""
+    print_aside(visible(f"deepscan: {text}"))
+
+
+def print_aside(text: str) -> None:
+    """A line on stderr; if nobody reads that, the exit code still counts."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person may be looking."""
+    return stream is not None and stream.isatty()
+
+
+def silence_stdout() -> None:
+    """Python flushes stdout once more at its end; let that go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def errors(*, debug: bool = False) -> Iterator[None]:
+    """An error of deepscan ends the command with one line and exit code 2."""
+    try:
+        yield
+    except DeepscanError as error:
+        if debug:
+            traceback.print_exc()
+        print_message(str(error))
+        raise typer.Exit(ERROR) from error
+    except BrokenPipeError as error:
+        # Typer would take it for a reader of stdout that left and exit with 1, "manipulated".
+        raise RuntimeError("a pipe broke inside the command") from error
+
+
+def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
+    """Show warnings of deepscan on stderr; only errors if `quiet`, everything if `debug`."""
+    level = logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, handlers=[_handler()])
+    logging.getLogger("deepscan").setLevel(level)
+
+
+def show_steps() -> None:
+    """Show on stderr what a build is at: it takes minutes."""
+    steps = logging.getLogger("deepscan.engines.steps")
+    if not steps.handlers:
+        steps.addHandler(_handler())
+    steps.setLevel(logging.INFO)
+    steps.propagate = False
+
+
+def _handler() -> logging.Handler:
+    handler = _ToStderr()
+    handler.setFormatter(_Harmless("deepscan: %(message)s"))
+    return handler
+
+
+class _Harmless(logging.Formatter):
+    """Log lines name files, and a file name can hold what moves the cursor of a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return visible(super().formatMessage(record))
+
+
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at that moment: a live view takes its place for a while."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        """Nothing: stderr it is."""
