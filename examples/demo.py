@@ -20,7 +20,7 @@ import typer
 from skimage import data
 
 from deepscan.cli.progress import Bar
-from deepscan.cli.text_answer import answer
+from deepscan.cli.text_answer import text_answer
 from deepscan.errors import DeepscanError
 from deepscan.exit_codes import counted
 from deepscan.faces.mtcnn import MTCNNDetector
@@ -171,7 +171,7 @@ def main(
     except DeepscanError as error:
         typer.echo(f"demo: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(answer(outcome))
+    typer.echo(text_answer(outcome))
     if not isinstance(outcome, Scanned):
         raise typer.Exit(2)
     result = compare(outcome, truth)

@@ -251,9 +251,9 @@ def _scan_all(
 
 def _told(outcome: Scanned | Skipped, format_: str) -> str:
     if format_ == "text":
-        from deepscan.cli.text_answer import answer
+        from deepscan.cli.text_answer import text_answer
 
-        return answer(outcome)
+        return text_answer(outcome)
     from deepscan.sinks.record import error_record, host_facts, record_of
     from deepscan.types import Scanned
 

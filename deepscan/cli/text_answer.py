@@ -1,11 +1,12 @@
-"""The answer on stdout, as text: what was found in a file, where, and what it does not mean."""
+"""The text answer on stdout: what was found in a file, where, and what it does not mean.
+
+Headline, sentences and caveat are those of the record and the page.
+"""
 
 from __future__ import annotations
 
 from deepscan.sinks.wording import (
     clock,
-    coverage_sentence,
-    interval_sentence,
     probability,
     visible,
     wording_of,
@@ -14,28 +15,25 @@ from deepscan.sinks.wording import (
 from deepscan.types import Scanned, Skipped
 
 
-def answer(outcome: Scanned | Skipped) -> str:
+def text_answer(outcome: Scanned | Skipped) -> str:
     """Several lines about one file; names are made harmless for a terminal."""
     if isinstance(outcome, Skipped):
-        words = wording_without_verdict(outcome.label)
-        lines = [words.headline, f"{outcome.reason.code}: {outcome.reason.text}"]
-        return _told(outcome, lines)
-    verdict = outcome.scan.verdict
-    words = wording_of(verdict)
-    lines = [words.headline]
-    for interval in verdict.intervals:
-        lines.append(
-            f"face {interval.track_id}  {clock(interval.start)} to {clock(interval.end)}  "
-            f"{interval.label}, P(manipulated) {probability(interval.score)}"
-        )
-        lines.append(f"  {interval_sentence(interval, verdict)}")
-    lines.append(coverage_sentence(verdict))
-    lines += [f"{reason.code}: {reason.text}" for reason in verdict.reasons]
+        words, reasons = wording_without_verdict(outcome.label), [outcome.reason]
+        lines = [words.headline]
+    else:
+        verdict = outcome.scan.verdict
+        words, reasons = wording_of(verdict), list(verdict.reasons)
+        lines = [words.headline]
+        for interval, sentence in zip(verdict.intervals, words.sentences, strict=False):
+            lines.append(
+                f"face {interval.track_id}  {clock(interval.start)} to {clock(interval.end)}  "
+                f"{interval.label}, P(manipulated) {probability(interval.score)}"
+            )
+            lines.append(f"  {sentence}")
+        if not verdict.intervals:
+            lines += words.sentences
+    lines += [f"{reason.code}: {reason.text}" for reason in reasons]
     lines.append(words.does_not_mean)
-    return _told(outcome, lines)
-
-
-def _told(outcome: Scanned | Skipped, lines: list[str]) -> str:
     lines += [f"wrote {output.path}" for output in outcome.outputs]
     head = f"{outcome.path}: {outcome.label}"
     return "\n".join([visible(head), *(f"  {visible(line)}" for line in lines)])

