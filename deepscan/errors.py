@@ -7,6 +7,7 @@ DeepscanError                   has `reason`, a stable code, and a message: what
 │   ├── CorruptError            corrupt: nothing in it can be decoded
 │   ├── UnsupportedError        unsupported: a format or codec outside the allow-list
 │   ├── NoVideoError            no_video: decodes, but holds no picture stream
+│   │   └── NoStreamError       no_video: holds fewer picture streams than the one asked for
 │   ├── LimitError              limit_size, limit_pixels, limit_frames, limit_streams, limit_time,
 │   │                           limit_memory: a limit stopped the file
 │   ├── DecoderCrash            decoder_crash: native code died in the worker process
@@ -59,6 +60,10 @@ class NoVideoError(VideoError):
     """The file decodes but holds no picture stream."""
 
     reason = "no_video"
+
+
+class NoStreamError(NoVideoError):
+    """The file holds pictures, but not so many streams of them."""
 
 
 class LimitError(VideoError):

@@ -25,7 +25,14 @@ from deepscan.c2pa import read_provenance
 from deepscan.engines.engine import Engine
 from deepscan.engines.load import load_engine
 from deepscan.engines.packages import installed_versions
-from deepscan.errors import CorruptError, NoVideoError, UsageError, VideoError
+from deepscan.errors import (
+    CorruptError,
+    LimitError,
+    NoStreamError,
+    NoVideoError,
+    UsageError,
+    VideoError,
+)
 from deepscan.faces import DETECTORS
 from deepscan.faces.detector import FaceDetector
 from deepscan.files import (
@@ -445,9 +452,9 @@ class _FileScan:
         found: list[Verdict | VideoError] = []
         if not any(reason.startswith(OTHER_STREAMS) for reason in report.reasons):
             return found
-        while True:
+        for stream in range(1, self._options.limits.streams + 2):
             try:
-                with self._open("pyav", len(found) + 1) as reader:
+                with self._open("pyav", stream) as reader:
                     evidence = Evidence()
                     results = self._analyze(reader.frames())
                     with closing(results):
@@ -456,10 +463,17 @@ class _FileScan:
                     found.append(
                         self._decide(evidence, account_streams(reader.report(), ()), reader.info)
                     )
-            except NoVideoError:
-                return found
+            except NoStreamError:
+                break
+            except NoVideoError:  # a sound behind a picture
+                continue
+            except LimitError as error:
+                found.append(error)
+                if error.reason == "limit_streams":
+                    break
             except VideoError as error:
                 found.append(error)
+        return found
 
     def _decide(
         self,

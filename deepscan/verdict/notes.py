@@ -4,8 +4,9 @@ A part that the user asked for is judged like a whole file: the label is that of
 reason `part` says which. What the user did not ask to leave out, but a budget cut off, forbids
 every label that says nothing was found: the file is at best inconclusive, for the reason `budget`.
 
-Players show one picture stream; a scan that looked only at that one could be led past the other. So
-the verdict of a file is the gravest that any of its picture streams gets.
+Players show one picture stream, and viewers of a picture no video behind it; a scan that looked
+only at what they show could be led past the rest. So the verdict of a file is the gravest that any
+of its picture streams gets.
 """
 
 from __future__ import annotations
@@ -105,6 +106,8 @@ def stream_note(number: int, other: Verdict | VideoError) -> str:
     if isinstance(other, VideoError):
         return f"picture stream {number + 1} could not be read: {other}"
     spans = ", ".join(f"{i.start:.1f} s to {i.end:.1f} s {i.label}" for i in other.intervals)
-    size = f"{other.video.width}x{other.video.height}" if other.video else "unknown size"
+    video = other.video
+    size = f"{video.width}x{video.height}" if video else "unknown size"
+    kind = "" if video is None else ", a picture" if video.still else f", {video.container} video"
     told = f" ({spans})" if spans else ""
-    return f"picture stream {number + 1}, {size}, was judged too: {other.label}{told}"
+    return f"picture stream {number + 1}, {size}{kind}, was judged too: {other.label}{told}"

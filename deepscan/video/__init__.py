@@ -26,7 +26,8 @@ def open_video(
 
     `decoder` "auto" lets decord read what it is proven to read right and PyAV all else. With
     `isolate` the file is decoded in a process of its own, and neither av nor decord is imported
-    into this one. `stream` chooses among several picture streams, 0 being the largest.
+    into this one. `stream` chooses among several picture streams, 0 being the largest; in a picture
+    file 0 is its picture, and 1 and on are the pictures and videos that lie behind it.
     Symbolic links are not followed: resolve them first.
 
     Raises:

@@ -14,6 +14,7 @@ from deepscan.errors import DecoderCrash, DecoderHang, LimitError, UnsupportedEr
 from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video.contract import READERS, VideoReader
+from deepscan.video.embedded import cut_out
 from deepscan.video.input_file import Source, open_source, still_format
 from deepscan.video.isolation.reader import IsolatedReader
 from deepscan.video.readers.fallback import TakeoverReader
@@ -108,6 +109,9 @@ def _open(
     with ExitStack() as held:
         source = open_source(path, limits, stream)
         held.callback(os.close, source.descriptor)
+        if stream and still_format(source) is not None:
+            source = cut_out(source, limits)
+            held.callback(os.close, source.descriptor)
 
         def reopen(why: str) -> VideoReader:
             return opening(source, "pyav", why)

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from deepscan.errors import CorruptError, LimitError, NoVideoError, UnsupportedError
+from deepscan.errors import (
+    CorruptError,
+    LimitError,
+    NoStreamError,
+    NoVideoError,
+    UnsupportedError,
+)
 from deepscan.options import Limits
 from deepscan.video.contract import OTHER_STREAMS
 from deepscan.video.input_file import Source
@@ -146,7 +152,7 @@ def pick_stream(
     """Choose the picture stream that `source.stream` names, cover art apart, and describe it.
 
     Raises:
-        NoVideoError: no picture stream, only cover art, or not so many streams.
+        NoVideoError: no picture stream, only cover art, or (NoStreamError) not so many streams.
         UnsupportedError: a codec outside the allow-list.
         LimitError: the pictures are larger than allowed.
     """
@@ -158,7 +164,7 @@ def pick_stream(
         what = "only cover art" if videos else "no picture stream"
         raise NoVideoError(f"{source.path}: holds {what}")
     if source.stream >= len(films):
-        raise NoVideoError(f"{source.path}: holds {len(films)} picture streams")
+        raise NoStreamError(f"{source.path}: holds {len(films)} picture streams")
     stream = sorted(films, key=_area, reverse=True)[source.stream]
     context = stream.codec_context
     if context is None or context.name not in CODECS:

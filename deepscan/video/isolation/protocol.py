@@ -40,6 +40,7 @@ ERRORS: dict[str, type[errors.VideoError]] = {
     for kind in (
         errors.CorruptError,
         errors.UnsupportedError,
+        errors.NoStreamError,  # before its base: the first that fits is sent
         errors.NoVideoError,
         errors.UnreadableError,
         errors.DecoderCrash,

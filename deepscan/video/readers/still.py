@@ -13,6 +13,7 @@ import numpy as np
 from deepscan.errors import CorruptError, LimitError, UnsupportedError
 from deepscan.options import Limits
 from deepscan.types import Colour, Frame, Image, ReadReport, VideoInfo
+from deepscan.video.embedded import parts_of, unread
 from deepscan.video.input_file import Source
 from deepscan.video.probe import check_size
 
@@ -55,6 +56,8 @@ class StillReader:
     def __init__(self, source: Source, kind: str, *, limits: Limits, reason: str = REASON) -> None:
         self._done = False
         image, rotation, mode = _read(source, kind, limits)
+        inside = len(parts_of(source))
+        self._unread = (unread(source, inside),) if inside else ()
         self._image = image
         self._info = VideoInfo(
             path=source.path,
@@ -86,9 +89,9 @@ class StillReader:
             yield Frame(0, 0, 0.0, self._image)
 
     def report(self) -> ReadReport:
-        reasons = () if self._done else ("stopped: the picture was not read",)
+        reasons = self._unread if self._done else ("stopped: the picture was not read",)
         return ReadReport(
-            int(self._done), 0, self._done, reasons, "pillow", self._info.decoder_reason
+            int(self._done), 0, not reasons, reasons, "pillow", self._info.decoder_reason
         )
 
     def close(self) -> None:

@@ -1,0 +1,205 @@
+"""Finds what a picture file holds behind or inside its picture: a video, or further pictures.
+
+A phone puts a short video behind a JPEG (a motion photo), a camera a second view or a large preview
+(MPF, MPO). Viewers show the first picture; a scan that looked only at that one could be led past
+the rest. What is found is cut out into a file without a name and read like a file of its own.
+
+What a file says about its parts (XMP, MPF) is not asked: it may be left out, or lie.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from deepscan.errors import LimitError, NoStreamError, UnreadableError
+from deepscan.options import Limits
+from deepscan.video.contract import OTHER_STREAMS
+from deepscan.video.input_file import Source, still_format
+
+# How a video begins: the first box of an MP4 with its brand, the head of Matroska, that of AVI.
+VIDEO_HEADS = re.compile(
+    rb"\x00\x00\x00[\x10-\xff]ftyp[ -~]{4}|"
+    rb"\x1aE\xdf\xa3.{1,48}?\x42\x82.{1,8}?(?:matroska|webm)|"
+    rb"RIFF....AVI LIST",
+    re.DOTALL,
+)
+STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+MOST_BOXES = 100_000  # at the top of an MP4
+PIECE = 2**20  # bytes that are looked through at once
+OVERLAP = 96  # bytes, more than any head
+LONGEST_TAG = 2**16  # bytes of a JPEG's tag with its marker
+# A map of brightness for HDR screens lies behind most phone pictures and is no view of anything.
+GAIN_MAP = (b"hdrgm:", b"urn:iso:std:iso:ts:21496", b":aux:hdrgainmap")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes [start, stop) of a picture file that are a picture or a video of their own."""
+
+    kind: Literal["picture", "video"]
+    start: int
+    stop: int
+
+
+def parts_of(source: Source) -> list[Part]:
+    """Everything in a picture file beside its picture, in the order of its bytes.
+
+    Without the small previews that lie in a picture's own tags, and maps of brightness.
+    """
+    parts = list(_videos(source))
+    first_video = parts[0].start if parts else source.size
+    if still_format(source) == "JPEG":
+        parts += _pictures_behind(source, first_video)
+    return sorted(parts, key=lambda part: part.start)
+
+
+def unread(source: Source, count: int) -> str:
+    """The reason that stands in the report of whoever read only the picture."""
+    return f"{OTHER_STREAMS}: {count} more in the file {source.path.name}, one picture was read"
+
+
+def cut_out(source: Source, limits: Limits) -> Source:
+    """The part that `source.stream` names, 1 being the first, as an open file without a name.
+
+    Raises:
+        NoStreamError: there are not so many.
+        LimitError: there are more than may be looked at.
+        UnreadableError: there is no room to put it.
+    """
+    parts = parts_of(source)
+    if source.stream > len(parts):
+        raise NoStreamError(f"{source.path}: holds {len(parts)} pictures and videos inside")
+    if source.stream > limits.streams:
+        raise LimitError(
+            "limit_streams",
+            f"{source.path}: {len(parts)} pictures and videos inside, the limit is "
+            f"{limits.streams}",
+        )
+    part = parts[source.stream - 1]
+    try:
+        with tempfile.TemporaryFile(prefix="deepscan-") as file:
+            for place in range(part.start, part.stop, PIECE):
+                data = os.pread(source.descriptor, min(PIECE, part.stop - place), place)
+                file.write(data)
+            file.flush()
+            descriptor = os.dup(file.fileno())
+    except OSError as error:
+        raise UnreadableError(
+            f"{source.path}: the {part.kind} at byte {part.start} cannot be put into the temporary "
+            f"folder ({error.strerror}): free some space or set TMPDIR"
+        ) from error
+    size = os.fstat(descriptor).st_size
+    return replace(source, descriptor=descriptor, size=size, stream=0)
+
+
+def _videos(source: Source) -> Iterator[Part]:
+    """The videos; one that lies in another is part of it."""
+    place = 1
+    while (start := _next_video(source, place)) is not None:
+        place = _end_of_video(source, start)
+        yield Part("video", start, place)
+
+
+def _next_video(source: Source, place: int) -> int | None:
+    last = b""
+    while data := os.pread(source.descriptor, PIECE, place):
+        whole = last + data
+        for found in VIDEO_HEADS.finditer(whole):
+            if found.group()[8:12] not in STILL_BRANDS:
+                return place - len(last) + found.start()
+        last = whole[-OVERLAP:]
+        place += len(data)
+    return None
+
+
+def _end_of_video(source: Source, start: int) -> int:
+    """Where the boxes of an MP4 end, or another begins; for anything else the end of the file."""
+    place, kind = start, os.pread(source.descriptor, 8, start)[4:]
+    if kind != b"ftyp":
+        return source.size
+    for _ in range(MOST_BOXES):
+        head = os.pread(source.descriptor, 16, place)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        elif length == 0:
+            return source.size
+        if length < 8 or not kind.isalnum() or (kind == b"ftyp" and place > start):
+            return min(place, source.size)
+        place += length
+    return min(place, source.size)
+
+
+def _pictures_behind(source: Source, stop: int) -> Iterator[Part]:
+    """The JPEGs that follow the first one."""
+    end, _ = _end_of_jpeg(source, 0, stop)
+    while end is not None and end < stop:
+        start = _next_jpeg(source, end, stop)
+        if start is None:
+            return
+        end, is_map = _end_of_jpeg(source, start, stop)
+        if not is_map:
+            yield Part("picture", start, stop if end is None else end)
+
+
+def _next_jpeg(source: Source, place: int, stop: int) -> int | None:
+    last = b""
+    while place < stop and (data := os.pread(source.descriptor, min(PIECE, stop - place), place)):
+        whole = last + data
+        found = re.search(rb"\xff\xd8\xff[\xc0-\xfe]", whole)
+        if found:
+            return place - len(last) + found.start()
+        last = whole[-3:]
+        place += len(data)
+    return None
+
+
+def _end_of_jpeg(source: Source, place: int, stop: int) -> tuple[int | None, bool]:
+    """Where the JPEG at `place` ends, None if it does not; and whether it is a gain map.
+
+    ITU-T T.81, annex B: segments with their lengths, and after each start of a scan data in which
+    0xFF is followed by 0 or a restart marker.
+    """
+    place += 2
+    grey = named = False
+    while place + 4 <= stop:
+        head = os.pread(source.descriptor, 4, place)
+        if head[0] != 0xFF:
+            return None, False
+        code, length = head[1], int.from_bytes(head[2:4], "big")
+        if code == 0xFF:  # padding
+            place += 1
+            continue
+        if code == 0xD9:
+            return place + 2, grey and named
+        if code in (0xE1, 0xE2):
+            data = os.pread(source.descriptor, min(length, LONGEST_TAG), place + 4)
+            named |= any(mark in data for mark in GAIN_MAP)
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+            grey = os.pread(source.descriptor, 1, place + 9) == b"\x01"  # components
+        place += 2 + length
+        if code == 0xDA:
+            found = _end_of_scan(source, place, stop)
+            if found is None:
+                return None, False
+            place = found
+    if os.pread(source.descriptor, 2, place) == b"\xff\xd9":
+        return place + 2, grey and named
+    return None, False
+
+
+def _end_of_scan(source: Source, place: int, stop: int) -> int | None:
+    last = b""
+    while place < stop and (data := os.pread(source.descriptor, min(PIECE, stop - place), place)):
+        whole = last + data
+        found = re.search(rb"\xff[^\x00\xd0-\xd7\xff]", whole)
+        if found:
+            return place - len(last) + found.start()
+        last = whole[-1:]
+        place += len(data)
+    return None
