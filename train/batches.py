@@ -25,9 +25,9 @@ from train.datasets.transforms import transform
 from train.evaluation.crops import Reading, choose, pictures_of, read_crops, read_pair
 from train.evaluation.metrics import auc, iou
 from train.evaluation.predict import NetworkJudge, judge
+from train.forge import check_pack
 from train.forge.faces import data_hash, read_faces
-from train.forge.forged import NEED_DECODED
-from train.forge.pairs import Pairs
+from train.forge.pairs import PairOptions, PairStream
 from train.recipe import DatasetSource, Recipe
 from train.validate import validate
 
@@ -36,7 +36,7 @@ Item = tuple[Tensor, Tensor, Tensor]
 _SHUFFLE = 1_000_003  # apart from the draws within an item
 
 
-class Held(NamedTuple):
+class HeldOutScore(NamedTuple):
     """What a network scored on the held-out part: frame AUC, IoU of the manipulated class."""
 
     auc: float
@@ -44,15 +44,15 @@ class Held(NamedTuple):
     text: str
 
 
-def open_source(recipe: Recipe, data: Path, decoded: Path | None = None) -> Source:
-    """The recipe's data in a folder; `decoded` is the pack that some forges need.
+def open_training_data(recipe: Recipe, data: Path, pack: Path | None = None) -> TrainingData:
+    """The recipe's data in a folder; `pack` is the pack that some forges need.
 
     Raises:
         UsageError: the folder or a part of it is missing, or it is another data set's, or a forge
             of the recipe needs a pack and there is none.
     """
     if recipe.dataset is None:
-        return ForgedFaces(recipe, data, decoded)
+        return ForgedFaces(recipe, data, pack)
     return PairedPictures(recipe, recipe.dataset, data)
 
 
@@ -61,38 +61,31 @@ class ForgedFaces:
 
     pairs: int | None = None
 
-    def __init__(self, recipe: Recipe, data: Path, decoded: Path | None = None) -> None:
-        needing = sorted(name for name in NEED_DECODED if recipe.forges.get(name, 0) > 0)
-        if needing and decoded is None:
-            raise UsageError(
-                f"the recipe's forges {', '.join(needing)} need a pack of redrawn faces: make one "
-                "with train.forge.build_pack and give it as --decoded"
-            )
+    def __init__(self, recipe: Recipe, data: Path, pack: Path | None = None) -> None:
+        check_pack(recipe.forges, pack)
         self._recipe = recipe
-        self._people = read_faces(data, "train", decoded)
-        self._held_out = read_faces(data, "val", decoded)
+        self._people = read_faces(data, "train", pack)
+        self._held_out = read_faces(data, "val", pack)
         self.sha256 = data_hash(data)
-        if decoded is not None:
-            both = self.sha256 + hashlib.sha256(decoded.read_bytes()).hexdigest()
+        if pack is not None:
+            both = self.sha256 + hashlib.sha256(pack.read_bytes()).hexdigest()
             self.sha256 = hashlib.sha256(both.encode()).hexdigest()
 
-    def stream(self, size: int, batch: int, length: int, gentle: float = 0.0) -> Dataset[Item]:
+    def stream(self, size: int, batch: int, length: int, mild: float = 0.0) -> Dataset[Item]:
         recipe = self._recipe
-        return Pairs(
+        options = PairOptions(mild, recipe.benign, recipe.tilt, recipe.codecs)
+        return PairStream(
             self._people,
             recipe.forges,
             size=size,
             seed=recipe.seed,
             length=length,
-            gentle=gentle,
-            harmless=recipe.harmless,
-            tilt=recipe.tilt,
-            codecs=recipe.codecs,
+            options=options,
         )
 
-    def judge(self, model: Deployed) -> Held:
+    def validate(self, model: Deployed) -> HeldOutScore:
         report = validate(model, self._held_out, self._recipe.forges)
-        return Held(report.auc.value, report.iou.value, str(report))
+        return HeldOutScore(report.auc.value, report.iou.value, str(report))
 
 
 class PairedPictures:
@@ -119,11 +112,11 @@ class PairedPictures:
             held = choose(dataset, source.val, source.compression, source.manipulations)
             self._held_out = _some([p for s in held for p in pictures_of(s)], source.val_crops)
 
-    def stream(self, size: int, batch: int, length: int, gentle: float = 0.0) -> Dataset[Item]:
+    def stream(self, size: int, batch: int, length: int, mild: float = 0.0) -> Dataset[Item]:
         recipe = self._recipe
         return CoupleStream(self._couples, self._source, size, recipe.seed, batch, length)
 
-    def judge(self, model: Deployed) -> Held | None:
+    def validate(self, model: Deployed) -> HeldOutScore | None:
         if not self._held_out:
             return None
         crops = (crop for sample in self._held_out for crop in read_crops(sample, Reading()))
@@ -132,13 +125,13 @@ class PairedPictures:
         fakes = [one.confusion for one in judged if one.label and one.confusion is not None]
         overlap = iou(np.sum(fakes, axis=0), 1) if fakes else float("nan")
         text = f"AUC {value:.3f}; mask IoU {overlap:.3f} over fakes; {len(judged)} crops"
-        return Held(value, overlap, text)
+        return HeldOutScore(value, overlap, text)
 
 
-Source = ForgedFaces | PairedPictures
+TrainingData = ForgedFaces | PairedPictures
 """What a run learns from. Each has `pairs`, the length of an epoch (None for made data), `sha256`,
-which names the data, `stream`, the pairs by number, and `judge`, which measures a network on what
-was held out (None where nothing was)."""
+which names the data, `stream`, the pairs by number, and `validate`, which measures a network on
+what was held out (None where nothing was)."""
 
 Couple = tuple[Sample, tuple[Sample, ...]]
 

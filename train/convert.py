@@ -24,6 +24,7 @@ from deepscan.errors import ModelError
 from deepscan.models.config import MSCCNetConfig
 from deepscan.models.msccnet import MSCCNet, cosine_images
 from deepscan.models.weights import save_weights
+from train.command import exit_on_error
 
 # Official prefix -> ours. Indices inside (0 convolution, 1 batch norm, ...) are the same.
 PREFIXES = {
@@ -147,11 +148,8 @@ def main(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
 ) -> None:
     """Convert weights of MSCCNet's official code. Exit code 2: they do not fit."""
-    try:
+    with exit_on_error("convert"):
         config, state = convert(read_checkpoint(checkpoint))
-    except ModelError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
     origin = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     out.parent.mkdir(parents=True, exist_ok=True)
     digest = save_weights(out, config, state, {"converted_from_sha256": origin})

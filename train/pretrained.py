@@ -17,8 +17,9 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from deepscan.errors import DeepscanError, ModelError, UsageError
+from deepscan.errors import ModelError, UsageError
 from deepscan.models.torchvision_compat import import_torchvision
+from train.command import exit_on_error
 
 # timm's name -> the package that carries its weights, and the class that says where they lie.
 PACKAGES = {
@@ -84,11 +85,8 @@ def main(
     """Write ImageNet weights under timm's names."""
     from safetensors.torch import save_file
 
-    try:
+    with exit_on_error("pretrained"):
         state = pretrained_classifier(name).state_dict()
-    except DeepscanError as error:
-        typer.echo(f"pretrained: {error}", err=True)
-        raise typer.Exit(2) from error
     save_file({key: value.contiguous() for key, value in state.items()}, out)
     typer.echo(f"weights: {out}")
 

@@ -20,7 +20,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from deepscan.errors import DeepscanError, UsageError
+from deepscan.errors import UsageError
+from train.command import exit_on_error
 
 COLUMNS = ("time", "step", "size", "loss", "rate", "speed", "auc", "iou")
 _SHOWN = 8  # lines of the live table
@@ -159,11 +160,8 @@ def draw_curves(log: Path, out: Path) -> None:
 
 def main(run: Annotated[Path, typer.Argument(help="Folder of a run, with log.csv")]) -> None:
     """Draw the curves of a run."""
-    try:
+    with exit_on_error("curves"):
         draw_curves(run / "log.csv", run / "curves.png")
-    except DeepscanError as error:
-        typer.echo(f"curves: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(f"wrote {run / 'curves.png'}")
 
 

@@ -19,8 +19,8 @@ from deepscan.models import MODELS
 from deepscan.models.config import MSCCNetConfig
 from train.datasets import DATASETS
 from train.datasets.transforms import TRANSFORMS
+from train.forge import FORGES
 from train.forge.degrade import CODECS
-from train.forge.forged import FORGES
 from train.losses import LOSSES
 
 OUTPUTS = ("image", "mask", "coarse")
@@ -34,14 +34,14 @@ class Stage:
     """So many steps at one crop side in pixels, or so many epochs of the data set.
 
     A `learning_rate` above 0 starts the curve anew from there, to the next such stage (a warm
-    restart). `gentle` is the share of forged pairs that are spared the harder degradations.
+    restart). `mild` is the share of forged pairs that are spared the harder degradations.
     """
 
     size: int
     steps: int = 0
     epochs: int = 0
     learning_rate: float = 0.0
-    gentle: float = 0.0
+    mild: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Recipe:
     """One run. `losses` maps an output (image, mask, coarse) to its weighted terms.
 
     `network` changes fields of the model's configuration; `forges` are the shares of each forge.
-    `harmless` is the share of forged pairs that get edits which accuse nobody, `tilt` that of heads
+    `benign` is the share of forged pairs that get edits which accuse nobody, `tilt` that of heads
     that lean or turn. `codecs` is "video" for real video codecs in the degradations (needs PyAV),
     "still" for JPEG and WebP alone.
 
@@ -157,7 +157,7 @@ class Recipe:
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     precision: str = "bf16"
     network: dict[str, Any] = field(default_factory=dict)
-    harmless: float = 0.0
+    benign: float = 0.0
     tilt: float = 0.0
     codecs: str = "video"
     frozen_stages: int = 0
@@ -197,9 +197,20 @@ def parse_recipe(text: str) -> Recipe:
         values = json.loads(text)
     except ValueError as error:
         raise UsageError(f"recipe in the weights cannot be read: {error}") from error
-    if isinstance(values, dict) and values.get("forging") == "pictures":
-        del values["forging"]  # a setting of earlier versions; this is what every recipe does now
+    if isinstance(values, dict):
+        _rename_old_keys(values)
     return _recipe("recipe in the weights", values)
+
+
+def _rename_old_keys(values: dict[str, Any]) -> None:
+    """Keys of earlier versions, as weights that ship have them in their metadata."""
+    if values.get("forging") == "pictures":
+        del values["forging"]  # what every recipe does now
+    if "harmless" in values:
+        values["benign"] = values.pop("harmless")
+    for stage in (values.get("schedule") or {}).get("stages") or ():
+        if isinstance(stage, dict) and "gentle" in stage:
+            stage["mild"] = stage.pop("gentle")
 
 
 def _recipe(where: str, values: dict[str, Any]) -> Recipe:
@@ -257,7 +268,7 @@ def _check_sources(where: str, recipe: Recipe) -> None:
     _one_of(where, "codecs", recipe.codecs, CODECS)
     if not 0 <= recipe.frozen_stages <= 4:
         raise UsageError(f"{where}: frozen_stages is {recipe.frozen_stages}: 0 to 4")
-    for name, share in (("harmless", recipe.harmless), ("tilt", recipe.tilt)):
+    for name, share in (("benign", recipe.benign), ("tilt", recipe.tilt)):
         if not 0 <= share <= 1:
             raise UsageError(f"{where}: {name} is {share}: it is a share")
     if bool(recipe.forges) == (recipe.dataset is not None):
@@ -277,8 +288,8 @@ def _check_schedule(where: str, schedule: Schedule) -> None:
     for stage in schedule.stages:
         if stage.size < 1 or min(stage.steps, stage.epochs) < 0:
             raise UsageError(f"{where}: {stage}: sizes, steps and epochs are positive")
-        if not (0 <= stage.gentle <= 1 and 0 <= stage.learning_rate <= 1e3):
-            raise UsageError(f"{where}: {stage}: gentle is a share, learning_rate is positive")
+        if not (0 <= stage.mild <= 1 and 0 <= stage.learning_rate <= 1e3):
+            raise UsageError(f"{where}: {stage}: mild is a share, learning_rate is positive")
         if bool(stage.steps) == bool(stage.epochs):
             raise UsageError(f"{where}: a stage needs either steps or epochs; got {stage}")
     ranges: dict[str, tuple[float, float]] = {

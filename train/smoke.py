@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.forge.align import align
-from train.forge.autoencoder_pack import Decoded, encode, write_pack
+from train.forge.autoencoder_pack import RedrawnFace, encode, write_pack
 from train.forge.degrade import jpeg
 from train.forge.faces import read_faces
 from train.forge.forged import FaceImage
@@ -79,7 +79,7 @@ def write_faces(folder: Path) -> None:
                 table.writerow((f"{name}.png", "scikit-image", name, *box, marks, split))
 
 
-def plain_copies(face: FaceImage) -> tuple[Decoded, ...]:
+def plain_copies(face: FaceImage) -> tuple[RedrawnFace, ...]:
     """Stand-ins for what networks make of a face: small aligned copies, smoothed or mirrored."""
     copies = []
     for side, swapped in ((48, False), (64, True), (96, False), (128, True)):

@@ -33,12 +33,13 @@ import typer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from deepscan.errors import DeepscanError, ModelError, UsageError
+from deepscan.errors import ModelError, UsageError
 from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import Deployed, normalise
 from deepscan.models.msccnet import Logits, MSCCNet, set_input_size
 from deepscan.models.weights import save_weights
-from train.batches import Item, Source, open_source
+from train.batches import Item, TrainingData, open_training_data
+from train.command import Device, Pack, Threads, Workers, exit_on_error, use_threads
 from train.distributed import Processes, join
 from train.losses import LOSSES
 from train.progress import Display, Log, display, draw_curves
@@ -48,6 +49,8 @@ from train.smoke import smoke_data, smoke_recipe, write_plain_pack
 
 _SAVE_EVERY = 250  # steps
 _LOG_EVERY = 20
+# Of timm's files: the classifier, and the convolution that only it reads.
+CLASSIFIER = ("fc.", "head.", "classifier.", "conv_head.", "bn2.")
 
 
 class _Share(Sampler[int]):
@@ -117,20 +120,20 @@ def train(
     backbone: Path | None = None,
     start: Path | None = None,
     until: int | None = None,
-    decoded: Path | None = None,
+    pack: Path | None = None,
 ) -> Path | None:
-    """Run or continue a recipe; returns the path of the weights, None if it was stopped before.
+    """Run or resume a recipe; returns the path of the weights, None if it was stopped before.
 
     Args:
         recipe: what to do.
         data: the folder of faces or of the data set.
-        out: folder of the run; a checkpoint in it is gone on from.
+        out: folder of the run; a checkpoint in it is resumed.
         workers: processes that make samples, 0: none beside this one.
         device: "cpu", "cuda" or "cuda:N".
         backbone: weights to start the backbone from, by timm's names.
         start: weights of the whole network to start from, as an earlier run exported them.
         until: save and stop at this step, as if interrupted.
-        decoded: pack of redrawn faces (`train.forge.build_pack`), which some forges need.
+        pack: redrawn faces (`train.forge.build_pack`), which some forges need.
 
     Raises:
         UsageError: the data folder lacks what the recipe needs, or the checkpoint is another's.
@@ -138,129 +141,212 @@ def train(
     """
     cv2.setNumThreads(0)  # its pool does not survive the fork of the sample makers
     with join(device) as processes, _stop_signals() as stopped:
-        return _run(recipe, data, out, workers, processes, backbone, start, until, decoded, stopped)
+        processes.share(recipe.schedule.pairs)  # raises before anything is read
+        run = _Run(recipe, open_training_data(recipe, data, pack), out, processes, workers)
+        run.prepare(backbone, start)
+        return run.finish(until, stopped)
 
 
-def _run(
-    recipe: Recipe,
-    data: Path,
-    out: Path,
-    workers: int,
-    processes: Processes,
-    backbone: Path | None,
-    start: Path | None,
-    until: int | None,
-    decoded: Path | None,
-    stopped: list[int],
-) -> Path | None:
-    processes.share(recipe.schedule.pairs)  # raises before anything is read
-    source = open_source(recipe, data, decoded)
-    recipe = replace(recipe, schedule=recipe.schedule.in_steps(source.pairs))
-    schedule = recipe.schedule
-    out.mkdir(parents=True, exist_ok=True)
-    random.seed(recipe.seed)
-    np.random.seed(recipe.seed)
-    torch.manual_seed(recipe.seed)
+class _Run:
+    """One training of one process: the network, what moves it, and the step where it stands."""
 
-    config = recipe.config
-    network = build(config)
-    history = {} if backbone is None else start_backbone(network, backbone)
-    if start is not None:
-        history |= start_network(network, start)
-    network = network.to(processes.device)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = processes.synchronise_norms(network)
-    still = freeze(network, recipe)
-    optimiser = optimiser_of(network, schedule)
-    average = Average(network, schedule.ema)
-    step = _restore(out / "checkpoint.pt", network, optimiser, average)
-    if step > schedule.steps:
-        raise UsageError(f"{out} stands at step {step}, the recipe ends at {schedule.steps}")
-    log = Log(out / "log.csv", step) if processes.first else None
-    last = schedule.steps if until is None else min(until, schedule.steps)
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: TrainingData,
+        out: Path,
+        processes: Processes,
+        workers: int,
+    ) -> None:
+        self.recipe = replace(recipe, schedule=recipe.schedule.in_steps(data.pairs))
+        self.data, self.out, self.processes, self.workers = data, out, processes, workers
+        self.config = self.recipe.config
+        self.history: dict[str, str] = {}
+        self.step = 0
+        self.log: Log | None = None
+        self.shown: Display | None = None
 
-    with display(schedule.steps) if processes.first else nullcontext() as shown:
-        while step < last:
-            size = schedule.stage_at(step).size
-            end = min(last, schedule.end_of_stage(step))
-            if config.input_size != size:
-                # Learned images would be replaced, behind the optimiser's back: a recipe with
-                # such filters has one size only.
-                config = replace(config, input_size=size)
-                set_input_size(network, size)
-            partial = any(output not in recipe.losses for output in OUTPUTS)
-            wrapped = processes.wrap(network, partial=partial)
-            pace = _Pace(step, schedule.steps, 2 * schedule.pairs)
-            for crops, mask in _batches(source, recipe, size, step, end, workers, processes):
-                rate = rate_at(step, schedule)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                if processes.world > 1 or processes.device.type == "cuda":
-                    # One CPU process keeps its generator in the checkpoint; the others' states
-                    # would not fit in, so there each step starts from its own seed.
-                    torch.manual_seed(hash((recipe.seed, step, processes.rank)) & 0x7FFFFFFF)
-                loss = _learn(wrapped, crops, mask, recipe, optimiser, still)
-                average.update(network, step)
-                step += 1
-                stop = processes.any(bool(stopped)) or step == last
-                if step % _LOG_EVERY == 0 or step == end:
-                    value = processes.mean(loss.detach())
-                    _tell(log, shown, pace, step, size, value, rate)
-                if processes.first and (step % _SAVE_EVERY == 0 or step == end or stop):
-                    _save(out / "checkpoint.pt", network, optimiser, average, step)
-                every = schedule.validate_every
-                if step == schedule.steps or (every and step % every == 0):
-                    _validate(average, config, source, processes, log, shown, step)
-                    if processes.first:
-                        draw_curves(out / "log.csv", out / "curves.png")
-                if stop:
-                    last = step
-                    break
-            del wrapped
-    if step < schedule.steps or not processes.first:
-        return None
-    config = replace(config, input_size=schedule.stages[-1].size)
-    return export(recipe, config, average.state, source.sha256, out, step, history)
+    def prepare(self, backbone: Path | None, start: Path | None) -> None:
+        """Build the network, fill it from files or from the run's checkpoint.
+
+        Raises:
+            ModelError: the weights to start from do not fit.
+            UsageError: the checkpoint is not of this recipe.
+        """
+        recipe, schedule = self.recipe, self.recipe.schedule
+        self.out.mkdir(parents=True, exist_ok=True)
+        random.seed(recipe.seed)
+        np.random.seed(recipe.seed)
+        torch.manual_seed(recipe.seed)
+        network = build(self.config)
+        if backbone is not None:
+            self.history["backbone_sha256"] = start_from(network.backbone, backbone, CLASSIFIER)
+        if start is not None:
+            self.history["start_sha256"] = start_from(network, start)
+        network = network.to(self.processes.device)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = self.processes.synchronise_norms(network)
+        self.eval_only = freeze(self.network, recipe)
+        self.optimiser = optimiser_of(self.network, schedule)
+        self.average = Average(self.network, schedule.ema)
+        self._restore(self.out / "checkpoint.pt")
+        if self.step > schedule.steps:
+            raise UsageError(
+                f"{self.out} stands at step {self.step}, the recipe ends at {schedule.steps}"
+            )
+        if self.processes.first:
+            self.log = Log(self.out / "log.csv", self.step)
+
+    def finish(self, until: int | None, stopped: list[int]) -> Path | None:
+        """Train all stages and export; None if it stopped before, or in any but the first process.
+
+        `stopped` holds something as soon as a signal asked to stop.
+        """
+        schedule = self.recipe.schedule
+        last = schedule.steps if until is None else min(until, schedule.steps)
+        with display(schedule.steps) if self.processes.first else nullcontext() as self.shown:
+            while self.step < last and not self._train_stage(last, stopped):
+                pass
+        if self.step < schedule.steps or not self.processes.first:
+            return None
+        config = replace(self.config, input_size=schedule.stages[-1].size)
+        training = {
+            "recipe": self.recipe.to_json(),
+            "seed": str(self.recipe.seed),
+            "steps": str(self.step),
+            "data_sha256": self.data.sha256,
+            **self.history,
+        }
+        path = self.out / f"{self.recipe.model}.safetensors"
+        save_weights(path, config, self.average.state, training)
+        return path
+
+    def _train_stage(self, last: int, stopped: list[int]) -> bool:
+        """Train to the end of the stage or to step `last`; returns whether the run is to stop."""
+        schedule, processes = self.recipe.schedule, self.processes
+        size = schedule.stage_at(self.step).size
+        end = min(last, schedule.end_of_stage(self.step))
+        if self.config.input_size != size:
+            # Learned images would be replaced, behind the optimiser's back: a recipe with such
+            # filters has one size only.
+            self.config = replace(self.config, input_size=size)
+            set_input_size(self.network, size)
+        partial = any(output not in self.recipe.losses for output in OUTPUTS)
+        wrapped = processes.wrap(self.network, partial=partial)
+        throughput = _Throughput(self.step, schedule.steps, 2 * schedule.pairs)
+        for crops, mask in self._batches(size, self.step, end):
+            rate = rate_at(self.step, schedule)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            if processes.world > 1 or processes.device.type == "cuda":
+                # One CPU process keeps its generator in the checkpoint; the others' states would
+                # not fit in, so there each step starts from its own seed.
+                seed = hash((self.recipe.seed, self.step, processes.rank)) & 0x7FFFFFFF
+                torch.manual_seed(seed)
+            loss = learn(wrapped, crops, mask, self.recipe, self.optimiser, self.eval_only)
+            self.average.update(self.network, self.step)
+            self.step += 1
+            stop = processes.any(bool(stopped)) or self.step == last
+            if self.step % _LOG_EVERY == 0 or self.step == end:
+                self._log_step(throughput, size, processes.mean(loss.detach()), rate)
+            if processes.first and (self.step % _SAVE_EVERY == 0 or self.step == end or stop):
+                self._save(self.out / "checkpoint.pt")
+            every = schedule.validate_every
+            if self.step == schedule.steps or (every and self.step % every == 0):
+                self._validate()
+            if stop:
+                return True
+        return False
+
+    def _batches(self, size: int, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's part of the batches of steps [start, stop), on its device."""
+        pairs = self.recipe.schedule.pairs
+        mild = self.recipe.schedule.stage_at(start).mild
+        loader: DataLoader[Item] = DataLoader(
+            self.data.stream(size, pairs, stop * pairs, mild),
+            batch_size=self.processes.share(pairs),
+            sampler=_Share(start, stop, pairs, self.processes),
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+            # A generator of its own: a loader that starts again must not shift the network's
+            # dropout.
+            generator=torch.Generator().manual_seed(self.recipe.seed),
+        )
+        for crops, mask, _ in loader:
+            yield crops.to(self.processes.device), mask.to(self.processes.device)
+
+    def _log_step(self, throughput: _Throughput, size: int, loss: float, rate: float) -> None:
+        if self.log is None or self.shown is None:
+            return
+        speed, left = throughput.at(self.step)
+        self.log.write(step=self.step, size=size, loss=loss, rate=rate, speed=speed)
+        self.shown.step(self.step, size, loss, rate, speed, left)
+
+    def _validate(self) -> None:
+        """Score the averaged weights on what was held out; the first process only."""
+        if self.log is None or self.shown is None:
+            return
+        # Building a network draws random numbers, which the run must not miss afterwards.
+        with torch.random.fork_rng(devices=[]):
+            averaged = build(self.config)
+        averaged.load_state_dict(self.average.state)
+        held_out = self.data.validate(Deployed(averaged))
+        if held_out is not None:
+            size = self.config.input_size
+            self.log.write(step=self.step, size=size, auc=held_out.auc, iou=held_out.iou)
+            self.shown.validated(self.step, held_out.text)
+        draw_curves(self.out / "log.csv", self.out / "curves.png")
+
+    def _save(self, path: Path) -> None:
+        part = path.with_suffix(".part")
+        torch.save(
+            {
+                "network": self.network.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "average": self.average.state,
+                "torch_rng": torch.get_rng_state(),
+                "step": self.step,
+            },
+            part,
+        )
+        os.replace(part, path)
+
+    def _restore(self, path: Path) -> None:
+        """Resume from a checkpoint where there is one.
+
+        Raises:
+            UsageError: it is damaged or of another recipe.
+        """
+        if not path.is_file():
+            return
+        try:
+            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            self.network.load_state_dict(saved["network"])
+            self.optimiser.load_state_dict(saved["optimiser"])
+            for key, value in saved["average"].items():
+                self.average.state[key].copy_(value)
+            torch.set_rng_state(saved["torch_rng"])
+            self.step = int(saved["step"])
+        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"{path} is not of this recipe or damaged: {line}; give another --out"
+            ) from error
 
 
-def _batches(
-    source: Source,
-    recipe: Recipe,
-    size: int,
-    start: int,
-    stop: int,
-    workers: int,
-    processes: Processes,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's part of the batches of steps [start, stop), on its device."""
-    pairs = recipe.schedule.pairs
-    gentle = recipe.schedule.stage_at(start).gentle
-    loader: DataLoader[Item] = DataLoader(
-        source.stream(size, pairs, stop * pairs, gentle),
-        batch_size=processes.share(pairs),
-        sampler=_Share(start, stop, pairs, processes),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        # A generator of its own: a loader that starts again must not shift the network's dropout.
-        generator=torch.Generator().manual_seed(recipe.seed),
-    )
-    for crops, mask, _ in loader:
-        yield crops.to(processes.device), mask.to(processes.device)
-
-
-def _learn(
+def learn(
     network: nn.Module,
     crops: Tensor,
     mask: Tensor,
     recipe: Recipe,
     optimiser: torch.optim.Optimizer,
-    still: Sequence[nn.Module],
+    eval_only: Sequence[nn.Module],
 ) -> Tensor:
-    """One step; returns its loss. The modules in `still` stay in eval mode."""
+    """Take one step; returns its loss. The modules in `eval_only` stay in eval mode."""
     images, labels, masks = batch_of(crops, mask, recipe.config)
     images = images.contiguous(memory_format=torch.channels_last)
     network.train()
-    for module in still:
+    for module in eval_only:
         module.eval()
     bf16 = recipe.precision == "bf16"
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
@@ -274,7 +360,7 @@ def _learn(
     return loss
 
 
-class _Pace:
+class _Throughput:
     """Crops a second since a stage began, and the seconds that are left at that rate."""
 
     def __init__(self, step: int, steps: int, crops: int) -> None:
@@ -284,66 +370,6 @@ class _Pace:
     def at(self, step: int) -> tuple[float, float]:
         each = (time.monotonic() - self._started) / (step - self._first)
         return self._crops / each, each * (self._steps - step)
-
-
-def _tell(
-    log: Log | None,
-    shown: Display | None,
-    pace: _Pace,
-    step: int,
-    size: int,
-    loss: float,
-    rate: float,
-) -> None:
-    if log is None or shown is None:
-        return
-    speed, left = pace.at(step)
-    log.write(step=step, size=size, loss=loss, rate=rate, speed=speed)
-    shown.step(step, size, loss, rate, speed, left)
-
-
-def _validate(
-    average: Average,
-    config: MSCCNetConfig,
-    source: Source,
-    processes: Processes,
-    log: Log | None,
-    shown: Display | None,
-    step: int,
-) -> None:
-    """Score the averaged weights on what was held out; the first process only."""
-    if not processes.first or log is None or shown is None:
-        return
-    # Building a network draws random numbers, which the run must not miss afterwards.
-    with torch.random.fork_rng(devices=[]):
-        averaged = build(config)
-    averaged.load_state_dict(average.state)
-    held = source.judge(Deployed(averaged))
-    if held is not None:
-        log.write(step=step, size=config.input_size, auc=held.auc, iou=held.iou)
-        shown.validated(step, held.text)
-
-
-def export(
-    recipe: Recipe,
-    config: MSCCNetConfig,
-    state: dict[str, Tensor],
-    data_sha256: str,
-    out: Path,
-    step: int,
-    history: dict[str, str],
-) -> Path:
-    """Write the averaged weights as safetensors, with all that made them in the metadata."""
-    path = out / f"{recipe.model}.safetensors"
-    training = {
-        "recipe": recipe.to_json(),
-        "seed": str(recipe.seed),
-        "steps": str(step),
-        "data_sha256": data_sha256,
-        **history,
-    }
-    save_weights(path, config, state, training)
-    return path
 
 
 def freeze(network: MSCCNet, recipe: Recipe) -> list[nn.Module]:
@@ -371,43 +397,18 @@ def freeze(network: MSCCNet, recipe: Recipe) -> list[nn.Module]:
     return [norm for norm in norms if id(norm.weight) in held]
 
 
-def start_backbone(network: MSCCNet, path: Path) -> dict[str, str]:
-    """Fill the backbone from a file of timm's names (safetensors, or a state dict of torch).
+def start_from(module: nn.Module, path: Path, unused: tuple[str, ...] = ()) -> str:
+    """Fill a module from a file (safetensors, or a state dict of torch).
 
-    The classifier of such files (`fc.*`, `head.*`, `classifier.*`, `conv_head.*`, `bn2.*`) is left
-    out; all else must fit.
+    The network is the same at every input size, so weights of another size fit.
 
-    Returns:
-        What to note in the weights' metadata.
-
-    Raises:
-        ModelError: the file cannot be read or is of another network.
-    """
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            state: dict[str, Tensor] = load(data)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        # The classifier, and the convolution that only it reads.
-        unused = ("fc.", "head.", "classifier.", "conv_head.", "bn2.")
-        kept = {key: value for key, value in state.items() if not key.startswith(unused)}
-        network.backbone.load_state_dict(kept, strict=True)
-    except (OSError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise ModelError(f"backbone weights {path} do not fit: {line}") from error
-    return {"backbone_sha256": hashlib.sha256(data).hexdigest()}
-
-
-def start_network(network: MSCCNet, path: Path) -> dict[str, str]:
-    """Fill the whole network from weights that an earlier run exported; they must fit entirely.
-
-    The first layers of another input size fit too: the network is the same at every size.
+    Args:
+        module: a whole network, or a backbone by timm's names.
+        path: the weights.
+        unused: what names that the module does not have begin with; all else must fit.
 
     Returns:
-        What to note in the weights' metadata.
+        SHA-256 of the file, for the metadata of the weights.
 
     Raises:
         ModelError: the file cannot be read or is of another network.
@@ -417,48 +418,23 @@ def start_network(network: MSCCNet, path: Path) -> dict[str, str]:
 
     try:
         data = path.read_bytes()
-        network.load_state_dict(load(data), strict=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        if path.suffix == ".safetensors":
+            state: dict[str, Tensor] = load(data)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        used = {key: value for key, value in state.items() if not key.startswith(unused)}
+        module.load_state_dict(used, strict=True)
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        AttributeError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
         line = " ".join(str(error).split())[:200]
         raise ModelError(f"weights {path} do not fit: {line}") from error
-    return {"start_sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _save(
-    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, average: Average, step: int
-) -> None:
-    part = path.with_suffix(".part")
-    torch.save(
-        {
-            "network": network.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.state,
-            "torch_rng": torch.get_rng_state(),
-            "step": step,
-        },
-        part,
-    )
-    os.replace(part, path)
-
-
-def _restore(
-    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, average: Average
-) -> int:
-    if not path.is_file():
-        return 0
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        for key, value in saved["average"].items():
-            average.state[key].copy_(value)
-        torch.set_rng_state(saved["torch_rng"])
-        return int(saved["step"])
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"{path} is not of this recipe or damaged: {line}; give another --out"
-        ) from error
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager
@@ -493,9 +469,9 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; a stopped run goes on there")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make samples")] = 2,
-    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    workers: Workers = 2,
+    threads: Threads = 0,
+    device: Device = "cpu",
     backbone: Annotated[
         Path | None, typer.Option(help="Weights to start the backbone from, timm's names")
     ] = None,
@@ -504,41 +480,33 @@ def main(
         typer.Option(help="Weights of an earlier run of this network to start from"),
     ] = None,
     until: Annotated[int | None, typer.Option(help="Save and stop at this step")] = None,
-    decoded: Annotated[
-        Path | None, typer.Option(help="Pack of redrawn faces, from train.forge.build_pack")
-    ] = None,
+    pack: Pack = None,
     smoke: Annotated[
         bool, typer.Option(help="A few tiny steps; without --data on a picture that ships")
     ] = False,
 ) -> None:
     """Train a network; start the same command again to go on after a stop."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            asked = read_recipe(recipe)
-            if smoke:
-                asked = smoke_recipe(asked, int(os.environ.get("WORLD_SIZE", "1")))
-                workers = 0
-                if data is None:
-                    made = Path(scratch) / "data"
-                    asked = smoke_data(asked, made)
-                    data = made / "faces" if asked.dataset is None else made
-                    if asked.dataset is None:
-                        decoded = Path(scratch) / "decoded.npz"
-                        write_plain_pack(data, decoded)
-                out = out or Path(scratch) / "run"
-            if data is None or out is None:
-                raise UsageError("--data and --out are needed, except with --smoke")
-            path = train(
-                asked, data, out,
-                workers=workers, device=device, backbone=backbone, start=start, until=until,
-                decoded=decoded,
-            )  # fmt: skip
-    except DeepscanError as error:
-        typer.echo(f"train: {error}", err=True)
-        raise typer.Exit(2) from error
+    use_threads(threads)
+    with exit_on_error("train"), tempfile.TemporaryDirectory() as scratch:
+        chosen = read_recipe(recipe)
+        if smoke:
+            chosen = smoke_recipe(chosen, int(os.environ.get("WORLD_SIZE", "1")))
+            workers = 0
+            if data is None:
+                made = Path(scratch) / "data"
+                chosen = smoke_data(chosen, made)
+                data = made / "faces" if chosen.dataset is None else made
+                if chosen.dataset is None:
+                    pack = Path(scratch) / "pack.npz"
+                    write_plain_pack(data, pack)
+            out = out or Path(scratch) / "run"
+        if data is None or out is None:
+            raise UsageError("--data and --out are needed, except with --smoke")
+        path = train(
+            chosen, data, out,
+            workers=workers, device=device, backbone=backbone, start=start, until=until, pack=pack,
+        )  # fmt: skip
     if smoke:
         typer.echo("smoke run done: every part works; its figures mean nothing")
     elif path is not None:

@@ -11,7 +11,7 @@ import torch
 from deepscan.models.deploy import Deployed
 from train.evaluation.metrics import Estimate, auc, estimated
 from train.forge.faces import Person
-from train.forge.pairs import Pairs
+from train.forge.pairs import PairStream
 
 # Apart from every training seed, and the same for all runs, so that their figures compare.
 _SEED = 7_000_003
@@ -44,7 +44,7 @@ class Validation:
 def validate(model: Deployed, people: Sequence[Person], forges: Mapping[str, float]) -> Validation:
     """Judge one pair of every person; forge i mod n for person i."""
     names = sorted(forges)
-    stream = Pairs(people, forges, size=model.input_size, seed=_SEED, length=len(people))
+    stream = PairStream(people, forges, size=model.input_size, seed=_SEED, length=len(people))
     scores, labels, groups, kinds, overlaps, false = [], [], [], [], [], []
     for start in range(0, len(people), _BATCH):
         some = [

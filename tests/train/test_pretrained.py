@@ -15,7 +15,7 @@ from deepscan.models import MODELS
 from deepscan.models.msccnet import MSCCNet
 from train import pretrained
 from train.pretrained import by_position, pretrained_classifier
-from train.train import start_backbone
+from train.train import CLASSIFIER, start_from
 
 CAT, ESPRESSO = 285, 967  # ImageNet's Egyptian cat and espresso
 
@@ -54,7 +54,7 @@ def test_photographs_get_their_class_and_the_backbone_every_parameter(tmp_path: 
     done = CliRunner().invoke(app, ["--out", str(out)])
     assert done.exit_code == 0, done.output
     ours = MSCCNet(MODELS["msccnet-lite0"])
-    start_backbone(ours, out)
+    start_from(ours.backbone, out, CLASSIFIER)
     theirs = load_file(out)
     backbone = ours.backbone.state_dict()
     assert len(backbone) == 288

@@ -80,10 +80,10 @@ def test_weights_of_before_have_no_later_keys() -> None:
         parse_recipe(json.dumps(values | {"forging": "batches"}))
 
 
-def test_harmless_edits_and_codecs_are_settings(tmp_path: Path) -> None:
-    found = recipe(tmp_path, "seed = 3", 'seed = 3\nharmless = 0.4\ncodecs = "still"')
-    assert (found.harmless, found.codecs) == (0.4, "still")
-    assert (recipe(tmp_path).harmless, recipe(tmp_path).codecs) == (0.0, "video")
+def test_benign_edits_and_codecs_are_settings(tmp_path: Path) -> None:
+    found = recipe(tmp_path, "seed = 3", 'seed = 3\nbenign = 0.4\ncodecs = "still"')
+    assert (found.benign, found.codecs) == (0.4, "still")
+    assert (recipe(tmp_path).benign, recipe(tmp_path).codecs) == (0.0, "video")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_harmless_edits_and_codecs_are_settings(tmp_path: Path) -> None:
         ('"msccnet-s"', '"resnet"', "no model 'resnet'; there are msccnet-r50"),
         ("seed = 3", 'seed = "x"', "seed must be a whole number; got 'x'"),
         ("seed = 3", "seed = 3\nspeed = 1", "no key 'speed'"),
-        ("seed = 3", "seed = 3\nharmless = 1.2", "harmless is 1.2: it is a share"),
+        ("seed = 3", "seed = 3\nbenign = 1.2", "benign is 1.2: it is a share"),
         ("seed = 3", "seed = 3\ntilt = -0.1", "tilt is -0.1: it is a share"),
         ("seed = 3", 'seed = 3\ncodecs = "tape"', "no codecs 'tape'; there are video, still"),
         ("seed = 3", 'seed = 3\nforging = "batches"', "no key 'forging'"),

@@ -26,12 +26,12 @@ from deepscan.models.config import MSCCNetConfig
 from tests.train import spread
 from train import progress
 from train import train as training
-from train.batches import CoupleStream, couples, open_source
+from train.batches import CoupleStream, couples, open_training_data
 from train.datasets import Sample, Truth, VideoKey, open_dataset
 from train.evaluation.crops import choose, pictures_of
 from train.recipe import DatasetSource, Recipe, Schedule, Stage, parse_recipe, read_recipe
 from train.smoke import smoke_data, write_dataset, write_faces
-from train.train import start_backbone, start_network, train
+from train.train import CLASSIFIER, start_from, train
 
 ROOT = Path(__file__).parents[2]
 LOSSES = {"image": {"ce": 1.0}, "mask": {"ce": 1.0, "dice": 0.5}, "coarse": {"ce": 0.5}}
@@ -177,7 +177,7 @@ def test_steps_after_the_checkpoint_are_logged_anew(data: Path, tmp_path: Path) 
 def test_an_interrupted_run_saves_where_it_stands(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = training._learn
+    learn = training.learn
     steps = []
 
     def interrupt(*arguments):
@@ -187,7 +187,7 @@ def test_an_interrupted_run_saves_where_it_stands(
         return learn(*arguments)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(training, "_learn", interrupt)
+    monkeypatch.setattr(training, "learn", interrupt)
     assert go(FACES, data, tmp_path) is None
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
     assert signal.getsignal(signal.SIGTERM) is before
@@ -281,7 +281,7 @@ def broken_source(data: Path, **changes: object) -> UsageError:
     assert PICTURES.dataset is not None
     recipe = replace(PICTURES, dataset=replace(PICTURES.dataset, **changes))
     with pytest.raises(UsageError) as caught:
-        open_source(recipe, data)
+        open_training_data(recipe, data)
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -316,15 +316,15 @@ def test_a_backbone_starts_from_a_file(tmp_path: Path, suffix: str) -> None:
     state = {**one.backbone.state_dict(), "fc.weight": torch.zeros(3, 3)}
     path = tmp_path / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    noted = start_backbone(two, path)
+    noted = start_from(two.backbone, path, CLASSIFIER)
     assert same(one.backbone.state_dict(), two.backbone.state_dict())
-    assert len(noted["backbone_sha256"]) == 64
+    assert noted == hashlib.sha256(path.read_bytes()).hexdigest()
     del state["layer1.0.conv1.weight"]
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     with pytest.raises(ModelError, match="do not fit"):
-        start_backbone(two, path)
+        start_from(two.backbone, path, CLASSIFIER)
     with pytest.raises(ModelError, match="do not fit"):
-        start_backbone(two, tmp_path / "none.pth")
+        start_from(two.backbone, tmp_path / "none.pth")
 
 
 @pytest.mark.parametrize(("stages", "norms"), [(0, False), (0, True), (1, False), (2, True)])
@@ -336,7 +336,7 @@ def test_frozen_parts_of_a_backbone_stay_as_they_are(stages: int, norms: bool) -
     optimiser = training.optimiser_of(network, recipe.schedule)
     crops = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8)
     mask = torch.zeros(2, 32, 32, dtype=torch.uint8)
-    training._learn(network, crops, mask, recipe, optimiser, still)
+    training.learn(network, crops, mask, recipe, optimiser, still)
     after = network.backbone.state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     ends = [f"layer{stage}." for stage in range(stages + 1, 5)]
@@ -351,13 +351,13 @@ def test_a_network_starts_from_the_weights_of_another_run(tmp_path: Path) -> Non
     one, two = (training.build(FACES.config) for _ in range(2))
     path = tmp_path / "weights.safetensors"
     save_file(one.state_dict(), path)
-    noted = start_network(two, path)
+    noted = start_from(two, path)
     assert same(one.state_dict(), two.state_dict())
-    assert noted == {"start_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert noted == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes()[:-9])
     for wrong in (path, tmp_path / "none.safetensors"):
         with pytest.raises(ModelError, match="do not fit"):
-            start_network(two, wrong)
+            start_from(two, wrong)
 
 
 def command(*arguments: object):
@@ -370,7 +370,7 @@ def test_bad_input_is_one_line_and_exit_2(data: Path, tmp_path: Path) -> None:
     recipe = ROOT / "train/recipes/msccnet-s-first.toml"
     nine = ROOT / "train/recipes/msccnet-s.toml"
     for arguments, said in (
-        ((nine, "--data", data, "--out", tmp_path / "out"), "give it as --decoded"),
+        ((nine, "--data", data, "--out", tmp_path / "out"), "give it as --pack"),
         (("none.toml", "--data", data, "--out", tmp_path), "cannot be read"),
         ((recipe,), "--data and --out are needed"),
         ((recipe, "--data", tmp_path, "--out", tmp_path / "out"), "provenance.csv is missing"),

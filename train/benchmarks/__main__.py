@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from deepscan.errors import DeepscanError, UsageError
+from deepscan.errors import UsageError
+from train.command import Device, check_folder_of, exit_on_error
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -34,17 +35,13 @@ def tables(
     """Fill the tables of MSCCNet's paper and of the field from evaluation files."""
     from train.benchmarks.paper_tables import document, read_evaluations
 
-    try:
+    with exit_on_error("benchmark"):
         text = document(read_evaluations(evaluations or []), only or [])
         if out is None:
             typer.echo(text, nl=False)
             return
-        if not out.parent.is_dir():
-            raise UsageError(f"{out.parent}: no such folder to write {out.name} into")
+        check_folder_of(out)
         out.write_text(text, "utf-8")
-    except DeepscanError as error:
-        typer.echo(f"benchmark: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(f"tables: {out}", err=True)
 
 
@@ -58,11 +55,8 @@ def scan(
     """Frames per second of a whole scan, beside the plain way, in one run."""
     from train.benchmarks.scan import measure
 
-    try:
+    with exit_on_error("benchmark"):
         speed = measure(frames, plain_frames=plain_frames)
-    except DeepscanError as error:
-        typer.echo(f"benchmark: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(speed.table())
     typer.echo(speed.to_json())
 
@@ -75,18 +69,15 @@ def memory(
     """Whether the memory of a scan stays flat on a long file (Linux)."""
     from train.benchmarks.memory import measure
 
-    try:
+    with exit_on_error("benchmark"):
         held = measure(minutes, rate)
-    except DeepscanError as error:
-        typer.echo(f"benchmark: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(held.table())
     typer.echo(held.to_json())
 
 
 @app.command()
 def engines(
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    device: Device = "cpu",
     models: Annotated[str, typer.Option(help="Models, separated by commas")] = "msccnet-s",
     batches: Annotated[str, typer.Option(help="Batches, separated by commas")] = "1,8,32,64",
     seconds: Annotated[float, typer.Option(help="Seconds of each measurement", min=0.01)] = 0.5,
@@ -94,18 +85,11 @@ def engines(
     """Crops per second of every engine on a device, and its share of the matrix ceiling there."""
     from train.benchmarks.engines import measure
 
-    try:
-        sizes = [int(each) for each in batches.split(",")]
-        if min(sizes) < 1:
-            raise ValueError
-    except ValueError:
-        typer.echo(f"benchmark: batches {batches!r} are no numbers such as 1,8,32", err=True)
-        raise typer.Exit(2) from None
-    try:
-        speed = measure(device, models.split(","), sizes, seconds=seconds)
-    except DeepscanError as error:
-        typer.echo(f"benchmark: {error}", err=True)
-        raise typer.Exit(2) from error
+    sizes = batches.split(",")
+    with exit_on_error("benchmark"):
+        if not all(size.isdigit() and int(size) for size in sizes):
+            raise UsageError(f"batches {batches!r} are no numbers such as 1,8,32")
+        speed = measure(device, models.split(","), [int(size) for size in sizes], seconds=seconds)
     typer.echo(speed.table())
     typer.echo(speed.to_json())
 

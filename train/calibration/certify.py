@@ -17,13 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
-import torch
 import typer
 
 from deepscan.engines.load import REFERENCE
 from deepscan.engines.parity import selftest_values
-from deepscan.errors import DeepscanError
 from deepscan.models.weights import load_model
 from train.calibration.clips import CODECS
 from train.calibration.fit import Calibrated, Least, calibrated, population_of
@@ -34,6 +31,7 @@ from train.calibration.shortcut_test import source_proof
 from train.calibration.subgroups import groups, read_sexes
 from train.calibration.synthetic_validation import FRAMES, Clip, Takes, make_clips
 from train.calibration.weights_card import Weights, card_of, engine_of, open_weights, write_card
+from train.command import Faces, Pack, Threads, exit_on_error, show_progress, use_threads
 from train.validate import validate
 
 
@@ -53,7 +51,7 @@ class Asked:
     least: Least = field(default_factory=Least)
     edits_in_fit: bool = True
     leave_out: Path | None = None
-    decoded: Path | None = None
+    pack: Path | None = None
     cost: Cost = field(default_factory=Cost)
 
 
@@ -65,16 +63,16 @@ def prove(weights: Path, data: Path, out: Path, docs: Path, asked: Asked) -> dic
         ModelError, EngineError: the weights do not fit, or the engine does not run here.
         ValueError: too few people or clips for a measure.
     """
-    opened = open_weights(weights, data, people=asked.people, decoded=asked.decoded)
+    opened = open_weights(weights, data, people=asked.people, pack=asked.pack)
     model = load_model(opened.card({"auc": {}, "data": ""}))
     with _Timed("crops"):
         validation = validate(model, opened.people, opened.forges)
-    _tell(f"  {validation}")
+    show_progress(f"  {validation}")
     runner = engine_of(opened, validation, asked.engine, asked.threads)
     try:
         with _Timed("clips"):
             clips = make_clips(
-                opened.people, sorted(opened.forges), runner, _tell, plan=asked.plan,
+                opened.people, sorted(opened.forges), runner, show_progress, plan=asked.plan,
                 kept=out / "clips.jsonl", key=f"{opened.key} {runner.name}",
             )  # fmt: skip
     finally:
@@ -85,7 +83,9 @@ def prove(weights: Path, data: Path, out: Path, docs: Path, asked: Asked) -> dic
     with _Timed("calibration"):
         population = population_of(clips, edits_in_fit=asked.edits_in_fit)
         found = calibrated(clips, population, least=asked.least, edits_in_fit=asked.edits_in_fit)
-    _tell(f"  {found.rates}; {len(found.calibration.every_band)} bands; care {found.care:g}")
+    show_progress(
+        f"  {found.rates}; {len(found.calibration.every_band)} bands; care {found.care:g}"
+    )
     with _Timed("reliability, groups, sources"):
         diagram = reliability(clips, found.ruled, rounds=asked.rounds)
         extra: dict[str, Any] = {
@@ -122,7 +122,7 @@ def _sources(opened: Weights, model: Any, asked: Asked) -> dict[str, Any] | None
     try:
         return source_proof(model, opened.people, opened.data, rounds=asked.rounds)
     except ValueError as error:
-        _tell(f"  sources: {error}")
+        show_progress(f"  sources: {error}")
         return None
 
 
@@ -190,19 +190,15 @@ class _Timed:
 
     def __enter__(self) -> None:
         self._begun = time.monotonic()
-        _tell(f"{self._name} ...")
+        show_progress(f"{self._name} ...")
 
     def __exit__(self, *_: object) -> None:
-        _tell(f"{self._name}: {time.monotonic() - self._begun:.0f} s")
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+        show_progress(f"{self._name}: {time.monotonic() - self._begun:.0f} s")
 
 
 def main(
     weights: Annotated[Path, typer.Argument(help="NAME.safetensors as train.train wrote it")],
-    data: Annotated[Path, typer.Option(help="Folder of faces with provenance.csv")],
+    data: Faces,
     out: Annotated[Path, typer.Option(help="Folder for weights, card, clips and tables")],
     docs: Annotated[Path, typer.Option(help="Folder for model card and diagram")] = Path("docs"),
     takes: Annotated[
@@ -220,21 +216,19 @@ def main(
         float, typer.Option(min=0, max=1, help="Share of takes in which the head leans")
     ] = 0.4,
     engine: Annotated[str, typer.Option(help="Engine that judges the clips")] = REFERENCE,
-    threads: Annotated[int, typer.Option(help="Threads of the engine; 0: all cores")] = 0,
+    threads: Threads = 0,
     rounds: Annotated[int, typer.Option(min=20, help="Rounds of each bootstrap")] = 500,
     people: Annotated[int, typer.Option(min=0, help="At most so many pictures; 0: all")] = 0,
     band_clips: Annotated[
         int, typer.Option(min=2, help="Unmanipulated clips that a quality band needs")
     ] = Least().real,
     edits_in_fit: Annotated[
-        bool, typer.Option(help="Count harmless edits among the unmanipulated in the fit")
+        bool, typer.Option(help="Count benign edits among the unmanipulated in the fit")
     ] = True,
     leave_out: Annotated[
         Path | None, typer.Option(help="Table of train.calibration.leave_out to take up")
     ] = None,
-    decoded: Annotated[
-        Path | None, typer.Option(help="Pack of redrawn faces, from train.forge.build_pack")
-    ] = None,
+    pack: Pack = None,
     energy_kwh: Annotated[
         float | None, typer.Option(help="Energy that training took, for the model card")
     ] = None,
@@ -244,21 +238,16 @@ def main(
     machine: Annotated[str, typer.Option(help="What it ran on, for the model card")] = "",
 ) -> None:
     """Measure, calibrate and prove weights; write their card, tables, diagram and model card."""
-    cv2.setNumThreads(0)
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     default = Least()
     least = Least(band_clips, min(default.people, band_clips), min(default.forged, band_clips))
-    try:
+    with exit_on_error("certify", ValueError):
         asked = Asked(
             Takes(takes, edits, frames, tuple(codecs.split(",")), moving, leaning), engine,
-            threads, rounds, people, least, edits_in_fit, leave_out, decoded,
+            threads, rounds, people, least, edits_in_fit, leave_out, pack,
             Cost(energy_kwh, hours, machine),
         )  # fmt: skip
         card = prove(weights, data, out, docs, asked)
-    except (DeepscanError, ValueError) as error:
-        typer.echo(f"prove: {error}", err=True)
-        raise typer.Exit(2) from error
     for each in card["evaluation"]["evidence"]:
         low, high = each["interval"]
         typer.echo(f"{each['what']}: {each['value']:.3f} [{low:.3f}, {high:.3f}]")

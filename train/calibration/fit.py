@@ -98,7 +98,7 @@ def fit(
 ) -> Calibration:
     """Fit the scales on all windows of the clips, those of stills on single frames.
 
-    Whatever is not forged counts as unmanipulated, also what was harmlessly edited. `care` makes
+    Whatever is not forged counts as unmanipulated, also what was with benign edits. `care` makes
     every tail that much heavier.
     """
     whole = _scales(clips, None, care)
@@ -351,7 +351,7 @@ def population_of(clips: Sequence[Clip], *, edits_in_fit: bool = True) -> str:
     """What the clips are, in words."""
     real = [clip for clip in clips if clip.untouched]
     edited = sum(clip.edit != "none" for clip in clips) if edits_in_fit else 0
-    beside = f", and {edited} harmlessly edited" if edited else ""
+    beside = f", and {edited} with benign edits" if edited else ""
     codecs = ", ".join(sorted({clip.codec for clip in clips}))
     sizes = [clip.face for clip in clips]
     leaning = round(100 * sum(clip.leaning for clip in clips) / len(clips))

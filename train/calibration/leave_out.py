@@ -22,17 +22,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
-import torch
 import typer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from deepscan.errors import DeepscanError, ModelError, UsageError
-from deepscan.models.config import MSCCNetConfig
+from deepscan.errors import ModelError, UsageError
 from deepscan.models.deploy import Deployed
-from train.calibration.synthetic_validation import Tell
+from deepscan.models.config import MSCCNetConfig
+from train.command import (
+    Device,
+    Faces,
+    Pack,
+    Progress,
+    Threads,
+    Workers,
+    exit_on_error,
+    show_progress,
+    use_threads,
+)
 from train.evaluation.metrics import Estimate
 from train.forge.faces import Person, data_hash, read_faces
 from train.recipe import Recipe, Stage, parse_recipe, read_recipe
@@ -171,12 +179,12 @@ def leave_out(
     short: Short,
     families: Sequence[str] = (),
     start: Start | None = None,
-    decoded: Path | None = None,
+    pack: Path | None = None,
     with_all: bool = True,
     device: str = "cpu",
     workers: int = 0,
     people: int = 0,
-    tell: Tell = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> list[dict[str, str]]:
     """Train and test all that is not in the table yet; returns its rows of these settings.
 
@@ -188,12 +196,12 @@ def leave_out(
         short: how long and how large.
         families: which to leave out; none: all of the recipe.
         start: weights to start every run from.
-        decoded: pack of redrawn faces (`train.forge.build_pack`), which some forges need.
+        pack: pack of redrawn faces (`train.forge.build_pack`), which some forges need.
         with_all: also train with every family, for the scores in family.
         device: "cpu", "cuda" or "cuda:N".
         workers: processes that make samples.
         people: at most so many pictures are tested; 0: all.
-        tell: gets a line for each row.
+        progress: gets a line for each row.
 
     Raises:
         UsageError: a family is unknown, or the start knows one that is left out.
@@ -205,8 +213,8 @@ def leave_out(
         raise UsageError(f"no family {unknown[0]!r} in the recipe; there are {', '.join(every)}")
     chosen = sorted(families) if families else every
     check_start(start, chosen)
-    held_out = _some(read_faces(data, "val", decoded), people)
-    settings = _settings(recipe, short, start, data, people, decoded)
+    held_out = _some(read_faces(data, "val", pack), people)
+    settings = _settings(recipe, short, start, data, people, pack)
     rows = [row for row in read_table(table) if row["settings"] == settings]
     for family in [*([ALL] if with_all else []), *chosen]:
         tested = chosen if family == ALL else [family]
@@ -220,7 +228,7 @@ def leave_out(
         begun = time.monotonic()
         asked = without(recipe, family, short)
         run = runs / f"{settings}-{family}"
-        model = _trained(asked, data, run, start, decoded, device, workers)
+        model = _trained(asked, data, run, start, pack, device, workers)
         minutes = (time.monotonic() - begun) / 60
         for name in open_:
             row = {
@@ -238,7 +246,7 @@ def leave_out(
             }
             _append(table, row)
             rows.append(row)
-            tell(
+            progress(
                 f"{name}, left out {family}: AUC {row['auc']} [{row['auc_low']}, "
                 f"{row['auc_high']}], IoU {row['iou']}; {minutes:.1f} min"
             )
@@ -314,7 +322,7 @@ def _settings(
     start: Start | None,
     data: Path,
     people: int,
-    decoded: Path | None,
+    pack: Path | None,
 ) -> str:
     """Names everything that decides a row but the family."""
     given = [
@@ -323,7 +331,7 @@ def _settings(
         None if start is None else start.sha256,
         data_hash(data),
         people,
-        None if decoded is None else hashlib.sha256(decoded.read_bytes()).hexdigest(),
+        None if pack is None else hashlib.sha256(pack.read_bytes()).hexdigest(),
     ]
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -343,13 +351,13 @@ def _trained(
     data: Path,
     run: Path,
     start: Start | None,
-    decoded: Path | None,
+    pack: Path | None,
     device: str,
     workers: int,
 ) -> Deployed:
     """Train, or go on, or take what was finished; the averaged weights."""
     path = train(
-        recipe, data, run, workers=workers, device=device, decoded=decoded,
+        recipe, data, run, workers=workers, device=device, pack=pack,
         start=None if start is None else start.path,
     )  # fmt: skip
     if path is None:
@@ -368,13 +376,9 @@ def _some(people: list[Person], most: int) -> list[Person]:
     return [people[index] for index in chosen]
 
 
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
-
-
 def main(
     recipe: Annotated[Path, typer.Argument(help="Recipe with [forges]")],
-    data: Annotated[Path, typer.Option(help="Folder of faces with provenance.csv")],
+    data: Faces,
     out: Annotated[Path, typer.Option(help="CSV to append rows to")],
     runs: Annotated[Path, typer.Option(help="Folder for the trainings")] = Path("runs/leave-out"),
     steps: Annotated[int, typer.Option(min=1, help="Steps of each training")] = 600,
@@ -391,20 +395,16 @@ def main(
     before: Annotated[
         list[Path] | None, typer.Option(help="Weights that the start itself came from")
     ] = None,
-    decoded: Annotated[
-        Path | None, typer.Option(help="Pack of redrawn faces, from train.forge.build_pack")
-    ] = None,
+    pack: Pack = None,
     with_all: Annotated[bool, typer.Option(help="Also train with all of them")] = True,
     people: Annotated[int, typer.Option(help="Test at most so many pictures; 0: all")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make samples")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    workers: Workers = 0,
+    threads: Threads = 0,
+    device: Device = "cpu",
 ) -> None:
     """Train without each family of forges in turn, and test on that family alone."""
-    cv2.setNumThreads(0)
-    if threads:
-        torch.set_num_threads(threads)
-    try:
+    use_threads(threads)
+    with exit_on_error("leave_out"):
         rows = leave_out(
             read_recipe(recipe),
             data,
@@ -413,16 +413,13 @@ def main(
             short=Short(steps, pairs, size, rate, rounds),
             families=family or (),
             start=None if start is None else read_start(start, before or ()),
-            decoded=decoded,
+            pack=pack,
             with_all=with_all,
             device=device,
             workers=workers,
             people=people,
-            tell=_tell,
+            progress=show_progress,
         )
-    except DeepscanError as error:
-        typer.echo(f"leave_out: {error}", err=True)
-        raise typer.Exit(2) from error
     found = summary(rows)
     if found is not None:
         mean, worst = found["mean"], found["worst"]

@@ -193,7 +193,7 @@ def _alarms(card: Mapping[str, Any]) -> str:
             ["edit", "clips", "people", "manipulated", "suspicious or more", "not judged"], rows
         )
         if rows
-        else "No harmless edits were measured."
+        else "No benign edits were measured."
     )
     care = evaluation.get("care", 1.0)
     careful = (
@@ -372,11 +372,11 @@ The same again, then measured and calibrated:
 
     python -m train.forge.autoencoders --data FACES --out DECODERS --minutes 13
     python -m train.forge.build_pack --data FACES --decoders DECODERS/decoders.pt --out PACK.npz
-    python -m train.train train/recipes/{name}.toml --data FACES --decoded PACK.npz --out RUN{start}
+    python -m train.train train/recipes/{name}.toml --data FACES --pack PACK.npz --out RUN{start}
     python -m train.calibration.leave_out train/recipes/{name}.toml --data FACES \\
-        --decoded PACK.npz --out LEAVE_OUT.csv
+        --pack PACK.npz --out LEAVE_OUT.csv
     python -m train.calibration.certify RUN/{name}.safetensors --data FACES \\
-        --decoded PACK.npz --out PROOF --leave-out LEAVE_OUT.csv
+        --pack PACK.npz --out PROOF --leave-out LEAVE_OUT.csv
 
 FACES is a folder of real faces with a `provenance.csv` (columns as in `train/forge/faces.py`: a
 face box, five landmarks, a person and a split for each picture). For your own pictures write that

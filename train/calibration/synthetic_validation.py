@@ -1,6 +1,6 @@
 """Made clips of people that training never saw, judged frame by frame, and what they show.
 
-Every person is filmed as they are, forged, and with harmless edits, through a moving camera and a
+Every person is filmed as they are, forged, and with benign edits, through a moving camera and a
 real codec at a random size, softness and quality; the draw is the same for all of them, so they
 differ in the forging or edit alone. What the network said is kept row by row in a file, so that a
 measurement that broke off goes on, and every figure (calibration, reliability, groups, tables) is
@@ -31,8 +31,9 @@ from deepscan.options import ScanOptions
 from deepscan.types import Box, Label
 from deepscan.verdict.calibration import logit, wilson
 from train.calibration.clips import CODECS, Camera, act, film, hold_camera, through_codec
+from train.command import Progress
 from train.evaluation.metrics import Estimate, auc, estimated
-from train.forge.benign_edits import HARMLESS
+from train.forge.benign_edits import BENIGN_EDITS
 from train.forge.faces import Person
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.pairs import INSIDE, forge_face, visible
@@ -46,7 +47,6 @@ _EVERY = 4  # frames: those between are nearly the same picture
 _SEED = 9_000_011
 _ATTEMPTS = 4  # draws of a forge until something shows
 Floats = NDArray[np.float64]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def make_clip(
     if leaning:
         face = tilted(face, posture)
     if edit is not None:
-        edited = HARMLESS[edit](face.image, face.landmarks, np.random.default_rng(seeds[3]))
+        edited = BENIGN_EDITS[edit](face.image, face.landmarks, np.random.default_rng(seeds[3]))
         face = replace(face, image=edited)
     pictures, truths = _scene(people, index, face, forge, plan, int(seeds[0]))
     camera = hold_camera(face.image, plan.frames, np.random.default_rng(seeds[1]), scale=scale)
@@ -287,7 +287,7 @@ def make_clips(
     people: Sequence[Person],
     forges: Sequence[str],
     engine: Engine,
-    tell: Tell = lambda text: None,
+    progress: Progress = lambda line: None,
     *,
     plan: Takes = Takes(),
     kept: Path | None = None,
@@ -301,7 +301,7 @@ def make_clips(
     Raises:
         UsageError: the file holds clips of other weights, people or another plan.
     """
-    edits = sorted(HARMLESS)
+    edits = sorted(BENIGN_EDITS)
     work: list[tuple[int, int, str | None, str | None]] = []
     for index in range(len(people)):
         for take in range(plan.takes):
@@ -325,7 +325,7 @@ def make_clips(
                 with kept.open("a") as file:
                     file.write(json.dumps(asdict(row)) + "\n")
             if number % 50 == 49:
-                tell(f"{number + 1} of {len(work)} clips")
+                progress(f"{number + 1} of {len(work)} clips")
         clips.append(row)
     return clips
 
@@ -439,8 +439,8 @@ def _against_untouched(forge: str, clip: Clip) -> bool:
     return clip.forge in ("none", forge)
 
 
-def harmless(clips: Sequence[Clip], ruled: Sequence[Ruled]) -> dict[str, dict[str, Any]]:
-    """For untouched clips and each harmless edit: clips, people, and shares by label (Wilson).
+def alarms_by_edit(clips: Sequence[Clip], ruled: Sequence[Ruled]) -> dict[str, dict[str, Any]]:
+    """For untouched clips and each benign edit: clips, people, and shares by label (Wilson).
 
     Every edit has at most one clip a person where the plan has fewer edits than there are kinds.
     """

@@ -19,9 +19,9 @@ from deepscan.engines.load import build, parse_name
 from deepscan.errors import UsageError
 from deepscan.models.weights import Card
 from train.calibration.fit import Calibrated
-from train.calibration.synthetic_validation import Clip, harmless, plain, slices
+from train.calibration.synthetic_validation import Clip, alarms_by_edit, plain, slices
+from train.forge import check_pack
 from train.forge.faces import Person, data_hash, read_faces
-from train.forge.forged import NEED_DECODED
 from train.recipe import parse_recipe
 from train.validate import Validation
 
@@ -36,12 +36,12 @@ class Weights:
     forges: Mapping[str, float]
     people: list[Person]
     data: Path
-    decoded: Path | None = None
+    pack: Path | None = None
 
     @property
     def key(self) -> str:
         """Names weights and people, for what is kept of their measurement."""
-        pack = "" if self.decoded is None else hashlib.sha256(self.decoded.read_bytes()).hexdigest()
+        pack = "" if self.pack is None else hashlib.sha256(self.pack.read_bytes()).hexdigest()
         return f"{self.sha256} {data_hash(self.data)} {pack}"
 
     def card(self, evaluation: Mapping[str, Any]) -> Card:
@@ -50,15 +50,13 @@ class Weights:
         return Card(self.path.stem, self.path, self.sha256, values)
 
 
-def open_weights(
-    path: Path, data: Path, *, people: int = 0, decoded: Path | None = None
-) -> Weights:
+def open_weights(path: Path, data: Path, *, people: int = 0, pack: Path | None = None) -> Weights:
     """Read what a weights file says of itself and the people of the `val` split.
 
     Args:
         path: NAME.safetensors as train.train wrote it.
         data: folder of faces.
-        decoded: pack of redrawn faces (`train.forge.build_pack`), which some forges need.
+        pack: pack of redrawn faces (`train.forge.build_pack`), which some forges need.
         people: at most so many pictures, evenly over the split; 0: all.
 
     Raises:
@@ -76,18 +74,13 @@ def open_weights(
             "evaluate it with train.evaluation.evaluate"
         )
     forges = {name: share for name, share in recipe.forges.items() if share > 0}
-    needing = sorted(NEED_DECODED & forges.keys())
-    if needing and decoded is None:
-        raise UsageError(
-            f"the forges {', '.join(needing)} need a pack of redrawn faces: make one with "
-            "train.forge.build_pack and give it as --decoded"
-        )
-    everyone = read_faces(data, "val", decoded)
+    check_pack(forges, pack)
+    everyone = read_faces(data, "val", pack)
     if people:
         chosen = np.linspace(0, len(everyone) - 1, min(people, len(everyone))).astype(int)
         everyone = [everyone[index] for index in dict.fromkeys(chosen.tolist())]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Weights(path, sha256, metadata, forges, everyone, data, decoded)
+    return Weights(path, sha256, metadata, forges, everyone, data, pack)
 
 
 def evaluated_on(weights: Weights, validation: Validation) -> str:
@@ -127,7 +120,7 @@ def card_of(
     """The card's JSON: what these weights are, what made them, what they scored."""
     tables = {
         "slices": plain(slices(clips, found.ruled, rounds=rounds)),
-        "harmless": plain(harmless(clips, found.ruled)),
+        "harmless": plain(alarms_by_edit(clips, found.ruled)),
     }
     evaluation = {
         "data": evaluated_on(weights, validation),

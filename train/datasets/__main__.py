@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deepscan.errors import UsageError
+from train.command import exit_on_error
 from train.datasets import DATASETS, DataSet, LayoutError, Sample, Truth, open_dataset
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -29,7 +29,7 @@ def check(
     Without a name the first data set whose layout fits is taken. Exit code 0: every split that is
     there has samples; 2: the layout is wrong, or a split is empty or its list missing.
     """
-    try:
+    with exit_on_error("datasets"):
         names = [name] if name is not None else _fitting(folder)
         dataset = open_dataset(names[0], folder)
         typer.echo(_table(names[0], dataset))
@@ -38,9 +38,6 @@ def check(
         for split in dataset.splits:
             if next(dataset.samples(split), None) is None:
                 raise LayoutError(f"{folder}: split {split}: expected samples; found none")
-    except UsageError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
 
 
 def _fitting(folder: Path) -> list[str]:

@@ -18,11 +18,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from deepscan.errors import DeepscanError, UsageError, VideoError
+from deepscan.errors import UsageError, VideoError
 from deepscan.faces.crop import square
 from deepscan.faces.detector import FaceDetector
 from deepscan.types import Box, Image
 from train.annotate.work import Settings, load_detector, write_png
+from train.command import Device, exit_on_error
 from train.datasets import DATASETS, DataSet, Sample, Truth, VideoKey, open_dataset
 from train.datasets.layout import LayoutError
 from train.datasets.mask import UNKNOWN, binary, read_mask
@@ -259,12 +260,12 @@ def main(
     first: Annotated[int, typer.Option(help="Look at so many frames of a video")] = 300,
     scale: Annotated[float, typer.Option(help="Crop side over face side")] = 1.3,
     min_face: Annotated[int, typer.Option(help="Smallest face in pixels")] = 40,
-    device: Annotated[str, typer.Option(help="Of the face detector: cpu, cuda")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Cut the largest face out of the frames of a data set, into a plain folder."""
     reading = Reading(frames, first, "largest", scale, min_face)
     failed = 0
-    try:
+    with exit_on_error("crops"):
         source = open_dataset(dataset, data)
         find = mtcnn(reading, device)
         for name in split or source.splits:
@@ -275,9 +276,6 @@ def main(
                 except (VideoError, UsageError) as error:
                     failed += 1
                     typer.echo(f"{sample.video}: {error}", err=True)
-    except DeepscanError as error:
-        typer.echo(f"crops: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(f"crops: written to {out}; {failed} videos gave none")
 
 

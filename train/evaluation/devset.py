@@ -32,11 +32,12 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from deepscan.errors import DeepscanError, UsageError, VideoError
+from deepscan.errors import UsageError
 from deepscan.faces.crop import cut, square
 from deepscan.types import Box, Image
 from deepscan.verdict.calibration import logit
 from train.annotate.work import Settings, load_detector
+from train.command import exit_on_error
 from train.evaluation.evaluate import read_network
 from train.evaluation.markdown import figure, markdown
 from train.evaluation.metrics import Estimate, auc, estimated
@@ -315,7 +316,7 @@ def main(
     looks: Annotated[Path | None, typer.Option(help="CSV file that lists all looks")] = None,
 ) -> None:
     """Score weights on real deepfakes."""
-    try:
+    with exit_on_error("devset"):
         if question and looks is not None:
             check_looks(looks, question)
         entries, masks = read_manifest(data)
@@ -326,9 +327,6 @@ def main(
             scored[path] = score(NetworkJudge(model), data, entries, masks, boxes)
             found[path] = {"weights": name, "figures": figures(scored[path])}
         compared = None if against is None else compare(scored[weights], scored[against])
-    except (DeepscanError, VideoError) as error:
-        typer.echo(f"devset: {error}", err=True)
-        raise typer.Exit(2) from error
     for path, values in found.items():
         typer.echo(f"\n{path}\n\n{as_table(values['figures'])}")
     for measure, difference in (compared or {}).items():

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from deepscan.errors import DeepscanError, ModelError, UsageError, VideoError
+from deepscan.errors import ModelError, UsageError, VideoError
 from deepscan.models.deploy import Deployed
 from deepscan.models.weights import Card, load_model, read_card
+from train.command import Device, Pack, Threads, check_folder_of, exit_on_error, use_threads
 from train.datasets import DATASETS, VideoKey, open_dataset
 from train.datasets.sample import REAL
 from train.distributed import join
@@ -33,9 +33,9 @@ from train.evaluation.corruptions import DISTURBANCES, sweep
 from train.evaluation.crops import Crop, Faces, Reading, choose, mtcnn, read_crops
 from train.evaluation.predict import Judge, Judged, NetworkJudge, judge
 from train.evaluation.summary import brief, by_manipulation, figures
+from train.forge import FORGES, without_pack
 from train.forge.faces import read_faces
-from train.forge.forged import FORGES, NEED_DECODED
-from train.forge.pairs import Pairs
+from train.forge.pairs import PairStream
 from train.recipe import parse_recipe
 
 log = logging.getLogger(__name__)
@@ -74,16 +74,16 @@ def read_network(path: Path) -> tuple[Deployed, dict[str, Any]]:
 
 
 def forged_crops(
-    folder: Path, split: str, forges: Sequence[str], size: int, decoded: Path | None = None
+    folder: Path, split: str, forges: Sequence[str], size: int, pack: Path | None = None
 ) -> Iterator[Crop]:
     """Each person of a split through each forge, degraded, beside the original degraded alike.
 
     Raises:
-        UsageError: the folder lacks what `read_faces` needs, or a forge needs the pack `decoded`.
+        UsageError: the folder lacks what `read_faces` needs, or a forge needs the pack `pack`.
     """
-    people = read_faces(folder, split, decoded)
+    people = read_faces(folder, split, pack)
     length = len(people) * len(forges)
-    stream = Pairs(people, dict.fromkeys(forges, 1.0), size=size, seed=_SEED, length=length)
+    stream = PairStream(people, dict.fromkeys(forges, 1.0), size=size, seed=_SEED, length=length)
     for number, forge in enumerate(forges):
         for index, person in enumerate(people):
             place = number * len(people) + index
@@ -249,10 +249,7 @@ def main(
     manipulation: Annotated[
         list[str] | None, typer.Option(help="May be repeated; default: all. Forges of made data")
     ] = None,
-    decoded: Annotated[
-        Path | None,
-        typer.Option(help="Pack of redrawn faces (train.forge.build_pack), for made data"),
-    ] = None,
+    pack: Pack = None,
     faces: Annotated[
         str, typer.Option(help=f"Pictures as given, or faces found: {', '.join(get_args(Faces))}")
     ] = "given",
@@ -266,26 +263,24 @@ def main(
     sweep_crops: Annotated[int, typer.Option(min=0, help="Crops of a sweep; 0: all")] = 400,
     rounds: Annotated[int, typer.Option(min=1, help="Of the bootstrap")] = 1000,
     batch: Annotated[int, typer.Option(min=1, help="Crops at once")] = 16,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
+    device: Device = "cpu",
+    threads: Threads = 0,
 ) -> None:
     """Measure a network on a data set."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    if threads:
-        torch.set_num_threads(threads)
-    try:
+    use_threads(threads)
+    with exit_on_error("evaluate"):
         sweeps = _sweeps(sweep or [])
         if faces not in get_args(Faces):
             raise UsageError(f"no --faces {faces!r}; there are {', '.join(get_args(Faces))}")
-        if not out.parent.is_dir():
-            raise UsageError(f"--out {out}: there is no folder {out.parent}")
+        check_folder_of(out)
         model, name = read_network(weights)
         split = split or ("val" if dataset == MADE else "test")
         settings: dict[str, Any] = {"dataset": dataset, "split": split}
         crops: Iterable[Crop]
         if dataset == MADE:
-            forges = _forges(manipulation, name, decoded is not None)
-            crops = list(forged_crops(data, split, forges, model.input_size, decoded))
+            forges = _forges(manipulation, name, pack is not None)
+            crops = list(forged_crops(data, split, forges, model.input_size, pack))
             settings["forges"] = forges
         else:
             reading = Reading(frames, first, faces, scale, min_face)  # type: ignore[arg-type]
@@ -302,9 +297,6 @@ def main(
                 NetworkJudge(model, device), crops,
                 sweeps=sweeps, sweep_crops=sweep_crops, rounds=rounds, batch=batch,
             )  # fmt: skip
-    except DeepscanError as error:
-        typer.echo(f"evaluate: {error}", err=True)
-        raise typer.Exit(2) from error
     values = {"format": FORMAT, "model": name, "data": settings, **values}
     part = out.with_name(out.name + ".part")
     part.write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n")
@@ -328,7 +320,7 @@ def _sweeps(asked: list[str]) -> list[str]:
     return asked
 
 
-def _forges(asked: list[str] | None, model: dict[str, Any], decoded: bool) -> list[str]:
+def _forges(asked: list[str] | None, model: dict[str, Any], pack: bool) -> list[str]:
     """The forges asked for, else those that the model was trained with, else all that can be."""
     for name in asked or []:
         if name not in FORGES:
@@ -337,7 +329,7 @@ def _forges(asked: list[str] | None, model: dict[str, Any], decoded: bool) -> li
         return asked
     recipe = model.get("training", {}).get("recipe")
     trained = sorted(parse_recipe(recipe).forges) if recipe else []
-    return trained or sorted(name for name in FORGES if decoded or name not in NEED_DECODED)
+    return trained or (sorted(FORGES) if pack else without_pack())
 
 
 if __name__ == "__main__":

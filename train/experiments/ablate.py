@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -24,10 +24,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
-from deepscan.errors import DeepscanError, UsageError
+from deepscan.errors import UsageError
+from train.command import (
+    Device,
+    Progress,
+    Threads,
+    Workers,
+    check_folder_of,
+    exit_on_error,
+    show_progress,
+    use_threads,
+)
 from train.evaluation.markdown import count, figure, markdown
 from train.evaluation.metrics import Estimate
 from train.experiments.cache import kept_or_run, settings_of, source_of
@@ -105,7 +114,7 @@ def ablate(
     *,
     workers: int = 0,
     device: str = "cpu",
-    tell: Callable[[str], None] = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> tuple[dict[str, list[Outcome]], dict[str, Sets]]:
     """Run what is not yet in `kept`; one outcome a seed for every row, and the rows' crops.
 
@@ -127,7 +136,7 @@ def ablate(
         outcome, there = kept_or_run(
             kept, settings, partial(run, row.fit, sets[row.name], seed=seed, device=device)
         )
-        tell(f"{row.name}, seed {seed}: {'was there' if there else 'done'}")
+        progress(f"{row.name}, seed {seed}: {'was there' if there else 'done'}")
         outcomes[row.name].append(outcome)
     return outcomes, sets
 
@@ -231,24 +240,22 @@ def main(
     kept: Annotated[
         Path | None, typer.Option(help="Folder of finished trainings; default: runs/PLAN")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that make samples")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    workers: Workers = 0,
+    threads: Threads = 0,
+    device: Device = "cpu",
 ) -> None:
     """Train every variant of a plan and table them; start again to go on after a stop."""
-    if threads:
-        torch.set_num_threads(threads)
-    try:
+    use_threads(threads)
+    with exit_on_error("ablate"):
         ablation = ablation_of(read_plan(plan))
-        if not out.parent.is_dir():
-            raise UsageError(f"{out.parent}: no such folder to write {out.name} into")
+        check_folder_of(out)
         outcomes, sets = ablate(
             ablation,
             data,
             kept or Path("runs") / plan.stem,
             workers=workers,
             device=device,
-            tell=lambda line: typer.echo(line, err=True),
+            progress=show_progress,
         )
         first = ablation.rows[0]
         head = preface(
@@ -265,9 +272,6 @@ def main(
         parts = [f"# {_title(plan)}", head, summary(lines), table(lines)]
         out.write_text("\n\n".join(parts) + "\n", "utf-8")
         write_csv(out.with_suffix(".csv"), lines)
-    except DeepscanError as error:
-        typer.echo(f"ablate: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(f"result: {out}")
 
 

@@ -12,7 +12,7 @@ train/experiments/rules.py. The paper's own tables are not known to us, so none 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -20,10 +20,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
-from deepscan.errors import DeepscanError, UsageError
+from deepscan.errors import UsageError
+from train.command import (
+    Device,
+    Progress,
+    Threads,
+    Workers,
+    check_folder_of,
+    exit_on_error,
+    show_progress,
+    use_threads,
+)
 from train.evaluation.markdown import count, figure, markdown
 from train.evaluation.metrics import Estimate
 from train.experiments.cache import kept_or_run, settings_of, source_of
@@ -96,7 +105,7 @@ def compare(
     source: str = "",
     device: str = "cpu",
     minutes: float | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> dict[Cell, list[Outcome]]:
     """Train and judge all that is not in `kept`; seed after seed, so that cells have the same.
 
@@ -108,7 +117,7 @@ def compare(
     for turn, seed in enumerate(plan.seeds):
         spent = time.monotonic() - started
         if minutes is not None and turn and spent * (turn + 1) / turn > minutes * 60:
-            tell(f"seed {seed} and later would take longer than {minutes:g} minutes: left out")
+            progress(f"seed {seed} and later would take longer than {minutes:g} minutes: left out")
             break
         for architecture, task in plan.cells:
             fit = replace(plan.fit, architecture=architecture, task=task)
@@ -120,7 +129,9 @@ def compare(
             outcomes[architecture, task].append(outcome)
             auc = estimate_value([outcome], sets, "auc")
             took = "was there" if there else f"{time.monotonic() - begun:.0f} s"
-            tell(f"{architecture}, {task}, seed {seed}: AUC {auc:.3f} by {outcome.rule}; {took}")
+            progress(
+                f"{architecture}, {task}, seed {seed}: AUC {auc:.3f} by {outcome.rule}; {took}"
+            )
     return outcomes
 
 
@@ -331,20 +342,18 @@ def main(
     kept: Annotated[
         Path | None, typer.Option(help="Folder of finished trainings; default: runs/PLAN")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that make samples")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of torch on a CPU; 0: all cores")] = 0,
+    workers: Workers = 0,
+    threads: Threads = 0,
     minutes: Annotated[float | None, typer.Option(help="Begin no seed that ends later")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train one body for segmentation, for classification and for both, and compare."""
-    if threads:
-        torch.set_num_threads(threads)
-    try:
+    use_threads(threads)
+    with exit_on_error("compare"):
         comparison = comparison_of(read_plan(plan))
-        if not out.parent.is_dir():
-            raise UsageError(f"{out.parent}: no such folder to write {out.name} into")
+        check_folder_of(out)
         sets = make_sets(comparison.data, data, workers=workers)
-        _tell(f"{len(sets.training)} crops to train on, {len(sets.measured)} to measure on")
+        show_progress(f"{len(sets.training)} crops to train on, {len(sets.measured)} to measure on")
         outcomes = compare(
             comparison,
             sets,
@@ -352,7 +361,7 @@ def main(
             source=source_of(comparison.data, data),
             device=device,
             minutes=minutes,
-            tell=_tell,
+            progress=show_progress,
         )
         head = preface(
             "train.experiments.compare",
@@ -367,14 +376,7 @@ def main(
             minutes=minutes,
         )
         out.write_text(report(comparison, sets, outcomes, head), "utf-8")
-    except DeepscanError as error:
-        typer.echo(f"compare: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(f"result: {out}")
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from train.experiments.samples import (
     measured_samples,
     zoomed,
 )
+from train.forge import FORGES
 from train.forge.faces import read_faces
-from train.forge.forged import FORGES
 from train.losses import LOSSES
 from train.recipe import Schedule, Stage
 

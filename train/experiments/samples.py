@@ -23,7 +23,7 @@ from train.datasets import open_dataset
 from train.evaluation.crops import choose, pictures_of, read_pair
 from train.forge.faces import Person
 from train.forge.forged import Forged
-from train.forge.pairs import INSIDE, Pair, Pairs, crop_square, cut, cut_pair, forge_face
+from train.forge.pairs import INSIDE, Pair, PairStream, crop_square, cut, cut_pair, forge_face
 
 MaskSource = Literal["blend", "annotated"]
 MASK_SOURCES: tuple[MaskSource, ...] = get_args(MaskSource)
@@ -107,7 +107,7 @@ def forge_samples(
         workers: processes that make pairs.
     """
     cv2.setNumThreads(0)  # its pool does not survive the fork of the workers
-    stream = Pairs(people, forges, size=size, seed=seed, length=pairs)
+    stream = PairStream(people, forges, size=size, seed=seed, length=pairs)
     made = _Made(stream, masks, degraded=augmentation)
     return _gathered(list(DataLoader(made, batch_size=None, num_workers=workers)))
 
@@ -123,7 +123,7 @@ def measured_samples(
     """Each picture through each forge, with exact masks: crops to measure on."""
     cv2.setNumThreads(0)
     length = len(people) * len(forges)
-    stream = Pairs(people, forges, size=size, seed=_MEASURE_SEED, length=length)
+    stream = PairStream(people, forges, size=size, seed=_MEASURE_SEED, length=length)
     made = _Made(stream, "blend", degraded, in_turn=True)
     return _gathered(list(DataLoader(made, batch_size=None, num_workers=workers)))
 
@@ -170,7 +170,7 @@ class _Made(Dataset[Pair]):
     """
 
     def __init__(
-        self, stream: Pairs, masks: MaskSource, degraded: bool, *, in_turn: bool = False
+        self, stream: PairStream, masks: MaskSource, degraded: bool, *, in_turn: bool = False
     ) -> None:
         self.stream, self.masks, self.degraded, self.in_turn = stream, masks, degraded, in_turn
 

@@ -23,7 +23,7 @@ _ARRAYS = ("pixels", "ends", "names", "owners", "kinds", "decoders", "upsamplers
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class RedrawnFace:
     """One redrawn face: an encoded square picture, aligned, and what made it.
 
     `swapped` says that the decoder belongs to other people than the encoded face does.
@@ -46,7 +46,7 @@ class Decoded:
         return np.ascontiguousarray(pixels[..., ::-1])
 
 
-def encode(picture: Picture, decoder: str, upsampler: str, swapped: bool) -> Decoded:
+def encode(picture: Picture, decoder: str, upsampler: str, swapped: bool) -> RedrawnFace:
     """Keep a redrawn face (size, size, 3) uint8 RGB."""
     _, data = cv2.imencode(
         ".jpg", picture[..., ::-1],
@@ -55,10 +55,10 @@ def encode(picture: Picture, decoder: str, upsampler: str, swapped: bool) -> Dec
             cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
         ],
     )  # fmt: skip
-    return Decoded(data.tobytes(), decoder, upsampler, swapped)
+    return RedrawnFace(data.tobytes(), decoder, upsampler, swapped)
 
 
-def write_pack(path: Path, faces: Mapping[str, Sequence[Decoded]]) -> None:
+def write_pack(path: Path, faces: Mapping[str, Sequence[RedrawnFace]]) -> None:
     """Write a pack: redrawn faces by the name of the picture they belong to."""
     everyone = [(name, one) for name, some in faces.items() for one in some]
     kinds = sorted({(one.decoder, one.upsampler, one.swapped) for _, one in everyone})
@@ -81,7 +81,7 @@ def write_pack(path: Path, faces: Mapping[str, Sequence[Decoded]]) -> None:
         )
 
 
-def read_pack(path: Path) -> dict[str, tuple[Decoded, ...]]:
+def read_pack(path: Path) -> dict[str, tuple[RedrawnFace, ...]]:
     """Redrawn faces by the name of the picture they belong to.
 
     Raises:
@@ -96,12 +96,12 @@ def read_pack(path: Path) -> dict[str, tuple[Decoded, ...]]:
             "train.forge.build_pack makes one"
         ) from error
     pixels = arrays["pixels"].tobytes()
-    found: dict[str, list[Decoded]] = {str(name): [] for name in arrays["names"]}
+    found: dict[str, list[RedrawnFace]] = {str(name): [] for name in arrays["names"]}
     names = list(found)
     start = 0
     for end, owner, kind in zip(arrays["ends"], arrays["owners"], arrays["kinds"], strict=True):
         found[names[owner]].append(
-            Decoded(
+            RedrawnFace(
                 pixels[start:end],
                 str(arrays["decoders"][kind]),
                 str(arrays["upsamplers"][kind]),

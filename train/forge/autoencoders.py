@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepscan.errors import UsageError
+from train.command import Faces, Threads, exit_on_error, use_threads
 from train.forge.align import align
 from train.forge.faces import Person, read_faces
 
@@ -445,22 +446,22 @@ def train(learner: Learner, out: Path, seconds: float) -> Iterator[tuple[int, li
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of faces with provenance.csv.")],
+    data: Faces,
     out: Annotated[Path, typer.Option(help="Folder for decoders.pt.")],
     minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Decides the weights to start from and all draws.")] = 1,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    threads: Threads = 1,
 ) -> None:
     """Train the decoders on the people of the split "train"."""
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(1)
-    learner = Learner(aligned_faces(read_faces(data, "train")), seed)
-    for step, losses in train(learner, out, 60 * minutes):
-        each = ", ".join(
-            f"{design.name} {design.upsampler} {design.size}: {loss:.3f}"
-            for design, loss in zip(DESIGNS, losses, strict=True)
-        )
-        typer.echo(f"step {step}: {each}")
+    use_threads(threads)
+    with exit_on_error("autoencoders"):
+        learner = Learner(aligned_faces(read_faces(data, "train")), seed)
+        for step, losses in train(learner, out, 60 * minutes):
+            each = ", ".join(
+                f"{design.name} {design.upsampler} {design.size}: {loss:.3f}"
+                for design, loss in zip(DESIGNS, losses, strict=True)
+            )
+            typer.echo(f"step {step}: {each}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Two kinds. Edits (`EDITS`: compression, filters, cameras, screens) change nearly every pixel.
 Occluders (`OCCLUDERS`: glasses, hands, captions) lie over the face; what lies under them is neither
-real nor forged any more. `HARMLESS` has both as functions of one shape.
+real nor forged any more. `BENIGN_EDITS` has both as functions of one shape.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from train.forge.blend import Picture, Weight, blend
 from train.forge.degrade import grain, jpeg, motion_blur, sharpen, webp
 from train.forge.shape import FOREHEAD, JAW, MOUTH, Points, draw, place
 
-Harmless = Callable[[Picture, Points, np.random.Generator], Picture]
+BenignEdit = Callable[[Picture, Points, np.random.Generator], Picture]
 _KERNELS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA)
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX,
@@ -283,7 +283,7 @@ def lit(image: Picture, landmarks: Points, rng: np.random.Generator) -> Picture:
     return np.clip(image * (1 + near[..., None] * tint), 0, 255).astype(np.uint8)
 
 
-def _wide(edit: Callable[[Picture, np.random.Generator], Picture]) -> Harmless:
+def _wide(edit: Callable[[Picture, np.random.Generator], Picture]) -> BenignEdit:
     """An edit that needs not know where the face is."""
     return partial(_without_landmarks, edit)
 
@@ -297,7 +297,7 @@ def _without_landmarks(
     return edit(image, rng)
 
 
-EDITS: dict[str, Harmless] = {
+EDITS: dict[str, BenignEdit] = {
     "recompression": _wide(recompress),
     "rescaling": _wide(rescale),
     "beauty filter": _wide(beauty),
@@ -545,7 +545,7 @@ def _occlude(
     return occluder(height, width, landmarks, rng).over(image)
 
 
-HARMLESS: Mapping[str, Harmless] = {
+BENIGN_EDITS: Mapping[str, BenignEdit] = {
     **EDITS,
     **{name: partial(_occlude, occluder) for name, occluder in OCCLUDERS.items()},
 }

@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
-import torch
 import typer
 
-from train.forge.autoencoder_pack import Decoded, encode, write_pack
+from train.command import Faces, exit_on_error, use_threads
+from train.forge.autoencoder_pack import RedrawnFace, encode, write_pack
 from train.forge.autoencoders import Decoders, aligned_faces, groups_of, load_decoders
 from train.forge.faces import Person, read_faces
 
@@ -29,7 +28,7 @@ def redraw_all(
     own: int = 3,
     swapped: int = 2,
     learned: bool = True,
-) -> dict[str, list[Decoded]]:
+) -> dict[str, list[RedrawnFace]]:
     """Each person through a few decoders, drawn by the seed.
 
     Args:
@@ -57,7 +56,7 @@ def redraw_all(
             drawn = sorted(rng.permutation(some), key=lambda which: not designs[which].adversarial)
             for which in drawn[:count]:
                 wanted[which].append(index)
-    made: dict[str, list[Decoded]] = {person.name: [] for person in people}
+    made: dict[str, list[RedrawnFace]] = {person.name: [] for person in people}
     for which, design in enumerate(designs):
         for start in range(0, len(wanted[which]), _AT_ONCE):
             some = wanted[which][start : start + _AT_ONCE]
@@ -69,7 +68,7 @@ def redraw_all(
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of faces with provenance.csv.")],
+    data: Faces,
     decoders: Annotated[Path, typer.Option(help="decoders.pt of train.forge.autoencoders.")],
     out: Annotated[Path, typer.Option(help="The pack, an .npz, to write.")],
     seed: Annotated[int, typer.Option(help="The seed that the decoders were trained with.")] = 1,
@@ -77,16 +76,16 @@ def main(
     swapped: Annotated[int, typer.Option(min=1, help="Redrawn as others, a person.")] = 2,
 ) -> None:
     """Write the pack that the forges "reconstruct" and "deepswap" draw from."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    networks = load_decoders(decoders)
-    faces: dict[str, list[Decoded]] = {}
-    for split in ("train", "val"):
-        faces |= redraw_all(
-            read_faces(data, split), networks,
-            seed=seed, own=own, swapped=swapped, learned=split == "train",
-        )  # fmt: skip
-    write_pack(out, faces)
+    use_threads(1)
+    with exit_on_error("build_pack"):
+        networks = load_decoders(decoders)
+        faces: dict[str, list[RedrawnFace]] = {}
+        for split in ("train", "val"):
+            faces |= redraw_all(
+                read_faces(data, split), networks,
+                seed=seed, own=own, swapped=swapped, learned=split == "train",
+            )  # fmt: skip
+        write_pack(out, faces)
     count = sum(len(some) for some in faces.values())
     typer.echo(f"{out}: {count} faces of {len(faces)} pictures, {out.stat().st_size / 1e6:.1f} MB")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deepscan.errors import UsageError
 from train.forge.align import align
-from train.forge.autoencoder_pack import Decoded
+from train.forge.autoencoder_pack import RedrawnFace
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
 from train.forge.degrade import grain, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
@@ -26,7 +26,7 @@ _UP = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 BORDERLESS = 0.33  # share of swaps of the whole oval that are made smaller with their frame
 _SMALLEST = 56  # pixels of a face that is still worth a look
 _GREY = 3.0  # mean difference of channels below which a picture has no colours
-_RIM = 0.04  # of the decoded square, over which its edge fades out
+_RIM = 0.04  # of the redrawn square, over which its edge fades out
 
 
 def deepswap(
@@ -39,27 +39,56 @@ def deepswap(
     """
     whole = bool(rng.random() < BORDERLESS)
     mask, region = (oval_mask(face, rng), "face") if whole else random_mask(face, rng, LARGE)
-    if other is not None and other.decoded and rng.random() < 0.6:
+    if other is not None and other.redrawn and rng.random() < 0.6:
         swapped = bool(rng.random() < 0.3)
-        decoded, owner, way = pick(other, rng, swapped), other, "laid on"
+        redrawn, owner, way = pick(other, rng, swapped), other, "laid on"
     else:
-        decoded, owner, way = pick(face, rng, swapped=True), face, "through"
-    picture = truer(decoded.picture(), owner, rng, 0.7 if decoded.swapped else 1.0)
-    if decoded.swapped and rng.random() < 0.5:
+        redrawn, owner, way = pick(face, rng, swapped=True), face, "through"
+    picture = truer(redrawn.picture(), owner, rng, 0.7 if redrawn.swapped else 1.0)
+    if redrawn.swapped and rng.random() < 0.5:
         finer = truer(pick(owner, rng, swapped=False).picture(), owner, rng)
         picture, way = detailed(picture, finer, rng), f"{way}, detailed"
-    source, inside = enlarge(picture, owner, face, rng)
-    mask = cover(mask, inside)
-    space = SPACES[rng.choice(len(SPACES), p=(0.35, 0.2, 0.2, 0.15, 0.1))]
-    source = as_grey_as(face, match_colour(source, face.image, mask, space))
-    source = finish(source, rng)
-    kind = "alpha" if whole else BLENDS[rng.choice(len(BLENDS), p=(0.65, 0.2, 0.15))]
-    made = compose(source, face.image, mask, kind)
+    made, mask, space, kind = put_on(
+        picture, owner, face, mask, rng, (0.35, 0.2, 0.2, 0.15, 0.1),
+        None if whole else (0.65, 0.2, 0.15),
+    )  # fmt: skip
     tags = (
-        "deepswap", region, way, decoded.decoder, decoded.upsampler, f"{picture.shape[0]} px",
+        "deepswap", region, way, redrawn.decoder, redrawn.upsampler, f"{picture.shape[0]} px",
         f"colour {space}", kind,
     )  # fmt: skip
     return Forged(made, face.image, mask, tags, reduction(face, rng) if whole else 1.0)
+
+
+def put_on(
+    picture: Picture,
+    owner: FaceImage,
+    face: FaceImage,
+    mask: NDArray[np.float32],
+    rng: np.random.Generator,
+    colours: tuple[float, ...],
+    blends: tuple[float, ...] | None,
+) -> tuple[Picture, NDArray[np.float32], str, str]:
+    """Blend a redrawn face of `owner` into `face`, in its colours.
+
+    Args:
+        picture: the redrawn face, square and aligned.
+        owner: whose face it is.
+        face: where it goes.
+        mask: (H, W) float32 in [0, 1], what it may cover.
+        rng: consumed by the draw.
+        colours: probabilities of `SPACES`.
+        blends: probabilities of `BLENDS`; None for "alpha".
+
+    Returns:
+        The picture (H, W, 3), the part of the mask that was covered, colour transfer and blending.
+    """
+    source, inside = enlarge(picture, owner, face, rng)
+    mask = mask * np.clip(inside, 0, 1)
+    space = SPACES[rng.choice(len(SPACES), p=colours)]
+    source = as_grey_as(face, match_colour(source, face.image, mask, space))
+    source = finish(source, rng)
+    kind = "alpha" if blends is None else BLENDS[rng.choice(len(BLENDS), p=blends)]
+    return compose(source, face.image, mask, kind), mask, space, kind
 
 
 def reduction(face: FaceImage, rng: np.random.Generator) -> float:
@@ -69,17 +98,17 @@ def reduction(face: FaceImage, rng: np.random.Generator) -> float:
     return min(1.0, max(1 / rng.uniform(2, 3), least))
 
 
-def pick(face: FaceImage, rng: np.random.Generator, swapped: bool | None = None) -> Decoded:
+def pick(face: FaceImage, rng: np.random.Generator, swapped: bool | None = None) -> RedrawnFace:
     """One of a face's redrawn copies; by own or others' decoders only, if asked.
 
     Raises:
         UsageError: there is none.
     """
-    some = [one for one in face.decoded if swapped is None or one.swapped == swapped]
+    some = [one for one in face.redrawn if swapped is None or one.swapped == swapped]
     if not some:
         raise UsageError(
             "this forge needs faces that networks have redrawn: make a pack with "
-            "train.forge.build_pack and give it as --decoded"
+            "train.forge.build_pack and give it as --pack"
         )
     return some[rng.integers(len(some))]
 
@@ -167,7 +196,7 @@ def enlarge(
 def _way_back(
     owner: FaceImage, face: FaceImage, side: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """The affine map (2, 3) from the decoded square to the picture of `face`."""
+    """The affine map (2, 3) from the redrawn square to the picture of `face`."""
     there = align(owner.landmarks, side)
     if owner is face:
         return cv2.invertAffineTransform(there)
@@ -196,9 +225,3 @@ def finish(picture: Picture, rng: np.random.Generator) -> Picture:
     if rng.random() < 0.25:
         picture = grain(picture, rng, rng.uniform(0.8, 4), rng.uniform(1, 2))
     return picture
-
-
-def cover(mask: NDArray[np.float32], inside: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The part of a mask for which there is a decoded picture."""
-    out: NDArray[np.float32] = mask * np.clip(inside, 0, 1)
-    return out

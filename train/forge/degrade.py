@@ -172,7 +172,7 @@ CODECS = ("video", "still")  # with real video codecs (PyAV), or with JPEG and W
 def degrade(
     images: list[Picture],
     rng: np.random.Generator,
-    gentle: float = 0.0,
+    mild: float = 0.0,
     codecs: str = "video",
 ) -> list[Picture]:
     """Send pictures of one size through one and the same random life.
@@ -180,18 +180,18 @@ def degrade(
     Args:
         images: (H, W, 3) uint8 RGB each, all of one size.
         rng: consumed by the same amount whatever the pictures hold.
-        gentle: probability of a life with light grain and a good codec only.
+        mild: probability of a life with light grain and a good codec only.
         codecs: one of `CODECS`.
 
     Returns:
         Pictures of a common, possibly smaller size; each side shrinks by the same factor.
     """
     seed = int(rng.integers(2**63))
-    life = _gentle_life if gentle > 0 and rng.random() < gentle else _one_life
+    life = _mild_life if mild > 0 and rng.random() < mild else _one_life
     return [life(image, np.random.default_rng(seed), codecs) for image in images]
 
 
-def _gentle_life(image: Picture, rng: np.random.Generator, codecs: str) -> Picture:
+def _mild_life(image: Picture, rng: np.random.Generator, codecs: str) -> Picture:
     out = colour(image, rng, 0.5)
     if rng.random() < 0.3:
         out = grain(out, rng, rng.uniform(0.5, 4), rng.uniform(1, 1.6))

@@ -38,13 +38,13 @@ class Person:
     face: FaceImage
 
 
-def read_faces(folder: Path, split: str, decoded: Path | None = None) -> list[Person]:
+def read_faces(folder: Path, split: str, pack: Path | None = None) -> list[Person]:
     """Read all pictures of a split ("train" or "val") into memory.
 
     Args:
         folder: the pictures and provenance.csv.
         split: which of them.
-        decoded: a pack of their redrawn faces (`train.forge.build_pack`), which some forges need.
+        pack: a pack of their redrawn faces (`train.forge.build_pack`), which some forges need.
 
     Raises:
         UsageError: provenance.csv or one of its columns or pictures is missing, or the split is
@@ -55,10 +55,10 @@ def read_faces(folder: Path, split: str, decoded: Path | None = None) -> list[Pe
         raise UsageError(f"{folder / 'provenance.csv'} has no row with split = {split!r}")
     meshes = read_meshes(folder)
     people = [_read(folder, row, meshes.get(row["file"])) for row in rows]
-    return people if decoded is None else with_decoded(people, decoded)
+    return people if pack is None else with_redrawn(people, pack)
 
 
-def with_decoded(people: list[Person], path: Path) -> list[Person]:
+def with_redrawn(people: list[Person], path: Path) -> list[Person]:
     """The same people with their redrawn faces from a pack.
 
     Raises:
@@ -68,7 +68,7 @@ def with_decoded(people: list[Person], path: Path) -> list[Person]:
     missing = [person.name for person in people if not pack.get(person.name)]
     if missing:
         raise UsageError(f"{path} has no redrawn face of {missing[0]} and {len(missing) - 1} more")
-    return [replace(one, face=replace(one.face, decoded=pack[one.name])) for one in people]
+    return [replace(one, face=replace(one.face, redrawn=pack[one.name])) for one in people]
 
 
 def data_hash(folder: Path) -> str:

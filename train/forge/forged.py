@@ -1,8 +1,4 @@
-"""What every forge gives: one file with one function of this shape, and a line in `FORGES`.
-
-To add a forge, write one file with a function `(face, rng, *, other) -> Forged` and add one line;
-the conformance suite in tests/train/ runs over all of them.
-"""
+"""What a forge takes and gives: a face, its manipulated picture, and the function between."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from train.forge.autoencoder_pack import Decoded
+from train.forge.autoencoder_pack import RedrawnFace
 from train.forge.mesh import Mesh, place_mesh
 from train.forge.shape import Points
 
@@ -23,7 +19,7 @@ Picture = NDArray[np.uint8]
 class FaceImage:
     """A picture with one main face: (H, W, 3) uint8 RGB, five landmarks (5, 2), face box xyxy.
 
-    `decoded` are this face's copies from a pack, which some forges need; see
+    `redrawn` are this face's copies from a pack, which some forges need; see
     train.forge.autoencoder_pack. `mesh` are dense landmarks (478, 3) float32 in pixels of the
     picture, see train.forge.mesh; None where they were not found or disagree with the five.
     """
@@ -31,7 +27,7 @@ class FaceImage:
     image: Picture
     landmarks: Points
     box: tuple[float, float, float, float]
-    decoded: tuple[Decoded, ...] = ()
+    redrawn: tuple[RedrawnFace, ...] = ()
     mesh: Mesh | None = None
 
     def dense(self) -> Mesh:
@@ -56,28 +52,11 @@ class Forged:
 
 
 class Forge(Protocol):
+    """A manipulation. `other` is somebody else's face, for forges that need one.
+
+    All chance comes from `rng`; the picture given is not changed.
+    """
+
     def __call__(
         self, face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
     ) -> Forged: ...
-
-
-FORGES: dict[str, str] = {
-    "self-blend": "train.forge.selfblend:self_blend",
-    "swap": "train.forge.swap:swap",
-    "redraw": "train.forge.redraw:redraw",
-    "reenact": "train.forge.reenact:reenact",
-    "inpaint": "train.forge.inpaint:inpaint",
-    "copy-move": "train.forge.copymove:copy_move",
-    "whole-face": "train.forge.wholeface:whole_face",
-    "reconstruct": "train.forge.reconstruct:reconstruct",
-    "deepswap": "train.forge.deepswap:deepswap",
-    "mesh-swap": "train.forge.meshswap:mesh_swap",
-    "mouth": "train.forge.mouth:mouth",
-    "expression": "train.forge.expression:expression",
-}
-
-NEED_DECODED = frozenset({"reconstruct", "deepswap"})  # forges that raise UsageError without a pack
-
-# Forges that take somebody else's face, and those that look for one alike in pose, light and skin.
-WITH_OTHER = frozenset({"swap", "copy-move", "deepswap", "mesh-swap", "mouth", "expression"})
-ALIKE = frozenset({"mesh-swap", "mouth", "expression"})

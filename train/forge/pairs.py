@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 
 import cv2
 import numpy as np
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from train.forge import FORGES, load_forge
 from train.forge.benign_edits import EDITS, OCCLUDERS
 from train.forge.degrade import degrade
 from train.forge.faces import Person
-from train.forge.forged import ALIKE, FORGES, WITH_OTHER, FaceImage, Forge, Forged, Picture
+from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.mesh import Mesh, moved
 from train.forge.tilt import tilted
 
@@ -28,11 +28,26 @@ INSIDE = 0.4  # blending weight from which a pixel counts as manipulated
 VISIBLE = 1.0  # grey levels that a forge must change within its mask; less is no manipulation
 SMALLEST = 0.01  # share of the face box that a mask must cover
 _ATTEMPTS = 3
-_GENTLE_WHEN_SMALL = 0.7  # probability of a gentle life for pictures that a forge made smaller
-_LOOKED_AT = 20  # strangers among whom the most alike is found
+_MILD_WHEN_SMALL = 0.7  # probability of a mild life for pictures that a forge made smaller
+_ALIKE_CANDIDATES = 20  # strangers among whom the most alike is found
 _CANDIDATES = 5  # strangers to choose a swap's other face from
 _TRIM = 1.75  # side of what is degraded over the longer side of the face box: more is never cut
 _OCCLUDER = 0.3  # share of edited pairs that something lies over
+
+
+@dataclass(frozen=True, slots=True)
+class PairOptions:
+    """What happens to pairs beside the forging.
+
+    `mild` is the share that is spared the harder degradations, `benign` the share that gets edits
+    which accuse nobody, `tilt` that of tilted heads; `codecs` is one of
+    `train.forge.degrade.CODECS`.
+    """
+
+    mild: float = 0.0
+    benign: float = 0.0
+    tilt: float = 0.0
+    codecs: str = "video"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +59,6 @@ class Pair:
     mask: np.ndarray
     tags: tuple[str, ...]
     person: str
-
-
-def load_forge(name: str) -> Forge:
-    """The forge of that name.
-
-    Raises:
-        KeyError: no forge has that name.
-    """
-    module, function = FORGES[name].split(":")
-    forge: Forge = getattr(import_module(module), function)
-    return forge
 
 
 def forge_face(
@@ -69,9 +73,10 @@ def forge_face(
     person = people[index]
     face = face or person.face
     other = None
-    if forge in ALIKE and face.mesh is not None:
+    wanted = FORGES[forge].other
+    if wanted == "alike" and face.mesh is not None:
         other = _most_alike(people, person, face, rng)
-    elif forge in WITH_OTHER:
+    elif wanted != "none":
         other = _somebody_else(people, person, rng)
     return load_forge(forge)(face, rng, other=other)
 
@@ -80,7 +85,7 @@ def _most_alike(
     people: Sequence[Person], person: Person, face: FaceImage, rng: np.random.Generator
 ) -> FaceImage | None:
     """Another person's face, of those drawn the most alike in pose, expression, light and skin."""
-    drawn = [people[int(i)] for i in rng.integers(len(people), size=_LOOKED_AT)]
+    drawn = [people[int(i)] for i in rng.integers(len(people), size=_ALIKE_CANDIDATES)]
     others = [
         (other.face, other.face.mesh)
         for other in drawn
@@ -88,11 +93,13 @@ def _most_alike(
     ]
     if face.mesh is None or not others:
         return _somebody_else(people, person, rng)
-    own = dense_look(face.image, face.mesh)
-    looks = [np.abs(dense_look(other.image, mesh) - own).sum() for other, mesh in others]
+    own = dense_appearance(face.image, face.mesh)
+    differences = [
+        np.abs(dense_appearance(other.image, mesh) - own).sum() for other, mesh in others
+    ]
     # A face of few pixels has nothing to show in a large one.
     sizes = [np.log(np.ptp(face.mesh[:, 0]) / np.ptp(mesh[:, 0])) for _, mesh in others]
-    return others[int(np.argmin(looks + 12 * np.maximum(np.array(sizes) - 0.1, 0)))][0]
+    return others[int(np.argmin(differences + 12 * np.maximum(np.array(sizes) - 0.1, 0)))][0]
 
 
 def _somebody_else(
@@ -106,12 +113,12 @@ def _somebody_else(
         others = [other for other in people if other.person != person.person]
     if not others:
         return None
-    own = _look(person.face)
-    looks = [np.abs(_look(other.face) - own).sum() for other in others[:wanted]]
-    return others[int(np.argmin(looks))].face
+    own = _appearance(person.face)
+    differences = [np.abs(_appearance(other.face) - own).sum() for other in others[:wanted]]
+    return others[int(np.argmin(differences))].face
 
 
-def _look(face: FaceImage) -> np.ndarray:
+def _appearance(face: FaceImage) -> np.ndarray:
     """Pose and colour, roughly: landmarks by the distance of the eyes, and the skin beside them."""
     eyes = face.landmarks[1] - face.landmarks[0]
     unit = max(float(np.hypot(*eyes)), 1.0)
@@ -126,7 +133,7 @@ def _look(face: FaceImage) -> np.ndarray:
 _SKIN = np.array((151, 108, 337, 50, 280, 205, 425, 5, 199))
 
 
-def dense_look(image: Picture, mesh: Mesh) -> np.ndarray:
+def dense_appearance(image: Picture, mesh: Mesh) -> np.ndarray:
     """Pose, expression, light and skin: points of the mesh without turn and size, and colours.
 
     Args:
@@ -148,7 +155,7 @@ def dense_look(image: Picture, mesh: Mesh) -> np.ndarray:
     return np.concatenate([shape.real, shape.imag, skin.ravel() / 75, colourful])
 
 
-class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class PairStream(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """An endless, reproducible stream of pairs.
 
     An item is (crops (2, S, S, 3) uint8, forged first; mask (S, S) uint8 of the forged; forge).
@@ -162,19 +169,10 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         size: int,
         seed: int,
         length: int,
-        gentle: float = 0.0,
-        harmless: float = 0.0,
-        tilt: float = 0.0,
-        codecs: str = "video",
+        options: PairOptions = PairOptions(),
     ) -> None:
-        """`gentle` is the share of pairs that are spared the harder degradations, `harmless` the
-        share that gets edits which accuse nobody, `tilt` that of tilted heads; `codecs` as
-        `train.forge.degrade.CODECS`."""
         self.people = people
-        self.tilt = tilt
-        self.harmless = harmless
-        self.codecs = codecs
-        self.gentle = gentle
+        self.options = options
         self.size = size
         self.seed = seed
         self.length = length
@@ -202,16 +200,14 @@ class Pairs(Dataset[tuple[Tensor, Tensor, Tensor]]):
         if person is not None:
             chosen = person
         face = self.people[chosen].face
-        if self.tilt > 0 and rng.random() < self.tilt:
+        if self.options.tilt > 0 and rng.random() < self.options.tilt:
             face = tilted(face, rng)
         kept = replace(self.people[chosen], face=trimmed(face))
         for _ in range(_ATTEMPTS):
             made = forge_face(self.people, chosen, forge or drawn, rng, face=kept.face)
             if visible(made, kept.face):
                 break
-        return cut_pair(
-            made, kept, self.size, rng, self.gentle, harmless=self.harmless, codecs=self.codecs
-        )
+        return cut_pair(made, kept, self.size, rng, self.options)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         pair = self.pair(index)
@@ -239,7 +235,7 @@ def _apart(one: Picture, two: Picture, inside: np.ndarray) -> float:
 def edit_pair(
     forged: Forged, landmarks: np.ndarray, rng: np.random.Generator
 ) -> tuple[Forged, bool]:
-    """Edit both pictures harmlessly, so that no edit tells which of them is forged.
+    """Edit both pictures alike or apart, so that no edit tells which of them is forged.
 
     What lies over a face lies over both, and is taken out of the mask. Edits of the picture are,
     with equal chance, one draw for both, or drawn for each apart from the other: then real pictures
@@ -300,23 +296,20 @@ def cut_pair(
     person: Person,
     size: int,
     rng: np.random.Generator,
-    gentle: float = 0.0,
-    *,
-    harmless: float = 0.0,
-    codecs: str = "video",
+    options: PairOptions = PairOptions(),
 ) -> Pair:
     """Edit and degrade both pictures, then cut the face at the scale of a scan, a little shaken."""
-    alike = True
-    if harmless > 0 and rng.random() < harmless:
+    alike, mild = True, options.mild
+    if options.benign > 0 and rng.random() < options.benign:
         forged, alike = edit_pair(forged, person.face.landmarks, rng)
     width = forged.image.shape[1]
     if forged.reduced < 1:
         # What is small already is not made much smaller.
-        forged, gentle = smaller(forged), max(gentle, _GENTLE_WHEN_SMALL)
-    fake, real = degrade([forged.image, forged.original], rng, gentle, codecs)
+        forged, mild = smaller(forged), max(mild, _MILD_WHEN_SMALL)
+    fake, real = degrade([forged.image, forged.original], rng, mild, options.codecs)
     if alike and not _survives(forged.mask, fake, real):
         # Coding erased the manipulation, and its label with it: a better life for both.
-        fake, real = degrade([forged.image, forged.original], rng, 1.0, codecs)
+        fake, real = degrade([forged.image, forged.original], rng, 1.0, options.codecs)
     shrink = fake.shape[1] / width
     box = crop_square(person.face, rng, shrink)
     kernel = _KERNELS[rng.integers(len(_KERNELS))]

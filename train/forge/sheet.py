@@ -16,9 +16,11 @@ import numpy as np
 import typer
 
 from deepscan.errors import UsageError
-from train.forge.benign_edits import HARMLESS
+from train.command import Faces, exit_on_error
+from train.forge import FORGES, without_pack
+from train.forge.benign_edits import BENIGN_EDITS
 from train.forge.faces import Person, read_faces
-from train.forge.forged import FORGES, Forged, Picture
+from train.forge.forged import Forged, Picture
 from train.forge.pairs import forge_face
 
 
@@ -69,10 +71,10 @@ def sheet(
     return np.vstack(lines), took
 
 
-def harmless_sheet(people: Sequence[Person], side: int, seed: int) -> Picture:
-    """Every harmless edit on four people, one edit a line."""
+def benign_sheet(people: Sequence[Person], side: int, seed: int) -> Picture:
+    """Every benign edit on four people, one edit a line."""
     lines = []
-    for name, edit in HARMLESS.items():
+    for name, edit in BENIGN_EDITS.items():
         line = []
         for number in range(4):
             rng = np.random.default_rng([seed, number, sum(name.encode())])
@@ -88,29 +90,24 @@ def harmless_sheet(people: Sequence[Person], side: int, seed: int) -> Picture:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of faces with provenance.csv")],
+    data: Faces,
     out: Annotated[Path, typer.Option(help="Picture to write")],
-    forge: Annotated[str, typer.Option(help="One forge, 'harmless', or '' for all")] = "",
+    forge: Annotated[str, typer.Option(help="One forge, 'benign', or '' for all")] = "",
     draws: Annotated[int, typer.Option(help="Draws of each forge")] = 4,
     side: Annotated[int, typer.Option(help="Side of a face in pixels")] = 160,
     seed: Annotated[int, typer.Option(help="Of the draws")] = 1,
     people: Annotated[int, typer.Option(help="Pictures of the split `val` to draw from")] = 40,
 ) -> None:
     """Draw the contact sheet."""
-    try:
-        if forge and forge != "harmless" and forge not in FORGES:
-            raise UsageError(f"no forge {forge!r}; there are {', '.join(FORGES)} and harmless")
+    with exit_on_error("sheet"):
+        if forge and forge != "benign" and forge not in FORGES:
+            raise UsageError(f"no forge {forge!r}; there are {', '.join(FORGES)} and benign")
         faces = read_faces(data, "val")
-    except UsageError as error:
-        typer.echo(f"sheet: {error}", err=True)
-        raise typer.Exit(2) from error
     faces = faces[:: max(1, len(faces) // people)]
-    if forge == "harmless":
-        picture = harmless_sheet(faces, side, seed)
+    if forge == "benign":
+        picture = benign_sheet(faces, side, seed)
     else:
-        names = [forge] if forge else list(FORGES)
-        if not faces[0].face.decoded:  # without a pack there is nothing that networks redrew
-            names = [name for name in names if name not in ("reconstruct", "deepswap")]
+        names = [forge] if forge else without_pack()
         picture, took = sheet(faces, names, draws, side, seed)
         for name, value in took.items():
             typer.echo(f"{name}: {value:.1f} ms")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.train.forge.test_forges import FACE, OTHER
 from train.calibration.clips import CODECS, act, film, hold_camera, through_codec
-from train.forge.pairs import load_forge
+from train.forge import load_forge
 
 BOX = (60.0, 50.0, 110.0, 120.0)
 

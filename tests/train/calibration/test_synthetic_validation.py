@@ -21,9 +21,9 @@ from train.calibration.synthetic_validation import (
     Ruled,
     Takes,
     alarms,
+    alarms_by_edit,
     figures,
     grade_of,
-    harmless,
     make_clip,
     make_clips,
     plain,
@@ -33,7 +33,7 @@ from train.calibration.synthetic_validation import (
     video_score,
 )
 from train.evaluation.metrics import Estimate
-from train.forge.benign_edits import HARMLESS
+from train.forge.benign_edits import BENIGN_EDITS
 from train.forge.faces import read_faces
 from train.smoke import write_faces
 
@@ -79,7 +79,7 @@ def test_clips_are_made_by_their_draw_and_judged_frame_by_frame(people: list[Any
     forged = make_clip(people, 0, "self-blend", engine, plan=STILL)
     assert (forged.crf, forged.face) == (clean.crf, clean.face)  # the forging alone differs
     assert forged.logits != clean.logits and forged.forged
-    edited = make_clip(people, 0, None, engine, edit=sorted(HARMLESS)[0], plan=STILL)
+    edited = make_clip(people, 0, None, engine, edit=sorted(BENIGN_EDITS)[0], plan=STILL)
     assert edited.crf == clean.crf and not edited.forged and not edited.untouched
     other = make_clip(people, 0, None, engine, take=1, plan=STILL)
     assert other.face != clean.face  # another take is another draw
@@ -231,7 +231,7 @@ def test_alarms_on_edits_are_counted_apart() -> None:
     made += [clip_of(p, False, 0.0, edit="caption") for p in range(4)]
     labels = [Label.NO_EVIDENCE, Label.SUSPICIOUS, Label.MANIPULATED]
     labels += [Label.MANIPULATED, Label.SUSPICIOUS, Label.NO_EVIDENCE, Label.INCONCLUSIVE]
-    found = harmless(made, [ruled_as(label) for label in labels])
+    found = alarms_by_edit(made, [ruled_as(label) for label in labels])
     assert list(found) == ["none", "caption"]
     assert found["none"]["clips"] == 2 and found["none"]["manipulated"][0] == 0.0
     caption = found["caption"]

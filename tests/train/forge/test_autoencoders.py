@@ -13,8 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from deepscan.errors import UsageError
-from train.batches import open_source
-from train.forge import autoencoders, build_pack
+from train.batches import open_training_data
+from train.forge import FORGES, autoencoders, build_pack, load_forge
 from train.forge.align import align
 from train.forge.autoencoder_pack import encode, read_pack, write_pack
 from train.forge.autoencoders import (
@@ -27,9 +27,8 @@ from train.forge.autoencoders import (
     train,
 )  # fmt: skip
 from train.forge.deepswap import enlarge, truer
-from train.forge.faces import Person, read_faces, with_decoded
-from train.forge.forged import NEED_DECODED
-from train.forge.pairs import forge_face, load_forge
+from train.forge.faces import Person, read_faces, with_redrawn
+from train.forge.pairs import forge_face
 from train.forge.shape import mean_face
 from train.recipe import read_recipe
 from train.smoke import plain_copies, write_faces, write_plain_pack
@@ -55,7 +54,7 @@ def one_thread():
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("faces")
     write_faces(made)
-    write_plain_pack(made, made / "decoded.npz")
+    write_plain_pack(made, made / "pack.npz")
     return made
 
 
@@ -150,7 +149,7 @@ def test_commands_train_and_pack(folder: Path, tmp_path: Path, monkeypatch: pyte
         ["--data", str(folder), "--decoders", str(out / "decoders.pt"), "--out", str(made)],
     )
     assert packed.exit_code == 0, packed.output
-    assert all(person.face.decoded for person in read_faces(folder, "val", made))
+    assert all(person.face.redrawn for person in read_faces(folder, "val", made))
 
 
 def _app(command):
@@ -176,28 +175,28 @@ def test_a_pack_must_be_one_and_hold_everybody(people: list[Person], tmp_path: P
         read_pack(tmp_path / "text.npz")
     write_pack(tmp_path / "p.npz", {people[0].name: plain_copies(people[0].face)})
     with pytest.raises(UsageError, match=f"no redrawn face of {people[1].name}"):
-        with_decoded(people, tmp_path / "p.npz")
+        with_redrawn(people, tmp_path / "p.npz")
     broken = replace(plain_copies(people[0].face)[0], data=b"no")
     with pytest.raises(UsageError, match="damaged"):
         broken.picture()
 
 
-@pytest.mark.parametrize("name", sorted(NEED_DECODED))
+@pytest.mark.parametrize("name", [name for name in FORGES if FORGES[name].needs_pack])
 def test_without_a_pack_the_forge_says_how_to_get_one(people: list[Person], name: str) -> None:
     for seed in range(4):
         with pytest.raises(UsageError, match=r"train\.forge\.pack"):
             load_forge(name)(people[0].face, np.random.default_rng(seed), other=people[1].face)
     recipe = replace(read_recipe(RECIPE), forges={name: 1.0})
-    with pytest.raises(UsageError, match="--decoded"):
-        open_source(recipe, Path())
+    with pytest.raises(UsageError, match="--pack"):
+        open_training_data(recipe, Path())
 
 
 def test_the_source_of_a_run_takes_a_pack_and_names_it(folder: Path) -> None:
     recipe = replace(read_recipe(RECIPE), forges={"deepswap": 0.5, "reconstruct": 0.5})
-    with_pack = open_source(recipe, folder, folder / "decoded.npz")
+    with_pack = open_training_data(recipe, folder, folder / "pack.npz")
     crops, mask, _ = with_pack.stream(48, 2, 2)[0]
     assert crops.shape == (2, 48, 48, 3) and mask.any()
-    plain = open_source(replace(recipe, forges={"redraw": 1.0}), folder)
+    plain = open_training_data(replace(recipe, forges={"redraw": 1.0}), folder)
     assert plain.sha256 != with_pack.sha256
 
 
@@ -217,7 +216,7 @@ def test_a_redrawn_face_lands_where_the_face_is(people: list[Person], side: int)
 
 
 def test_a_face_in_grey_stays_grey(folder: Path) -> None:
-    people = read_faces(folder, "train", folder / "decoded.npz")
+    people = read_faces(folder, "train", folder / "pack.npz")
     grey = people[0].face.image.mean(2, keepdims=True).round().astype(np.uint8).repeat(3, 2)
     one = replace(people[0].face, image=grey)
     for seed in range(8):
@@ -237,7 +236,7 @@ def test_a_truer_copy_is_nearer_to_the_face_it_is_of(people: list[Person]) -> No
 
 
 def test_both_ways_of_a_deep_swap_come_up(folder: Path) -> None:
-    people = read_faces(folder, "train", folder / "decoded.npz")
+    people = read_faces(folder, "train", folder / "pack.npz")
     tags = {
         forge_face(people, 0, "deepswap", np.random.default_rng(seed)).tags[2] for seed in range(16)
     }

@@ -1,4 +1,4 @@
-"""Harmless edits: what each keeps, and that none of them tells a fake from its original."""
+"""BenignEdit edits: what each keeps, and that none of them tells a fake from its original."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from tests.train.forge.test_forges import FACE, OTHER, forge, resized
-from train.forge.benign_edits import EDITS, HARMLESS, OCCLUDERS
+from train.forge.benign_edits import BENIGN_EDITS, EDITS, OCCLUDERS
 from train.forge.forged import Forged
 from train.forge.pairs import INSIDE, edit_pair
 
 
-@pytest.mark.parametrize("name", HARMLESS)
+@pytest.mark.parametrize("name", BENIGN_EDITS)
 def test_an_edit_keeps_size_and_draw_and_what_it_was_given(name: str) -> None:
     before = FACE.image.copy()
     changed = 0
     for seed in range(5):
         one, again = (
-            HARMLESS[name](FACE.image, FACE.landmarks, np.random.default_rng(seed))
+            BENIGN_EDITS[name](FACE.image, FACE.landmarks, np.random.default_rng(seed))
             for _ in range(2)
         )
         assert one.shape == FACE.image.shape and one.dtype == np.uint8
@@ -30,25 +30,25 @@ def test_an_edit_keeps_size_and_draw_and_what_it_was_given(name: str) -> None:
     assert changed >= 4 and np.array_equal(FACE.image, before)
 
 
-@pytest.mark.parametrize("name", HARMLESS)
+@pytest.mark.parametrize("name", BENIGN_EDITS)
 def test_an_edit_leaves_a_face_recognisable(name: str) -> None:
     # Correlation of luma with the untouched picture; occluders hide a part of it.
     grey = cv2.cvtColor(FACE.image, cv2.COLOR_RGB2GRAY).ravel()
     least = 0.3 if name in OCCLUDERS else 0.7
     for seed in range(6):
-        made = HARMLESS[name](FACE.image, FACE.landmarks, np.random.default_rng(seed))
+        made = BENIGN_EDITS[name](FACE.image, FACE.landmarks, np.random.default_rng(seed))
         luma = cv2.cvtColor(made, cv2.COLOR_RGB2GRAY).ravel()
         assert np.corrcoef(grey, luma)[0, 1] > least
 
 
-@pytest.mark.parametrize("name", HARMLESS)
+@pytest.mark.parametrize("name", BENIGN_EDITS)
 def test_small_flat_and_odd_pictures_do_not_crash_an_edit(name: str) -> None:
     for width, height in ((33, 31), (17, 40), (64, 64)):
         small = resized(FACE, width, height)
         for picture in (small.image, np.zeros_like(small.image), small.image * 0 + 255):
             for seed in range(3):
                 rng = np.random.default_rng(seed)
-                assert HARMLESS[name](picture, small.landmarks, rng).shape == picture.shape
+                assert BENIGN_EDITS[name](picture, small.landmarks, rng).shape == picture.shape
 
 
 @pytest.mark.parametrize("name", OCCLUDERS)

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from train.forge import mesh
+from train.forge import FORGES, load_forge, mesh
 from train.forge.degrade import VIDEO_CODECS, degrade, grain, h264, jpeg, motion_blur, video, webp
 from train.forge.expression import raised
-from train.forge.forged import FORGES, FaceImage, Forged
+from train.forge.forged import FaceImage, Forged
 from train.forge.mouth import spoken
-from train.forge.pairs import load_forge
 from train.forge.selfblend import random_mask
 from train.forge.shape import REGIONS, draw, place
 from train.smoke import plain_copies
@@ -39,7 +38,7 @@ def resized(one: FaceImage, width: int, height: int) -> FaceImage:
     picture = cv2.resize(one.image, (width, height), interpolation=cv2.INTER_AREA)
     box = (np.array(one.box).reshape(2, 2) * factor).ravel()
     points = one.landmarks * factor
-    return FaceImage(picture, points, tuple(box.tolist()), one.decoded, _mesh_at(one, points))
+    return FaceImage(picture, points, tuple(box.tolist()), one.redrawn, _mesh_at(one, points))
 
 
 def _mesh_at(one: FaceImage, landmarks: np.ndarray) -> mesh.Mesh | None:
@@ -62,7 +61,7 @@ def other() -> FaceImage:
     return replace(one, image=mirrored, landmarks=points)
 
 
-FACE, OTHER = (replace(one, decoded=plain_copies(one)) for one in (face(), other()))
+FACE, OTHER = (replace(one, redrawn=plain_copies(one)) for one in (face(), other()))
 FACES = {"five": FACE, "dense": dense(FACE)}
 OTHERS = {"five": OTHER, "dense": dense(OTHER)}
 
@@ -133,7 +132,7 @@ def test_a_face_at_the_edge_is_forged_too(name: str) -> None:
     points = FACE.landmarks - (70, 60)
     for seed in range(4):
         mesh_at = _mesh_at(FACES["dense"], points) if seed % 2 else None
-        moved = FaceImage(cut, points, (0, 0, 69, 95), FACE.decoded, mesh_at)
+        moved = FaceImage(cut, points, (0, 0, 69, 95), FACE.redrawn, mesh_at)
         made = forge(name, moved, seed)
         assert not (made.image != made.original)[made.mask == 0].any()
 

@@ -1,4 +1,4 @@
-"""Pairs follow from (seed, index) alone, are cut alike, and differ where the mask says."""
+"""PairStream follow from (seed, index) alone, are cut alike, and differ where the mask says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
+from train.forge import FORGES
 from train.forge import pairs as pairs_module
 from train.forge.faces import Person, read_faces
-from train.forge.forged import FORGES
 from train.forge.pairs import (
-    Pairs,
+    PairOptions,
+    PairStream,
     crop_square,
     cut,
     cut_pair,
@@ -31,12 +32,12 @@ SHARES = {"self-blend": 0.5, "redraw": 0.3, "swap": 0.2}
 def people(tmp_path_factory: pytest.TempPathFactory) -> list[Person]:
     folder: Path = tmp_path_factory.mktemp("faces")
     write_faces(folder)
-    write_plain_pack(folder, folder / "decoded.npz")
-    return read_faces(folder, "train", folder / "decoded.npz")
+    write_plain_pack(folder, folder / "pack.npz")
+    return read_faces(folder, "train", folder / "pack.npz")
 
 
-def pairs(people: list[Person], seed: int = 1, **shares: float) -> Pairs:
-    return Pairs(people, shares or SHARES, size=48, seed=seed, length=10)
+def pairs(people: list[Person], seed: int = 1, **shares: float) -> PairStream:
+    return PairStream(people, shares or SHARES, size=48, seed=seed, length=10)
 
 
 def test_an_item_follows_from_seed_and_index(people: list[Person]) -> None:
@@ -111,7 +112,8 @@ def test_a_cut_repeats_the_edge_outside() -> None:
 
 def test_edits_are_drawn_with_the_pair(people: list[Person]) -> None:
     plain, edited, again = (
-        Pairs(people, SHARES, size=48, seed=4, length=9, harmless=share) for share in (0, 1, 1)
+        PairStream(people, SHARES, size=48, seed=4, length=9, options=PairOptions(benign=share))
+        for share in (0, 1, 1)
     )
     changed = 0
     for index in range(8):
@@ -125,7 +127,8 @@ def test_edits_are_drawn_with_the_pair(people: list[Person]) -> None:
 
 def test_heads_lean_only_where_asked(people: list[Person]) -> None:
     plain, same, leaning, again = (
-        Pairs(people, SHARES, size=48, seed=4, length=9, tilt=share) for share in (0, 0, 1, 1)
+        PairStream(people, SHARES, size=48, seed=4, length=9, options=PairOptions(tilt=share))
+        for share in (0, 0, 1, 1)
     )
     for index in range(6):
         one, two = plain.pair(index), same.pair(index)
@@ -137,7 +140,7 @@ def test_heads_lean_only_where_asked(people: list[Person]) -> None:
 
 @pytest.mark.parametrize("forge", FORGES)
 def test_a_leaning_head_is_forged_in_its_place(people: list[Person], forge: str) -> None:
-    stream = Pairs(people, SHARES, size=48, seed=3, length=9, tilt=1.0)
+    stream = PairStream(people, SHARES, size=48, seed=3, length=9, options=PairOptions(tilt=1.0))
     inside, outside = [], []
     for index in range(12):
         pair = stream.pair(index, person=0, forge=forge)
@@ -151,8 +154,10 @@ def test_a_leaning_head_is_forged_in_its_place(people: list[Person], forge: str)
 def test_still_codecs_need_no_video_library(
     people: list[Person], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    still = Pairs(people, SHARES, size=48, seed=4, length=9, codecs="still")
-    video = Pairs(people, SHARES, size=48, seed=4, length=9)
+    still = PairStream(
+        people, SHARES, size=48, seed=4, length=9, options=PairOptions(codecs="still")
+    )
+    video = PairStream(people, SHARES, size=48, seed=4, length=9)
     for name in [name for name in sys.modules if name == "av" or name.startswith("av.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "av", None)  # importing it fails
@@ -163,7 +168,9 @@ def test_still_codecs_need_no_video_library(
 
 
 def test_no_such_codecs(people: list[Person]) -> None:
-    stream = Pairs(people, SHARES, size=48, seed=4, length=9, codecs="tape")
+    stream = PairStream(
+        people, SHARES, size=48, seed=4, length=9, options=PairOptions(codecs="tape")
+    )
     with pytest.raises(ValueError, match="no codecs 'tape'; there are video, still"):
         for index in range(12):
             stream.pair(index)
@@ -233,7 +240,13 @@ def test_a_forge_may_have_its_frame_made_smaller(people: list[Person]) -> None:
     assert half.mask.shape == (round(height / 2), round(width / 2))
     assert half.image.shape == half.original.shape == (*half.mask.shape, 3)
     one, two = (
-        cut_pair(replace(made, reduced=factor), people[0], 48, np.random.default_rng(5), gentle=1.0)
+        cut_pair(
+            replace(made, reduced=factor),
+            people[0],
+            48,
+            np.random.default_rng(5),
+            PairOptions(mild=1.0),
+        )
         for factor in (1.0, 0.5)
     )
     # The same cut of the same face, with less detail.
