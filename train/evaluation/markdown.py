@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from train.evaluation.metrics import Estimate
 
@@ -21,6 +21,15 @@ def figure(estimate: Estimate | None, *, sign: bool = False) -> str:
         return ""
     form = "+.3f" if sign else ".3f"
     return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def by_sign(differences: Mapping[str, Estimate]) -> str:
+    """Names by what their intervals show: `better: a, b; worse: c; not to be told apart: d`."""
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "not to be told apart": []}
+    for name, value in differences.items():
+        word = "better" if value.low > 0 else "worse" if value.high < 0 else "not to be told apart"
+        groups[word].append(name)
+    return "; ".join(f"{word}: {', '.join(names)}" for word, names in groups.items() if names)
 
 
 def count(number: float) -> str:

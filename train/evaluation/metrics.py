@@ -19,7 +19,6 @@ from sklearn.metrics import average_precision_score, roc_curve
 from train.datasets.sample import VideoKey
 
 Floats = NDArray[np.float64]
-EER = Literal["interpolated", "discrete-fpr", "discrete-fnr"]
 Aggregation = Literal["mean", "median", "max-then-mean", "top-k"]
 
 
@@ -76,21 +75,16 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     return float(average_precision_score(*checked(labels, scores, both=True)))
 
 
-def eer(labels: ArrayLike, scores: ArrayLike, definition: EER = "interpolated") -> float:
-    """Equal error rate in [0, 1] by one of the field's definitions.
+def eer(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Equal error rate in [0, 1]: x where 1 - x = TPR(x) on the ROC joined by straight lines.
 
-    `interpolated`: the x where 1 - x = TPR(x) on the ROC joined by straight lines (MSCCNet).
-    `discrete-fpr`: FPR at the ROC point with the least |FNR - FPR| (DeepfakeBench).
-    `discrete-fnr`: FNR at the same point (FFD). The first such point counts.
+    That is MSCCNet's; others take FPR or FNR at the ROC point where the two are nearest.
     """
     fpr, tpr, _ = roc(labels, scores)
-    if definition == "interpolated":
-        gap = 1.0 - fpr - tpr  # falls from 1 to -1
-        end = int(np.argmax(gap <= 0))
-        share = gap[end - 1] / (gap[end - 1] - gap[end])
-        return float(fpr[end - 1] + share * (fpr[end] - fpr[end - 1]))
-    point = int(np.argmin(np.abs(1.0 - tpr - fpr)))
-    return float(fpr[point] if definition == "discrete-fpr" else 1.0 - tpr[point])
+    gap = 1.0 - fpr - tpr  # falls from 1 to -1
+    end = int(np.argmax(gap <= 0))
+    share = gap[end - 1] / (gap[end - 1] - gap[end])
+    return float(fpr[end - 1] + share * (fpr[end] - fpr[end - 1]))
 
 
 def accuracy(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
@@ -117,12 +111,12 @@ class ImageMeasures:
     average_precision: float
 
 
-def measure_images(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> ImageMeasures:
-    """All image-level measures of labels (N,) and P(manipulated) (N,)."""
+def measure_images(labels: ArrayLike, scores: ArrayLike) -> ImageMeasures:
+    """All image-level measures of labels (N,) and P(manipulated) (N,), threshold 0.5."""
     return ImageMeasures(
-        accuracy=accuracy(labels, scores, threshold),
+        accuracy=accuracy(labels, scores),
         auc=auc(labels, scores),
-        macro_f1=macro_f1(labels, scores, threshold),
+        macro_f1=macro_f1(labels, scores),
         eer=eer(labels, scores),
         average_precision=average_precision(labels, scores),
     )
@@ -268,25 +262,29 @@ def _single(cells: Confusion, correlation: float | None) -> PixelMeasures:
     )
 
 
-def pbca(pairs: Iterable[tuple[ArrayLike, ArrayLike]], threshold: float = 0.5) -> float:
+def pbca(pairs: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
     """Pixel-wise binary classification accuracy (FFD), pooled over all images.
 
-    `pairs` are (truth, prediction) maps of one shape with values in [0, 1]; both are cut at the
-    threshold (above it is fake), and the share of pixels that agree is returned. FFD's own script
+    `pairs` are (truth, prediction) maps of one shape with values in [0, 1]; both are cut at
+    0.5 (above it is fake), and the share of pixels that agree is returned. FFD's own script
     does this on 19x19 maps: give maps of the size that the comparison needs.
     """
-    return _share([_cut_pair(truth, predicted, threshold) for truth, predicted in pairs])
+    cut = [_cut_pair(truth, predicted) for truth, predicted in pairs]
+    if not cut:
+        raise ValueError("no maps: nothing to measure")
+    agreed = sum(int(np.count_nonzero(truth == guess)) for truth, guess in cut)
+    return agreed / sum(truth.size for truth, _ in cut)
 
 
-def iinc(truth: ArrayLike, predicted: ArrayLike, threshold: float = 0.5) -> float:
+def iinc(truth: ArrayLike, predicted: ArrayLike) -> float:
     """Inverse intersection non-containment (FFD) of one pair of maps; lower is better.
 
     UNVERIFIED: the formula was taken second-hand and no public code of it is known; check it
     against the paper before a number is published. With |M| the share of the map that lies above
-    the threshold, I and U intersection and union of both maps: 1 / (3 - |U|) times
+    0.5, I and U intersection and union of both maps: 1 / (3 - |U|) times
     0 if both are empty, 1 if exactly one is, else 2 - |I|/|predicted| - |I|/|truth|.
     """
-    actual, guess = _cut_pair(truth, predicted, threshold)
+    actual, guess = _cut_pair(truth, predicted)
     both, either = (actual & guess).mean(), (actual | guess).mean()
     if not actual.any() and not guess.any():
         term = 0.0
@@ -298,21 +296,14 @@ def iinc(truth: ArrayLike, predicted: ArrayLike, threshold: float = 0.5) -> floa
 
 
 def _cut_pair(
-    truth: ArrayLike, predicted: ArrayLike, threshold: float
+    truth: ArrayLike, predicted: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     actual, guess = np.asarray(truth), np.asarray(predicted)
     if actual.shape != guess.shape or actual.size == 0:
         raise ValueError(f"truth is {actual.shape}, prediction {guess.shape}: not the same pixels")
     if not (np.isfinite(actual).all() and np.isfinite(guess).all()):
         raise ValueError("a map holds values that are not finite numbers")
-    return actual > threshold, guess > threshold
-
-
-def _share(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> float:
-    if not pairs:
-        raise ValueError("no maps: nothing to measure")
-    agreed = sum(int(np.count_nonzero(truth == guess)) for truth, guess in pairs)
-    return agreed / sum(truth.size for truth, _ in pairs)
+    return actual > 0.5, guess > 0.5
 
 
 # Video: many faces in many frames become one score
@@ -410,59 +401,41 @@ def bootstrap(
     statistic: Callable[[NDArray[np.intp]], float],
     groups: Sequence[Hashable],
     *,
-    strata: Sequence[Hashable] | None = None,
     rounds: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """A measure with the percentile interval of a bootstrap over whole groups.
+    """A measure with the 95 % percentile interval of a bootstrap over whole groups.
 
     Frames of one video, and videos of one person, are not independent: the groups (one key an
     observation) are drawn with replacement, each with all its observations. `statistic` takes the
-    indices (M,) of the observations drawn and gives the measure. With `strata` (one key an
-    observation, constant within a group, such as the label of a video) groups are drawn within each
-    stratum, so its number of groups stays as it is. A draw for which `statistic` raises
+    indices (M,) of the observations drawn and gives the measure. A draw for which it raises
     `ValueError` (say, one class only) is drawn again.
 
     Raises:
-        ValueError: fewer than two groups, keys of the wrong number, or the measure is undefined in
-            more draws than it is defined in.
+        ValueError: fewer than two groups, or the measure is undefined in more draws than it is
+            defined in.
     """
-    if strata is not None and len(strata) != len(groups):
-        raise ValueError(f"{len(groups)} groups but {len(strata)} strata: one of each is needed")
-    if rounds < 1 or not 0.0 < level < 1.0:
-        raise ValueError(f"rounds must be positive, level within (0, 1); got {rounds} and {level}")
+    if rounds < 1:
+        raise ValueError(f"rounds must be positive; got {rounds}")
     members: dict[Hashable, list[int]] = {}
-    stratum: dict[Hashable, Hashable] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-        kind = None if strata is None else strata[index]
-        if stratum.setdefault(group, kind) != kind:
-            raise ValueError(f"group {group!r} lies in two strata")
     if len(members) < 2:
         raise ValueError(f"{len(members)} groups: resampling needs at least 2")
-    pools: dict[Hashable, list[NDArray[np.intp]]] = {}
-    for group, indices in members.items():
-        pools.setdefault(stratum[group], []).append(np.array(indices, dtype=np.intp))
-
+    pool = [np.array(indices, dtype=np.intp) for indices in members.values()]
     value = float(statistic(np.arange(len(groups), dtype=np.intp)))
     random = np.random.default_rng(seed)
     draws: list[float] = []
     undefined = 0
     while len(draws) < rounds:
-        drawn = [
-            pool[choice]
-            for pool in pools.values()
-            for choice in random.integers(len(pool), size=len(pool))
-        ]
+        drawn = [pool[choice] for choice in random.integers(len(pool), size=len(pool))]
         try:
             draws.append(float(statistic(np.concatenate(drawn))))
         except ValueError as error:
             undefined += 1
             if undefined > rounds:
                 raise ValueError(f"the measure is undefined in most draws: {error}") from error
-    tail = (1.0 - level) / 2
-    low, high = np.quantile(draws, [tail, 1.0 - tail])
+    low, high = np.quantile(draws, [0.025, 0.975])
     return Estimate(value, float(low), float(high))
 
 

@@ -18,7 +18,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,12 +36,21 @@ from train.command import (
     show_progress,
     use_threads,
 )
-from train.evaluation.markdown import count, figure, markdown
+from train.evaluation.markdown import by_sign, count, figure, markdown
 from train.evaluation.metrics import Estimate
-from train.experiments.cache import kept_or_run, settings_of, source_of
-from train.experiments.measure import Measure, Outcome, difference, estimate, run
-from train.experiments.plan import Data, Fit, Sets, data_of, fit_of, make_sets, read_plan
-from train.experiments.report_header import preface
+from train.experiments.cache import CacheFolder, DataFolder, PlanFile, TrainingCache
+from train.experiments.measure import Measure, Outcome, difference, estimate
+from train.experiments.plan import (
+    Data,
+    Fit,
+    Sets,
+    check_keys,
+    data_of,
+    fit_of,
+    make_sets,
+    read_plan,
+)
+from train.experiments.report_header import report_header
 
 _MEASURES: dict[Measure, str] = {
     "pixel_accuracy": "pixel ACC",
@@ -75,13 +83,7 @@ def ablation_of(values: Mapping[str, Any]) -> Ablation:
     Raises:
         UsageError: something is missing, unknown, twice there or cannot work; the message names it.
     """
-    known = ("seeds", "data", "fit", "rows")
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise UsageError(f"plan: no key {unknown[0]!r}; there are {', '.join(known)}")
-    for key in ("seeds", "rows"):
-        if not isinstance(values.get(key), list) or not values[key]:
-            raise UsageError(f"plan: {key} must be a list of at least one; got {values.get(key)!r}")
+    check_keys(values, ("seeds", "rows"), ("data", "fit"))
     rows = []
     for row in values["rows"]:
         extra = [key for key in row if key not in ("name", "data", "fit")]
@@ -109,14 +111,12 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def ablate(
     plan: Ablation,
-    folder: Path,
-    kept: Path,
+    cache: TrainingCache,
     *,
     workers: int = 0,
-    device: str = "cpu",
     progress: Progress = lambda line: None,
 ) -> tuple[dict[str, list[Outcome]], dict[str, Sets]]:
-    """Run what is not yet in `kept`; one outcome a seed for every row, and the rows' crops.
+    """Run what is not cached; one outcome a seed for every row, and the rows' crops.
 
     Raises:
         UsageError: the data folder does not hold what a row asks for.
@@ -126,23 +126,19 @@ def ablate(
     for row in plan.rows:
         key = json.dumps(asdict(row.data), sort_keys=True)
         if key not in made:
-            made[key] = make_sets(row.data, folder, workers=workers)
+            made[key] = make_sets(row.data, cache.data, workers=workers)
         sets[row.name] = made[key]
     outcomes: dict[str, list[Outcome]] = {row.name: [] for row in plan.rows}
     # Seed after seed: what is there when time runs out is a whole table of fewer seeds.
     for seed, row in product(plan.seeds, plan.rows):
-        source = source_of(row.data, folder)
-        settings = settings_of(row.data, row.fit, seed, source, device)
-        outcome, there = kept_or_run(
-            kept, settings, partial(run, row.fit, sets[row.name], seed=seed, device=device)
-        )
+        outcome, there = cache.outcome(row.data, row.fit, sets[row.name], seed)
         progress(f"{row.name}, seed {seed}: {'was there' if there else 'done'}")
         outcomes[row.name].append(outcome)
     return outcomes, sets
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Result:
     """A row's figures, None where the crops have no pixel truth.
 
     `changes` are the differences to the first row, where both were measured on the same people.
@@ -156,9 +152,9 @@ class Line:
     speed: float
 
 
-def lines_of(
+def results_of(
     plan: Ablation, outcomes: Mapping[str, Sequence[Outcome]], sets: Mapping[str, Sets]
-) -> list[Line]:
+) -> list[Result]:
     """The figures of every row, in the order of the plan."""
     first = plan.rows[0].name
     lines = []
@@ -176,11 +172,11 @@ def lines_of(
             }
         figures = {measure: found.get(measure) for measure in _MEASURES}
         size = some[0].parameters, some[0].macs, _speed(some)
-        lines.append(Line(row.name, figures, changes, *size))
+        lines.append(Result(row.name, figures, changes, *size))
     return lines
 
 
-def table(lines: Sequence[Line]) -> str:
+def as_markdown(lines: Sequence[Result]) -> str:
     """Markdown: a line for each row."""
     compared = [f"{_MEASURES[measure]} - first" for measure in _COMPARED]
     header = ["variant", *_MEASURES.values(), *compared, "parameters", "MACs", "frames/s"]
@@ -194,23 +190,17 @@ def table(lines: Sequence[Line]) -> str:
     return markdown(header, rows)
 
 
-def summary(lines: Sequence[Line]) -> str:
+def summary(lines: Sequence[Result]) -> str:
     """In words: which rows differ from the first beyond what other people would change."""
     told = []
     for measure in _COMPARED:
-        groups: dict[str, list[str]] = {"better": [], "worse": [], "not to be told apart": []}
-        for line in lines:
-            if measure in line.changes:
-                change = line.changes[measure]
-                word = "better" if change.low > 0 else "worse" if change.high < 0 else ""
-                groups[word or "not to be told apart"].append(line.name)
-        parts = [f"{word}: {', '.join(names)}" for word, names in groups.items() if names]
+        changes = {line.name: line.changes[measure] for line in lines if measure in line.changes}
         against = f"{_MEASURES[measure]} against {lines[0].name!r}"
-        told.append(f"- {against}: {'; '.join(parts) or 'nothing to compare'}.")
+        told.append(f"- {against}: {by_sign(changes) or 'nothing to compare'}.")
     return "\n".join(told)
 
 
-def write_csv(path: Path, lines: Sequence[Line]) -> None:
+def write_csv(path: Path, lines: Sequence[Result]) -> None:
     """The same table for programs, with each figure's interval in columns of its own."""
     columns = ["variant"]
     for measure in _MEASURES:
@@ -234,49 +224,32 @@ def _speed(some: Sequence[Outcome]) -> float:
 
 
 def main(
-    plan: Annotated[Path, typer.Argument(help="TOML such as those in train/plans/")],
-    data: Annotated[Path, typer.Option(help="Folder of faces, or of the plan's data set")],
+    plan: PlanFile,
+    data: DataFolder,
     out: Annotated[Path, typer.Option(help="Markdown file to write; a CSV file goes beside it")],
-    kept: Annotated[
-        Path | None, typer.Option(help="Folder of finished trainings; default: runs/PLAN")
-    ] = None,
+    cache: CacheFolder = None,
     workers: Workers = 0,
     threads: Threads = 0,
     device: Device = "cpu",
 ) -> None:
-    """Train every variant of a plan and table them; start again to go on after a stop."""
+    """Train every variant of a plan and table them; start again to resume after a stop."""
     use_threads(threads)
     with exit_on_error("ablate"):
         ablation = ablation_of(read_plan(plan))
         check_folder_of(out)
-        outcomes, sets = ablate(
-            ablation,
-            data,
-            kept or Path("runs") / plan.stem,
-            workers=workers,
-            device=device,
-            progress=show_progress,
-        )
+        trainings = TrainingCache(cache or Path("runs") / plan.stem, data, device)
+        outcomes, sets = ablate(ablation, trainings, workers=workers, progress=show_progress)
         first = ablation.rows[0]
-        head = preface(
-            "train.experiments.ablate",
-            plan,
-            first.data,
-            data,
-            sets[first.name],
-            seeds=len(ablation.seeds),
-            out=out,
-            device=device,
-        )
-        lines = lines_of(ablation, outcomes, sets)
-        parts = [f"# {_title(plan)}", head, summary(lines), table(lines)]
+        header = report_header(
+            "ablate", plan, first.data, data, sets[first.name],
+            seeds=len(ablation.seeds), out=out, device=device,
+        )  # fmt: skip
+        lines = results_of(ablation, outcomes, sets)
+        title = plan.stem.replace("-", " ").capitalize()
+        parts = [f"# {title}", header, summary(lines), as_markdown(lines)]
         out.write_text("\n\n".join(parts) + "\n", "utf-8")
         write_csv(out.with_suffix(".csv"), lines)
     typer.echo(f"result: {out}")
-
-
-def _title(plan: Path) -> str:
-    return plan.stem.replace("-", " ").capitalize()
 
 
 if __name__ == "__main__":

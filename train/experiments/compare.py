@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,13 +32,22 @@ from train.command import (
     show_progress,
     use_threads,
 )
-from train.evaluation.markdown import count, figure, markdown
+from train.evaluation.markdown import by_sign, count, figure, markdown
 from train.evaluation.metrics import Estimate
-from train.experiments.cache import kept_or_run, settings_of, source_of
-from train.experiments.measure import IMAGE, Measure, Outcome, difference, estimate, run, statistic
+from train.experiments.cache import CacheFolder, DataFolder, PlanFile, TrainingCache
+from train.experiments.measure import IMAGE, Measure, Outcome, difference, estimate, statistic
 from train.experiments.networks import Task
-from train.experiments.plan import Data, Fit, Sets, data_of, fit_of, make_sets, read_plan
-from train.experiments.report_header import preface
+from train.experiments.plan import (
+    Data,
+    Fit,
+    Sets,
+    check_keys,
+    data_of,
+    fit_of,
+    make_sets,
+    read_plan,
+)
+from train.experiments.report_header import report_header
 from train.experiments.rules import RULES
 
 Cell = tuple[str, Task]  # architecture and task
@@ -75,13 +83,7 @@ def comparison_of(values: Mapping[str, Any]) -> Comparison:
     Raises:
         UsageError: something is missing, unknown or cannot work; the message names it.
     """
-    known = ("architectures", "tasks", "seeds", "data", "fit")
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise UsageError(f"plan: no key {unknown[0]!r}; there are {', '.join(known)}")
-    for key in known[:3]:
-        if not isinstance(values.get(key), list) or not values[key]:
-            raise UsageError(f"plan: {key} must be a list of at least one; got {values.get(key)!r}")
+    check_keys(values, ("architectures", "tasks", "seeds"), ("data", "fit"))
     for key in ("architecture", "task"):
         if key in values.get("fit", {}):
             raise UsageError(f"plan: [fit] {key} stands in the list {key}s")
@@ -100,17 +102,14 @@ def comparison_of(values: Mapping[str, Any]) -> Comparison:
 def compare(
     plan: Comparison,
     sets: Sets,
-    kept: Path,
+    cache: TrainingCache,
     *,
-    source: str = "",
-    device: str = "cpu",
     minutes: float | None = None,
     progress: Progress = lambda line: None,
 ) -> dict[Cell, list[Outcome]]:
-    """Train and judge all that is not in `kept`; seed after seed, so that cells have the same.
+    """Train and measure all that is not cached; seed after seed, so that cells have the same.
 
-    `source` names the pictures. With `minutes`, a further seed is begun only if it should be done
-    by then.
+    With `minutes`, a further seed is begun only if it should be done by then.
     """
     outcomes: dict[Cell, list[Outcome]] = {cell: [] for cell in plan.cells}
     started = time.monotonic()
@@ -121,11 +120,8 @@ def compare(
             break
         for architecture, task in plan.cells:
             fit = replace(plan.fit, architecture=architecture, task=task)
-            settings = settings_of(plan.data, fit, seed, source, device)
             begun = time.monotonic()
-            outcome, there = kept_or_run(
-                kept, settings, partial(run, fit, sets, seed=seed, device=device)
-            )
+            outcome, there = cache.outcome(plan.data, fit, sets, seed)
             outcomes[architecture, task].append(outcome)
             auc = estimate_value([outcome], sets, "auc")
             took = "was there" if there else f"{time.monotonic() - begun:.0f} s"
@@ -135,21 +131,19 @@ def compare(
     return outcomes
 
 
-def estimate_value(
-    outcomes: Sequence[Outcome], sets: Sets, measure: Measure, of: str | None = None
-) -> float:
+def estimate_value(outcomes: Sequence[Outcome], sets: Sets, measure: Measure) -> float:
     """A measure without its interval."""
-    return statistic(outcomes, sets.measured, measure, of)(np.arange(len(sets.measured)))
+    return statistic(outcomes, sets.measured, measure)(np.arange(len(sets.measured)))
 
 
-def report(plan: Comparison, sets: Sets, outcomes: Outcomes, head: str) -> str:
+def report(plan: Comparison, sets: Sets, outcomes: Outcomes, header: str) -> str:
     """The result as Markdown."""
     pixels = bool((sets.measured.masks == 1).any())
     found = _differences(plan, sets, outcomes, pixels)
     answer = _answer(plan, sets, outcomes, found) + "\n\n" if found else ""
     return f"""# Segmentation against classification
 
-{head}
+{header}
 
 ## Answer
 
@@ -319,29 +313,15 @@ def _answer(plan: Comparison, sets: Sets, outcomes: Outcomes, found: Differences
 
 
 def _told(differences: Mapping[str, Estimate]) -> str:
-    better = [name for name, value in differences.items() if value.low > 0]
-    worse = [name for name, value in differences.items() if value.high < 0]
-    open_ = [name for name in differences if name not in better + worse]
-    parts = [
-        f"{word} for {', '.join(names)}"
-        for word, names in (
-            ("better", better),
-            ("worse", worse),
-            ("not to be told apart (the interval holds 0)", open_),
-        )
-        if names
-    ]
     mean = float(np.mean([value.value for value in differences.values()]))
-    return "; ".join(parts) + f". Mean difference {mean:+.3f}."
+    return by_sign(differences) + f". Mean difference {mean:+.3f}."
 
 
 def main(
-    plan: Annotated[Path, typer.Argument(help="TOML such as those in train/plans/")],
-    data: Annotated[Path, typer.Option(help="Folder of faces, or of the plan's data set")],
+    plan: PlanFile,
+    data: DataFolder,
     out: Annotated[Path, typer.Option(help="Markdown file to write")],
-    kept: Annotated[
-        Path | None, typer.Option(help="Folder of finished trainings; default: runs/PLAN")
-    ] = None,
+    cache: CacheFolder = None,
     workers: Workers = 0,
     threads: Threads = 0,
     minutes: Annotated[float | None, typer.Option(help="Begin no seed that ends later")] = None,
@@ -354,28 +334,14 @@ def main(
         check_folder_of(out)
         sets = make_sets(comparison.data, data, workers=workers)
         show_progress(f"{len(sets.training)} crops to train on, {len(sets.measured)} to measure on")
-        outcomes = compare(
-            comparison,
-            sets,
-            kept or Path("runs") / plan.stem,
-            source=source_of(comparison.data, data),
-            device=device,
-            minutes=minutes,
-            progress=show_progress,
-        )
-        head = preface(
-            "train.experiments.compare",
-            plan,
-            comparison.data,
-            data,
-            sets,
-            seeds=len(next(iter(outcomes.values()))),
-            out=out,
-            device=device,
-            planned=len(comparison.seeds),
-            minutes=minutes,
-        )
-        out.write_text(report(comparison, sets, outcomes, head), "utf-8")
+        trainings = TrainingCache(cache or Path("runs") / plan.stem, data, device)
+        outcomes = compare(comparison, sets, trainings, minutes=minutes, progress=show_progress)
+        header = report_header(
+            "compare", plan, comparison.data, data, sets,
+            seeds=len(next(iter(outcomes.values()))), out=out, device=device,
+            planned=len(comparison.seeds), minutes=minutes,
+        )  # fmt: skip
+        out.write_text(report(comparison, sets, outcomes, header), "utf-8")
     typer.echo(f"result: {out}")
 
 

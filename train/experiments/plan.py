@@ -17,8 +17,8 @@ from train.experiments.samples import (
     Samples,
     dataset_samples,
     forge_samples,
-    kept_for_calibration,
     measured_samples,
+    split_calibration,
     zoomed,
 )
 from train.forge import FORGES
@@ -109,6 +109,20 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise UsageError(f"plan {path} cannot be read: {error}") from error
 
 
+def check_keys(values: Mapping[str, Any], lists: tuple[str, ...], tables: tuple[str, ...]) -> None:
+    """
+    Raises:
+        UsageError: a plan has a key that is not known, or one of its lists is missing or empty.
+    """
+    known = (*lists, *tables)
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise UsageError(f"plan: no key {unknown[0]!r}; there are {', '.join(known)}")
+    for key in lists:
+        if not isinstance(values.get(key), list) or not values[key]:
+            raise UsageError(f"plan: {key} must be a list of at least one; got {values.get(key)!r}")
+
+
 def data_of(values: Mapping[str, Any]) -> Data:
     """A plan's [data].
 
@@ -162,7 +176,7 @@ def make_sets(data: Data, folder: Path, *, workers: int = 0) -> Sets:
         )
         return Sets(training, calibration, measured)
     everyone = [zoomed(person, data.zoom) for person in read_faces(folder, "train")]
-    people, kept = kept_for_calibration(everyone)
+    people, kept = split_calibration(everyone)
     training = forge_samples(
         people,
         data.forges,

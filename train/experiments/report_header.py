@@ -13,8 +13,8 @@ from train.experiments.plan import Data, Sets
 from train.forge.faces import data_hash
 
 
-def preface(
-    module: str,
+def report_header(
+    command_name: str,
     plan: Path,
     data: Data,
     folder: Path,
@@ -45,7 +45,8 @@ def preface(
         )
     threads = torch.get_num_threads()
     command = (
-        f"python -m {module} train/plans/{plan.name} --data {data.dataset.upper() or 'FACES'} "
+        f"python -m train.experiments.{command_name} train/plans/{plan.name} "
+        f"--data {data.dataset.upper() or 'FACES'} "
         f"--out train/results/{out.name} --threads {threads}"
         + ("" if minutes is None else f" --minutes {minutes:g}")
     )

@@ -55,7 +55,7 @@ class Samples:
         return int(self.crops.shape[1])
 
 
-def kept_for_calibration(people: Sequence[Person]) -> tuple[list[Person], list[Person]]:
+def split_calibration(people: Sequence[Person]) -> tuple[list[Person], list[Person]]:
     """People to train on, and people to calibrate on: nobody is in both.
 
     About one in ten, chosen by a checksum of the name, so that it is the same in every run.

@@ -20,6 +20,8 @@ from train.experiments.samples import Samples
 from train.losses import LOSSES
 from train.schedule import optimiser_of, rate_at
 
+_TIMED_BATCH = 16  # crops
+
 
 def fit(plan: Fit, samples: Samples, *, seed: int, device: str = "cpu") -> Paired | Whole:
     """Train a network; it follows from plan, samples and seed alone.
@@ -133,18 +135,16 @@ def judge(
 
 
 @torch.no_grad()
-def throughput(
-    network: Paired | Whole, size: int, *, device: str = "cpu", batch: int = 16, seconds: float = 1
-) -> float:
-    """Crops a second through the network alone, fp32, after one batch to warm up; best batch."""
+def throughput(network: Paired | Whole, size: int, *, device: str = "cpu") -> float:
+    """Crops a second through the network alone, fp32, the best of a second after a warm-up."""
     network.eval()
-    images = torch.zeros(batch, 3, size, size, device=device)
+    images = torch.zeros(_TIMED_BATCH, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    best, end = math.inf, time.monotonic() + seconds
+    best, end = math.inf, time.monotonic() + 1
     _timed(network, images)
     while best is math.inf or time.monotonic() < end:
         best = min(best, _timed(network, images))
-    return batch / best
+    return _TIMED_BATCH / best
 
 
 def _timed(network: nn.Module, images: Tensor) -> float:

@@ -59,9 +59,9 @@ def compose(source: Picture, target: Picture, weight: Weight, kind: str) -> Pict
     return out
 
 
-def laplace(source: Picture, target: Picture, weight: Weight, levels: int = 4) -> Picture:
+def laplace(source: Picture, target: Picture, weight: Weight) -> Picture:
     """Blend each frequency with a border of its own width (Burt and Adelson 1983)."""
-    levels = max(1, min(levels, int(np.log2(max(min(weight.shape), 8))) - 2))
+    levels = max(1, min(4, int(np.log2(max(min(weight.shape), 8))) - 2))
     one, two, soft = source.astype(np.float32), target.astype(np.float32), weight
     bands = []
     for _ in range(levels):
@@ -172,11 +172,11 @@ def _match_histogram(source: Picture, target: Picture, inside: NDArray[np.bool_]
     return cv2.LUT(source, lut[None])
 
 
-def _window(weight: Weight, margin: int = 8) -> tuple[slice, slice] | None:
-    """The rectangle round all positive weights, and a little more; None where there are none."""
+def _window(weight: Weight) -> tuple[slice, slice] | None:
+    """The rectangle round all positive weights, and 8 pixels more; None where there are none."""
     rows, columns = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
     if len(rows) == 0:
         return None
-    top, bottom = max(0, rows[0] - margin), rows[-1] + 1 + margin
-    left, right = max(0, columns[0] - margin), columns[-1] + 1 + margin
+    top, bottom = max(0, rows[0] - 8), rows[-1] + 9
+    left, right = max(0, columns[0] - 8), columns[-1] + 9
     return slice(top, bottom), slice(left, right)

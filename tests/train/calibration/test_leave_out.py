@@ -80,7 +80,11 @@ def test_every_family_is_trained_without_and_tested_alone(tmp_path: Path) -> Non
     write_faces(tmp_path / "faces")
     table, runs = tmp_path / "out" / "table.csv", tmp_path / "runs"
     told: list[str] = []
-    given: dict[str, Any] = {"short": SHORT, "families": ["swap", "redraw"], "tell": told.append}
+    given: dict[str, Any] = {
+        "short": SHORT,
+        "families": ["swap", "redraw"],
+        "progress": told.append,
+    }
     torch.set_num_threads(1)
     rows = leave_out(RECIPE, tmp_path / "faces", table, runs, **given)
     assert [(row["left_out"], row["tested"]) for row in rows] == [

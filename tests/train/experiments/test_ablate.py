@@ -10,7 +10,7 @@ import torch
 
 from deepscan.errors import UsageError
 from tests.train.experiments.test_compare import draw_faces, invoke
-from train.experiments import ablate, compare, measure
+from train.experiments import ablate, cache, compare, measure
 from train.experiments.plan import read_plan
 
 PLANS = Path(ablate.__file__).parents[1] / "plans"
@@ -99,7 +99,7 @@ def test_every_plan_that_ships_can_be_run(path):
 def test_the_command_tables_all_rows_and_does_not_run_them_twice(faces, tmp_path):
     plan, out, kept = tmp_path / "ablation-tiny.toml", tmp_path / "out.md", tmp_path / "kept"
     plan.write_text(PLAN)
-    arguments = (plan, "--data", faces, "--out", out, "--kept", kept, "--threads", 1)
+    arguments = (plan, "--data", faces, "--out", out, "--cache", kept, "--threads", 1)
     first = invoke(ablate.main, *arguments)
     assert first.exit_code == 0, first.output
     assert first.output.count("seed 1: done") == 3
@@ -141,11 +141,11 @@ def test_a_run_that_broke_off_goes_on_where_it_was(faces, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return run(*arguments, seed=seed, **options)
 
-    run = ablate.run
-    monkeypatch.setattr(ablate, "run", counted)
+    run = cache.run
+    monkeypatch.setattr(cache, "run", counted)
     with pytest.raises(KeyboardInterrupt):
-        ablate.ablate(plan, faces, tmp_path)
+        ablate.ablate(plan, cache.TrainingCache(tmp_path, faces))
     assert len(list(tmp_path.iterdir())) == 1  # the first; nothing of the one that broke
-    outcomes, _ = ablate.ablate(plan, faces, tmp_path)
+    outcomes, _ = ablate.ablate(plan, cache.TrainingCache(tmp_path, faces))
     assert begun == [1, 1, 1, 2, 2]  # a and b of seed 1, b again, then seed 2
     assert {name: len(some) for name, some in outcomes.items()} == {"a": 2, "b": 2}

@@ -16,7 +16,7 @@ from deepscan.errors import UsageError
 from train.experiments import compare, measure
 from train.experiments.ablate import main as ablate_main
 from train.experiments.plan import Data, Fit, data_of, fit_of, make_sets
-from train.experiments.samples import Samples, forge_samples, kept_for_calibration, zoomed
+from train.experiments.samples import Samples, forge_samples, split_calibration, zoomed
 from train.experiments.short_training import batches, fit, judge, loss_of
 from train.forge.faces import read_faces
 
@@ -96,7 +96,7 @@ def test_samples_are_pairs_and_reproducible(sets, faces):
 
 
 def test_masks_of_the_procedure_and_clean_crops_change_training_alone(sets, faces):
-    people, _ = kept_for_calibration(read_faces(faces, "train"))
+    people, _ = split_calibration(read_faces(faces, "train"))
     annotated = forge_samples(people, FORGES, size=32, seed=1, pairs=6, masks="annotated")
     assert np.array_equal(annotated.crops, sets.training.crops)
     assert not np.array_equal(annotated.masks, sets.training.masks)
@@ -118,7 +118,7 @@ def test_a_zoomed_crop_shows_the_middle_of_the_face(faces):
 
 def test_too_few_people_to_calibrate_on(faces):
     with pytest.raises(UsageError, match="more people are needed"):
-        kept_for_calibration(read_faces(faces, "val"))
+        split_calibration(read_faces(faces, "val"))
 
 
 def test_every_round_takes_each_pair_once_and_keeps_it_together(sets):
@@ -248,7 +248,7 @@ def test_the_command_writes_a_table_that_says_what_it_is(faces, tmp_path):
     plan, out = tmp_path / "tiny.toml", tmp_path / "result.md"
     plan.write_text(PLAN)
     kept = tmp_path / "kept"
-    arguments = (plan, "--data", faces, "--out", out, "--kept", kept, "--threads", 1)
+    arguments = (plan, "--data", faces, "--out", out, "--cache", kept, "--threads", 1)
     done = invoke(compare.main, *arguments)
     assert done.exit_code == 0, done.output
     text = out.read_text()
