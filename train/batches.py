@@ -24,11 +24,11 @@ from train.datasets import Sample, Truth, VideoKey, open_dataset
 from train.datasets.transforms import transform
 from train.evaluation.crops import Reading, choose, pictures_of, read_crops, read_pair
 from train.evaluation.metrics import auc, iou
-from train.evaluation.predict import NetworkJudge, judge
+from train.evaluation.predict import NetworkPredictor, predict
 from train.forge import check_pack
 from train.forge.faces import data_hash, read_faces
 from train.forge.pairs import PairOptions, PairStream
-from train.recipe import DatasetSource, Recipe
+from train.recipe import DatasetOptions, Recipe
 from train.validate import validate
 
 log = logging.getLogger(__name__)
@@ -91,40 +91,40 @@ class ForgedFaces:
 class PairedPictures:
     """Every fake picture of a split with its own real one; masks (2, S, S)."""
 
-    def __init__(self, recipe: Recipe, source: DatasetSource, data: Path) -> None:
+    def __init__(self, recipe: Recipe, options: DatasetOptions, data: Path) -> None:
         self._recipe = recipe
-        self._source = source
-        dataset = open_dataset(source.name, data)
-        chosen = choose(dataset, source.split, source.compression, source.manipulations)
+        self._options = options
+        dataset = open_dataset(options.name, data)
+        chosen = choose(dataset, options.split, options.compression, options.manipulations)
         pictures = [picture for sample in chosen for picture in pictures_of(sample)]
         self._couples = couples(pictures)
-        _check_truth(recipe, source, pictures)
+        _check_truth(recipe, options, pictures)
         self.pairs: int | None = len(self._couples)
         listed = sorted(f"{p.path.relative_to(data).as_posix()} {p.label}" for p in pictures)
         self.sha256 = hashlib.sha256("\n".join(listed).encode()).hexdigest()
         self._held_out: list[Sample] = []
-        if source.val:
-            if source.val not in dataset.splits:
+        if options.val:
+            if options.val not in dataset.splits:
                 raise UsageError(
-                    f"{data}: no split {source.val!r} to validate on; there are "
+                    f"{data}: no split {options.val!r} to validate on; there are "
                     f'{", ".join(dataset.splits)} (dataset.val = "" for none)'
                 )
-            held = choose(dataset, source.val, source.compression, source.manipulations)
-            self._held_out = _some([p for s in held for p in pictures_of(s)], source.val_crops)
+            held = choose(dataset, options.val, options.compression, options.manipulations)
+            self._held_out = _some([p for s in held for p in pictures_of(s)], options.val_crops)
 
     def stream(self, size: int, batch: int, length: int, mild: float = 0.0) -> Dataset[Item]:
         recipe = self._recipe
-        return CoupleStream(self._couples, self._source, size, recipe.seed, batch, length)
+        return CoupleStream(self._couples, self._options, size, recipe.seed, batch, length)
 
     def validate(self, model: Deployed) -> HeldOutScore | None:
         if not self._held_out:
             return None
         crops = (crop for sample in self._held_out for crop in read_crops(sample, Reading()))
-        judged = list(judge(crops, NetworkJudge(model)))
-        value = auc([one.label for one in judged], [one.score for one in judged])
-        fakes = [one.confusion for one in judged if one.label and one.confusion is not None]
+        predictions = list(predict(crops, NetworkPredictor(model)))
+        value = auc([one.label for one in predictions], [one.score for one in predictions])
+        fakes = [one.confusion for one in predictions if one.label and one.confusion is not None]
         overlap = iou(np.sum(fakes, axis=0), 1) if fakes else float("nan")
-        text = f"AUC {value:.3f}; mask IoU {overlap:.3f} over fakes; {len(judged)} crops"
+        text = f"AUC {value:.3f}; mask IoU {overlap:.3f} over fakes; {len(predictions)} crops"
         return HeldOutScore(value, overlap, text)
 
 
@@ -159,8 +159,8 @@ def couples(pictures: Sequence[Sample]) -> list[Couple]:
     strangers = 0
     for picture in fake:
         partners = None
-        if picture.source is not None:
-            partners = frames.get((picture.source, picture.frame)) or videos.get(picture.source)
+        if picture.original is not None:
+            partners = frames.get((picture.original, picture.frame)) or videos.get(picture.original)
         strangers += partners is None
         found.append((picture, tuple(partners) if partners else everyone))
     if strangers:
@@ -174,14 +174,14 @@ class CoupleStream(Dataset[Item]):
     def __init__(
         self,
         couples: Sequence[Couple],
-        source: DatasetSource,
+        options: DatasetOptions,
         size: int,
         seed: int,
         batch: int,
         length: int,
     ) -> None:
         self._couples = couples
-        self._source = source
+        self._options = options
         self._size = size
         self._seed = seed
         # Data smaller than a batch (a smoke run) come again within it.
@@ -201,7 +201,7 @@ class CoupleStream(Dataset[Item]):
         rng = np.random.default_rng([self._seed, index])
         real = partners[rng.integers(len(partners))]
         made = [
-            transform(*read_pair(sample), rng, self._size, self._source.transforms)
+            transform(*read_pair(sample), rng, self._size, self._options.transforms)
             for sample in (fake, real)
         ]
         crops = torch.from_numpy(np.stack([crop for crop, _ in made]))
@@ -209,12 +209,12 @@ class CoupleStream(Dataset[Item]):
         return crops, masks, torch.tensor(place)
 
 
-def _check_truth(recipe: Recipe, source: DatasetSource, pictures: Sequence[Sample]) -> None:
+def _check_truth(recipe: Recipe, options: DatasetOptions, pictures: Sequence[Sample]) -> None:
     """Masks cannot be learned from fakes that have none."""
     without = sum(picture.truth is Truth.NONE for picture in pictures)
     if without and ("mask" in recipe.losses or "coarse" in recipe.losses):
         raise UsageError(
-            f"{without} fakes of {source.name}, split {source.split}, have no mask: leave mask "
+            f"{without} fakes of {options.name}, split {options.split}, have no mask: leave mask "
             "and coarse out of [losses], or out those manipulations"
         )
 

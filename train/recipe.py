@@ -118,7 +118,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetSource:
+class DatasetOptions:
     """A data set on disk: which one, what of it, and what happens to a picture on its way.
 
     `compression` is needed where the set has several; no `manipulations` means all of them.
@@ -153,7 +153,7 @@ class Recipe:
     seed: int
     schedule: Schedule
     forges: dict[str, float] = field(default_factory=dict)
-    dataset: DatasetSource | None = None
+    dataset: DatasetOptions | None = None
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     precision: str = "bf16"
     network: dict[str, Any] = field(default_factory=dict)
@@ -235,7 +235,7 @@ def _recipe(where: str, values: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def _dataset(where: str, given: dict[str, Any]) -> DatasetSource:
+def _dataset(where: str, given: dict[str, Any]) -> DatasetOptions:
     given = dict(given)
     steps = []
     for step in given.get("transforms", ()):
@@ -249,7 +249,7 @@ def _dataset(where: str, given: dict[str, Any]) -> DatasetSource:
         steps.append((str(name), dict(settings)))
     given["transforms"] = tuple(steps)
     given["manipulations"] = tuple(given.get("manipulations", ()))
-    source = _build(f"{where}: dataset", DatasetSource, given)
+    source = _build(f"{where}: dataset", DatasetOptions, given)
     _one_of(where, "data set", source.name, DATASETS)
     if source.val_crops < 0:
         raise UsageError(f"{where}: dataset.val_crops must be 0 or more")

@@ -29,7 +29,7 @@ from train import train as training
 from train.batches import CoupleStream, couples, open_training_data
 from train.datasets import Sample, Truth, VideoKey, open_dataset
 from train.evaluation.crops import choose, pictures_of
-from train.recipe import DatasetSource, Recipe, Schedule, Stage, parse_recipe, read_recipe
+from train.recipe import DatasetOptions, Recipe, Schedule, Stage, parse_recipe, read_recipe
 from train.smoke import smoke_data, write_dataset, write_faces
 from train.train import CLASSIFIER, start_from, train
 
@@ -46,7 +46,7 @@ FACES = Recipe(
 PICTURES = replace(
     FACES,
     forges={},
-    dataset=DatasetSource("folder", transforms=(("flip", {}), ("shake", {}), ("square", {}))),
+    dataset=DatasetOptions("folder", transforms=(("flip", {}), ("shake", {}), ("square", {}))),
     schedule=replace(
         SCHEDULE, stages=(Stage(32, epochs=2),), optimiser="sgd", curve="poly", ema=0.0
     ),
@@ -233,7 +233,7 @@ def sample(name: str, frame: int, source: str | None = None) -> Sample:
     return Sample(
         key, Path(f"{name}/{frame}.png"), int(source is not None), "train",
         Truth.CLEAN if source is None else Truth.WHOLE, frame=frame,
-        source=VideoKey("set", "real", source) if source else None,
+        original=VideoKey("set", "real", source) if source else None,
     )  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def test_every_epoch_shows_every_fake_once(data: Path) -> None:
     chosen = choose(open_dataset("folder", data), "train")
     pairs = couples([picture for one in chosen for picture in pictures_of(one)])
     assert len(pairs) == 4
-    stream = CoupleStream(pairs, DatasetSource("folder"), 32, 1, batch=2, length=8)
+    stream = CoupleStream(pairs, DatasetOptions("folder"), 32, 1, batch=2, length=8)
     crops, masks, _ = stream[0]
     assert crops.shape == (2, 32, 32, 3) and crops.dtype == torch.float32
     assert masks.shape == (2, 32, 32) and masks[0].any() and not masks[1].any()

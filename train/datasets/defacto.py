@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.datasets.layout import LayoutError, Part, check_split, pictures_below, wrong_layout
-from train.datasets.sample import REAL, Polarity, Sample, Truth, VideoKey
+from train.datasets.sample import REAL, Sample, Truth, VideoKey, fake_with_mask
 from train.media import is_picture
 
 NAME = "DEFACTO"
@@ -54,7 +54,7 @@ class Defacto:
                 if mask is None:
                     expected = f"{_annotations(folder).name}/probe_mask/{path.stem}.*"
                     raise LayoutError(f"{path}: expected its mask {expected}; found nothing")
-                yield _fake(VideoKey(NAME, method, path.stem), path, mask)
+                yield fake_with_mask(VideoKey(NAME, method, path.stem), path, split, mask)
 
     def _listed(self) -> Iterator[Sample]:
         for path, fake in self._lines():
@@ -68,7 +68,7 @@ class Defacto:
             mask = self._root.joinpath(*steps).with_suffix("")
             if not mask.is_file():
                 raise LayoutError(f"{path}: expected its mask {mask}; found nothing")
-            yield _fake(VideoKey(NAME, place.parent.name, place.stem), path, mask)
+            yield fake_with_mask(VideoKey(NAME, place.parent.name, place.stem), path, "test", mask)
 
     def _lines(self) -> list[tuple[Path, bool]]:
         lines = []
@@ -82,10 +82,6 @@ class Defacto:
                 )
             lines.append((self._root / place, label == "1"))
         return lines
-
-
-def _fake(key: VideoKey, path: Path, mask: Path) -> Sample:
-    return Sample(key, path, 1, "test", Truth.FILE, mask=mask, polarity=Polarity.ABOVE_127)
 
 
 def _annotations(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from train.datasets.faceforensics import COMPRESSIONS
 from train.datasets.layout import Part, check_split, videos_in, wrong_layout
-from train.datasets.sample import REAL, Polarity, Sample, Truth, VideoKey
+from train.datasets.sample import REAL, Sample, Truth, VideoKey, fake_with_mask
 
 NAME = "DFD"
 METHOD = "DeepFakeDetection"
@@ -53,14 +53,8 @@ class DFD:
             for name, path in videos_in(self._fake / folder).items():
                 actors, *scene = name.split("__")
                 original = "__".join([actors.split("_")[0], *scene[:1]])
-                yield Sample(
-                    VideoKey(NAME, METHOD, name),
-                    path,
-                    1,
-                    split,
-                    Truth.FILE if name in masks else Truth.NONE,
-                    mask=masks.get(name),
-                    polarity=Polarity.ABOVE_127,
-                    source=VideoKey(NAME, REAL, original) if scene else None,
+                yield fake_with_mask(
+                    VideoKey(NAME, METHOD, name), path, split, masks.get(name),
+                    original=VideoKey(NAME, REAL, original) if scene else None,
                     compression=compression,
-                )
+                )  # fmt: skip

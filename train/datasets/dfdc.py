@@ -74,9 +74,9 @@ class DFDC:
         for file, facts in sorted(_read(labels).items()):
             if not (part / file).is_file():
                 continue
-            original = facts.get("original")
-            source = VideoKey(NAME, REAL, Path(original).stem) if original else None
-            yield _sample(part / file, facts.get("label") == "FAKE", "train", source)
+            name = facts.get("original")
+            original = VideoKey(NAME, REAL, Path(name).stem) if name else None
+            yield _sample(part / file, facts.get("label") == "FAKE", "train", original)
 
     def _labels(self, split: str) -> Path | None:
         folder = self._root / _FOLDERS[split]
@@ -97,9 +97,11 @@ class DFDC:
                 yield _sample(path, fake, split, None)
 
 
-def _sample(path: Path, fake: bool, split: str, source: VideoKey | None) -> Sample:
+def _sample(path: Path, fake: bool, split: str, original: VideoKey | None) -> Sample:
     key = VideoKey(NAME, METHOD if fake else REAL, path.stem)
-    return Sample(key, path, int(fake), split, Truth.NONE if fake else Truth.CLEAN, source=source)
+    return Sample(
+        key, path, int(fake), split, Truth.NONE if fake else Truth.CLEAN, original=original
+    )
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from train.datasets.layout import Part, check_split, videos_in, wrong_layout
-from train.datasets.sample import REAL, Polarity, Sample, Truth, VideoKey
+from train.datasets.sample import REAL, Sample, Truth, VideoKey, fake_with_mask
 
 NAME = "FaceForensics++"
 METHODS = ("Deepfakes", "Face2Face", "FaceShifter", "FaceSwap", "NeuralTextures")
@@ -84,14 +84,8 @@ class FaceForensics:
             for folder, compression in COMPRESSIONS.items():
                 for name, path in videos_in(self._fake / method / folder).items():
                     if fake_split(name) == split:
-                        yield Sample(
-                            VideoKey(NAME, method, name),
-                            path,
-                            1,
-                            split,
-                            Truth.FILE if name in masks else Truth.NONE,
-                            mask=masks.get(name),
-                            polarity=Polarity.ABOVE_127,
-                            source=VideoKey(NAME, REAL, name.split("_")[0]),
+                        yield fake_with_mask(
+                            VideoKey(NAME, method, name), path, split, masks.get(name),
+                            original=VideoKey(NAME, REAL, name.split("_")[0]),
                             compression=compression,
-                        )
+                        )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.datasets.layout import LayoutError, Part, check_split, videos_in, wrong_layout
-from train.datasets.sample import REAL, Polarity, Sample, Truth, VideoKey
+from train.datasets.sample import REAL, Sample, Truth, VideoKey, fake_with_mask
 
 NAME = "FFIW-10K"
 METHOD = "ffiw"
@@ -51,12 +51,5 @@ class FFIW:
             yield Sample(VideoKey(NAME, REAL, f"{split}/{name}"), path, 0, split, Truth.CLEAN)
         masks = videos_in(self._root / "target_mask" / split)
         for name, path in fakes.items():
-            yield Sample(
-                VideoKey(NAME, METHOD, f"{split}/{name}"),
-                path,
-                1,
-                split,
-                Truth.FILE if name in masks else Truth.NONE,
-                mask=masks.get(name),
-                polarity=Polarity.ABOVE_127,
-            )
+            key = VideoKey(NAME, METHOD, f"{split}/{name}")
+            yield fake_with_mask(key, path, split, masks.get(name))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.datasets.layout import LayoutError, Part, check_split, holds_pictures, wrong_layout
-from train.datasets.sample import REAL, Polarity, Sample, Truth, VideoKey
+from train.datasets.sample import REAL, Sample, Truth, VideoKey, fake_with_mask
 from train.media import is_picture, is_video
 
 NAME = "folder"
@@ -55,15 +55,7 @@ class Folder:
             mask = masks.get(name)
             if mask is not None and mask.is_dir() and is_picture(path):
                 raise LayoutError(f"{path}: expected a picture as its mask; found folder {mask}")
-            yield Sample(
-                key,
-                path,
-                1,
-                split,
-                Truth.NONE if mask is None else Truth.FILE,
-                mask=mask,
-                polarity=Polarity.ABOVE_127,
-            )
+            yield fake_with_mask(key, path, split, mask)
 
 
 def _has_both(base: Path) -> bool:

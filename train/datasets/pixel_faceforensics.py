@@ -69,7 +69,7 @@ class PixelFaceForensics:
     def _crops(self, video: Path, level: str, split: str, real: bool) -> Iterator[Sample]:
         method = video.parent.name
         key = VideoKey(NAME, REAL if real else method, video.name)
-        source = None if real else VideoKey(NAME, REAL, video.name.split("_")[0])
+        original = None if real else VideoKey(NAME, REAL, video.name.split("_")[0])
         for path in pictures_below(video):
             mask = self._root / "Mask" / method / video.name / path.name
             if not real and not mask.exists():
@@ -83,7 +83,7 @@ class PixelFaceForensics:
                 frame=int(path.stem.split("_")[0]) if path.stem.split("_")[0].isdigit() else None,
                 mask=None if real else mask,
                 polarity=Polarity.ABOVE_0,
-                source=source,
+                original=original,
                 compression=COMPRESSIONS[level],
             )
 

@@ -51,7 +51,7 @@ class Sample:
     video from 0 where `path` is one picture of it, else it is None. `label` is 1 for manipulated, 0
     for real. `mask` belongs to `path` as a whole: a picture for a picture, a video or folder for a
     video. `polygons` are outlines (x1, y1, x2, y2, ...) in pixels of the picture.
-    `source` names the real video that a fake was made from where the data set says so, and
+    `original` names the real video that a fake was made from where the data set says so, and
     `compression` is the data set's own word ("c0", "c23", ...) or "" where it has none.
     """
 
@@ -64,7 +64,7 @@ class Sample:
     mask: Path | None = None
     polarity: Polarity = Polarity.ABOVE_0
     polygons: tuple[tuple[float, ...], ...] = ()
-    source: VideoKey | None = None
+    original: VideoKey | None = None
     compression: str = ""
 
     def __post_init__(self) -> None:
@@ -80,3 +80,20 @@ class Sample:
     @property
     def manipulation(self) -> str:
         return self.video.manipulation
+
+
+def fake_with_mask(
+    key: VideoKey,
+    path: Path,
+    split: str,
+    mask: Path | None,
+    *,
+    original: VideoKey | None = None,
+    compression: str = "",
+) -> Sample:
+    """A fake and its mask, whose brighter half is manipulated; None where there is no mask."""
+    truth = Truth.NONE if mask is None else Truth.FILE
+    return Sample(
+        key, path, 1, split, truth, mask=mask, polarity=Polarity.ABOVE_127,
+        original=original, compression=compression,
+    )  # fmt: skip

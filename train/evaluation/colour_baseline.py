@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from train.evaluation.predict import Judged
+from train.evaluation.predict import Prediction
 
 FOLDS = 5
 Floats = NDArray[np.float64]
 
 
-def colour_scores(judged: Sequence[Judged]) -> Floats:
+def colour_scores(predictions: Sequence[Prediction]) -> Floats:
     """P(manipulated) of each crop by its colours, fitted on other videos.
 
     A fake and the real video that it was made from lie in the same fold.
@@ -30,13 +30,13 @@ def colour_scores(judged: Sequence[Judged]) -> Floats:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    groups = [str(one.group) for one in judged]
-    labels = np.array([one.label for one in judged])
-    colours = np.stack([one.colours for one in judged]).astype(np.float64)
+    groups = [str(one.group) for one in predictions]
+    labels = np.array([one.label for one in predictions])
+    colours = np.stack([one.colours for one in predictions]).astype(np.float64)
     folds = min(FOLDS, len(set(groups)))
     if folds < 2:
         raise ValueError("all crops are of one video: none can be left out")
-    scores = np.empty(len(judged))
+    scores = np.empty(len(predictions))
     for fitted, left_out in GroupKFold(folds).split(colours, labels, groups):
         if len(set(labels[fitted])) < 2:
             raise ValueError("without one fold only one class is left: too few videos")

@@ -1,4 +1,4 @@
-"""Disturbances for the robustness sweep: what happens to pictures between camera and scan.
+"""Corruptions for the robustness sweep: what happens to pictures between camera and scan.
 
 Each takes (picture, rng) at one level; weak levels first. A picture may come back smaller or a line
 short: a crop is brought to the network's side afterwards anyway.
@@ -16,7 +16,7 @@ from deepscan.types import Image
 from train.forge.degrade import h264 as code_h264
 from train.forge.degrade import jpeg as code_jpeg
 
-Disturb = Callable[[Image, float, np.random.Generator], Image]
+Corrupt = Callable[[Image, float, np.random.Generator], Image]
 
 
 def jpeg(picture: Image, level: float, rng: np.random.Generator) -> Image:
@@ -53,37 +53,37 @@ def noise(picture: Image, level: float, rng: np.random.Generator) -> Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Disturbance:
-    """A disturbance, the levels of its sweep, and what a level means."""
+class Corruption:
+    """A corruption, the levels of its sweep, and what a level means."""
 
-    disturb: Disturb
+    corrupt: Corrupt
     levels: tuple[float, ...]
     unit: str
 
 
-DISTURBANCES: dict[str, Disturbance] = {
-    "jpeg": Disturbance(jpeg, (95, 80, 60, 40, 20), "quality"),
-    "h264": Disturbance(h264, (18, 23, 28, 33, 40), "CRF"),
-    "scale": Disturbance(scale, (0.75, 0.5, 0.35, 0.25), "share of the sides"),
-    "blur": Disturbance(blur, (0.5, 1, 2, 4), "sigma, pixels"),
-    "noise": Disturbance(noise, (2, 5, 10, 20), "sigma, grey levels"),
+CORRUPTIONS: dict[str, Corruption] = {
+    "jpeg": Corruption(jpeg, (95, 80, 60, 40, 20), "quality"),
+    "h264": Corruption(h264, (18, 23, 28, 33, 40), "CRF"),
+    "scale": Corruption(scale, (0.75, 0.5, 0.35, 0.25), "share of the sides"),
+    "blur": Corruption(blur, (0.5, 1, 2, 4), "sigma, pixels"),
+    "noise": Corruption(noise, (2, 5, 10, 20), "sigma, grey levels"),
 }
 
 
 def sweep(
     names: list[str],
 ) -> Iterator[tuple[str, float, Callable[[Image, np.random.Generator], Image]]]:
-    """Every level of the named disturbances, each as a change of one picture."""
+    """Every level of the named corruptions, each as a change of one picture."""
     for name in names:
-        chosen = DISTURBANCES[name]
+        chosen = CORRUPTIONS[name]
         for level in chosen.levels:
 
             def change(
                 picture: Image,
                 rng: np.random.Generator,
-                chosen: Disturbance = chosen,
+                chosen: Corruption = chosen,
                 level: float = level,
             ) -> Image:
-                return chosen.disturb(picture, level, rng)
+                return chosen.corrupt(picture, level, rng)
 
             yield name, level, change

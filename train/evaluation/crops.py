@@ -163,7 +163,7 @@ def read_crops(
 
 
 def _crop(sample: Sample, frame: int, image: Image, mask: Truths, area: float) -> Crop:
-    group = sample.source or sample.video
+    group = sample.original or sample.video
     return Crop(sample.video, group, frame, sample.label, image, mask, area)
 
 
@@ -266,10 +266,10 @@ def main(
     reading = Reading(frames, first, "largest", scale, min_face)
     failed = 0
     with exit_on_error("crops"):
-        source = open_dataset(dataset, data)
+        opened = open_dataset(dataset, data)
         find = mtcnn(reading, device)
-        for name in split or source.splits:
-            for sample in choose(source, name, compression):
+        for name in split or opened.splits:
+            for sample in choose(opened, name, compression):
                 try:
                     if not write_crops(sample, out / name, reading, find):
                         raise UsageError("no face was found")

@@ -41,7 +41,7 @@ from train.command import exit_on_error
 from train.evaluation.evaluate import read_network
 from train.evaluation.markdown import figure, markdown
 from train.evaluation.metrics import Estimate, auc, estimated
-from train.evaluation.predict import NetworkJudge
+from train.evaluation.predict import NetworkPredictor
 from train.media import is_video, read_frames, read_picture
 
 FORMAT = "deepscan-devset/1"
@@ -160,13 +160,13 @@ def find_faces(
 
 
 def score(
-    network: NetworkJudge,
+    network: NetworkPredictor,
     folder: Path,
     entries: Sequence[Entry],
     masks: dict[str, dict[int, Path]],
     faces: dict[str, Boxes],
 ) -> list[Scored]:
-    """Judge every file; one without a face that was found is left out."""
+    """Predictor every file; one without a face that was found is left out."""
     scored = []
     for entry in entries:
         boxes, known = faces[entry.file], masks.get(entry.file, {})
@@ -324,7 +324,7 @@ def main(
         scored, found = {}, {}
         for path in [weights] if against is None else [weights, against]:
             model, name = read_network(path)
-            scored[path] = score(NetworkJudge(model), data, entries, masks, boxes)
+            scored[path] = score(NetworkPredictor(model), data, entries, masks, boxes)
             found[path] = {"weights": name, "figures": figures(scored[path])}
         compared = None if against is None else compare(scored[weights], scored[against])
     for path, values in found.items():

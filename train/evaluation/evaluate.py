@@ -5,7 +5,7 @@
 WEIGHTS is a safetensors file as `train.train` writes it, or a model's card (JSON beside its
 weights). Every measure of `train.evaluation.metrics`, for each manipulation against all real crops
 and for all together, with intervals; beside it a control that sees colours only, and, asked for,
-sweeps over disturbances. A table goes to stdout, everything to a JSON file. `--dataset forged`
+sweeps over corruptions. A table goes to stdout, everything to a JSON file. `--dataset forged`
 makes the fakes: held-out people of a folder of faces through the forges.
 """
 
@@ -29,10 +29,10 @@ from train.command import Device, Pack, Threads, check_folder_of, exit_on_error,
 from train.datasets import DATASETS, VideoKey, open_dataset
 from train.datasets.sample import REAL
 from train.distributed import join
-from train.evaluation.corruptions import DISTURBANCES, sweep
+from train.evaluation.corruptions import CORRUPTIONS, sweep
 from train.evaluation.crops import Crop, Faces, Reading, choose, mtcnn, read_crops
-from train.evaluation.predict import Judge, Judged, NetworkJudge, judge
-from train.evaluation.summary import brief, by_manipulation, figures
+from train.evaluation.predict import NetworkPredictor, Prediction, Predictor, predict
+from train.evaluation.summary import brief, by_manipulation, summarise
 from train.forge import FORGES, without_pack
 from train.forge.faces import read_faces
 from train.forge.pairs import PairStream
@@ -137,15 +137,15 @@ class Crops:
 
 
 def robustness(
-    crops: Sequence[Crop], network: Judge, names: list[str], batch: int
+    crops: Sequence[Crop], network: Predictor, names: list[str], batch: int
 ) -> list[dict[str, Any]]:
-    """Frame AUC and mask IoU at every level of the named disturbances, undisturbed first."""
+    """Frame AUC and mask IoU at every level of the named corruptions, the untouched crops first."""
     rows = [
-        {"disturbance": "none", "level": 0.0, **brief(list(judge(crops, network, batch=batch)))}
+        {"disturbance": "none", "level": 0.0, **brief(list(predict(crops, network, batch=batch)))}
     ]
     for name, level, change in sweep(names):
-        judged = list(judge(crops, network, batch=batch, change=change))
-        rows.append({"disturbance": name, "level": level, **brief(judged)})
+        predictions = list(predict(crops, network, batch=batch, change=change))
+        rows.append({"disturbance": name, "level": level, **brief(predictions)})
     return rows
 
 
@@ -169,11 +169,11 @@ def evaluation_table(joint: dict[str, Any], kinds: dict[str, dict[str, Any]]) ->
 
 
 def robustness_table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="disturbed")
+    table = Table(title="corrupted")
     for title in ("disturbance", "level", "AUC", "IoU fake"):
         table.add_column(title, justify="right" if title != "disturbance" else "left")
     for row in rows:
-        known = DISTURBANCES.get(row["disturbance"])
+        known = CORRUPTIONS.get(row["disturbance"])
         name = row["disturbance"] + (f" ({known.unit})" if known else "")
         level = f"{row['level']:g}" if known else ""
         table.add_row(name, level, _cell(row, "auc"), _cell(row, "iou_fake"))
@@ -190,7 +190,7 @@ def _cell(values: dict[str, Any], path: str) -> str:
 
 
 def evaluate(
-    network: Judge,
+    network: Predictor,
     crops: Iterable[Crop],
     *,
     sweeps: list[str],
@@ -198,25 +198,27 @@ def evaluate(
     rounds: int = 1000,
     batch: int = 16,
 ) -> dict[str, Any]:
-    """All figures of a network on some crops: joint, by manipulation, disturbed.
+    """All figures of a network on some crops: joint, by manipulation, corrupted.
 
     Raises:
         UsageError: there are no crops, or of one class only where a sweep needs both.
     """
-    judged: list[Judged] = list(judge(crops, network, batch=batch))
+    predictions: list[Prediction] = list(predict(crops, network, batch=batch))
     failed = crops.failed if isinstance(crops, Crops) else {}
-    if not judged:
-        raise UsageError("no crop could be judged: there is nothing to measure")
+    if not predictions:
+        raise UsageError("no crop could be predictions: there is nothing to measure")
     values: dict[str, Any] = {
-        "joint": figures(judged, failed, rounds=rounds),
-        "manipulations": by_manipulation(judged, failed, REAL, rounds=rounds),
+        "joint": summarise(predictions, failed, rounds=rounds),
+        "manipulations": by_manipulation(predictions, failed, REAL, rounds=rounds),
         "failed": _failed(crops),
         "robustness": [],
     }
     if sweeps:
-        if len({one.label for one in judged}) < 2:
+        if len({one.label for one in predictions}) < 2:
             raise UsageError("a sweep needs real and manipulated crops; there is one class only")
-        values["robustness"] = robustness(_some(crops, judged, sweep_crops), network, sweeps, batch)
+        values["robustness"] = robustness(
+            _some(crops, predictions, sweep_crops), network, sweeps, batch
+        )
     return values
 
 
@@ -229,11 +231,11 @@ def _failed(crops: Iterable[Crop]) -> list[dict[str, str]]:
     ]
 
 
-def _some(crops: Iterable[Crop], judged: Sequence[Judged], most: int) -> list[Crop]:
+def _some(crops: Iterable[Crop], predictions: Sequence[Prediction], most: int) -> list[Crop]:
     """At most so many crops, evenly over each class."""
     chosen: set[int] = set()
     for label in (0, 1):
-        places = [place for place, one in enumerate(judged) if one.label == label]
+        places = [place for place, one in enumerate(predictions) if one.label == label]
         step = max(1.0, len(places) / max(1, most // 2)) if most else 1.0
         chosen.update(places[int(i * step)] for i in range(int(len(places) / step)))
     return [crop for place, crop in enumerate(crops) if place in chosen]
@@ -258,7 +260,7 @@ def main(
     scale: Annotated[float, typer.Option(help="Crop side over found face")] = 1.3,
     min_face: Annotated[int, typer.Option(help="Smallest face to find, pixels")] = 40,
     sweep: Annotated[
-        list[str] | None, typer.Option(help=f"all, or one of: {', '.join(DISTURBANCES)}; repeat")
+        list[str] | None, typer.Option(help=f"all, or one of: {', '.join(CORRUPTIONS)}; repeat")
     ] = None,
     sweep_crops: Annotated[int, typer.Option(min=0, help="Crops of a sweep; 0: all")] = 400,
     rounds: Annotated[int, typer.Option(min=1, help="Of the bootstrap")] = 1000,
@@ -294,7 +296,7 @@ def main(
             }  # fmt: skip
         with join(device):
             values = evaluate(
-                NetworkJudge(model, device), crops,
+                NetworkPredictor(model, device), crops,
                 sweeps=sweeps, sweep_crops=sweep_crops, rounds=rounds, batch=batch,
             )  # fmt: skip
     values = {"format": FORMAT, "model": name, "data": settings, **values}
@@ -313,10 +315,10 @@ def main(
 
 def _sweeps(asked: list[str]) -> list[str]:
     if "all" in asked:
-        return list(DISTURBANCES)
+        return list(CORRUPTIONS)
     for name in asked:
-        if name not in DISTURBANCES:
-            raise UsageError(f"no disturbance {name!r}; there are all, {', '.join(DISTURBANCES)}")
+        if name not in CORRUPTIONS:
+            raise UsageError(f"no corruption {name!r}; there are all, {', '.join(CORRUPTIONS)}")
     return asked
 
 

@@ -30,7 +30,7 @@ SMALL = 19  # side of the maps that PBCA compares (FFD)
 Change = Callable[[Image, np.random.Generator], Image]
 
 
-class Judge(Protocol):
+class Predictor(Protocol):
     """A network: uint8 crops (B, S, S, 3) to scores (B,) and mask logits (B, 2, h, w) or None."""
 
     input_size: int
@@ -38,7 +38,7 @@ class Judge(Protocol):
     def __call__(self, crops: Tensor) -> tuple[Tensor, Tensor | None]: ...
 
 
-class NetworkJudge:
+class NetworkPredictor:
     """MSCCNet in fp32 on a device."""
 
     def __init__(self, model: Deployed, device: str = "cpu") -> None:
@@ -53,7 +53,7 @@ class NetworkJudge:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Prediction:
     """One crop judged. The pixel parts are None where the truth is not known.
 
     `confusion` counts pixels at the crop's size; `truth` and `found` are (19, 19) float32 maps of
@@ -73,10 +73,10 @@ class Judged:
     colours: NDArray[np.float32]
 
 
-def judge(
-    crops: Iterable[Crop], network: Judge, *, batch: int = 16, change: Change | None = None
-) -> Iterator[Judged]:
-    """Judge crops in their order. `change` disturbs each picture first, always in the same way."""
+def predict(
+    crops: Iterable[Crop], network: Predictor, *, batch: int = 16, change: Change | None = None
+) -> Iterator[Prediction]:
+    """Judge crops in their order; `change` alters each picture first, always in the same way."""
     size = network.input_size
     stream = iter(crops)
     number = 0
@@ -93,7 +93,7 @@ def judge(
             scores, masks = network(torch.from_numpy(given))
         for index, (crop, picture) in enumerate(zip(group, pictures, strict=True)):
             logits = None if masks is None else masks[index].cpu()
-            yield _judged(crop, picture, float(scores[index]), logits)
+            yield _prediction(crop, picture, float(scores[index]), logits)
 
 
 _SEED = 5_000_011
@@ -104,7 +104,7 @@ def _fitted(picture: Image, size: int) -> Image:
     return picture if height == width == size else cut(picture, Box(0, 0, width, height), size)
 
 
-def _judged(crop: Crop, picture: Image, score: float, logits: Tensor | None) -> Judged:
+def _prediction(crop: Crop, picture: Image, score: float, logits: Tensor | None) -> Prediction:
     colours = colours_of(picture)
     known = crop.mask != UNKNOWN
     parts: tuple[Confusion | None, float | None, NDArray[np.float32] | None] = (None, None, None)
@@ -117,7 +117,7 @@ def _judged(crop: Crop, picture: Image, score: float, logits: Tensor | None) -> 
         clean = np.where(known, crop.mask, 0).astype(np.float32)
         truth = cv2.resize(clean, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
         parts = confusion(crop.mask, predicted.astype(np.uint8)), iinc(clean, predicted), small
-    return Judged(
+    return Prediction(
         crop.video, crop.group, crop.frame, crop.label, crop.area, score,
         parts[0], parts[1], truth, parts[2], colours,
     )  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -32,7 +31,7 @@ from train.evaluation.metrics import (
     video_auc,
     video_scores,
 )
-from train.evaluation.predict import Judged
+from train.evaluation.predict import Prediction
 
 # The fields of `ImageMeasures`, one at a time: a bootstrap computes each a thousand times.
 IMAGE: dict[str, Callable[[Any, Any], float]] = {
@@ -45,107 +44,135 @@ IMAGE: dict[str, Callable[[Any, Any], float]] = {
 FAILED = 0.5  # score of a video in which nothing was judged (SBI)
 
 
-def figures(
-    judged: Sequence[Judged], failed: Mapping[VideoKey, int], *, rounds: int = 1000
-) -> dict[str, Any]:
-    """Every measure of one group of crops. `failed` are videos without a judged crop, by label."""
-    undefined: dict[str, str] = {}
+class _Figures:
+    """What the data define: figures with their intervals, and why others are missing."""
 
-    def defined(name: str, measure: Callable[[], Any]) -> Any:
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self.intervals: dict[str, list[float] | None] = {}
+        self.undefined: dict[str, str] = {}
+
+    def defined(self, name: str, measure: Callable[[], Any]) -> Any:
+        """A measure, or None and its reason."""
         try:
             return measure()
         except ValueError as error:
-            undefined[name] = str(error)
+            self.undefined[name] = str(error)
             return None
 
-    labels = np.array([one.label for one in judged])
-    scores = np.array([one.score for one in judged])
-    groups = [one.group for one in judged]
-    known = [one for one in judged if one.confusion is not None]
+    def interval(self, name: str, statistic: Any, keys: Sequence[Hashable]) -> None:
+        """Find the interval of a measure whose value is defined."""
+        found = self.defined(
+            f"interval of {name}", lambda: bootstrap(statistic, keys, rounds=self._rounds)
+        )
+        self.intervals[name] = None if found is None else [found.low, found.high]
+
+
+def summarise(
+    predictions: Sequence[Prediction], failed: Mapping[VideoKey, int], *, rounds: int = 1000
+) -> dict[str, Any]:
+    """Every measure of one group of crops. `failed` are videos without a judged crop, by label."""
+    figures = _Figures(rounds)
+    labels = np.array([one.label for one in predictions])
+    scores = np.array([one.score for one in predictions])
+    groups = [one.group for one in predictions]
+    image = figures.defined("image", lambda: asdict(measure_images(labels, scores)))
+    for name in image or ():
+        figures.interval(
+            f"image.{name}",
+            lambda drawn, measure=IMAGE[name]: measure(labels[drawn], scores[drawn]),
+            groups,
+        )
+    pixels = _pixels(figures, [one for one in predictions if one.confusion is not None])
+    videos = _videos(predictions, failed)
+    rules = _video_rules(figures, predictions, videos)
+    colours = figures.defined("colour baseline", lambda: colour_scores(predictions))
+    colour_auc = None
+    if colours is not None:
+        colour_auc = figures.defined("colour baseline", lambda: auc(labels, colours))
+        figures.interval("colour_auc", lambda drawn: auc(labels[drawn], colours[drawn]), groups)
+    return {
+        "crops": len(predictions),
+        "real_crops": int((labels == 0).sum()),
+        "fake_crops": int((labels == 1).sum()),
+        "videos": len(videos),
+        "failed_videos": len(failed),
+        "image": image,
+        **pixels,
+        "video_auc": rules,
+        "colour_auc": colour_auc,
+        "intervals": figures.intervals,
+        "undefined": figures.undefined,
+    }
+
+
+def _pixels(figures: _Figures, known: Sequence[Prediction]) -> dict[str, Any]:
+    """The measures of crops whose pixel truth is known."""
     matrices = np.array([one.confusion for one in known]).reshape(-1, 2, 2)
     maps = [
         (one.truth, one.found) for one in known if one.truth is not None and one.found is not None
     ]
     misses = np.array([one.iinc for one in known], np.float64)
-    videos = _videos(judged, failed)
-    pixel_groups = [one.group for one in known]
-
-    def interval(name: str, statistic: Any, keys: Sequence[Hashable]) -> list[float] | None:
-        estimate = defined(f"interval of {name}", lambda: bootstrap(statistic, keys, rounds=rounds))
-        return None if estimate is None else [estimate.low, estimate.high]
-
-    intervals: dict[str, list[float] | None] = {}
-    image = defined("image", lambda: asdict(measure_images(labels, scores)))
-    for name in image or ():
-        intervals[f"image.{name}"] = interval(
-            f"image.{name}",
-            lambda drawn, measure=IMAGE[name]: measure(labels[drawn], scores[drawn]),
-            groups,
-        )
-    whole = defined("pixel", lambda: asdict(pooled(matrices)))
+    groups = [one.group for one in known]
+    whole = figures.defined("pixel", lambda: asdict(pooled(matrices)))
     for name in whole or ():
-        intervals[f"pixel.{name}"] = interval(
+        figures.interval(
             f"pixel.{name}",
             lambda drawn, name=name: getattr(pooled([matrices[drawn].sum(0)]), name),
-            pixel_groups,
+            groups,
         )
-    agreement = defined("pbca", lambda: pbca(maps))
-    missed = float(misses.mean()) if len(misses) else None
-    if missed is not None:
+    if len(misses):
         agreed = np.array([pbca([pair]) for pair in maps])  # maps of one size: means are pooled
-        intervals["pbca"] = interval(
-            "pbca", lambda drawn: float(agreed[drawn].mean()), pixel_groups
-        )
-        intervals["iinc"] = interval(
-            "iinc", lambda drawn: float(misses[drawn].mean()), pixel_groups
-        )
-    rules: dict[str, float | None] = {}
-    for rule in get_args(Aggregation):
-        rules[rule] = defined(f"video AUC, {rule}", partial(_video_auc, judged, videos, rule))
-        if rules[rule] is not None:
-            per_video = video_scores(_faces(judged), rule)
-            keys = list(videos)
-            truth = np.array([videos[key][0] for key in keys])
-            values = np.array([per_video.get(key, FAILED) for key in keys])
-            intervals[f"video_auc.{rule}"] = interval(
-                f"video_auc.{rule}",
-                lambda drawn, truth=truth, values=values: auc(truth[drawn], values[drawn]),
-                [videos[key][1] for key in keys],
-            )
-    colours = defined("colour control", lambda: colour_scores(judged))
-    control = None
-    if colours is not None:
-        control = defined("colour control", lambda: auc(labels, colours))
-        intervals["colour_auc"] = interval(
-            "colour_auc", lambda drawn: auc(labels[drawn], colours[drawn]), groups
-        )
+        figures.interval("pbca", lambda drawn: float(agreed[drawn].mean()), groups)
+        figures.interval("iinc", lambda drawn: float(misses[drawn].mean()), groups)
     return {
-        "crops": len(judged),
-        "real_crops": int((labels == 0).sum()),
-        "fake_crops": int((labels == 1).sum()),
         "crops_with_pixel_truth": len(known),
-        "videos": len(videos),
-        "failed_videos": len(failed),
-        "image": image,
         "pixel": whole,
-        "pixel_per_image": defined("pixel per image", lambda: asdict(per_image(matrices))),
-        "pbca": agreement,
-        "iinc_unverified": missed,
-        "video_auc": rules,
-        "colour_auc": control,
-        "intervals": intervals,
-        "undefined": undefined,
+        "pixel_per_image": figures.defined("pixel per image", lambda: asdict(per_image(matrices))),
+        "pbca": figures.defined("pbca", lambda: pbca(maps)),
+        "iinc_unverified": float(misses.mean()) if len(misses) else None,
     }
 
 
+def _video_rules(
+    figures: _Figures,
+    predictions: Sequence[Prediction],
+    videos: Mapping[VideoKey, tuple[int, VideoKey]],
+) -> dict[str, float | None]:
+    """AUC over videos by each rule from the scores of faces to that of a video."""
+    labels = {key: label for key, (label, _) in videos.items()}
+    faces = [FaceScore(one.video, one.frame, one.score, one.area) for one in predictions]
+    truth = np.array(list(labels.values()))
+    rules: dict[str, float | None] = {}
+    for rule in get_args(Aggregation):
+
+        def area(rule: Aggregation = rule) -> float:
+            return video_auc(video_scores(faces, rule), labels, failed=FAILED)
+
+        rules[rule] = figures.defined(f"video AUC, {rule}", area)
+        if rules[rule] is not None:
+            scores = video_scores(faces, rule)
+            values = np.array([scores.get(key, FAILED) for key in labels])
+            figures.interval(
+                f"video_auc.{rule}",
+                lambda drawn, values=values: auc(truth[drawn], values[drawn]),
+                [group for _, group in videos.values()],
+            )
+    return rules
+
+
 def by_manipulation(
-    judged: Sequence[Judged], failed: Mapping[VideoKey, int], real: str, *, rounds: int = 1000
+    predictions: Sequence[Prediction],
+    failed: Mapping[VideoKey, int],
+    real: str,
+    *,
+    rounds: int = 1000,
 ) -> dict[str, dict[str, Any]]:
     """The figures of each manipulation against all real crops."""
-    kinds = sorted({one.video.manipulation for one in judged if one.label == 1})
+    kinds = sorted({one.video.manipulation for one in predictions if one.label == 1})
     return {
-        kind: figures(
-            [one for one in judged if one.video.manipulation in (kind, real)],
+        kind: summarise(
+            [one for one in predictions if one.video.manipulation in (kind, real)],
             {key: label for key, label in failed.items() if key.manipulation in (kind, real)},
             rounds=rounds,
         )
@@ -153,31 +180,20 @@ def by_manipulation(
     }
 
 
-def brief(judged: Sequence[Judged]) -> dict[str, float | None]:
+def brief(predictions: Sequence[Prediction]) -> dict[str, float | None]:
     """The two figures of a sweep: frame AUC and pooled IoU of the manipulated class on fakes."""
-    fakes = [one.confusion for one in judged if one.label == 1 and one.confusion is not None]
+    fakes = [one.confusion for one in predictions if one.label == 1 and one.confusion is not None]
     cells = np.sum(fakes, axis=0) if fakes else np.zeros((2, 2))
     union = cells[1].sum() + cells[0, 1]
     return {
-        "auc": auc([one.label for one in judged], [one.score for one in judged]),
+        "auc": auc([one.label for one in predictions], [one.score for one in predictions]),
         "iou_fake": float(cells[1, 1] / union) if union else None,
     }
 
 
-def _faces(judged: Sequence[Judged]) -> list[FaceScore]:
-    return [FaceScore(one.video, one.frame, one.score, one.area) for one in judged]
-
-
 def _videos(
-    judged: Sequence[Judged], failed: Mapping[VideoKey, int]
+    predictions: Sequence[Prediction], failed: Mapping[VideoKey, int]
 ) -> dict[VideoKey, tuple[int, VideoKey]]:
     """Each video's label and group."""
-    videos = {one.video: (one.label, one.group) for one in judged}
+    videos = {one.video: (one.label, one.group) for one in predictions}
     return {**videos, **{key: (label, key) for key, label in failed.items()}}
-
-
-def _video_auc(
-    judged: Sequence[Judged], videos: Mapping[VideoKey, tuple[int, VideoKey]], rule: Aggregation
-) -> float:
-    scores = video_scores(_faces(judged), rule)
-    return video_auc(scores, {key: label for key, (label, _) in videos.items()}, failed=FAILED)

@@ -158,7 +158,7 @@ def dataset_samples(
         np.stack(crops),
         np.array([picture.label for picture in pictures]),
         np.stack(masks),
-        tuple(str(picture.source or picture.video) for picture in pictures),
+        tuple(str(picture.original or picture.video) for picture in pictures),
         tuple(picture.manipulation for picture in pictures),
     )
 

@@ -207,7 +207,7 @@ def test_samples_are_there_once_and_labelled(name, tmp_path):
         assert sample.path.exists()
         assert sample.mask is None or sample.mask.exists()
         assert (sample.manipulation == "real") == (sample.label == 0)
-        assert sample.source is None or sample.source.manipulation == "real"
+        assert sample.original is None or sample.original.manipulation == "real"
         assert sample.split in dataset.splits
     places = [(s.video, s.compression, s.frame) for s in samples]
     assert len(set(places)) == len(places)
@@ -277,7 +277,7 @@ def test_faceforensics(tmp_path):
     assert truths["Deepfakes"] == (Truth.FILE, True)
     assert truths["FaceShifter"] == (Truth.NONE, False)
     fake = next(s for s in samples if s.label == 1)
-    assert fake.source == VideoKey("FaceForensics++", "real", "071")
+    assert fake.original == VideoKey("FaceForensics++", "real", "071")
 
 
 def test_pixel_faceforensics_pairs_crops_with_masks(tmp_path):
@@ -299,7 +299,7 @@ def test_pixel_faceforensics_pairs_crops_with_masks(tmp_path):
 
 def test_dfd_names_its_source(tmp_path):
     fake = next(s for s in everything(opened("dfd", tmp_path)) if s.label)
-    assert fake.source == VideoKey("DFD", "real", "01__walking")
+    assert fake.original == VideoKey("DFD", "real", "01__walking")
 
 
 @pytest.mark.parametrize("name", ["celeb-df-v1", "celeb-df-v2"])
@@ -330,7 +330,7 @@ def test_dfdc_labels_of_each_kind(tmp_path):
     dataset = opened("dfdc", tmp_path)
     train = {s.video.name: s for s in dataset.samples("train")}
     assert {name: s.label for name, s in train.items()} == {"a": 1, "b": 0, "c": 0}
-    assert train["a"].source == train["b"].video
+    assert train["a"].original == train["b"].video
     assert [s.label for s in dataset.samples("val")] == [1]
     assert {s.video.name: s.label for s in dataset.samples("test")} == {"e": 1, "f": 0}
     text(tmp_path / "test/labels.csv", "file,fake\ne.mp4,1\n")

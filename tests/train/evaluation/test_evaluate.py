@@ -26,11 +26,11 @@ from train.datasets import VideoKey, open_dataset
 from train.evaluation import crops as crops_command
 from train.evaluation import evaluate as evaluation
 from train.evaluation.colour_baseline import colour_scores
-from train.evaluation.corruptions import DISTURBANCES, sweep
+from train.evaluation.corruptions import CORRUPTIONS, sweep
 from train.evaluation.crops import Crop, Reading, choose, read_crops
 from train.evaluation.evaluate import Crops, evaluate, forged_crops
-from train.evaluation.predict import Judged, judge
-from train.evaluation.summary import by_manipulation, figures
+from train.evaluation.predict import Prediction, predict
+from train.evaluation.summary import by_manipulation, summarise
 from train.forge import without_pack
 from train.smoke import write_dataset, write_faces
 
@@ -100,29 +100,29 @@ def test_crops_of_any_aspect_are_compared_at_their_own_size() -> None:
         image=cv2.resize(crop("v", 0, True, 1).image, (96, 50), interpolation=cv2.INTER_NEAREST),
         mask=cv2.resize(crop("v", 0, True, 1).mask, (96, 50), interpolation=cv2.INTER_NEAREST),
     )
-    (one,) = judge([wide], Oracle())
+    (one,) = predict([wide], Oracle())
     assert one.confusion is not None and one.confusion.sum() == 96 * 50
     assert np.trace(one.confusion) > 0.93 * 96 * 50
 
 
-def judged(label: int, score: float, video: int = 0, kind: str = "swap", **parts) -> Judged:
+def prediction(label: int, score: float, video: int = 0, kind: str = "swap", **parts) -> Prediction:
     group = VideoKey("set", "real", f"v{video}")
     key = VideoKey("set", kind, f"v{video}") if label else group
     plain = {
         "confusion": None, "iinc": None, "truth": None, "found": None,
         "colours": np.zeros(6, np.float32), "frame": 0, "area": 1.0,
     }  # fmt: skip
-    return Judged(video=key, group=group, label=label, score=score, **{**plain, **parts})
+    return Prediction(video=key, group=group, label=label, score=score, **{**plain, **parts})
 
 
 def test_figures_agree_with_scikit_learn_and_intervals_hold_them() -> None:
     rng = np.random.default_rng(0)
     ones = [
-        judged(label, float(np.clip(rng.normal(0.4 + 0.2 * label, 0.2), 0, 1)), video)
+        prediction(label, float(np.clip(rng.normal(0.4 + 0.2 * label, 0.2), 0, 1)), video)
         for video in range(40)
         for label in (0, 1)
     ]
-    values = figures(ones, {}, rounds=100)
+    values = summarise(ones, {}, rounds=100)
     labels, scores = [one.label for one in ones], [one.score for one in ones]
     assert values["image"]["auc"] == pytest.approx(roc_auc_score(labels, scores))
     assert values["image"]["average_precision"] == pytest.approx(
@@ -135,33 +135,33 @@ def test_figures_agree_with_scikit_learn_and_intervals_hold_them() -> None:
 
 
 def test_what_is_undefined_is_none_with_its_reason() -> None:
-    values = figures([judged(1, 0.7, video) for video in range(3)], {}, rounds=20)
+    values = summarise([prediction(1, 0.7, video) for video in range(3)], {}, rounds=20)
     assert values["image"] is None and "needs both" in values["undefined"]["image"]
     assert values["video_auc"]["mean"] is None and values["colour_auc"] is None
 
 
 def test_videos_without_a_crop_count_as_undecided() -> None:
-    ones = [judged(0, 0.1, 0), judged(1, 0.9, 1)]
+    ones = [prediction(0, 0.1, 0), prediction(1, 0.9, 1)]
     missed = {VideoKey("set", "swap", "lost"): 1, VideoKey("set", "real", "lost"): 0}
-    assert figures(ones, {}, rounds=20)["video_auc"]["mean"] == 1.0
-    values = figures(ones, missed, rounds=20)
+    assert summarise(ones, {}, rounds=20)["video_auc"]["mean"] == 1.0
+    values = summarise(ones, missed, rounds=20)
     assert values["failed_videos"] == 2 and values["videos"] == 4
     assert values["video_auc"]["mean"] == pytest.approx(3.5 / 4)
 
 
 def test_each_manipulation_stands_against_all_real_ones() -> None:
-    ones = [judged(0, 0.5, video) for video in range(4)]
-    ones += [judged(1, 0.9, video, "swap") for video in range(4)]
-    ones += [judged(1, 0.1, video, "redraw") for video in range(4)]
+    ones = [prediction(0, 0.5, video) for video in range(4)]
+    ones += [prediction(1, 0.9, video, "swap") for video in range(4)]
+    ones += [prediction(1, 0.1, video, "redraw") for video in range(4)]
     kinds = by_manipulation(ones, {}, "real", rounds=20)
     assert {name: one["image"]["auc"] for name, one in kinds.items()} == {"redraw": 0, "swap": 1}
     assert {one["real_crops"] for one in kinds.values()} == {4}
 
 
-def coloured(shortcut: float) -> list[Judged]:
+def coloured(shortcut: float) -> list[Prediction]:
     rng = np.random.default_rng(0)
     return [
-        judged(label, 0.5, video, colours=rng.normal(shortcut * label, 1, 6).astype(np.float32))
+        prediction(label, 0.5, video, colours=rng.normal(shortcut * label, 1, 6).astype(np.float32))
         for video in range(60)
         for label in (0, 1)
     ]
@@ -179,19 +179,19 @@ def test_the_control_is_never_fitted_on_the_video_it_judges() -> None:
     ones = []
     for video in range(40):
         colours = rng.normal(0, 5, 6).astype(np.float32)
-        ones += [judged(video % 2, 0.5, video, colours=colours) for _ in range(4)]
+        ones += [prediction(video % 2, 0.5, video, colours=colours) for _ in range(4)]
     auc = roc_auc_score([one.label for one in ones], colour_scores(ones))
     assert auc < 0.75
 
 
 def test_the_control_needs_videos_to_leave_out() -> None:
     with pytest.raises(ValueError, match="one video"):
-        colour_scores([judged(0, 0.5), judged(1, 0.5)])
+        colour_scores([prediction(0, 0.5), prediction(1, 0.5)])
 
 
-@pytest.mark.parametrize("name", DISTURBANCES)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 47), (7, 9)])
-def test_a_disturbance_keeps_its_contract(name: str, height: int, width: int) -> None:
+def test_a_corruption_keeps_its_contract(name: str, height: int, width: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     before = picture.copy()
     for _, _, change in sweep([name]):
@@ -200,7 +200,7 @@ def test_a_disturbance_keeps_its_contract(name: str, height: int, width: int) ->
         assert np.array_equal(one, two) and np.array_equal(picture, before)
 
 
-@pytest.mark.parametrize("name", DISTURBANCES)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_each_level_is_stronger_than_the_one_before(name: str) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     smooth = cv2.GaussianBlur(picture, (0, 0), 1)
@@ -217,8 +217,8 @@ def test_a_sweep_judges_every_level() -> None:
     rows = values["robustness"]
     assert [(row["disturbance"], row["level"]) for row in rows] == [
         ("none", 0.0),
-        *(("blur", level) for level in DISTURBANCES["blur"].levels),
-        *(("noise", level) for level in DISTURBANCES["noise"].levels),
+        *(("blur", level) for level in CORRUPTIONS["blur"].levels),
+        *(("noise", level) for level in CORRUPTIONS["noise"].levels),
     ]
     assert rows[0]["auc"] == 1.0 and rows[0]["iou_fake"] == 1.0
     assert rows[4]["iou_fake"] < 0.8  # pure red does not survive the strongest blur
@@ -375,7 +375,7 @@ def test_bad_input_is_one_line_and_exit_2(made: Path, tmp_path: Path) -> None:
         ((weights, *given, "--compression", "c23"), "no compression 'c23'"),
         ((weights, *given, "--manipulation", "melt"), "no manipulation 'melt'"),
         ((weights, *given, "--faces", "some"), "no --faces 'some'"),
-        ((weights, *given, "--sweep", "rain"), "no disturbance 'rain'"),
+        ((weights, *given, "--sweep", "rain"), "no corruption 'rain'"),
         (
             (weights, *given[:4], "--out", tmp_path / "x/e.json"),
             "no such folder to write e.json into",
