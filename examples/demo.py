@@ -29,7 +29,7 @@ from deepscan.scan.scanner import Scanner
 from deepscan.sinks.masks import read_masks
 from deepscan.testing import make_video
 from deepscan.types import Face, Image, Scanned
-from train.calibration.clips import Camera, hold_camera
+from train.calibration.clips import Camera, handheld_camera
 from train.forge.blend import blend
 from train.forge.degrade import grain, sharpen
 from train.forge.shape import draw, place
@@ -96,7 +96,7 @@ def make_clip(path: Path) -> Truth:
     image = portrait()
     forged, mask = manipulate(image)
     rng = np.random.default_rng(_SEED)
-    camera = hold_camera(image, SECONDS * RATE, rng)
+    camera = handheld_camera(image, SECONDS * RATE, rng)
     truth = Truth(camera, mask)
 
     def picture(index: int) -> Image:

@@ -25,7 +25,7 @@ from skimage import data
 from deepscan.errors import DeepscanError
 from deepscan.testing import make_video
 from deepscan.types import Image
-from train.calibration.clips import hold_camera
+from train.calibration.clips import handheld_camera
 
 SIZE = (1920, 1080)
 _LOOP = 10  # seconds of the clip that is repeated
@@ -102,7 +102,7 @@ def long_clip(folder: Path, minutes: float, rate: int) -> Path:
     """One face in 1080p through a moving camera; the packets of ten seconds again and again."""
     portrait = cv2.resize(data.astronaut()[:288], SIZE, interpolation=cv2.INTER_CUBIC)
     frames = _LOOP * rate
-    camera = hold_camera(portrait, frames, np.random.default_rng(3))
+    camera = handheld_camera(portrait, frames, np.random.default_rng(3))
 
     def picture(index: int) -> Image:
         return camera.shoot(portrait, index)

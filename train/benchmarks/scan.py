@@ -27,7 +27,7 @@ from deepscan.options import ScanOptions
 from deepscan.scan.scanner import Scanner
 from deepscan.testing import make_video
 from deepscan.types import Image, Scanned
-from train.calibration.clips import hold_camera
+from train.calibration.clips import handheld_camera
 from train.forge.degrade import grain
 
 SIZE, RATE = (1280, 720), 25
@@ -107,7 +107,7 @@ def measure(frames: int, *, plain_frames: int) -> Speed:
 def one_face_clip(path: Path, frames: int) -> Path:
     """The public-domain portrait of scikit-image in 720p through a moving camera, with sound."""
     portrait = cv2.resize(data.astronaut()[:288], SIZE, interpolation=cv2.INTER_CUBIC)
-    camera = hold_camera(portrait, frames, np.random.default_rng(3))
+    camera = handheld_camera(portrait, frames, np.random.default_rng(3))
 
     def picture(index: int) -> Image:
         return grain(camera.shoot(portrait, index), np.random.default_rng(index), 3.0, 1.3)

@@ -23,39 +23,41 @@ from deepscan.engines.load import REFERENCE
 from deepscan.engines.parity import selftest_values
 from deepscan.models.weights import load_model
 from train.calibration.clips import CODECS
-from train.calibration.fit import Calibrated, Least, calibrated, population_of
+from train.calibration.fit import BandMinimum, Calibrated, calibrated, population_of
 from train.calibration.leave_out import read_table, summary
 from train.calibration.model_card import Cost, model_card
 from train.calibration.reliability import draw, reliability
-from train.calibration.shortcut_test import source_proof
-from train.calibration.subgroups import groups, read_sexes
-from train.calibration.synthetic_validation import FRAMES, Clip, Takes, make_clips
+from train.calibration.shortcut_test import shortcut_test
+from train.calibration.subgroups import by_subgroup, read_sexes
+from train.calibration.synthetic_validation import FRAMES, Clip, ClipPlan, make_clips
 from train.calibration.weights_card import Weights, card_of, engine_of, open_weights, write_card
 from train.command import Faces, Pack, Threads, exit_on_error, show_progress, use_threads
 from train.validate import validate
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a proof is to consist of, and what it costs.
+class CertifyOptions:
+    """What is to be measured, on what, and what training cost.
 
     `rounds` are those of every bootstrap, `people` a limit on the pictures (0: all), `leave_out` a
     table of train.calibration.leave_out.
     """
 
-    plan: Takes
+    plan: ClipPlan
     engine: str = REFERENCE
     threads: int = 0
     rounds: int = 500
     people: int = 0
-    least: Least = field(default_factory=Least)
+    minimum: BandMinimum = field(default_factory=BandMinimum)
     edits_in_fit: bool = True
     leave_out: Path | None = None
     pack: Path | None = None
     cost: Cost = field(default_factory=Cost)
 
 
-def prove(weights: Path, data: Path, out: Path, docs: Path, asked: Asked) -> dict[str, Any]:
+def certify(
+    weights: Path, data: Path, out: Path, docs: Path, options: CertifyOptions
+) -> dict[str, Any]:
     """Measure everything, write cards, tables and diagram; returns the card.
 
     Raises:
@@ -63,51 +65,53 @@ def prove(weights: Path, data: Path, out: Path, docs: Path, asked: Asked) -> dic
         ModelError, EngineError: the weights do not fit, or the engine does not run here.
         ValueError: too few people or clips for a measure.
     """
-    opened = open_weights(weights, data, people=asked.people, pack=asked.pack)
+    opened = open_weights(weights, data, people=options.people, pack=options.pack)
     model = load_model(opened.card({"auc": {}, "data": ""}))
     with _Timed("crops"):
         validation = validate(model, opened.people, opened.forges)
     show_progress(f"  {validation}")
-    runner = engine_of(opened, validation, asked.engine, asked.threads)
+    runner = engine_of(opened, validation, options.engine, options.threads)
     try:
         with _Timed("clips"):
             clips = make_clips(
-                opened.people, sorted(opened.forges), runner, show_progress, plan=asked.plan,
-                kept=out / "clips.jsonl", key=f"{opened.key} {runner.name}",
+                opened.people, sorted(opened.forges), runner, show_progress, plan=options.plan,
+                cache=out / "clips.jsonl", key=f"{opened.key} {runner.name}",
             )  # fmt: skip
     finally:
         runner.close()
-    reference = engine_of(opened, validation, REFERENCE, asked.threads)
+    reference = engine_of(opened, validation, REFERENCE, options.threads)
     selftest = selftest_values(reference)
     reference.close()
     with _Timed("calibration"):
-        population = population_of(clips, edits_in_fit=asked.edits_in_fit)
-        found = calibrated(clips, population, least=asked.least, edits_in_fit=asked.edits_in_fit)
+        population = population_of(clips, edits_in_fit=options.edits_in_fit)
+        found = calibrated(
+            clips, population, minimum=options.minimum, edits_in_fit=options.edits_in_fit
+        )
     show_progress(
         f"  {found.rates}; {len(found.calibration.every_band)} bands; care {found.care:g}"
     )
     with _Timed("reliability, groups, sources"):
-        diagram = reliability(clips, found.ruled, rounds=asked.rounds)
+        diagram = reliability(clips, found.verdicts, rounds=options.rounds)
         extra: dict[str, Any] = {
             "reliability": diagram.plain(),
-            "groups": groups(opened.people, clips, found.ruled, read_sexes(data)),
-            "sources": _sources(opened, model, asked),
-            "leave_out": _left_out(asked.leave_out),
+            "groups": by_subgroup(opened.people, clips, found.verdicts, read_sexes(data)),
+            "sources": _sources(opened, model, options),
+            "leave_out": _left_out(options.leave_out),
             "made": {
-                "takes": asked.plan.takes,
-                "edits": asked.plan.edits,
-                "frames": asked.plan.frames,
-                "codecs": sorted(set(asked.plan.codecs)),
-                "moving": asked.plan.moving,
-                "edits_in_fit": asked.edits_in_fit,
+                "takes": options.plan.takes,
+                "edits": options.plan.edits,
+                "frames": options.plan.frames,
+                "codecs": sorted(set(options.plan.codecs)),
+                "moving": options.plan.moving,
+                "edits_in_fit": options.edits_in_fit,
             },
         }
     with _Timed("tables"):
         card = card_of(
             opened, validation=validation, found=found, clips=clips, selftest=selftest,
-            rounds=asked.rounds, extra=extra,
+            rounds=options.rounds, extra=extra,
         )  # fmt: skip
-        card["cost"] = asked.cost.plain()
+        card["cost"] = options.cost.plain()
         write_tables(out / "tables", card, found, clips)
     write_card(opened, card, out)
     docs.mkdir(parents=True, exist_ok=True)
@@ -117,10 +121,10 @@ def prove(weights: Path, data: Path, out: Path, docs: Path, asked: Asked) -> dic
     return card
 
 
-def _sources(opened: Weights, model: Any, asked: Asked) -> dict[str, Any] | None:
+def _sources(opened: Weights, model: Any, options: CertifyOptions) -> dict[str, Any] | None:
     """None, and said so, where the pictures are of too few sources."""
     try:
-        return source_proof(model, opened.people, opened.data, rounds=asked.rounds)
+        return shortcut_test(model, opened.people, opened.data, rounds=options.rounds)
     except ValueError as error:
         show_progress(f"  sources: {error}")
         return None
@@ -158,7 +162,7 @@ def write_tables(
                 "face": f"{clip.face:.0f}", "label": str(one.label),
                 "llr": "" if one.llr is None else f"{one.llr:.3f}",
             }
-            for clip, one in zip(clips, found.ruled, strict=True)
+            for clip, one in zip(clips, found.verdicts, strict=True)
         ],
     )  # fmt: skip
 
@@ -221,7 +225,7 @@ def main(
     people: Annotated[int, typer.Option(min=0, help="At most so many pictures; 0: all")] = 0,
     band_clips: Annotated[
         int, typer.Option(min=2, help="Unmanipulated clips that a quality band needs")
-    ] = Least().real,
+    ] = BandMinimum().real,
     edits_in_fit: Annotated[
         bool, typer.Option(help="Count benign edits among the unmanipulated in the fit")
     ] = True,
@@ -237,17 +241,19 @@ def main(
     ] = None,
     machine: Annotated[str, typer.Option(help="What it ran on, for the model card")] = "",
 ) -> None:
-    """Measure, calibrate and prove weights; write their card, tables, diagram and model card."""
+    """Measure, calibrate and certify weights; write their card, tables, diagram and model card."""
     use_threads(threads)
-    default = Least()
-    least = Least(band_clips, min(default.people, band_clips), min(default.forged, band_clips))
+    default = BandMinimum()
+    minimum = BandMinimum(
+        band_clips, min(default.people, band_clips), min(default.forged, band_clips)
+    )
     with exit_on_error("certify", ValueError):
-        asked = Asked(
-            Takes(takes, edits, frames, tuple(codecs.split(",")), moving, leaning), engine,
-            threads, rounds, people, least, edits_in_fit, leave_out, pack,
+        options = CertifyOptions(
+            ClipPlan(takes, edits, frames, tuple(codecs.split(",")), moving, leaning), engine,
+            threads, rounds, people, minimum, edits_in_fit, leave_out, pack,
             Cost(energy_kwh, hours, machine),
         )  # fmt: skip
-        card = prove(weights, data, out, docs, asked)
+        card = certify(weights, data, out, docs, options)
     for each in card["evaluation"]["evidence"]:
         low, high = each["interval"]
         typer.echo(f"{each['what']}: {each['value']:.3f} [{low:.3f}, {high:.3f}]")

@@ -50,7 +50,7 @@ class Camera:
         return Box(float(left), float(top), float(right), float(bottom))
 
 
-def hold_camera(
+def handheld_camera(
     image: Picture, frames: int, rng: np.random.Generator, *, scale: float = 1.0, sway: float = 0.02
 ) -> Camera:
     """A hand-held camera: slow drift of a few percent of the picture, a little turn and zoom."""
@@ -81,7 +81,7 @@ def film(
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class Scene:
     """A scene before it is filmed: a picture (H, W, 3) uint8 a frame, and where each is forged,
     (H, W) float32 in [0, 1]; `tags` say how, and are empty where nothing was."""
 
@@ -90,14 +90,14 @@ class Take:
     tags: tuple[str, ...] = ()
 
 
-def act(
+def make_scene(
     face: FaceImage,
     frames: int,
     rng: np.random.Generator,
     *,
     forge: Forge | None = None,
     other: FaceImage | None = None,
-) -> Take:
+) -> Scene:
     """A head that turns a little, as it is or with one manipulation all along.
 
     The head moves alike with and without a forge, so that takes of the same draw differ in the
@@ -139,7 +139,7 @@ def act(
         pictures.append(np.clip(np.round(lit), 0, 255).astype(np.uint8))
         masks.append(made.mask)
         tags = made.tags
-    return Take(tuple(pictures), tuple(masks), tags)
+    return Scene(tuple(pictures), tuple(masks), tags)
 
 
 def turn_head(face: FaceImage, yaw: float, pitch: float) -> FaceImage:

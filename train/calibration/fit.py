@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.types import Label
-from deepscan.verdict.calibration import Band, Calibration, Range, Scale, Tail, wilson
-from deepscan.verdict.evidence import medians, smooth
-from train.calibration.synthetic_validation import FRAME_RATE, WINDOW, Clip, Floats, Ruled
+from deepscan.verdict.decide import Band, Calibration, Range, Scale, Tail, medians, smooth, wilson
+from train.calibration.synthetic_validation import FRAME_RATE, WINDOW, Clip, ClipVerdict, Floats
 
 RATE, REVIEW_RATE = 0.01, 0.05  # false alarms a file at the operating and the review point
 FOLDS = 4  # parts of the people, each judged by a fit on the others
@@ -28,7 +27,7 @@ _KEPT = 0.5  # alarms that need a higher rate than this are of no use to anybody
 
 
 @dataclass(frozen=True, slots=True)
-class Least:
+class BandMinimum:
     """What a band must hold to stand alone; with less it is pooled with its neighbour."""
 
     real: int = 60  # unmanipulated clips
@@ -92,7 +91,7 @@ def fit(
     measured: tuple[float, float, float],
     population: str,
     *,
-    least: Least = Least(),
+    minimum: BandMinimum = BandMinimum(),
     alarms: Sequence[float] = (),
     care: float = 1.0,
 ) -> Calibration:
@@ -114,7 +113,7 @@ def fit(
         measured=rate,
         measured_interval=(low, high),
         clips=sum(clip.untouched for clip in clips),
-        bands=fit_bands(clips, whole, least, care),
+        bands=fit_bands(clips, whole, minimum, care),
         alarms=tuple(alarms),
     )
 
@@ -138,7 +137,7 @@ def _scales(
 
 
 def fit_bands(
-    clips: Sequence[Clip], whole: tuple[Scale, Scale], least: Least, care: float = 1.0
+    clips: Sequence[Clip], whole: tuple[Scale, Scale], minimum: BandMinimum, care: float = 1.0
 ) -> tuple[Band, ...]:
     """Halve the clips by size, detail and sharpness in turn, as long as both halves hold enough.
 
@@ -150,7 +149,7 @@ def fit_bands(
     # The least of a window, not of a clip's median: a scan judges windows.
     lowest = np.array([_window_qualities(clip).min(0) for clip in clips]).min(0)
     outer: list[Range] = [(_down(float(low)), None) for low in lowest]
-    leaves = _halved(clips, qualities, np.arange(len(clips)), outer, 0, least)
+    leaves = _halved(clips, qualities, np.arange(len(clips)), outer, 0, minimum)
     if len(leaves) == 1 and not any(clip.qualities for clip in clips):
         return ()  # nothing but faces' sizes is known: one band that holds everything
     bands = []
@@ -171,7 +170,7 @@ def _halved(
     chosen: NDArray[np.intp],
     ranges: list[Range],
     depth: int,
-    least: Least,
+    minimum: BandMinimum,
 ) -> list[tuple[list[Range], NDArray[np.intp]]]:
     for turn in range(len(_AXES)):
         axis = _AXES[(depth + turn) % len(_AXES)]
@@ -182,23 +181,23 @@ def _halved(
         bound = float(f"{np.median(values[real]):.3g}")
         below, above = chosen[values < bound], chosen[values >= bound]
         low, high = ranges[axis]
-        if not (low < bound and _enough(clips, below, least) and _enough(clips, above, least)):
+        if not (low < bound and _enough(clips, below, minimum) and _enough(clips, above, minimum)):
             continue
         lower, upper = list(ranges), list(ranges)
         lower[axis], upper[axis] = (low, bound), (bound, high)
         return [
-            *_halved(clips, qualities, below, lower, depth + turn + 1, least),
-            *_halved(clips, qualities, above, upper, depth + turn + 1, least),
+            *_halved(clips, qualities, below, lower, depth + turn + 1, minimum),
+            *_halved(clips, qualities, above, upper, depth + turn + 1, minimum),
         ]
     return [(ranges, chosen)]
 
 
-def _enough(clips: Sequence[Clip], chosen: NDArray[np.intp], least: Least) -> bool:
+def _enough(clips: Sequence[Clip], chosen: NDArray[np.intp], minimum: BandMinimum) -> bool:
     real = [clips[index] for index in chosen if not clips[index].forged]
     return (
-        len(real) >= least.real
-        and len({clip.person for clip in real}) >= least.people
-        and len(chosen) - len(real) >= least.forged
+        len(real) >= minimum.real
+        and len({clip.person for clip in real}) >= minimum.people
+        and len(chosen) - len(real) >= minimum.forged
     )
 
 
@@ -214,13 +213,13 @@ def _window_qualities(clip: Clip) -> Floats:
     return medians(np.arange(len(seen)) / FRAME_RATE, seen, WINDOW)
 
 
-def rule(clip: Clip, calibration: Calibration) -> Ruled:
+def verdict_of(clip: Clip, calibration: Calibration) -> ClipVerdict:
     """What the rule of `deepscan.verdict.decide` says about a clip of one face."""
     times = np.arange(len(clip.logits)) / FRAME_RATE
     bands = calibration.bands_of(_window_qualities(clip))
     inside = bands >= 0
     if not inside.any():
-        return Ruled(Label.INCONCLUSIVE, math.inf, None, ())
+        return ClipVerdict(Label.INCONCLUSIVE, math.inf, None, ())
     values = smooth(times, np.array(clip.logits), calibration.window)
     llr = calibration.llr(values, bands, still=False)
     looks = max(1.0, float(inside.sum()) / FRAME_RATE / calibration.window)
@@ -238,7 +237,7 @@ def rule(clip: Clip, calibration: Calibration) -> Ruled:
     size = round(WINDOW * FRAME_RATE)
     middles = np.arange(size // 2, len(llr), size)  # one window each, none in common
     whole = llr[middles][inside[middles]]
-    return Ruled(label, float(rates.min()), float(np.nanmax(llr)), tuple(whole.tolist()))
+    return ClipVerdict(label, float(rates.min()), float(np.nanmax(llr)), tuple(whole.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,31 +251,31 @@ class Rates:
     clips: int
 
 
-def cross_judge(
+def cross_validate(
     clips: Sequence[Clip],
     population: str,
     *,
-    least: Least = Least(),
+    minimum: BandMinimum = BandMinimum(),
     care: float = 1.0,
     fitted_on: Callable[[Clip], bool] = lambda clip: True,
-) -> list[Ruled]:
+) -> list[ClipVerdict]:
     """Each clip by a calibration that was fitted on other people."""
     people = sorted({clip.person for clip in clips})
     part = {person: index % FOLDS for index, person in enumerate(people)}
-    ruled: dict[int, Ruled] = {}
+    verdicts: dict[int, ClipVerdict] = {}
     for fold in range(FOLDS):
         others = [clip for clip in clips if part[clip.person] != fold and fitted_on(clip)]
         here = [index for index, clip in enumerate(clips) if part[clip.person] == fold]
         if here:
-            fitted = fit(others, (0.0, 0.0, 1.0), population, least=least, care=care)
-            ruled.update((index, rule(clips[index], fitted)) for index in here)
-    return [ruled[index] for index in range(len(clips))]
+            fitted = fit(others, (0.0, 0.0, 1.0), population, minimum=minimum, care=care)
+            verdicts.update((index, verdict_of(clips[index], fitted)) for index in here)
+    return [verdicts[index] for index in range(len(clips))]
 
 
-def rates_of(clips: Sequence[Clip], ruled: Sequence[Ruled]) -> Rates:
+def rates_of(clips: Sequence[Clip], verdicts: Sequence[ClipVerdict]) -> Rates:
     """Count the labels."""
-    real = [r.label for c, r in zip(clips, ruled, strict=True) if c.untouched]
-    fake = [r.label for c, r in zip(clips, ruled, strict=True) if c.forged]
+    real = [r.label for c, r in zip(clips, verdicts, strict=True) if c.untouched]
+    fake = [r.label for c, r in zip(clips, verdicts, strict=True) if c.forged]
     over = sum(label is Label.MANIPULATED for label in real)
     review = over + sum(label is Label.SUSPICIOUS for label in real)
     return Rates(
@@ -287,13 +286,13 @@ def rates_of(clips: Sequence[Clip], ruled: Sequence[Ruled]) -> Rates:
     )
 
 
-def careful(clips: Sequence[Clip], ruled: Sequence[Ruled]) -> float:
+def tail_factor(clips: Sequence[Clip], verdicts: Sequence[ClipVerdict]) -> float:
     """By how much the tails must be heavier, so that the measured rates keep what is promised.
 
     The smallest of a few steps: chosen on the same clips, so the measured rate is a little better
     than what other clips would show.
     """
-    real = [r.alarm for c, r in zip(clips, ruled, strict=True) if c.untouched]
+    real = [r.alarm for c, r in zip(clips, verdicts, strict=True) if c.untouched]
     for care in CARE:
         shares = [sum(alarm * care <= rate for alarm in real) for rate in (RATE, REVIEW_RATE)]
         if all(
@@ -309,13 +308,17 @@ class Calibrated:
     """A calibration, and what it says about every clip when fitted on other people."""
 
     calibration: Calibration
-    ruled: list[Ruled]
+    verdicts: list[ClipVerdict]
     rates: Rates
     care: float
 
 
 def calibrated(
-    clips: Sequence[Clip], population: str, *, least: Least = Least(), edits_in_fit: bool = True
+    clips: Sequence[Clip],
+    population: str,
+    *,
+    minimum: BandMinimum = BandMinimum(),
+    edits_in_fit: bool = True,
 ) -> Calibrated:
     """Cross-fit, make the tails careful enough, and fit on all clips.
 
@@ -326,25 +329,27 @@ def calibrated(
     def fitted_on(clip: Clip) -> bool:
         return edits_in_fit or clip.edit == "none"
 
-    ruled = cross_judge(clips, population, least=least, fitted_on=fitted_on)
-    care = careful(clips, ruled)
+    verdicts = cross_validate(clips, population, minimum=minimum, fitted_on=fitted_on)
+    care = tail_factor(clips, verdicts)
     if care > 1:
-        ruled = cross_judge(clips, population, least=least, care=care, fitted_on=fitted_on)
-    rates = rates_of(clips, ruled)
+        verdicts = cross_validate(
+            clips, population, minimum=minimum, care=care, fitted_on=fitted_on
+        )
+    rates = rates_of(clips, verdicts)
     alarms = sorted(
         round(r.alarm, 6)
-        for c, r in zip(clips, ruled, strict=True)
+        for c, r in zip(clips, verdicts, strict=True)
         if c.untouched and r.alarm <= _KEPT
     )
     calibration = fit(
         [clip for clip in clips if fitted_on(clip)],
         rates.false_alarm,
         population,
-        least=least,
+        minimum=minimum,
         alarms=alarms,
         care=care,
     )
-    return Calibrated(calibration, ruled, rates, care)
+    return Calibrated(calibration, verdicts, rates, care)
 
 
 def population_of(clips: Sequence[Clip], *, edits_in_fit: bool = True) -> str:

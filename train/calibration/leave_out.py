@@ -56,7 +56,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
+class ShortTraining:
     """What all trainings have in common; `size` 0 is the recipe's last, `rate` 0 the recipe's."""
 
     steps: int
@@ -67,7 +67,7 @@ class Short:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartWeights:
     """Weights to start from, and the forges that they or those before them were trained with."""
 
     path: Path
@@ -89,7 +89,7 @@ def families_of(recipe: Recipe) -> list[str]:
     return families
 
 
-def read_start(path: Path, before: Sequence[Path] = ()) -> Start:
+def read_start(path: Path, before: Sequence[Path] = ()) -> StartWeights:
     """What weights say of their training; `before` are those that they came from, in any order.
 
     Raises:
@@ -124,7 +124,7 @@ def read_start(path: Path, before: Sequence[Path] = ()) -> Start:
                 f"start {path} comes from weights with SHA-256 {earlier[:12]}..., of which nothing "
                 "is known: give them with --before"
             )
-    return Start(path, sha256, frozenset(known))
+    return StartWeights(path, sha256, frozenset(known))
 
 
 def _sha256(path: Path) -> str:
@@ -134,7 +134,7 @@ def _sha256(path: Path) -> str:
         raise ModelError(f"start {path} cannot be read: {error}") from error
 
 
-def check_start(start: Start | None, families: Sequence[str]) -> None:
+def check_start(start: StartWeights | None, families: Sequence[str]) -> None:
     """A family that the start has seen cannot be left out any more.
 
     Raises:
@@ -153,7 +153,7 @@ def check_start(start: Start | None, families: Sequence[str]) -> None:
         )
 
 
-def without(recipe: Recipe, family: str, short: Short) -> Recipe:
+def without(recipe: Recipe, family: str, short: ShortTraining) -> Recipe:
     """The recipe of one run: without a family (`ALL`: with every one), short, in one stage."""
     stage = Stage(short.size or recipe.schedule.stages[-1].size, short.steps)
     schedule = replace(
@@ -176,9 +176,9 @@ def leave_out(
     table: Path,
     runs: Path,
     *,
-    short: Short,
+    short: ShortTraining,
     families: Sequence[str] = (),
-    start: Start | None = None,
+    start: StartWeights | None = None,
     pack: Path | None = None,
     with_all: bool = True,
     device: str = "cpu",
@@ -318,8 +318,8 @@ def _mean(rows: Sequence[Mapping[str, str]]) -> Estimate:
 
 def _settings(
     recipe: Recipe,
-    short: Short,
-    start: Start | None,
+    short: ShortTraining,
+    start: StartWeights | None,
     data: Path,
     people: int,
     pack: Path | None,
@@ -350,7 +350,7 @@ def _trained(
     recipe: Recipe,
     data: Path,
     run: Path,
-    start: Start | None,
+    start: StartWeights | None,
     pack: Path | None,
     device: str,
     workers: int,
@@ -410,7 +410,7 @@ def main(
             data,
             out,
             runs,
-            short=Short(steps, pairs, size, rate, rounds),
+            short=ShortTraining(steps, pairs, size, rate, rounds),
             families=family or (),
             start=None if start is None else read_start(start, before or ()),
             pack=pack,

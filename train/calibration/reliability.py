@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from deepscan.verdict.calibration import sigmoid
-from train.calibration.synthetic_validation import Clip, Floats, Ruled
+from deepscan.verdict.decide import sigmoid
+from train.calibration.synthetic_validation import Clip, ClipVerdict, Floats
 from train.evaluation.metrics import Estimate, estimated
 
 BINS = 10
@@ -51,7 +51,7 @@ class Reliability:
 
 
 def reliability(
-    clips: Sequence[Clip], ruled: Sequence[Ruled], *, rounds: int = 500, bins: int = BINS
+    clips: Sequence[Clip], verdicts: Sequence[ClipVerdict], *, rounds: int = 500, bins: int = BINS
 ) -> Reliability:
     """Bin the windows of untouched and forged clips.
 
@@ -60,7 +60,7 @@ def reliability(
     """
     rows = [
         (sigmoid(llr), clip.forged, clip.person)
-        for clip, one in zip(clips, ruled, strict=True)
+        for clip, one in zip(clips, verdicts, strict=True)
         if clip.edit == "none"
         for llr in one.windows
     ]

@@ -84,7 +84,7 @@ def statistics_of(people: Sequence[Person], crops: NDArray[np.uint8], data: Path
     return np.array(rows, np.float64)
 
 
-def told_apart(
+def source_accuracy(
     features: Floats, sources: Sequence[str], people: Sequence[str], *, rounds: int = 500
 ) -> Estimate:
     """Balanced accuracy of a linear classifier over people that it was not fitted on.
@@ -128,7 +128,7 @@ def _classified(
     return np.asarray(np.array(present)[given.argmax(1)], np.intp)
 
 
-def source_proof(
+def shortcut_test(
     model: Deployed, people: Sequence[Person], data: Path | None, *, rounds: int = 500
 ) -> dict[str, Any]:
     """The whole proof, as plain values for JSON.
@@ -173,7 +173,7 @@ def source_proof(
         "sources": large,
         "people": len(set(own)),
         "chance": 1 / len(large),
-        "features": told_apart(features[kept], chosen, own, rounds=rounds)._asdict(),
-        "statistics": told_apart(statistics[kept], chosen, own, rounds=rounds)._asdict(),
+        "features": source_accuracy(features[kept], chosen, own, rounds=rounds)._asdict(),
+        "statistics": source_accuracy(statistics[kept], chosen, own, rounds=rounds)._asdict(),
         "by_source": by_source,
     }

@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 
 from deepscan.types import Label
-from deepscan.verdict.calibration import wilson
-from train.calibration.synthetic_validation import Clip, Ruled
+from deepscan.verdict.decide import wilson
+from train.calibration.synthetic_validation import Clip, ClipVerdict
 from train.forge.faces import Person
 from train.forge.forged import FaceImage
 
@@ -87,10 +87,10 @@ def _patch(
     return float(lightness), float(a), float(b)
 
 
-def groups(
+def by_subgroup(
     people: Sequence[Person],
     clips: Sequence[Clip],
-    ruled: Sequence[Ruled],
+    verdicts: Sequence[ClipVerdict],
     sexes: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """False alarms of untouched clips by tone, sex and source, as plain values for JSON.
@@ -103,7 +103,7 @@ def groups(
         tone = tones.get(clip.picture)
         return "no colour" if tone is None else tone.name
 
-    real = [(c, r) for c, r in zip(clips, ruled, strict=True) if c.untouched]
+    real = [(c, r) for c, r in zip(clips, verdicts, strict=True) if c.untouched]
     found: dict[str, Any] = {
         "tone": _by(real, tone_name, [name for _, name in TONES] + ["no colour"]),
         "tone_uncertainty": _uncertainty(people, tones),
@@ -129,10 +129,10 @@ def read_sexes(data: Path) -> dict[str, str] | None:
 
 
 def _by(
-    rows: Sequence[tuple[Clip, Ruled]], name: Callable[[Clip], str], order: Sequence[str] = ()
+    rows: Sequence[tuple[Clip, ClipVerdict]], name: Callable[[Clip], str], order: Sequence[str] = ()
 ) -> dict[str, Any]:
     """For each group: people, clips, and the shares of people with a false alarm (Wilson)."""
-    members: dict[str, dict[str, list[Ruled]]] = defaultdict(lambda: defaultdict(list))
+    members: dict[str, dict[str, list[ClipVerdict]]] = defaultdict(lambda: defaultdict(list))
     for clip, one in rows:
         members[name(clip)][clip.person].append(one)
     wanted = [each for each in order if each in members]

@@ -2,7 +2,7 @@
 
 Every person is filmed as they are, forged, and with benign edits, through a moving camera and a
 real codec at a random size, softness and quality; the draw is the same for all of them, so they
-differ in the forging or edit alone. What the network said is kept row by row in a file, so that a
+differ in the forging or edit alone. What the network said is cached row by row in a file, so that a
 measurement that broke off goes on, and every figure (calibration, reliability, groups, tables) is
 counted from the same rows. Frames of one clip and clips of one person are not independent: every
 interval is a bootstrap over people.
@@ -29,8 +29,8 @@ from deepscan.faces.crop import cut, sharpness, square
 from deepscan.faces.quality import detail
 from deepscan.options import ScanOptions
 from deepscan.types import Box, Label
-from deepscan.verdict.calibration import logit, wilson
-from train.calibration.clips import CODECS, Camera, act, film, hold_camera, through_codec
+from deepscan.verdict.decide import logit, wilson
+from train.calibration.clips import CODECS, Camera, film, handheld_camera, make_scene, through_codec
 from train.command import Progress
 from train.evaluation.metrics import Estimate, auc, estimated
 from train.forge.benign_edits import BENIGN_EDITS
@@ -91,7 +91,7 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruled:
+class ClipVerdict:
     """What the rule said about a clip, on a calibration fitted on other people.
 
     `alarm` is the lowest false-alarm rate at which it would be called manipulated, `llr` that of
@@ -105,7 +105,7 @@ class Ruled:
 
 
 @dataclass(frozen=True, slots=True)
-class Takes:
+class ClipPlan:
     """How many clips are made: `takes` of every person as they are and forged, `edits` edited.
 
     `moving`: heads turn, and a forge is made anew in every frame, as programs do it; without, one
@@ -146,7 +146,7 @@ def make_clip(
     *,
     edit: str | None = None,
     take: int = 0,
-    plan: Takes = Takes(),
+    plan: ClipPlan = ClipPlan(),
 ) -> Clip:
     """Film a person, forged or edited or as they are, and judge every frame."""
     options = ScanOptions()
@@ -176,7 +176,7 @@ def make_clip(
         edited = BENIGN_EDITS[edit](face.image, face.landmarks, np.random.default_rng(seeds[3]))
         face = replace(face, image=edited)
     pictures, truths = _scene(people, index, face, forge, plan, int(seeds[0]))
-    camera = hold_camera(face.image, plan.frames, np.random.default_rng(seeds[1]), scale=scale)
+    camera = handheld_camera(face.image, plan.frames, np.random.default_rng(seeds[1]), scale=scale)
     shot = film(pictures, camera, np.random.default_rng(seeds[2]), noise)
     frames = through_codec(_soft(shot, soft), crf=crf, codec=encoder, rate=FRAME_RATE)
     boxes = [camera.place(face.box, i) for i in range(len(frames))]
@@ -228,7 +228,7 @@ def _scene(
     index: int,
     face: FaceImage,
     forge: str | None,
-    plan: Takes,
+    plan: ClipPlan,
     seed: int,
 ) -> tuple[Sequence[Picture], Sequence[NDArray[np.float32]] | None]:
     """A picture for every frame, and where each is forged (None: nowhere)."""
@@ -240,18 +240,18 @@ def _scene(
 
     if forge is None:
         if plan.moving:
-            return act(face, plan.frames, np.random.default_rng([seed])).pictures, None
+            return make_scene(face, plan.frames, np.random.default_rng([seed])).pictures, None
         return [face.image] * plan.frames, None
     for attempt in range(_ATTEMPTS):
         # A first frame alone draws as the whole scene does.
         draw = [seed, attempt] if attempt else [seed]
-        first = act(face, 1, np.random.default_rng(draw), forge=forged)
-        clean = act(face, 1, np.random.default_rng(draw))
+        first = make_scene(face, 1, np.random.default_rng(draw), forge=forged)
+        clean = make_scene(face, 1, np.random.default_rng(draw))
         made = Forged(first.pictures[0], clean.pictures[0], first.masks[0], first.tags)
         if visible(made, face):  # else the label would be wrong
             break
     if plan.moving:
-        take = act(face, plan.frames, np.random.default_rng(draw), forge=forged)
+        take = make_scene(face, plan.frames, np.random.default_rng(draw), forge=forged)
         return take.pictures, take.masks
     return [made.image] * plan.frames, [made.mask] * plan.frames
 
@@ -289,13 +289,13 @@ def make_clips(
     engine: Engine,
     progress: Progress = lambda line: None,
     *,
-    plan: Takes = Takes(),
-    kept: Path | None = None,
+    plan: ClipPlan = ClipPlan(),
+    cache: Path | None = None,
     key: str = "",
 ) -> list[Clip]:
     """All clips of a plan; forges and edits take turns over the people.
 
-    With `kept` every clip is written there as soon as it is made, and those that are there already
+    With `cache` every clip is written there as soon as it is made, and those that are there already
     are not made again; `key` names the weights and people.
 
     Raises:
@@ -311,18 +311,18 @@ def make_clips(
             work.append((index, take, None, edits[(index * plan.edits + take) % len(edits)]))
     given = {"key": key, "plan": asdict(plan), "forges": list(forges), "people": len(people)}
     title = hashlib.sha256(json.dumps([given, edits], sort_keys=True).encode()).hexdigest()
-    rows = [] if kept is None else _read(kept, title)
-    if kept is not None and not rows:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"clips": title}) + "\n")
+    rows = [] if cache is None else _read(cache, title)
+    if cache is not None and not rows:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps({"clips": title}) + "\n")
     clips: list[Clip] = []
     for number, (index, take, kind, edit) in enumerate(work):
         if number < len(rows):
             row = rows[number]
         else:
             row = make_clip(people, index, kind, engine, edit=edit, take=take, plan=plan)
-            if kept is not None:
-                with kept.open("a") as file:
+            if cache is not None:
+                with cache.open("a") as file:
                     file.write(json.dumps(asdict(row)) + "\n")
             if number % 50 == 49:
                 progress(f"{number + 1} of {len(work)} clips")
@@ -330,22 +330,22 @@ def make_clips(
     return clips
 
 
-def _read(kept: Path, title: str) -> list[Clip]:
-    if not kept.is_file():
+def _read(cache: Path, title: str) -> list[Clip]:
+    if not cache.is_file():
         return []
-    lines = kept.read_text().splitlines(keepends=True)
+    lines = cache.read_text().splitlines(keepends=True)
     try:
         there = json.loads(lines[0])["clips"]
     except (IndexError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{kept} holds no clips: remove it or give another folder") from error
+        raise UsageError(f"{cache} holds no clips: remove it or give another folder") from error
     if there != title:
         raise UsageError(
-            f"{kept} holds clips of other weights, people or another plan: remove it or give "
+            f"{cache} holds clips of other weights, people or another plan: remove it or give "
             "another folder"
         )
     if lines and not lines[-1].endswith("\n"):  # broken off within a row: that one is made anew
         lines = lines[:-1]
-        kept.write_text("".join(lines))
+        cache.write_text("".join(lines))
     clips = []
     for line in lines[1:]:
         values = json.loads(line)
@@ -366,14 +366,16 @@ def video_score(clip: Clip) -> float:
     return float((sums[size:] - sums[:-size]).max() / size)
 
 
-def figures(clips: Sequence[Clip], ruled: Sequence[Ruled], *, rounds: int = 500) -> dict[str, Any]:
+def summarise(
+    clips: Sequence[Clip], verdicts: Sequence[ClipVerdict], *, rounds: int = 500
+) -> dict[str, Any]:
     """Frame AUC, video AUC, pixel IoU and F1, share found: estimates over people, or None.
 
     Of untouched and forged clips; a slice with one kind only has no AUC.
     """
     forged = [clip for clip in clips if clip.forged]
     scored = [(clip, value) for clip in clips for value in clip.logits[::_EVERY]]
-    found = [r.label is Label.MANIPULATED for c, r in zip(clips, ruled, strict=True) if c.forged]
+    found = [r.label is Label.MANIPULATED for c, r in zip(clips, verdicts, strict=True) if c.forged]
     return {
         "clips": len(clips),
         "people": len({clip.person for clip in clips}),
@@ -401,17 +403,17 @@ def figures(clips: Sequence[Clip], ruled: Sequence[Ruled], *, rounds: int = 500)
 
 
 def slices(
-    clips: Sequence[Clip], ruled: Sequence[Ruled], *, rounds: int = 500
+    clips: Sequence[Clip], verdicts: Sequence[ClipVerdict], *, rounds: int = 500
 ) -> dict[str, dict[str, Any]]:
     """The figures of all, of each forge, codec, strength of compression, face size and posture.
 
     Edited clips are left out; every forge stands against all untouched clips.
     """
-    pairs = [(c, r) for c, r in zip(clips, ruled, strict=True) if c.edit == "none"]
+    pairs = [(c, r) for c, r in zip(clips, verdicts, strict=True) if c.edit == "none"]
 
     def of(chosen: Callable[[Clip], bool]) -> dict[str, Any]:
-        kept = [(c, r) for c, r in pairs if chosen(c)]
-        return figures([c for c, _ in kept], [r for _, r in kept], rounds=rounds)
+        some = [(c, r) for c, r in pairs if chosen(c)]
+        return summarise([c for c, _ in some], [r for _, r in some], rounds=rounds)
 
     def equal(name: Callable[[Clip], str], wanted: str) -> dict[str, Any]:
         return of(lambda clip: name(clip) == wanted)
@@ -439,28 +441,30 @@ def _against_untouched(forge: str, clip: Clip) -> bool:
     return clip.forge in ("none", forge)
 
 
-def alarms_by_edit(clips: Sequence[Clip], ruled: Sequence[Ruled]) -> dict[str, dict[str, Any]]:
+def alarms_by_edit(
+    clips: Sequence[Clip], verdicts: Sequence[ClipVerdict]
+) -> dict[str, dict[str, Any]]:
     """For untouched clips and each benign edit: clips, people, and shares by label (Wilson).
 
     Every edit has at most one clip a person where the plan has fewer edits than there are kinds.
     """
     found = {}
     for edit in ["none", *sorted({c.edit for c in clips if c.edit != "none"})]:
-        kept = [
-            (c, r) for c, r in zip(clips, ruled, strict=True) if not c.forged and c.edit == edit
+        chosen = [
+            (c, r) for c, r in zip(clips, verdicts, strict=True) if not c.forged and c.edit == edit
         ]
-        if kept:
+        if chosen:
             found[edit] = {
-                "clips": len(kept),
-                "people": len({c.person for c, _ in kept}),
-                **alarms([r for _, r in kept]),
+                "clips": len(chosen),
+                "people": len({c.person for c, _ in chosen}),
+                **alarms([r for _, r in chosen]),
             }
     return found
 
 
-def alarms(ruled: Sequence[Ruled]) -> dict[str, tuple[float, float, float]]:
+def alarms(verdicts: Sequence[ClipVerdict]) -> dict[str, tuple[float, float, float]]:
     """Shares of manipulated, of suspicious or manipulated, and of clips that were not judged."""
-    labels = [one.label for one in ruled]
+    labels = [one.label for one in verdicts]
     over = sum(label is Label.MANIPULATED for label in labels)
     review = over + sum(label is Label.SUSPICIOUS for label in labels)
     outside = sum(label is Label.INCONCLUSIVE for label in labels)

@@ -119,8 +119,8 @@ def card_of(
 ) -> dict[str, Any]:
     """The card's JSON: what these weights are, what made them, what they scored."""
     tables = {
-        "slices": plain(slices(clips, found.ruled, rounds=rounds)),
-        "harmless": plain(alarms_by_edit(clips, found.ruled)),
+        "slices": plain(slices(clips, found.verdicts, rounds=rounds)),
+        "harmless": plain(alarms_by_edit(clips, found.verdicts)),
     }
     evaluation = {
         "data": evaluated_on(weights, validation),

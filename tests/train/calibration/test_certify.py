@@ -20,14 +20,14 @@ from deepscan.types import Label
 from deepscan.verdict.calibration import Calibration
 from tests.models.build import build_network
 from tests.train.calibration.test_leave_out import RECIPE, row
-from train.calibration.certify import Asked, prove
-from train.calibration.fit import Least
+from train.calibration.certify import CertifyOptions, certify
+from train.calibration.fit import BandMinimum
 from train.calibration.leave_out import ALL, summary
 from train.calibration.model_card import Cost, model_card
 from train.calibration.reliability import draw, reliability
-from train.calibration.shortcut_test import source_proof, told_apart
-from train.calibration.subgroups import TONES, groups, read_sexes, tone_of
-from train.calibration.synthetic_validation import Clip, Ruled, Takes
+from train.calibration.shortcut_test import shortcut_test, source_accuracy
+from train.calibration.subgroups import TONES, by_subgroup, read_sexes, tone_of
+from train.calibration.synthetic_validation import Clip, ClipPlan, ClipVerdict
 from train.calibration.weights_card import evidence_of, open_weights
 from train.forge.faces import Person, read_faces
 from train.forge.forged import FaceImage
@@ -36,17 +36,17 @@ from train.smoke import write_faces
 # --- Reliability ----------------------------------------------------------------------------------
 
 
-def windows(people: int, llr_is_true: bool) -> tuple[list[Clip], list[Ruled]]:
+def windows(people: int, llr_is_true: bool) -> tuple[list[Clip], list[ClipVerdict]]:
     """Normal scores whose LLR is known; given as it is, or three times too sure."""
     rng = np.random.default_rng(1)
-    clips, ruled = [], []
+    clips, verdicts = [], []
     for person in range(people):
         for forged in (False, True):
             llr = 2 * float(rng.normal(2 * forged - 1))
             clips.append(Clip(f"p{person}", forged, "x" if forged else "none", 23, 90.0, (0.0,)))
             given = llr if llr_is_true else 3 * llr
-            ruled.append(Ruled(Label.NO_EVIDENCE, 0.5, given, (given,)))
-    return clips, ruled
+            verdicts.append(ClipVerdict(Label.NO_EVIDENCE, 0.5, given, (given,)))
+    return clips, verdicts
 
 
 def test_true_likelihood_ratios_are_reliable_and_overconfident_ones_are_not() -> None:
@@ -61,16 +61,16 @@ def test_true_likelihood_ratios_are_reliable_and_overconfident_ones_are_not() ->
 
 
 def test_odds_are_even_whatever_the_numbers() -> None:
-    clips, ruled = windows(1500, True)
+    clips, verdicts = windows(1500, True)
     few = [i for i, clip in enumerate(clips) if not clip.forged or i % 10 == 1]
-    found = reliability([clips[i] for i in few], [ruled[i] for i in few], rounds=20)
+    found = reliability([clips[i] for i in few], [verdicts[i] for i in few], rounds=20)
     assert found.error.value < 0.06
 
 
 def test_one_kind_alone_has_no_reliability() -> None:
-    clips, ruled = windows(10, True)
+    clips, verdicts = windows(10, True)
     with pytest.raises(ValueError, match="both kinds"):
-        reliability(clips[::2], ruled[::2])
+        reliability(clips[::2], verdicts[::2])
 
 
 def test_the_diagram_is_drawn(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_groups_count_people_and_say_what_is_not_known() -> None:
     clips = [
         Clip(p.person, False, "none", 23, 90.0, (0.0,), source="s", picture=p.name) for p in people
     ]
-    ruled = [
-        Ruled(Label.MANIPULATED if i in (1, 5) else Label.NO_EVIDENCE, 0.1, 0.0, (0.5,))
+    verdicts = [
+        ClipVerdict(Label.MANIPULATED if i in (1, 5) else Label.NO_EVIDENCE, 0.1, 0.0, (0.5,))
         for i in range(8)
     ]
-    found = groups(people, clips, ruled, None)
+    found = by_subgroup(people, clips, verdicts, None)
     # Both alarms are of one person: one of two people with dark skin, not two of four clips.
     assert found["tone"]["dark"]["people"] == 2 and found["tone"]["dark"]["clips"] == 4
     assert found["tone"]["dark"]["manipulated"]["value"] == 0.5
@@ -131,7 +131,7 @@ def test_groups_count_people_and_say_what_is_not_known() -> None:
     assert found["sex"] is None and "not measured" in found["sex_note"]
     assert found["tone_uncertainty"]["measured"] == 8
     assert found["tone_uncertainty"]["people_with_several"] == 4
-    told = groups(people, clips, ruled, {"p0": "f", "p1": "m"})
+    told = by_subgroup(people, clips, verdicts, {"p0": "f", "p1": "m"})
     assert set(told["sex"]) == {"f", "m", "not said"}
 
 
@@ -157,8 +157,8 @@ def test_sources_are_told_apart_only_where_features_betray_them() -> None:
     people = [f"p{index}" for index in range(240)]
     blind = rng.normal(size=(240, 12))
     open_ = blind + np.array([3.0 * int(s[1]) for s in sources])[:, None] * (np.arange(12) < 2)
-    assert told_apart(open_, sources, people, rounds=50).value > 0.8
-    found = told_apart(blind, sources, people, rounds=50)
+    assert source_accuracy(open_, sources, people, rounds=50).value > 0.8
+    found = source_accuracy(blind, sources, people, rounds=50)
     assert found.low <= 1 / 3 + 0.05 and abs(found.value - 1 / 3) < 0.12
 
 
@@ -169,7 +169,7 @@ def test_a_person_in_the_fit_is_never_asked() -> None:
     sources = [f"s{int(p[1:]) % 2}" for p in people]
     signatures = rng.normal(size=(40, 60)) * 5
     features = np.array([signatures[int(p[1:])] for p in people]) + rng.normal(size=(200, 60))
-    assert told_apart(features, sources, people, rounds=20).value < 0.8
+    assert source_accuracy(features, sources, people, rounds=20).value < 0.8
 
 
 def test_the_proof_reads_features_and_scores_of_a_network(tmp_path: Path) -> None:
@@ -185,14 +185,14 @@ def test_the_proof_reads_features_and_scores_of_a_network(tmp_path: Path) -> Non
         people.append(
             Person(f"{index}.png", f"p{index}", f"s{index % 2}", replace(face, image=image))
         )
-    found = source_proof(Deployed(build_network()), people, None, rounds=20)
+    found = shortcut_test(Deployed(build_network()), people, None, rounds=20)
     assert found["sources"] == ["s0", "s1"] and found["chance"] == 0.5
     assert found["statistics"]["value"] > 0.9
     assert 0 <= found["features"]["value"] <= 1
     higher = [found["by_source"][name]["higher_than_others"]["value"] for name in ("s0", "s1")]
     assert sum(higher) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="nothing to tell apart"):
-        source_proof(Deployed(build_network()), people[:6], None)
+        shortcut_test(Deployed(build_network()), people[:6], None)
 
 
 # --- All of it ------------------------------------------------------------------------------------
@@ -209,19 +209,19 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     recipe = replace(RECIPE, forges={"self-blend": 0.5, "swap": 0.5})
     made = {"recipe": recipe.to_json(), "seed": "1", "steps": "2", "data_sha256": "0" * 64}
     save_weights(folder / "tiny.safetensors", config, network.state_dict(), made)
-    return folder, asked_of(folder)
+    return folder, certify_in(folder)
 
 
-def asked_of(folder: Path) -> dict[str, Any]:
+def certify_in(folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
-    asked = Asked(
-        Takes(1, 1, 12, ("h264",), moving=False),
+    options = CertifyOptions(
+        ClipPlan(1, 1, 12, ("h264",), moving=False),
         rounds=20,
-        least=Least(4, 2, 2),
+        minimum=BandMinimum(4, 2, 2),
         cost=Cost(1.5, 2.0, "a laptop"),
     )
-    return prove(
-        folder / "tiny.safetensors", folder / "faces", folder / "out", folder / "docs", asked
+    return certify(
+        folder / "tiny.safetensors", folder / "faces", folder / "out", folder / "docs", options
     )
 
 
@@ -270,7 +270,7 @@ def test_a_proof_goes_on_where_it_stopped(proof: tuple[Path, dict[str, Any]]) ->
     kept = folder / "out" / "clips.jsonl"
     lines = kept.read_text().splitlines(keepends=True)
     stamp = kept.stat().st_mtime_ns
-    again = asked_of(folder)
+    again = certify_in(folder)
     assert kept.stat().st_mtime_ns == stamp and len(lines) == 31
     assert again["evaluation"]["slices"] == card["evaluation"]["slices"]
     assert again["calibration"] == card["calibration"]

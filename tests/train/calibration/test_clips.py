@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.train.forge.test_forges import FACE, OTHER
-from train.calibration.clips import CODECS, act, film, hold_camera, through_codec
+from train.calibration.clips import CODECS, film, handheld_camera, make_scene, through_codec
 from train.forge import load_forge
 
 BOX = (60.0, 50.0, 110.0, 120.0)
@@ -25,7 +25,7 @@ def marked() -> np.ndarray:
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.45, 1.5))
 def test_the_box_is_where_the_camera_shows_it(seed: int, scale: float) -> None:
     picture = marked()
-    camera = hold_camera(picture, 6, np.random.default_rng(seed), scale=scale)
+    camera = handheld_camera(picture, 6, np.random.default_rng(seed), scale=scale)
     for index in range(6):
         frame = camera.shoot(picture, index)
         assert frame.shape == (camera.height, camera.width, 3)
@@ -40,8 +40,8 @@ def test_the_box_is_where_the_camera_shows_it(seed: int, scale: float) -> None:
 
 def test_a_camera_moves_smoothly_and_by_its_draw() -> None:
     picture = marked()
-    camera = hold_camera(picture, 24, np.random.default_rng(1))
-    again = hold_camera(picture, 24, np.random.default_rng(1))
+    camera = handheld_camera(picture, 24, np.random.default_rng(1))
+    again = handheld_camera(picture, 24, np.random.default_rng(1))
     assert np.array_equal(camera.maps, again.maps)
     places = np.array([camera.place(BOX, index).centre for index in range(24)])
     steps = np.abs(np.diff(places, axis=0))
@@ -50,12 +50,12 @@ def test_a_camera_moves_smoothly_and_by_its_draw() -> None:
 
 
 def test_one_frame_needs_no_time() -> None:
-    assert hold_camera(marked(), 1, np.random.default_rng(0)).maps.shape == (1, 2, 3)
+    assert handheld_camera(marked(), 1, np.random.default_rng(0)).maps.shape == (1, 2, 3)
 
 
 def test_every_frame_gets_its_own_grain() -> None:
     picture = np.full((64, 64, 3), 128, np.uint8)
-    camera = hold_camera(picture, 2, np.random.default_rng(0), sway=0.0)
+    camera = handheld_camera(picture, 2, np.random.default_rng(0), sway=0.0)
     quiet = list(film([picture] * 2, camera, np.random.default_rng(1), 0.0))
     noisy = list(film([picture] * 2, camera, np.random.default_rng(1), 5.0))
     assert all((frame == 128).all() for frame in quiet)
@@ -65,7 +65,7 @@ def test_every_frame_gets_its_own_grain() -> None:
 
 @pytest.mark.parametrize("crf", [18, 40])
 def test_a_codec_gives_every_frame_back(crf: int) -> None:
-    camera = hold_camera(marked(), 8, np.random.default_rng(3))
+    camera = handheld_camera(marked(), 8, np.random.default_rng(3))
     shot = list(film([marked()] * 8, camera, np.random.default_rng(0), 2.0))
     seen = through_codec(iter(shot), crf=crf, rate=12)
     assert len(seen) == 8 and seen[0].shape == shot[0].shape
@@ -74,7 +74,7 @@ def test_a_codec_gives_every_frame_back(crf: int) -> None:
 
 
 def test_coarser_coding_errs_more() -> None:
-    camera = hold_camera(marked(), 4, np.random.default_rng(3))
+    camera = handheld_camera(marked(), 4, np.random.default_rng(3))
     shot = list(film([marked()] * 4, camera, np.random.default_rng(0), 6.0))
     errors = [
         np.mean(
@@ -90,7 +90,7 @@ def test_coarser_coding_errs_more() -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_every_codec_is_real_and_errs_more_at_its_worst(codec: str) -> None:
-    camera = hold_camera(FACE.image, 5, np.random.default_rng(3))
+    camera = handheld_camera(FACE.image, 5, np.random.default_rng(3))
     shot = list(film([FACE.image] * 5, camera, np.random.default_rng(0), 2.0))
     errors = []
     encoder, _, qualities = CODECS[codec]
@@ -104,8 +104,8 @@ def test_every_codec_is_real_and_errs_more_at_its_worst(codec: str) -> None:
 @pytest.mark.parametrize("name", ["swap", "reenact", "self-blend"])
 def test_a_take_is_forged_where_its_masks_say(name: str) -> None:
     forge = load_forge(name)
-    forged = act(FACE, 6, np.random.default_rng(5), forge=forge, other=OTHER)
-    real = act(FACE, 6, np.random.default_rng(5))
+    forged = make_scene(FACE, 6, np.random.default_rng(5), forge=forge, other=OTHER)
+    real = make_scene(FACE, 6, np.random.default_rng(5))
     assert len(forged.pictures) == len(forged.masks) == len(real.pictures) == 6
     assert forged.tags[0] == name and real.tags == () and not np.any(real.masks)
     for made, seen, mask in zip(forged.pictures, real.pictures, forged.masks, strict=True):
@@ -119,13 +119,13 @@ def test_a_take_moves_and_its_forged_part_trembles() -> None:
     forge = load_forge("swap")
     trembled = 0
     for seed in range(4):
-        forged = act(FACE, 8, np.random.default_rng(seed), forge=forge, other=OTHER)
-        again = act(FACE, 8, np.random.default_rng(seed), forge=forge, other=OTHER)
+        forged = make_scene(FACE, 8, np.random.default_rng(seed), forge=forge, other=OTHER)
+        again = make_scene(FACE, 8, np.random.default_rng(seed), forge=forge, other=OTHER)
         assert all(np.array_equal(a, b) for a, b in zip(forged.masks, again.masks, strict=True))
         jumps = [np.abs(a - b).mean() for a, b in zip(forged.masks, forged.masks[1:], strict=False)]
         assert max(jumps) < 0.1  # the same manipulation all along
         trembled += min(jumps) > 0
-        real = act(FACE, 8, np.random.default_rng(seed))
+        real = make_scene(FACE, 8, np.random.default_rng(seed))
         steps = [
             np.abs(a.astype(int) - b).mean()
             for a, b in zip(real.pictures, real.pictures[1:], strict=False)

@@ -18,7 +18,7 @@ from tests.models.build import TINY, build_network
 from train.calibration import leave_out as module
 from train.calibration.leave_out import (
     ALL,
-    Short,
+    ShortTraining,
     check_start,
     families_of,
     leave_out,
@@ -45,7 +45,7 @@ RECIPE = Recipe(
         if name in ("backbone_arguments", "channels")
     },
 )
-SHORT = Short(steps=2, pairs=2, size=64)
+SHORT = ShortTraining(steps=2, pairs=2, size=64)
 
 
 def weights_of(path: Path, forges: dict[str, float] | None, **metadata: str) -> Path:
@@ -64,10 +64,10 @@ def test_families_are_the_forges_that_are_drawn() -> None:
 
 @pytest.mark.parametrize("left", ["swap", "redraw", ALL])
 def test_runs_are_equal_but_for_the_family(left: str) -> None:
-    asked = without(RECIPE, left, Short(600, 8, 96))
+    asked = without(RECIPE, left, ShortTraining(600, 8, 96))
     assert left not in asked.forges and set(asked.forges) == set(families_of(RECIPE)) - {left}
     assert asked.schedule.stages == (Stage(96, 600),) and asked.schedule.pairs == 8
-    others = without(RECIPE, "self-blend", Short(600, 8, 96))
+    others = without(RECIPE, "self-blend", ShortTraining(600, 8, 96))
     assert (asked.schedule, asked.seed, asked.losses) == (
         others.schedule,
         others.seed,

@@ -18,11 +18,10 @@ from train.calibration.synthetic_validation import (
     FRAMES,
     GRADES,
     Clip,
-    Ruled,
-    Takes,
+    ClipPlan,
+    ClipVerdict,
     alarms,
     alarms_by_edit,
-    figures,
     grade_of,
     make_clip,
     make_clips,
@@ -30,6 +29,7 @@ from train.calibration.synthetic_validation import (
     size_names,
     size_of,
     slices,
+    summarise,
     video_score,
 )
 from train.evaluation.metrics import Estimate
@@ -37,7 +37,7 @@ from train.forge.benign_edits import BENIGN_EDITS
 from train.forge.faces import read_faces
 from train.smoke import write_faces
 
-STILL = Takes(frames=12, moving=False)
+STILL = ClipPlan(frames=12, moving=False)
 
 
 class Brightness:
@@ -94,7 +94,7 @@ def test_masks_are_counted_against_the_forged_pixels_of_each_frame(people: list[
 
 def test_moving_clips_differ_from_frame_to_frame(people: list[Any]) -> None:
     engine: Any = Brightness()
-    clip = make_clip(people, 0, "swap", engine, plan=Takes(frames=12))
+    clip = make_clip(people, 0, "swap", engine, plan=ClipPlan(frames=12))
     assert len(set(clip.logits)) > 6 and clip.pixels[0] > 0
 
 
@@ -107,38 +107,38 @@ def test_leaning_heads_change_nothing_but_the_head(people: list[Any]) -> None:
     assert leaning.logits != upright.logits
     same = ("person", "crf", "codec", "grade", "source")
     assert all(getattr(leaning, name) == getattr(upright, name) for name in same)
-    ruled = [ruled_as(Label.NO_EVIDENCE), ruled_as(Label.MANIPULATED)]
-    found = slices([upright, leaning], ruled, rounds=20)
+    verdicts = [verdict_of_label(Label.NO_EVIDENCE), verdict_of_label(Label.MANIPULATED)]
+    found = slices([upright, leaning], verdicts, rounds=20)
     assert {"head: upright", "head: leaning"} <= set(found)
-    assert "head: upright" not in slices([upright], ruled[:1], rounds=20)
+    assert "head: upright" not in slices([upright], verdicts[:1], rounds=20)
 
 
 def test_clips_that_are_there_are_not_made_again(people: list[Any], tmp_path: Path) -> None:
-    kept = tmp_path / "out" / "clips.jsonl"
+    cache = tmp_path / "out" / "clips.jsonl"
     plan = replace(STILL, edits=1)
     engine: Any = Brightness()
-    made = make_clips(people, ["redraw"], engine, plan=plan, kept=kept, key="a")
+    made = make_clips(people, ["redraw"], engine, plan=plan, cache=cache, key="a")
     assert [(c.forged, c.edit != "none") for c in made] == [
         (False, False), (True, False), (False, True),
     ] * 2  # fmt: skip
-    lines = kept.read_text().splitlines(keepends=True)
+    lines = cache.read_text().splitlines(keepends=True)
     assert len(lines) == 7
     # Broken off in the middle of a row.
-    kept.write_text("".join(lines[:4]) + lines[4][:30])
+    cache.write_text("".join(lines[:4]) + lines[4][:30])
     engine.seen.clear()
-    again = make_clips(people, ["redraw"], engine, plan=plan, kept=kept, key="a")
+    again = make_clips(people, ["redraw"], engine, plan=plan, cache=cache, key="a")
     assert again[:3] == made[:3] and len(again) == 6
     assert len(engine.seen) == 3 * 2  # three clips of two batches each
     engine.seen.clear()
-    assert make_clips(people, ["redraw"], engine, plan=plan, kept=kept, key="a") == again
+    assert make_clips(people, ["redraw"], engine, plan=plan, cache=cache, key="a") == again
     assert not engine.seen
     for other in ({"key": "b"}, {"plan": STILL}):
-        given: dict[str, Any] = {"plan": plan, "kept": kept, "key": "a", **other}
+        given: dict[str, Any] = {"plan": plan, "cache": cache, "key": "a", **other}
         with pytest.raises(UsageError, match="other weights, people or another plan"):
             make_clips(people, ["redraw"], engine, **given)
-    kept.write_text("something else\n")
+    cache.write_text("something else\n")
     with pytest.raises(UsageError, match="holds no clips"):
-        make_clips(people, ["redraw"], engine, plan=plan, kept=kept, key="a")
+        make_clips(people, ["redraw"], engine, plan=plan, cache=cache, key="a")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_clips_that_are_there_are_not_made_again(people: list[Any], tmp_path: Pa
 )  # fmt: skip
 def test_plans_that_cannot_be_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        Takes(**given)
+        ClipPlan(**given)
 
 
 def clip_of(person: int, forged: bool, level: float, **given: Any) -> Clip:
@@ -161,21 +161,23 @@ def clip_of(person: int, forged: bool, level: float, **given: Any) -> Clip:
     )
 
 
-def ruled_as(label: Label) -> Ruled:
-    return Ruled(label, 0.5, 0.0, (0.0, 0.0))
+def verdict_of_label(label: Label) -> ClipVerdict:
+    return ClipVerdict(label, 0.5, 0.0, (0.0, 0.0))
 
 
 def test_figures_are_those_of_the_clips() -> None:
     made = [clip_of(p, forged, 2.0 * forged) for p in range(12) for forged in (False, True)]
-    ruled = [ruled_as(Label.MANIPULATED if c.forged else Label.NO_EVIDENCE) for c in made]
-    found = figures(made, ruled, rounds=50)
+    verdicts = [
+        verdict_of_label(Label.MANIPULATED if c.forged else Label.NO_EVIDENCE) for c in made
+    ]
+    found = summarise(made, verdicts, rounds=50)
     assert (found["clips"], found["people"]) == (24, 12)
     assert found["frame_auc"].value == found["video_auc"].value == 1.0
     assert found["pixel_iou"].value == pytest.approx(80 / 120)
     assert found["pixel_f1"].value == pytest.approx(160 / 200)
     assert found["iou_found"].value == pytest.approx(80 / 120)
     assert found["found"][0] == 1.0
-    real = figures(made[::2], ruled[::2], rounds=50)
+    real = summarise(made[::2], verdicts[::2], rounds=50)
     assert real["frame_auc"] is None and real["found"] is None and real["pixel_iou"] is None
 
 
@@ -189,7 +191,9 @@ def test_intervals_are_over_people_and_not_over_clips() -> None:
     ten = [clip for clip in once for _ in range(10)]  # the same people, ten times each
     widths = []
     for made in (once, ten):
-        estimate = figures(made, [ruled_as(Label.NO_EVIDENCE)] * len(made), rounds=200)["video_auc"]
+        estimate = summarise(made, [verdict_of_label(Label.NO_EVIDENCE)] * len(made), rounds=200)[
+            "video_auc"
+        ]
         widths.append(estimate.high - estimate.low)
     assert widths[1] == pytest.approx(widths[0], rel=0.25)
 
@@ -205,7 +209,7 @@ def test_slices_by_forge_codec_compression_and_size() -> None:
         made += [clip_of(person, forged, 1.0 * forged, **given) for forged in (False, True)]
     made[1] = replace(made[1], forge="y")
     made.append(clip_of(0, False, 9.0, edit="caption"))  # an edited clip is in no slice
-    found = slices(made, [ruled_as(Label.NO_EVIDENCE)] * len(made), rounds=20)
+    found = slices(made, [verdict_of_label(Label.NO_EVIDENCE)] * len(made), rounds=20)
     assert found["all"]["clips"] == 60
     assert found["forge: y"]["clips"] == 31 and found["forge: x"]["clips"] == 59
     assert found["codec: vp9"]["clips"] == 30
@@ -231,13 +235,13 @@ def test_alarms_on_edits_are_counted_apart() -> None:
     made += [clip_of(p, False, 0.0, edit="caption") for p in range(4)]
     labels = [Label.NO_EVIDENCE, Label.SUSPICIOUS, Label.MANIPULATED]
     labels += [Label.MANIPULATED, Label.SUSPICIOUS, Label.NO_EVIDENCE, Label.INCONCLUSIVE]
-    found = alarms_by_edit(made, [ruled_as(label) for label in labels])
+    found = alarms_by_edit(made, [verdict_of_label(label) for label in labels])
     assert list(found) == ["none", "caption"]
     assert found["none"]["clips"] == 2 and found["none"]["manipulated"][0] == 0.0
     caption = found["caption"]
     assert (caption["clips"], caption["people"]) == (4, 4)
     assert [caption[k][0] for k in ("manipulated", "suspicious", "not_judged")] == [0.25, 0.5, 0.25]
-    assert alarms([ruled_as(Label.MANIPULATED)])["suspicious"][0] == 1.0
+    assert alarms([verdict_of_label(Label.MANIPULATED)])["suspicious"][0] == 1.0
 
 
 def test_plain_values_are_ready_for_json() -> None:

@@ -184,7 +184,7 @@ def test_a_pack_must_be_one_and_hold_everybody(people: list[Person], tmp_path: P
 @pytest.mark.parametrize("name", [name for name in FORGES if FORGES[name].needs_pack])
 def test_without_a_pack_the_forge_says_how_to_get_one(people: list[Person], name: str) -> None:
     for seed in range(4):
-        with pytest.raises(UsageError, match=r"train\.forge\.pack"):
+        with pytest.raises(UsageError, match=r"train\.forge\.build_pack"):
             load_forge(name)(people[0].face, np.random.default_rng(seed), other=people[1].face)
     recipe = replace(read_recipe(RECIPE), forges={name: 1.0})
     with pytest.raises(UsageError, match="--pack"):

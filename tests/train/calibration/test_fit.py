@@ -14,15 +14,15 @@ from deepscan.verdict.calibration import wilson
 from train.calibration.fit import (
     RATE,
     REVIEW_RATE,
-    Least,
+    BandMinimum,
     Rates,
     calibrated,
-    careful,
-    cross_judge,
+    cross_validate,
     fit,
     fit_scale,
     rates_of,
-    rule,
+    tail_factor,
+    verdict_of,
 )
 from train.calibration.synthetic_validation import FRAME_RATE, FRAMES, WINDOW, Clip
 
@@ -42,7 +42,7 @@ def clips(people: int, apart: float, seed: int = 0) -> list[Clip]:
 
 def rates_across(clips: list[Clip]) -> Rates:
     """The rates of the rule, each clip judged by a fit on other people."""
-    return rates_of(clips, cross_judge(clips, "simulated"))
+    return rates_of(clips, cross_validate(clips, "simulated"))
 
 
 def test_wilson_against_published_values() -> None:
@@ -134,11 +134,11 @@ def test_a_fit_judges_what_is_clear() -> None:
     assert calibration.clips == 200 and calibration.measured_interval == (0.0, 0.03)
     sure = Clip("q", True, "x", 23, 90.0, (6.0,) * FRAMES)
     clean = Clip("q", False, "none", 23, 90.0, (-6.0,) * FRAMES)
-    assert rule(sure, calibration).label is Label.MANIPULATED
-    assert rule(clean, calibration).label is Label.NO_EVIDENCE
+    assert verdict_of(sure, calibration).label is Label.MANIPULATED
+    assert verdict_of(clean, calibration).label is Label.NO_EVIDENCE
     # One forged second in two is found as well: the strongest window decides.
     half = (-3.0,) * (FRAMES // 2) + (6.0,) * (FRAMES // 2)
-    assert rule(Clip("q", True, "x", 23, 90.0, half), calibration).label is Label.MANIPULATED
+    assert verdict_of(Clip("q", True, "x", 23, 90.0, half), calibration).label is Label.MANIPULATED
 
 
 # Quality bands
@@ -165,10 +165,10 @@ def graded(people: int, seed: int = 0) -> list[Clip]:
 
 def test_bands_split_what_differs_and_cover_all_clips() -> None:
     made = graded(600)
-    least = Least(100, 60, 100)
-    fitted = fit(made, (0.01, 0.0, 0.02), "simulated", least=least)
+    minimum = BandMinimum(100, 60, 100)
+    fitted = fit(made, (0.01, 0.0, 0.02), "simulated", minimum=minimum)
     assert len(fitted.bands) >= 4
-    assert all(band.clips >= least.real for band in fitted.bands)
+    assert all(band.clips >= minimum.real for band in fitted.bands)
     assert sum(band.clips for band in fitted.bands) == 600
     qualities = np.array([np.median(clip.seen(), axis=0) for clip in made])
     assert (fitted.bands_of(qualities) >= 0).all()
@@ -189,7 +189,7 @@ def test_smaller_and_blurrier_than_all_clips_is_outside() -> None:
 
 
 def test_bands_with_too_few_clips_stay_pooled() -> None:
-    fitted = fit(graded(50), (0.01, 0.0, 0.02), "simulated", least=Least(60, 30, 30))
+    fitted = fit(graded(50), (0.01, 0.0, 0.02), "simulated", minimum=BandMinimum(60, 30, 30))
     (band,) = fitted.bands
     assert band.clip == fitted.clip and band.still == fitted.still
 
@@ -209,11 +209,11 @@ def test_a_band_leans_on_the_fit_of_all_where_it_has_little() -> None:
 
 def test_the_rate_holds_in_every_band() -> None:
     made = graded(1200, seed=5)
-    found = calibrated(made, "simulated", least=Least(100, 60, 100))
+    found = calibrated(made, "simulated", minimum=BandMinimum(100, 60, 100))
     for low, high in ((45, 90), (90, 200)):
         over = [
             one.label is Label.MANIPULATED
-            for clip, one in zip(made, found.ruled, strict=True)
+            for clip, one in zip(made, found.verdicts, strict=True)
             if clip.untouched and low <= clip.face < high
         ]
         assert np.mean(over) <= 2.5 * RATE
@@ -233,7 +233,7 @@ def test_care_makes_the_measured_rates_keep_the_promise() -> None:
     assert found.rates.false_review[0] <= REVIEW_RATE
     plain = calibrated(made, "simulated")
     assert plain.care <= found.care
-    assert careful(made, plain.ruled) == 1.0
+    assert tail_factor(made, plain.verdicts) == 1.0
 
 
 def test_alarms_give_the_measured_rate_back() -> None:
@@ -263,6 +263,6 @@ def test_edited_clips_may_be_kept_out_of_the_fit() -> None:
 def test_a_clip_outside_of_the_bands_is_not_judged() -> None:
     fitted = fit(graded(200), (0.01, 0.0, 0.02), "simulated")
     tiny = Clip("q", True, "x", 23, 20.0, (8.0,) * FRAMES, ((20.0, 90.0, 0.6),) * FRAMES)
-    found = rule(tiny, fitted)
+    found = verdict_of(tiny, fitted)
     assert found.label is Label.INCONCLUSIVE and found.llr is None and found.windows == ()
     assert math.isinf(found.alarm)
