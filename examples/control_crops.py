@@ -21,12 +21,14 @@ from skimage import data
 from deepscan.archive.workers.controls import Control, controls_values
 from deepscan.engines.engine import Engine
 from deepscan.engines.load import REFERENCE, load_engine
-from deepscan.engines.parity import label_thresholds
-from deepscan.errors import DeepscanError, ModelError
+from deepscan.engines.parity import bars_of
+from deepscan.errors import ModelError
 from deepscan.faces.crop import cut, square
+from deepscan.files import atomic_output
 from deepscan.models.weights import read_card
 from deepscan.types import Box
 from examples.demo import find_face, manipulate, portrait
+from train.command import exit_on_error
 
 EACH = 2  # controls of each kind
 MARGIN = 0.1  # of the score, on both sides of the review point; five times what bf16 may be off
@@ -105,9 +107,9 @@ def add_controls(card: Path) -> tuple[Control, ...]:
     finally:
         engine.close()
     values["controls"] = controls_values(controls, SOURCE)
-    part = card.with_suffix(".part")
-    part.write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n", "utf-8")
-    part.replace(card)
+    with atomic_output(card) as part:
+        text = json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        part.write_text(text, "utf-8")
     return controls
 
 
@@ -115,11 +117,8 @@ def main(
     card: Annotated[Path, typer.Argument(help="Card of a model, NAME.json beside its weights")],
 ) -> None:
     """Put control crops into a model's card."""
-    try:
+    with exit_on_error("controls", OSError, ValueError):
         controls = add_controls(card)
-    except (DeepscanError, OSError, ValueError) as error:
-        typer.echo(f"controls: {error}", err=True)
-        raise typer.Exit(2) from error
     for control in controls:
         typer.echo(f"{control.name}: {control.score:.4f}")
     typer.echo(f"wrote {card}")

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepscan.errors import UsageError
+from deepscan.files import atomic_output
 from train.command import exit_on_error
 
 COLUMNS = ("time", "step", "size", "loss", "rate", "speed", "auc", "iou")
@@ -153,9 +154,8 @@ def draw_curves(log: Path, out: Path) -> None:
         if len(names) > 1 and axes.lines:
             axes.legend()
             axes.set_ylim(0, 1)
-    part = out.with_suffix(".part")
-    figure.savefig(part, format="png", dpi=100)
-    part.replace(out)
+    with atomic_output(out) as part:
+        figure.savefig(part, format="png", dpi=100)
 
 
 def main(run: Annotated[Path, typer.Argument(help="Folder of a run, with log.csv")]) -> None:

@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from deepscan.errors import ModelError, UsageError
 from deepscan.models.config import MSCCNetConfig
+from deepscan.files import atomic_output
 from deepscan.models.deploy import Deployed, normalise
 from deepscan.models.msccnet import Logits, MSCCNet, set_input_size
 from deepscan.models.weights import save_weights
@@ -298,18 +299,15 @@ class _Run:
         draw_curves(self.out / "log.csv", self.out / "curves.png")
 
     def _save(self, path: Path) -> None:
-        part = path.with_suffix(".part")
-        torch.save(
-            {
-                "network": self.network.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "average": self.average.state,
-                "torch_rng": torch.get_rng_state(),
-                "step": self.step,
-            },
-            part,
-        )
-        os.replace(part, path)
+        state = {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.state,
+            "torch_rng": torch.get_rng_state(),
+            "step": self.step,
+        }
+        with atomic_output(path) as part:
+            torch.save(state, part)
 
     def _restore(self, path: Path) -> None:
         """Resume from a checkpoint where there is one.

@@ -10,7 +10,6 @@ that a run that was interrupted goes on where it stopped. A pair's record is wri
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.errors import EngineError, UsageError, VideoError
-from deepscan.faces import DETECTORS
-from deepscan.faces.detector import FaceDetector
+from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.files import atomic_output
 from deepscan.types import Image
 from train.annotate.pairs import Fake, Work
 from train.annotate.procedure import SMALLEST, annotate
@@ -145,11 +144,10 @@ def claim(out: Path, settings: Settings) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file in one step: under another name first, so that a crash leaves no half file."""
+    """Write a file in one step, its folder too where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    with atomic_output(path) as part:
+        part.write_bytes(data)
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from deepscan.files import atomic_output
 from deepscan.verdict.decide import sigmoid
 from train.calibration.synthetic_validation import Clip, ClipVerdict, Floats
 from train.evaluation.metrics import Estimate, estimated
@@ -157,7 +158,7 @@ def draw(found: Reliability, out: Path, title: str) -> None:
         )  # fmt: skip
         lower.set_ylabel("windows")
         lower.set_xlabel("calibrated P(manipulated) at even odds")
-        part = out.with_name(out.name + ".part")
         kind = out.suffix.lstrip(".")
-        figure.savefig(part, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else {})
-        part.replace(out)
+        dateless = {"Date": None} if kind == "svg" else {}
+        with atomic_output(out) as part:
+            figure.savefig(part, format=kind, dpi=130, metadata=dateless)

@@ -17,6 +17,7 @@ from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import detect_hardware
 from deepscan.engines.load import build, parse_name
 from deepscan.errors import UsageError
+from deepscan.files import atomic_output
 from deepscan.models.weights import Card
 from train.calibration.fit import Calibrated
 from train.calibration.synthetic_validation import Clip, alarms_by_edit, plain, slices
@@ -189,7 +190,6 @@ def write_card(weights: Weights, card: Mapping[str, Any], out: Path) -> Path:
     if target.resolve() != weights.path.resolve():
         shutil.copyfile(weights.path, target)
     path = out / f"{weights.path.stem}.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(card, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    part.replace(path)
+    with atomic_output(path) as part:
+        part.write_text(json.dumps(card, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return path

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deepscan.errors import ModelError, UsageError, VideoError
+from deepscan.files import atomic_output
 from deepscan.models.deploy import Deployed
 from deepscan.models.weights import Card, load_model, read_card
 from train.command import Device, Pack, Threads, check_folder_of, exit_on_error, use_threads
@@ -300,9 +301,8 @@ def main(
                 sweeps=sweeps, sweep_crops=sweep_crops, rounds=rounds, batch=batch,
             )  # fmt: skip
     values = {"format": FORMAT, "model": name, "data": settings, **values}
-    part = out.with_name(out.name + ".part")
-    part.write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    part.replace(out)
+    with exit_on_error("evaluate"), atomic_output(out) as part:
+        part.write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n")
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file or pipe: columns must not wrap

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -26,6 +25,7 @@ import numpy as np
 import typer
 
 from deepscan.errors import UsageError
+from deepscan.files import atomic_output
 from train.command import (
     Device,
     Progress,
@@ -206,8 +206,7 @@ def write_csv(path: Path, lines: Sequence[Result]) -> None:
     for measure in _MEASURES:
         columns += [measure, f"{measure}_low", f"{measure}_high"]
     columns += ["parameters", "macs", "frames_per_second"]
-    part = path.with_suffix(".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_output(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for line in lines:
@@ -216,7 +215,6 @@ def write_csv(path: Path, lines: Sequence[Result]) -> None:
                 found = line.figures[measure]
                 cells += [""] * 3 if found is None else [f"{value:.4f}" for value in found]
             writer.writerow([*cells, line.parameters, line.macs, f"{line.speed:.1f}"])
-    os.replace(part, path)
 
 
 def _speed(some: Sequence[Outcome]) -> float:

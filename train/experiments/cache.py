@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from deepscan.files import atomic_output
 from train.experiments.measure import Outcome, run
 from train.experiments.plan import Data, Fit, Sets
 from train.experiments.report_header import machine
@@ -53,9 +53,8 @@ class TrainingCache:
         there = path.is_file()
         if not there:
             found = run(fit, sets, seed=seed, device=self.device)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps({"settings": settings, "outcome": _plain(found)}))
-            os.replace(part, path)
+            with atomic_output(path) as part:
+                part.write_text(json.dumps({"settings": settings, "outcome": _plain(found)}))
         return _outcome(json.loads(path.read_text())["outcome"]), there
 
 

@@ -20,7 +20,6 @@ runs. `train.forge.build_pack` then decodes everybody once, so that forging need
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepscan.errors import UsageError
+from deepscan.files import atomic_output
 from train.command import Faces, Threads, exit_on_error, use_threads
 from train.forge.align import align
 from train.forge.faces import Person, read_faces
@@ -312,10 +312,13 @@ class Learner:
         self.networks = Decoders(designs).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.faces, self.seed, self.size = faces, seed, size
         self.step = 0
-        self.made = [*self.networks.encoders.parameters(), *self.networks.decoders.parameters()]
-        self.makers = torch.optim.Adam(self.made, 1e-3, betas=(0.7, 0.99))
+        self.parameters = [
+            *self.networks.encoders.parameters(),
+            *self.networks.decoders.parameters(),
+        ]
+        self.optimiser = torch.optim.Adam(self.parameters, 1e-3, betas=(0.7, 0.99))
         critics = list(self.networks.critics.parameters()) or [nn.Parameter(torch.zeros(1))]
-        self.judges = torch.optim.Adam(critics, 5e-4, betas=(0.5, 0.99))
+        self.critic_optimiser = torch.optim.Adam(critics, 5e-4, betas=(0.5, 0.99))
         self.groups = groups_of(designs, len(faces), seed)
 
     def learn(self) -> tuple[int, float]:
@@ -327,7 +330,7 @@ class Learner:
         given, wanted = batch(self.faces, design, self.groups[which], self.size, rng)
         torch.manual_seed(int(rng.integers(2**31)))
         rate = 1e-3 / (1 + self.step / 3000) ** 0.5
-        for group in self.makers.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16):
             code = self.networks.encoders[design.family](given)
@@ -342,10 +345,10 @@ class Learner:
         total = loss + extra
         if design.adversarial and self.step // len(designs) >= _ADVERSARY_FROM:
             total = total + self._persuade(str(which), made, wanted)
-        self.makers.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.made, 1.0)
-        self.makers.step()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
         self.step += 1
         return which, float(loss.detach())
 
@@ -356,9 +359,9 @@ class Learner:
             real, _ = critic(wanted)
             fake, _ = critic(made.detach())
         judged = (functional.relu(1 - real) + functional.relu(1 + fake)).float().mean()
-        self.judges.zero_grad(set_to_none=True)
+        self.critic_optimiser.zero_grad(set_to_none=True)
         judged.backward()  # type: ignore[no-untyped-call]
-        self.judges.step()
+        self.critic_optimiser.step()
         critic.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16):
             fake, seen = critic(made)
@@ -371,18 +374,15 @@ class Learner:
         return 0.3 * alike - 0.03 * fake.float().mean()
 
     def save(self, path: Path) -> None:
-        part = path.with_suffix(".part")
-        torch.save(
-            {
-                "networks": self.networks.state_dict(),
-                "makers": self.makers.state_dict(),
-                "judges": self.judges.state_dict(),
-                "step": self.step,
-                "seed": self.seed,
-            },
-            part,
-        )
-        os.replace(part, path)
+        state = {
+            "networks": self.networks.state_dict(),
+            "makers": self.optimiser.state_dict(),
+            "judges": self.critic_optimiser.state_dict(),
+            "step": self.step,
+            "seed": self.seed,
+        }
+        with atomic_output(path) as part:
+            torch.save(state, part)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -395,8 +395,8 @@ class Learner:
             raise UsageError(f"{path} was made with seed {saved.get('seed')}, not {self.seed}")
         try:
             self.networks.load_state_dict(saved["networks"])
-            self.makers.load_state_dict(saved["makers"])
-            self.judges.load_state_dict(saved["judges"])
+            self.optimiser.load_state_dict(saved["makers"])
+            self.critic_optimiser.load_state_dict(saved["judges"])
             self.step = int(saved["step"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise UsageError(f"{path} holds other decoders: take another folder") from error
