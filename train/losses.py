@@ -5,7 +5,7 @@ To add one, write a function of that shape and add a line to `LOSSES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -73,3 +73,33 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "focal": focal,
     "lovasz": lovasz,
 }
+
+
+def weighted_sum(
+    outputs: tuple[Tensor | None, Tensor | None, Tensor | None],
+    labels: Tensor,
+    masks: Tensor,
+    losses: Mapping[str, Mapping[str, float]],
+) -> Tensor:
+    """The loss of a network: its weighted terms over the outputs that it has.
+
+    Args:
+        outputs: logits of image (B, 2), mask and coarse mask (B, 2, h, w), None for what is not
+            there; masks are scaled up to `masks`.
+        labels: (B,) int64.
+        masks: (B, S, S) int64.
+        losses: weights of `LOSSES` by output ("image", "mask", "coarse").
+    """
+    named = dict(zip(("image", "mask", "coarse"), outputs, strict=True))
+    total = torch.zeros((), device=labels.device)
+    for name, terms in losses.items():
+        output = named[name]
+        if output is None:
+            continue
+        if name != "image":
+            output = F.interpolate(
+                output.float(), masks.shape[-2:], mode="bilinear", align_corners=False
+            )
+        for loss, weight in terms.items():
+            total = total + weight * LOSSES[loss](output, labels if name == "image" else masks)
+    return total

@@ -37,12 +37,12 @@ from deepscan.errors import ModelError, UsageError
 from deepscan.models.config import MSCCNetConfig
 from deepscan.files import atomic_output
 from deepscan.models.deploy import Deployed, normalise
-from deepscan.models.msccnet import Logits, MSCCNet, set_input_size
+from deepscan.models.msccnet import MSCCNet, set_input_size
 from deepscan.models.weights import save_weights
 from train.batches import Item, TrainingData, open_training_data
 from train.command import Device, Pack, Threads, Workers, exit_on_error, use_threads
 from train.distributed import Processes, join
-from train.losses import LOSSES
+from train.losses import weighted_sum
 from train.progress import Display, Log, display, draw_curves
 from train.recipe import OUTPUTS, Recipe, read_recipe
 from train.schedule import Average, optimiser_of, rate_at
@@ -69,28 +69,6 @@ class _Share(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self._indices)
-
-
-def loss_of(logits: Logits, labels: Tensor, masks: Tensor, recipe: Recipe) -> Tensor:
-    """Weighted sum of the recipe's terms. Masks (B, S, S) int64; maps are scaled up to them."""
-    size = masks.shape[-2:]
-    outputs: dict[str, tuple[Tensor | None, Tensor]] = {
-        "image": (logits.image, labels),
-        "mask": (_enlarged(logits.mask, size), masks),
-        "coarse": (None if logits.coarse is None else _enlarged(logits.coarse, size), masks),
-    }
-    total = logits.image.new_zeros((), dtype=torch.float32)
-    for name, terms in recipe.losses.items():
-        output, target = outputs[name]
-        if output is None:
-            continue
-        for loss, weight in terms.items():
-            total = total + weight * LOSSES[loss](output, target)
-    return total
-
-
-def _enlarged(map_: Tensor, size: torch.Size) -> Tensor:
-    return nn.functional.interpolate(map_.float(), size, mode="bilinear", align_corners=False)
 
 
 def batch_of(crops: Tensor, mask: Tensor, config: MSCCNetConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -349,7 +327,7 @@ def learn(
     bf16 = recipe.precision == "bf16"
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         logits = network(images)
-    loss = loss_of(logits, labels, masks, recipe)
+    loss = weighted_sum(logits, labels, masks, recipe.losses)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if recipe.schedule.clip:
@@ -376,10 +354,12 @@ def freeze(network: MSCCNet, recipe: Recipe) -> list[nn.Module]:
     Returns:
         The modules that have to stay in eval mode, so that their statistics stay too.
     """
+    if not (recipe.frozen_stages or recipe.frozen_norms):
+        return []
     modules = list(network.backbone.modules())
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if recipe.frozen_stages == 0:
-        return list(norms) if recipe.frozen_norms else []
+        return list(norms)
     # timm's features name the module that ends each stage; parameters come in forward order.
     info: Any = network.backbone.feature_info
     places = [stage["module"] for stage in info.info if stage["reduction"] >= 4]

@@ -107,7 +107,7 @@ def test_benign_edits_and_codecs_are_settings(tmp_path: Path) -> None:
         ("pairs = 2", 'pairs = 2\noptimiser = "lion"', "no optimiser 'lion'; there are adamw, sgd"),
         ("pairs = 2", 'pairs = 2\ncurve = "step"', "no curve 'step'; there are cosine, poly"),
         ("steps = 4", "steps = 4, epochs = 2", "either steps or epochs"),
-        ("size = 32", "size = 33", "33 is not a multiple of the output stride"),
+        ("size = 32", "size = 33", "33 is not a multiple of the map's stride"),
         ("size = 32", 'size = "big"', "size must be a whole number"),
         ("{ size = 32, steps = 4 }", "", "must be a list such as"),
         ("ce = 1.0", "hinge = 1.0", "no loss 'hinge'; there are ce, bce, dice, focal, lovasz"),

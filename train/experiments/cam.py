@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.experiments.networks import Paired
+from train.experiments.networks import TwoHeadNetwork
 
 
-def evidence(network: Paired, images: Tensor) -> Tensor:
+def activation_margin(network: TwoHeadNetwork, images: Tensor) -> Tensor:
     """Class activation map (Zhou et al., CVPR 2016), as a margin of logits.
 
     The head is linear in the mean of the features, so it may as well be applied to each pixel: the
@@ -28,12 +28,12 @@ def evidence(network: Paired, images: Tensor) -> Tensor:
     return torch.einsum("bchw,c->bhw", features.float(), weight.float()) + bias
 
 
-def class_activation(network: Paired, images: Tensor) -> Tensor:
+def class_activation(network: TwoHeadNetwork, images: Tensor) -> Tensor:
     """The evidence through a sigmoid: (B, h, w) in [0, 1], what a per-pixel head would give."""
-    return torch.sigmoid(evidence(network, images))
+    return torch.sigmoid(activation_margin(network, images))
 
 
-def grad_cam(network: Paired, images: Tensor) -> Tensor:
+def grad_cam(network: TwoHeadNetwork, images: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al., ICCV 2017) of the manipulated class: (B, h, w) in [0, 1].
 
     Each map is divided by its largest value and multiplied by the crop's P(manipulated): alone it

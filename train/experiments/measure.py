@@ -18,7 +18,7 @@ from train.experiments.networks import macs, parameters
 from train.experiments.plan import Fit, Sets
 from train.experiments.rules import best_cut, best_threshold, fit_rules
 from train.experiments.samples import Samples
-from train.experiments.short_training import fit, judge, throughput
+from train.experiments.short_training import fit, predict, throughput
 
 IMAGE = "image head"
 ROUNDS = 1000  # of the bootstrap
@@ -50,8 +50,8 @@ def run(plan: Fit, sets: Sets, *, seed: int, device: str = "cpu") -> Outcome:
     """Train and judge once."""
     network = fit(plan, sets.training, seed=seed, device=device)
     size = sets.measured.size
-    known = judge(network, sets.calibration, device=device)
-    asked = judge(network, sets.measured, device=device)
+    known = predict(network, sets.calibration, device=device)
+    asked = predict(network, sets.measured, device=device)
     return outcome_of(
         known,
         asked,
@@ -62,11 +62,11 @@ def run(plan: Fit, sets: Sets, *, seed: int, device: str = "cpu") -> Outcome:
     )
 
 
-Judged = tuple[np.ndarray | None, Mapping[str, np.ndarray]]
+Predicted = tuple[np.ndarray | None, Mapping[str, np.ndarray]]
 
 
 def outcome_of(
-    known: Judged, asked: Judged, sets: Sets, *, parameters: int, macs: int, speed: float
+    known: Predicted, asked: Predicted, sets: Sets, *, parameters: int, macs: int, speed: float
 ) -> Outcome:
     """Fit cuts, rules and thresholds on `known` (calibration), apply them to `asked` (measured)."""
     labels = sets.calibration.labels

@@ -33,7 +33,7 @@ Head = Literal["fcn", "unet", "deeplabv3+", "segformer"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
-class Answer(NamedTuple):
+class Outputs(NamedTuple):
     """Logits of what the task asks for, class 1 manipulated: `image` (B, 2), `mask` (B, 2, h, w).
 
     `coarse` (B, 2, h, w) is MSCCNet's second map for the mask's loss.
@@ -140,7 +140,7 @@ class Library(nn.Module):
 
 
 class MSCCBody(nn.Module):
-    """MSCCNet up to its last convolution; its own image branch is left to `Whole`."""
+    """MSCCNet up to its last convolution; its own image branch is left to `FullNetwork`."""
 
     def __init__(self, network: MSCCNet) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class MSCCBody(nn.Module):
         return self.decoder(refined), coarse
 
 
-class Paired(nn.Module):
+class TwoHeadNetwork(nn.Module):
     """A body with a head for the crop, for the pixels, or both.
 
     "classify-encoder" is the ordinary classifier: it pools the encoder's last map and has no
@@ -188,25 +188,25 @@ class Paired(nn.Module):
         features, coarse = self.body.decode(maps)
         return features, coarse
 
-    def forward(self, images: Tensor) -> Answer:
+    def forward(self, images: Tensor) -> Outputs:
         """Judge normalised (B, 3, S, S) crops."""
         features, coarse = self.features(images)
-        return Answer(
+        return Outputs(
             None if self.image is None else self.image(features.mean(dim=(2, 3))),
             None if self.pixel is None else self.pixel(features),
             None if self.pixel is None else coarse,
         )
 
 
-class Whole(nn.Module):
+class FullNetwork(nn.Module):
     """MSCCNet as it is specified: both tasks, its own image branch."""
 
     def __init__(self, network: MSCCNet) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Answer:
-        return Answer(*self.network(images))
+    def forward(self, images: Tensor) -> Outputs:
+        return Outputs(*self.network(images))
 
 
 def build(
@@ -216,8 +216,8 @@ def build(
     size: int,
     changes: Mapping[str, Any] | None = None,
     pretrained: bool = False,
-) -> Paired | Whole:
-    """A network that gives an `Answer`, in training mode.
+) -> TwoHeadNetwork | FullNetwork:
+    """A network that gives an `Outputs`, in training mode.
 
     Args:
         architecture: a name of `ARCHITECTURES`.
@@ -241,9 +241,9 @@ def build(
         network = MSCCNet(replace(plan, input_size=size))
         if pretrained:
             network.backbone.load_state_dict(_pretrained_stages(network.config))
-        return Whole(network) if task == "both" else Paired(MSCCBody(network), task)
+        return FullNetwork(network) if task == "both" else TwoHeadNetwork(MSCCBody(network), task)
     body = FCN(plan, pretrained) if plan.head == "fcn" else Library(plan, pretrained)
-    return Paired(body, task)
+    return TwoHeadNetwork(body, task)
 
 
 def parameters(network: nn.Module) -> int:

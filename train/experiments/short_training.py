@@ -14,16 +14,18 @@ from torch.nn import functional as F
 from deepscan.errors import UsageError
 from deepscan.models.deploy import normalise
 from train.experiments.cam import MAPS
-from train.experiments.networks import Answer, Paired, Whole, build
+from train.experiments.networks import FullNetwork, TwoHeadNetwork, build
 from train.experiments.plan import Fit
 from train.experiments.samples import Samples
-from train.losses import LOSSES
+from train.losses import weighted_sum
 from train.schedule import optimiser_of, rate_at
 
 _TIMED_BATCH = 16  # crops
 
 
-def fit(plan: Fit, samples: Samples, *, seed: int, device: str = "cpu") -> Paired | Whole:
+def fit(
+    plan: Fit, samples: Samples, *, seed: int, device: str = "cpu"
+) -> TwoHeadNetwork | FullNetwork:
     """Train a network; it follows from plan, samples and seed alone.
 
     The seed decides the first weights, the order of the samples and the dropout, alike for every
@@ -53,8 +55,8 @@ def fit(plan: Fit, samples: Samples, *, seed: int, device: str = "cpu") -> Paire
         chosen = next(order)
         images, labels, masks = _tensors(samples, chosen, device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.bf16):
-            answer = network(images)
-        loss = loss_of(answer, labels, masks, plan)
+            outputs = network(images)
+        loss = weighted_sum(outputs, labels, masks, plan.losses)
         if not torch.isfinite(loss):
             raise UsageError(
                 f"{plan.architecture}, {plan.task}: the loss is {loss.item()} at step {step}; "
@@ -65,25 +67,6 @@ def fit(plan: Fit, samples: Samples, *, seed: int, device: str = "cpu") -> Paire
         nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
         optimiser.step()
     return network.eval()
-
-
-def loss_of(answer: Answer, labels: Tensor, masks: Tensor, plan: Fit) -> Tensor:
-    """Weighted sum of the plan's terms over the outputs that the task has."""
-    outputs = {
-        "image": (answer.image, labels),
-        "mask": (answer.mask, masks),
-        "coarse": (answer.coarse, masks),
-    }
-    total = torch.zeros((), device=labels.device)
-    for name, terms in plan.losses.items():
-        output, target = outputs[name]
-        if output is None:
-            continue
-        if output.dim() == 4:
-            output = _enlarged(output, target.shape[-1])
-        for loss, weight in terms.items():
-            total = total + weight * LOSSES[loss](output, target)
-    return total
 
 
 def batches(samples: Samples, size: int, seed: int) -> Iterator[np.ndarray]:
@@ -105,8 +88,8 @@ def batches(samples: Samples, size: int, seed: int) -> Iterator[np.ndarray]:
 
 
 @torch.no_grad()
-def judge(
-    network: Paired | Whole, samples: Samples, *, device: str = "cpu", batch: int = 32
+def predict(
+    network: TwoHeadNetwork | FullNetwork, samples: Samples, *, device: str = "cpu", batch: int = 32
 ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
     """Scores and maps of all samples.
 
@@ -119,14 +102,14 @@ def judge(
     maps: dict[str, list[Tensor]] = {}
     for start in range(0, len(samples), batch):
         images, _, _ = _tensors(samples, np.arange(start, min(start + batch, len(samples))), device)
-        answer = network(images)
-        if answer.image is not None:
-            scores.append(torch.softmax(answer.image.float(), dim=1)[:, 1].cpu())
-        if answer.mask is not None:
-            probability = torch.softmax(_enlarged(answer.mask, samples.size), dim=1)[:, 1]
+        outputs = network(images)
+        if outputs.image is not None:
+            scores.append(torch.softmax(outputs.image.float(), dim=1)[:, 1].cpu())
+        if outputs.mask is not None:
+            probability = torch.softmax(_enlarged(outputs.mask, samples.size), dim=1)[:, 1]
             maps.setdefault("mask", []).append(probability.cpu())
             continue
-        assert isinstance(network, Paired)
+        assert isinstance(network, TwoHeadNetwork)
         for name, draw in MAPS.items():
             drawn = _enlarged(draw(network, images)[:, None], samples.size)[:, 0]
             maps.setdefault(name, []).append(drawn.cpu())
@@ -135,7 +118,7 @@ def judge(
 
 
 @torch.no_grad()
-def throughput(network: Paired | Whole, size: int, *, device: str = "cpu") -> float:
+def throughput(network: TwoHeadNetwork | FullNetwork, size: int, *, device: str = "cpu") -> float:
     """Crops a second through the network alone, fp32, the best of a second after a warm-up."""
     network.eval()
     images = torch.zeros(_TIMED_BATCH, 3, size, size, device=device)

@@ -17,8 +17,9 @@ from train.experiments import compare, measure
 from train.experiments.ablate import main as ablate_main
 from train.experiments.plan import Data, Fit, data_of, fit_of, make_sets
 from train.experiments.samples import Samples, forge_samples, split_calibration, zoomed
-from train.experiments.short_training import batches, fit, judge, loss_of
+from train.experiments.short_training import batches, fit, predict
 from train.forge.faces import read_faces
+from train.losses import weighted_sum
 
 FORGES = {"self-blend": 1.0, "swap": 1.0}
 DATA = Data(size=32, pairs=6, forges=FORGES)
@@ -133,17 +134,18 @@ def test_every_round_takes_each_pair_once_and_keeps_it_together(sets):
 
 
 def test_a_task_learns_only_from_the_outputs_that_it_has(sets):
+    from train.experiments.networks import Outputs
+
     labels = torch.from_numpy(sets.training.labels[:4])
     masks = torch.from_numpy(sets.training.masks[:4]).long()
-    plan = replace(QUICK, losses={"image": {"ce": 1.0}, "mask": {"ce": 1.0}})
+    losses = {"image": {"ce": 1.0}, "mask": {"ce": 1.0}}
     image, mask = torch.randn(4, 2), torch.randn(4, 2, 8, 8)
-    from train.experiments.networks import Answer
 
     alone = [
-        loss_of(Answer(image, None), labels, masks, plan),
-        loss_of(Answer(None, mask), labels, masks, plan),
+        weighted_sum(Outputs(image, None), labels, masks, losses),
+        weighted_sum(Outputs(None, mask), labels, masks, losses),
     ]
-    both = loss_of(Answer(image, mask), labels, masks, plan)
+    both = weighted_sum(Outputs(image, mask), labels, masks, losses)
     torch.testing.assert_close(both, alone[0] + alone[1])
 
 
@@ -156,7 +158,7 @@ def test_the_same_seed_gives_the_same_network_and_another_one_does_not(sets):
 def test_classifiers_draw_maps_and_segmentations_masks(sets):
     for task, names in (("classify", {"cam", "grad-cam"}), ("segment", {"mask"})):
         network = fit(replace(QUICK, task=task), sets.training, seed=1)
-        scores, maps = judge(network, sets.measured, batch=4)
+        scores, maps = predict(network, sets.measured, batch=4)
         assert (scores is None) == (task == "segment")
         assert set(maps) == names
         for drawn in maps.values():

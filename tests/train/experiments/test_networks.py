@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from deepscan.errors import ModelError, UsageError
-from train.experiments.cam import class_activation, evidence, grad_cam
-from train.experiments.networks import ARCHITECTURES, Paired, build, macs, parameters
+from train.experiments.cam import activation_margin, class_activation, grad_cam
+from train.experiments.networks import ARCHITECTURES, TwoHeadNetwork, build, macs, parameters
 
 SIZE = 64
 # The large ones are built once, on the task that uses every part of them.
@@ -71,13 +71,13 @@ def classifier():
 def test_the_mean_of_the_activation_map_is_the_margin_of_the_crop():
     network, crops = classifier(), images()
     logits = network(crops).image
-    mean = evidence(network, crops).mean(dim=(1, 2))
+    mean = activation_margin(network, crops).mean(dim=(1, 2))
     torch.testing.assert_close(mean, logits[:, 1] - logits[:, 0], atol=1e-4, rtol=1e-3)
 
 
 def test_the_activation_map_is_what_a_pixel_head_with_the_same_weights_says():
     network, crops = classifier(), images()
-    partner = Paired(network.body, "segment").eval()
+    partner = TwoHeadNetwork(network.body, "segment").eval()
     partner.pixel.load_state_dict(
         {
             "weight": network.image.weight[:, :, None, None],

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.train.forge.test_forges import FACE, OTHER, forge, resized
+from tests.train.forge.test_forges import FACE, forge, resized
 from train.forge.benign_edits import BENIGN_EDITS, EDITS, OCCLUDERS
 from train.forge.forged import Forged
 from train.forge.pairs import INSIDE, edit_pair
@@ -65,7 +65,7 @@ def test_an_occluder_touches_only_what_it_covers(name: str) -> None:
 
 
 def made_pair() -> Forged:
-    return forge("swap", FACE, 3, OTHER)
+    return forge("swap", FACE, 3)
 
 
 def test_an_occluder_lies_over_both_and_leaves_the_mask() -> None:
