@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from deepscan.errors import ModelError, UsageError
-from deepscan.models.config import MSCCNetConfig
 from deepscan.files import atomic_output
+from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import Deployed, normalise
 from deepscan.models.msccnet import MSCCNet, set_input_size
 from deepscan.models.weights import save_weights

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.errors import EngineError, UsageError, VideoError
-from deepscan.faces.detector import DETECTORS, FaceDetector
+from deepscan.faces.detector import FaceDetector
 from deepscan.files import atomic_output
 from deepscan.types import Image
 from train.annotate.pairs import Fake, Work

@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from deepscan.errors import ModelError, UsageError
-from deepscan.models.deploy import Deployed
 from deepscan.models.config import MSCCNetConfig
+from deepscan.models.deploy import Deployed
 from train.command import (
     Device,
     Faces,
