@@ -167,7 +167,7 @@ class Calibration:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(
                 f"the model card has no usable calibration ({error!r}): without one no verdict "
-                "can be given; calibrate the weights with `python -m train.calibration.calibrate`"
+                "can be given; calibrate the weights with `python -m train.calibration.certify`"
             ) from error
 
     @property
@@ -218,7 +218,7 @@ class Calibration:
             raise UsageError(
                 f"calibration {self.name} holds no single clips, so what a false-alarm rate of "
                 f"{rate:g} would do was not measured: leave the rate out (it is {self.rate:g}), or "
-                "calibrate anew with `python -m train.calibration.calibrate`"
+                "calibrate anew with `python -m train.calibration.certify`"
             )
         if not 1 / self.clips <= rate <= most:
             raise UsageError(

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.errors import EngineError, UsageError, VideoError
+from deepscan.faces import DETECTORS
 from deepscan.faces.detector import FaceDetector
 from deepscan.files import atomic_output
 from deepscan.types import Image

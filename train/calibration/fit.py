@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.types import Label
-from deepscan.verdict.decide import Band, Calibration, Range, Scale, Tail, medians, smooth, wilson
+from deepscan.verdict.calibration import Band, Calibration, Range, Scale, Tail, wilson
+from deepscan.verdict.evidence import medians, smooth
 from train.calibration.synthetic_validation import FRAME_RATE, WINDOW, Clip, ClipVerdict, Floats
 
 RATE, REVIEW_RATE = 0.01, 0.05  # false alarms a file at the operating and the review point

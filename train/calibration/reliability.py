@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deepscan.files import atomic_output
-from deepscan.verdict.decide import sigmoid
+from deepscan.verdict.calibration import sigmoid
 from train.calibration.synthetic_validation import Clip, ClipVerdict, Floats
 from train.evaluation.metrics import Estimate, estimated
 

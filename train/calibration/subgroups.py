@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from deepscan.types import Label
-from deepscan.verdict.decide import wilson
+from deepscan.verdict.calibration import wilson
 from train.calibration.synthetic_validation import Clip, ClipVerdict
 from train.forge.faces import Person
 from train.forge.forged import FaceImage

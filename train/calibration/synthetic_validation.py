@@ -29,7 +29,7 @@ from deepscan.faces.crop import cut, sharpness, square
 from deepscan.faces.quality import detail
 from deepscan.options import ScanOptions
 from deepscan.types import Box, Label
-from deepscan.verdict.decide import logit, wilson
+from deepscan.verdict.calibration import logit, wilson
 from train.calibration.clips import CODECS, Camera, film, handheld_camera, make_scene, through_codec
 from train.command import Progress
 from train.evaluation.metrics import Estimate, auc, estimated
