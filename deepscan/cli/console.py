@@ -115,19 +115,19 @@ def show_steps() -> None:
 
 
 def _handler() -> logging.Handler:
-    handler = _ToStderr()
-    handler.setFormatter(_Harmless("deepscan: %(message)s"))
+    handler = _StderrHandler()
+    handler.setFormatter(_SafeFormatter("deepscan: %(message)s"))
     return handler
 
 
-class _Harmless(logging.Formatter):
+class _SafeFormatter(logging.Formatter):
     """Log lines name files, and a file name can hold what moves the cursor of a terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return visible(super().formatMessage(record))
 
 
-class _ToStderr(logging.StreamHandler[TextIO]):
+class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what stderr is at that moment: a live view takes its place for a while."""
 
     @property

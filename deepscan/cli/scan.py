@@ -47,7 +47,7 @@ from deepscan.cli.console import (
 from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ERROR, INTERRUPTED, OK, ExitPolicy, counted
 from deepscan.options import ScanOptions
-from deepscan.sinks.wording import clock, probability, visible
+from deepscan.sinks.wording import probability, time_span, visible
 
 if TYPE_CHECKING:
     from deepscan.archive.inputs.listing import Counts
@@ -509,7 +509,7 @@ def _told_shortly(outcome: Outcome, *, accepted: bool) -> str:
     told = f"{outcome.name}: {outcome.label}"
     if outcome.score is not None and outcome.intervals:
         told += f", P(manipulated) {probability(outcome.score)}"
-        told += f", {clock(outcome.intervals[0].start)} to {clock(outcome.intervals[-1].end)}"
+        told += f", {time_span(outcome.intervals[0].start, outcome.intervals[-1].end)}"
     elif outcome.reasons:
         told += f", {outcome.reasons[0].code}"
     if outcome.same_as is not None:

@@ -6,8 +6,8 @@ Headline, sentences and caveat are those of the record and the page.
 from __future__ import annotations
 
 from deepscan.sinks.wording import (
-    clock,
     probability,
+    time_span,
     visible,
     wording_of,
     wording_without_verdict,
@@ -26,7 +26,7 @@ def text_answer(outcome: Scanned | Skipped) -> str:
         lines = [words.headline]
         for interval, sentence in zip(verdict.intervals, words.sentences, strict=False):
             lines.append(
-                f"face {interval.track_id}  {clock(interval.start)} to {clock(interval.end)}  "
+                f"face {interval.track_id}  {time_span(interval.start, interval.end)}  "
                 f"{interval.label}, P(manipulated) {probability(interval.score)}"
             )
             lines.append(f"  {sentence}")

@@ -29,17 +29,17 @@ _UNJUDGED = {
     "too_blurred": "too blurred",
     "limit_faces": "too many faces",
 }
-_MIN_WIDTH = 320  # pixels; below that the words in the strip do not fit
+_MIN_WIDTH = 320  # pixels; below that the texts in the strip do not fit
 _ORDER = (Mark.UNJUDGED, Mark.JUDGED, Mark.SUSPICIOUS, Mark.MANIPULATED)
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One face in one frame, ready to draw; `words` are its possible labels, the longest first."""
+    """One face in one frame, ready to draw; `labels` are its possible labels, the longest first."""
 
     area: Area
     mark: Mark
-    words: tuple[str, ...]
+    labels: tuple[str, ...]
     track_id: int | None
     prediction: FacePrediction | None = None
 
@@ -108,13 +108,15 @@ class Canvas:
             face = prediction.crop.face
             mark = self._mark(face.track_id, result.frame.time)
             score = probability(prediction.score)
-            words = _words(face.track_id, score, score, bare=mark is Mark.JUDGED)
-            sightings.append(Sighting(self._area(face.box), mark, words, face.track_id, prediction))
+            labels = _labels(face.track_id, score, score, bare=mark is Mark.JUDGED)
+            sightings.append(
+                Sighting(self._area(face.box), mark, labels, face.track_id, prediction)
+            )
         for unscored in result.unscored:
             face = unscored.face
             reason = _UNJUDGED.get(unscored.reason, unscored.reason.replace("_", " "))
-            words = _words(face.track_id, f"not judged: {reason}", reason, bare=True)
-            sightings.append(Sighting(self._area(face.box), Mark.UNJUDGED, words, face.track_id))
+            labels = _labels(face.track_id, f"not judged: {reason}", reason, bare=True)
+            sightings.append(Sighting(self._area(face.box), Mark.UNJUDGED, labels, face.track_id))
         seen = [sighting for sighting in sightings if sighting.area.width and sighting.area.height]
         return sorted(seen, key=lambda sighting: _ORDER.index(sighting.mark))
 
@@ -173,9 +175,9 @@ class Canvas:
             draw.blit(self._picture, sprite, slots[best].x1, slots[best].y1)
 
     def _sprite(self, sighting: Sighting, room: float) -> Pillow.Image:
-        """The label with the most words that is no wider than `room` pixels, or the shortest."""
-        for words in sighting.words:
-            sprite = draw.label(words, sighting.mark.value, self._size, self._aspect)
+        """The label with the most text that is no wider than `room` pixels, or the shortest."""
+        for label in sighting.labels:
+            sprite = draw.label(label, sighting.mark.value, self._size, self._aspect)
             if sprite.width <= room:
                 break
         return sprite
@@ -201,9 +203,9 @@ class Canvas:
         return places
 
 
-def _words(track_id: int | None, long: str, short: str, *, bare: bool) -> tuple[str, ...]:
+def _labels(track_id: int | None, long: str, short: str, *, bare: bool) -> tuple[str, ...]:
     """Labels for a face, the longest first; the last may be the bare number of its track."""
     if track_id is None:
         return (long, short)
-    words = (f"face {track_id} · {long}", f"{track_id} · {short}")
-    return (*words, f"{track_id}") if bare else words
+    labels = (f"face {track_id} · {long}", f"{track_id} · {short}")
+    return (*labels, f"{track_id}") if bare else labels

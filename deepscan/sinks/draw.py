@@ -249,18 +249,18 @@ def clean(text: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def text(words: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Image:
+def text(content: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Image:
     """One line of text as an RGBA sprite, as high as a line of `size`.
 
     `aspect` is the width of a pixel over its height when shown; text is narrowed by it.
     """
-    words = clean(words)
+    content = clean(content)
     # Hinting pulls the letters of small text together; drawn large and scaled down they stay apart.
     face = font(size * _SMOOTH)
     height = line_height(size)
-    width = max(1, math.ceil(face.getlength(words) / _SMOOTH))
+    width = max(1, math.ceil(face.getlength(content) / _SMOOTH))
     alpha = Pillow.new("L", (width * _SMOOTH, height * _SMOOTH), 0)
-    ImageDraw.Draw(alpha).text((0, 0), words, fill=255, font=face)
+    ImageDraw.Draw(alpha).text((0, 0), content, fill=255, font=face)
     small = alpha.resize((width, height), Pillow.Resampling.BOX)
     return squeeze(_coloured(small, colour), aspect)
 
@@ -314,9 +314,9 @@ def sign(name: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Image
 
 
 @lru_cache(maxsize=256)
-def label(words: str, style: Style, size: int, aspect: float = 1.0) -> Pillow.Image:
+def label(content: str, style: Style, size: int, aspect: float = 1.0) -> Pillow.Image:
     """Words with their sign on a rounded, translucent panel, as an RGBA sprite."""
-    line = text(words, size, WHITE)
+    line = text(content, size, WHITE)
     symbol = sign(style.sign, round(0.8 * size), style.colour)
     pad = round(0.4 * size)
     height = round(1.5 * size)

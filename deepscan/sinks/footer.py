@@ -1,7 +1,7 @@
 """The strip below the picture of a verdict video: verdict, time line, legend, origin.
 
 It stands below the picture, not over it, so that it hides nothing. All that does not change is
-rendered once; a frame costs one copy of the strip, the play head and the clock.
+rendered once; a frame costs one copy of the strip, the play head and the time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 
 from deepscan.sinks import draw
 from deepscan.sinks.draw import Area, Mark
-from deepscan.sinks.wording import probability, say
+from deepscan.sinks.wording import phrase, probability
 from deepscan.types import FaceTrack, Image, Interval, Label, Scan
 
 _SIGNS = {
@@ -38,13 +38,14 @@ class Footer:
     """A rendered strip and the places in it where something moves.
 
     `strip` is (h, width, 3) uint8. `axis` is the part that the play head crosses, None for a still
-    picture. `duration` is in seconds. The clock ends at `clock` (x, y of its upper right corner).
+    picture. `duration` is in seconds. The time of a frame
+    has its upper right corner at `corner` (x, y).
     """
 
     strip: Image
     axis: Area | None
     duration: float
-    clock: tuple[int, int]
+    corner: tuple[int, int]
     size: int
     aspect: float
 
@@ -59,7 +60,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class Sizes:
     """Sizes in the strip, in pixels: `size` is that of its text, `width` that of the strip.
 
     `aspect` is the width of a pixel over its height when shown.
@@ -85,9 +86,9 @@ class Measures:
     def gap(self) -> int:
         return round(0.9 * self.size)
 
-    def words(self, text: str) -> Pillow.Image:
-        """A sprite of words that explain."""
-        return draw.text(text, self.small, draw.SOFT, self.aspect)
+    def text(self, content: str) -> Pillow.Image:
+        """A sprite of small text that explains."""
+        return draw.text(content, self.small, draw.SOFT, self.aspect)
 
 
 def lay_out(scan: Scan, width: int, height: int, size: int, aspect: float = 1.0) -> Footer:
@@ -96,34 +97,34 @@ def lay_out(scan: Scan, width: int, height: int, size: int, aspect: float = 1.0)
     The strip and the picture together are an even number of pixels high. `aspect` is the width of
     a pixel over its height when shown; text is narrowed by it.
     """
-    measures = Measures(width, size, aspect)
+    sizes = Sizes(width, size, aspect)
     video = scan.verdict.video
     still = video is not None and video.still
     end = duration(scan)
-    head, left_over = _head(scan, measures)
+    head, left_over = _head(scan, sizes)
     bands = [head]
     axis = None
     if not still:
-        pitch = round(1.25 * measures.small)
+        pitch = round(1.25 * sizes.small)
         # Rows may take an eighth of the picture's height, but no more than five are of use.
         limit = max(1, min(5, int(0.12 * height / pitch)))
-        lines, axis = _time_line(_rows(scan, limit), end, pitch, measures)
+        lines, axis = _time_line(_rows(scan, limit), end, pitch, sizes)
         axis = axis.moved(0, head.shape[0])
         bands += [lines, _blank(round(0.35 * size), width)]
-    clock_top = sum(band.shape[0] for band in bands)
-    reserve = 0 if still else _clock_width(end, measures)
-    bands.append(_legend(left_over, reserve, measures))
+    time_top = sum(band.shape[0] for band in bands)
+    reserve = 0 if still else _time_width(end, sizes)
+    bands.append(_legend(left_over, reserve, sizes))
     total = height + sum(band.shape[0] for band in bands)
     bands.append(_blank(total % 2, width))
     strip = np.concatenate(bands)
     draw.fill(strip, Area(0, 0, width, max(1, size // 12)), draw.LINE)
-    clock = (width - measures.pad, clock_top + draw.top(measures.small, _line(measures)))
-    return Footer(strip, axis, end, clock, measures.small, aspect)
+    corner = (width - sizes.pad, time_top + draw.top(sizes.small, _line(sizes)))
+    return Footer(strip, axis, end, corner, sizes.small, aspect)
 
 
-def _line(measures: Measures) -> int:
+def _line(sizes: Sizes) -> int:
     """Height of a line of the legend."""
-    return round(1.5 * measures.small)
+    return round(1.5 * sizes.small)
 
 
 def _blank(height: int, width: int) -> Image:
@@ -132,71 +133,71 @@ def _blank(height: int, width: int) -> Image:
     return band
 
 
-def _head(scan: Scan, measures: Measures) -> tuple[Image, list[Pillow.Image]]:
+def _head(scan: Scan, sizes: Sizes) -> tuple[Image, list[Pillow.Image]]:
     """The line with the verdict and the words "analysis copy".
 
     What else there is room for stands between them; the origin comes back where there is none.
     """
     verdict = scan.verdict
-    size, gap, aspect = measures.size, measures.gap, measures.aspect
-    band = _blank(round(1.9 * size), measures.width)
+    size, gap, aspect = sizes.size, sizes.gap, sizes.aspect
+    band = _blank(round(1.9 * size), sizes.width)
     height = band.shape[0]
-    base = draw.top(measures.big, height) + draw.ascent(measures.big)  # of all words in the line
-    small_top = base - draw.ascent(measures.small)
+    base = draw.top(sizes.big, height) + draw.ascent(sizes.big)  # of all words in the line
+    small_top = base - draw.ascent(sizes.small)
 
     colour = Mark.of(verdict.label).value.colour
     symbol = draw.sign(_SIGNS[verdict.label], size, colour, aspect)
-    label = draw.text(say(f"label.{verdict.label}"), measures.big, draw.WHITE, aspect)
-    x = measures.pad
+    label = draw.text(phrase(f"label.{verdict.label}"), sizes.big, draw.WHITE, aspect)
+    x = sizes.pad
     draw.blit(band, symbol, x, (height - symbol.height) // 2)
     x += symbol.width + gap // 2
-    draw.blit(band, label, x, base - draw.ascent(measures.big))
+    draw.blit(band, label, x, base - draw.ascent(sizes.big))
     x += label.width + gap
     if verdict.score is not None:
-        score = measures.words(f"P(manipulated) {probability(verdict.score)}")
+        score = sizes.text(f"P(manipulated) {probability(verdict.score)}")
         draw.blit(band, score, x, small_top)
         x += score.width + gap
 
-    pill = _pill("analysis copy", measures.small, aspect)
-    end = measures.width - measures.pad - pill.width
+    pill = _pill("analysis copy", sizes.small, aspect)
+    end = sizes.width - sizes.pad - pill.width
     draw.blit(band, pill, end, (height - pill.height) // 2)
     origin = [
-        measures.words(f"model {verdict.model.name}"),
-        measures.words(f"source {scan.sha256[:12]}"),
+        sizes.text(f"model {verdict.model.name}"),
+        sizes.text(f"source {scan.sha256[:12]}"),
     ]
     if x + sum(item.width + gap for item in origin) > end:
         return band, origin
     for item in reversed(origin):
         end -= gap + item.width
         draw.blit(band, item, end, small_top)
-    sentence = measures.words(say(f"headline.{verdict.label}"))
+    sentence = sizes.text(phrase(f"headline.{verdict.label}"))
     if x + sentence.width + gap <= end:
         draw.blit(band, sentence, x, small_top)
     return band, []
 
 
-def _legend(more: list[Pillow.Image], reserve: int, measures: Measures) -> Image:
+def _legend(more: list[Pillow.Image], reserve: int, sizes: Sizes) -> Image:
     """The looks of a face with their meaning, then `more`; `reserve` pixels stay free."""
-    entries = [_entry(mark, words, measures) for mark, words in _LEGEND]
-    inner = measures.width - 2 * measures.pad
-    lines = _flow(entries + more, inner, measures.gap, reserve)
+    entries = [_entry(mark, content, sizes) for mark, content in _LEGEND]
+    inner = sizes.width - 2 * sizes.pad
+    lines = _flow(entries + more, inner, sizes.gap, reserve)
     # Where it costs no line of its own: the number at a face is not the calibrated one above.
-    hint = measures.words("number at a face: network score, this frame")
-    hinted = _flow([*entries, *more, hint], inner, measures.gap, reserve)
+    hint = sizes.text("number at a face: network score, this frame")
+    hinted = _flow([*entries, *more, hint], inner, sizes.gap, reserve)
     lines = hinted if len(hinted) == len(lines) else lines
-    height = _line(measures)
-    band = _blank(height * len(lines) + round(0.35 * measures.size), measures.width)
+    height = _line(sizes)
+    band = _blank(height * len(lines) + round(0.35 * sizes.size), sizes.width)
     for number, line in enumerate(lines):
-        x, y = measures.pad, number * height
+        x, y = sizes.pad, number * height
         for item in line:
             draw.blit(band, item, x, y + (height - item.height) // 2)
-            x += item.width + measures.gap
+            x += item.width + sizes.gap
     return band
 
 
-def _clock_width(end: float, measures: Measures) -> int:
-    clocks = (clock_text(end, end), unanalysed_text(end, end))
-    return measures.gap + max(measures.words(words).width for words in clocks)
+def _time_width(end: float, sizes: Sizes) -> int:
+    times = (time_text(end, end), unanalysed_text(end, end))
+    return sizes.gap + max(sizes.text(content).width for content in times)
 
 
 def show(picture: Image, footer: Footer, time: float, analysed: bool) -> None:
@@ -210,9 +211,9 @@ def show(picture: Image, footer: Footer, time: float, analysed: bool) -> None:
     half = max(1, footer.size // 10)
     draw.fill(picture, Area(x - 2 * half, axis.y1, x + 2 * half + 1, axis.y2), draw.NIGHT)
     draw.fill(picture, Area(x - half // 2, axis.y1, x - half // 2 + half, axis.y2), draw.WHITE)
-    words = (clock_text if analysed else unanalysed_text)(time, footer.duration)
-    clock = draw.text(words, footer.size, draw.WHITE, footer.aspect)
-    draw.blit(picture, clock, footer.clock[0] - clock.width, footer.clock[1])
+    content = (time_text if analysed else unanalysed_text)(time, footer.duration)
+    sprite = draw.text(content, footer.size, draw.WHITE, footer.aspect)
+    draw.blit(picture, sprite, footer.corner[0] - sprite.width, footer.corner[1])
 
 
 def duration(scan: Scan) -> float:
@@ -224,17 +225,17 @@ def duration(scan: Scan) -> float:
     return max(ends)
 
 
-def clock_text(time: float, end: float) -> str:
+def time_text(time: float, end: float) -> str:
     """The present time and the end, as "1:02.34 / 5:00.00", with hours if there are any."""
-    return f"{_clock(time, end)} / {_clock(end, end)}"
+    return f"{_timestamp(time, end)} / {_timestamp(end, end)}"
 
 
 def unanalysed_text(time: float, end: float) -> str:
     """The present time in a frame that nobody looked at; `end` decides whether hours are shown."""
-    return f"not analysed · {_clock(time, end)}"
+    return f"not analysed · {_timestamp(time, end)}"
 
 
-def _clock(time: float, end: float) -> str:
+def _timestamp(time: float, end: float) -> str:
     cents = round(max(0.0, time) * 100)
     minutes, cents = divmod(cents, 6000)
     seconds = f"{cents // 100:02d}.{cents % 100:02d}"
@@ -243,18 +244,18 @@ def _clock(time: float, end: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds}"
 
 
-def _pill(words: str, size: int, aspect: float) -> Pillow.Image:
-    line = draw.text(words, size, draw.NIGHT)
+def _pill(content: str, size: int, aspect: float) -> Pillow.Image:
+    line = draw.text(content, size, draw.NIGHT)
     pad, height = round(0.5 * size), round(1.4 * size)
     sprite = draw.panel(line.width + 2 * pad, height, height // 2, draw.SOFT, 255)
     sprite.alpha_composite(line, (pad, draw.top(size, height)))
     return draw.squeeze(sprite, aspect)
 
 
-def _entry(mark: Mark, words: str, measures: Measures) -> Pillow.Image:
+def _entry(mark: Mark, content: str, sizes: Sizes) -> Pillow.Image:
     """A legend entry: a small face box in its look, and words."""
-    style, size = mark.value, measures.small
-    line = draw.text(words, size, draw.SOFT)
+    style, size = mark.value, sizes.small
+    line = draw.text(content, size, draw.SOFT)
     width, side = round(1.5 * size), size
     swatch = np.empty((side, width, 3), np.uint8)
     swatch[:] = (60, 64, 72)
@@ -267,7 +268,7 @@ def _entry(mark: Mark, words: str, measures: Measures) -> Pillow.Image:
     sprite = Pillow.new("RGBA", (width + gap + line.width, max(side, line.height)), (0, 0, 0, 0))
     sprite.paste(Pillow.fromarray(swatch), (0, (sprite.height - side) // 2))
     sprite.alpha_composite(line, (width + gap, draw.top(size, sprite.height)))
-    return draw.squeeze(sprite, measures.aspect)
+    return draw.squeeze(sprite, sizes.aspect)
 
 
 def _flow(
@@ -314,16 +315,14 @@ def _rows(scan: Scan, limit: int) -> list[Row]:
     return rows or [Row("", (), ())]
 
 
-def _time_line(
-    rows: Sequence[Row], end: float, pitch: int, measures: Measures
-) -> tuple[Image, Area]:
+def _time_line(rows: Sequence[Row], end: float, pitch: int, sizes: Sizes) -> tuple[Image, Area]:
     """The rows below each other, `pitch` pixels each, and the part that stands for 0 to `end`."""
-    band = _blank(pitch * len(rows), measures.width)
-    names = [measures.words(row.name) for row in rows]
+    band = _blank(pitch * len(rows), sizes.width)
+    names = [sizes.text(row.name) for row in rows]
     named = any(row.name for row in rows)
-    pad, size = measures.pad, measures.small
+    pad, size = sizes.pad, sizes.small
     x1 = pad + (max(name.width for name in names) + round(0.7 * size) if named else 0)
-    axis = Area(x1, 0, measures.width - pad, band.shape[0])
+    axis = Area(x1, 0, sizes.width - pad, band.shape[0])
     thin = max(1, size // 8)
 
     def column(time: float) -> int:

@@ -16,7 +16,15 @@ from urllib.parse import quote
 
 from deepscan.errors import OutputError
 from deepscan.sinks import wording
-from deepscan.sinks.key_frames import ORDER, Shot, Shots, data_uri, marked, square, thumbnail
+from deepscan.sinks.key_frames import (
+    ORDER,
+    KeyFrame,
+    KeyFrames,
+    data_uri,
+    marked,
+    square,
+    thumbnail,
+)
 from deepscan.sinks.record import name_bytes, record_of
 from deepscan.sinks.score_chart import Chart, ScoreLine
 from deepscan.types import (
@@ -55,7 +63,7 @@ class HtmlSink:
             for track in self._tracks
         }
         self._portraits: dict[int, _Portrait] = {}
-        self._shots = Shots(self._tracks, verdict.intervals)
+        self._key_frames = KeyFrames(self._tracks, verdict.intervals)
 
     def write(self, result: FrameResult) -> None:
         """Take a frame's scores, and its pictures where they are among the strongest so far."""
@@ -66,7 +74,7 @@ class HtmlSink:
             if line is None or face.track_id is None:
                 continue
             line.add(time, prediction.score)
-            self._shots.offer(result, prediction)
+            self._key_frames.add(result, prediction)
             self._portray(face.track_id, prediction.crop.sharpness + 1, prediction.crop.box, result)
         for unscored in result.unscored:
             track_id = unscored.face.track_id
@@ -93,7 +101,7 @@ class HtmlSink:
         """Let the pictures go."""
         self._lines.clear()
         self._portraits.clear()
-        self._shots = Shots((), ())
+        self._key_frames = KeyFrames((), ())
 
     def _portray(self, track_id: int, sharpness: float, box: Box, result: FrameResult) -> None:
         # Large and sharp is what people recognise. A new picture must be clearly better, so that a
@@ -112,7 +120,7 @@ class HtmlSink:
             autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         environment.filters.update(
-            clock=wording.clock,
+            timestamp=wording.timestamp,
             percent=wording.percent,
             probability=wording.probability,
             visible=wording.visible,
@@ -132,21 +140,21 @@ class HtmlSink:
             or words.sentences,
             sentences_left=max(0, len(intervals) - SENTENCES),
             intervals=[
-                (each, wording.ratio(each.llr), wording.say(f"label.{each.label}"))
+                (each, wording.ratio(each.llr), wording.phrase(f"label.{each.label}"))
                 for each in sorted(intervals[:INTERVALS], key=lambda each: each.start)
             ],
             intervals_left=max(0, len(intervals) - INTERVALS),
             length=self._length,
-            people=[self._person(track) for track in self._tracks],
-            people_left=len(verdict.tracks) - len(self._tracks),
-            shots=[_shown(shot) for shot in self._shots.strongest()],
+            cards=[self._card(track) for track in self._tracks],
+            cards_left=len(verdict.tracks) - len(self._tracks),
+            key_frames=[_shown(frame) for frame in self._key_frames.strongest()],
             bars=bars_of(verdict.coverage),
             provenance=provenance_of(scan),
             links=[_link(output) for output in made],
             digest=record["digest"],
         )
 
-    def _person(self, track: FaceTrack) -> Person:
+    def _card(self, track: FaceTrack) -> FaceCard:
         verdict = self._scan.verdict
         intervals = [each for each in verdict.intervals if each.track_id == track.track_id]
         portrait = self._portraits.get(track.track_id)
@@ -155,10 +163,10 @@ class HtmlSink:
             state, text = "not-judged", "Not judged"
         elif labels:
             label = min(labels, key=ORDER.__getitem__)
-            state, text = str(label), wording.say(f"label.{label}")
+            state, text = str(label), wording.phrase(f"label.{label}")
         else:
             state, text = "quiet", "Nothing over the level for review"
-        return Person(
+        return FaceCard(
             track=track,
             state=state,
             text=text,
@@ -169,8 +177,8 @@ class HtmlSink:
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """A face card."""
+class FaceCard:
+    """What the page shows of one face."""
 
     track: FaceTrack
     state: str
@@ -327,8 +335,8 @@ def evidence_of(model: ModelInfo) -> list[tuple[str, str]]:
     ]
 
 
-def _shown(shot: Shot) -> tuple[Shot, str, str]:
-    return shot, data_uri(shot.picture), data_uri(marked(shot.picture, shot.mask))
+def _shown(frame: KeyFrame) -> tuple[KeyFrame, str, str]:
+    return frame, data_uri(frame.picture), data_uri(marked(frame.picture, frame.mask))
 
 
 def _rank(track: FaceTrack, verdict: Verdict) -> tuple[int, float, float]:

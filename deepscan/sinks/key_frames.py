@@ -25,7 +25,7 @@ _VERMILLION = (213.0, 94.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class KeyFrame:
     """A frame worth showing: the face with its surroundings, and the mask over the same square."""
 
     track_id: int
@@ -37,7 +37,7 @@ class Shot:
     mask: NDArray[np.float32]  # (SIDE, SIDE) in [0, 1]
 
 
-class Shots:
+class KeyFrames:
     """The strongest frames seen so far: one for each interval, a few for each face."""
 
     def __init__(self, tracks: Iterable[FaceTrack], intervals: Iterable[Interval]) -> None:
@@ -48,9 +48,9 @@ class Shots:
         )[:SLOTS]
         # Slots, and with them memory, stay bounded however many faces there are.
         self._parts = max(1, min(STRONGEST, SLOTS // max(1, len(self._tracks))))
-        self._held: dict[tuple[str, int, int], Shot] = {}
+        self._held: dict[tuple[str, int, int], KeyFrame] = {}
 
-    def offer(self, result: FrameResult, prediction: FacePrediction) -> None:
+    def add(self, result: FrameResult, prediction: FacePrediction) -> None:
         """Keep the frame where its score is the highest of its interval or part of its track."""
         track_id, time = prediction.crop.face.track_id, result.frame.time
         track = self._tracks.get(track_id) if track_id is not None else None
@@ -72,10 +72,10 @@ class Shots:
             if slot not in self._held or prediction.score > self._held[slot].score
         ]
         if slots:
-            shot = _shot(result, prediction, track.track_id)
-            self._held.update(dict.fromkeys(slots, shot))
+            frame = _key_frame(result, prediction, track.track_id)
+            self._held.update(dict.fromkeys(slots, frame))
 
-    def strongest(self) -> list[Shot]:
+    def strongest(self) -> list[KeyFrame]:
         """At most `STRONGEST` frames, strongest first.
 
         Each interval has its turn, then they share what is left; without intervals it is the
@@ -83,21 +83,21 @@ class Shots:
         """
         by_score = sorted(self._held.items(), key=lambda item: -item[1].score)
         if any(kind == "interval" for kind, _, _ in self._held):
-            owned = [(place, shot) for (kind, place, _), shot in by_score if kind == "interval"]
+            owned = [(place, frame) for (kind, place, _), frame in by_score if kind == "interval"]
         else:
-            owned = [(shot.track_id, shot) for _, shot in by_score]
-        first: dict[int, Shot] = {}
-        for owner, shot in owned:
-            first.setdefault(owner, shot)
-        chosen: list[Shot] = []
-        for shot in (*first.values(), *(shot for _, shot in owned)):
+            owned = [(frame.track_id, frame) for _, frame in by_score]
+        first: dict[int, KeyFrame] = {}
+        for owner, frame in owned:
+            first.setdefault(owner, frame)
+        chosen: list[KeyFrame] = []
+        for frame in (*first.values(), *(frame for _, frame in owned)):
             near = any(
-                shot.track_id == other.track_id and abs(shot.time - other.time) < APART
+                frame.track_id == other.track_id and abs(frame.time - other.time) < APART
                 for other in chosen
             )
             if not near and len(chosen) < STRONGEST:
-                chosen.append(shot)
-        return sorted(chosen, key=lambda shot: -shot.score)
+                chosen.append(frame)
+        return sorted(chosen, key=lambda frame: -frame.score)
 
 
 def thumbnail(image: Image, box: Box, side: int) -> Image:
@@ -156,7 +156,7 @@ def square(box: Box, scale: float) -> Box:
     return Box(x - half, y - half, x + half, y + half)
 
 
-def _shot(result: FrameResult, prediction: FacePrediction, track_id: int) -> Shot:
+def _key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -> KeyFrame:
     from PIL import Image as Pictures
 
     crop = prediction.crop
@@ -171,7 +171,7 @@ def _shot(result: FrameResult, prediction: FacePrediction, track_id: int) -> Sho
         (inner, inner), Pictures.Resampling.BILINEAR
     )
     mask[inset : inset + inner, inset : inset + inner] = np.asarray(scaled)
-    return Shot(
+    return KeyFrame(
         track_id=track_id,
         time=result.frame.time,
         index=result.frame.index,

@@ -28,10 +28,13 @@ from typing import Any, ClassVar
 from deepscan.errors import OutputError
 from deepscan.sinks.wording import Wording, wording_of, wording_without_verdict
 from deepscan.types import (
+    CalibrationInfo,
     Coverage,
+    EngineInfo,
     FaceTrack,
     FrameResult,
     Interval,
+    ModelInfo,
     Output,
     Parity,
     Provenance,
@@ -91,7 +94,6 @@ def record_of(
     """
     verdict, video = scan.verdict, scan.verdict.video
     base, first_pts = video.time_base if video else None, scan.first_pts
-    calibration, model, engine = verdict.calibration, verdict.model, verdict.engine
     record: Record = {
         "schema": SCHEMA,
         "verdict": {
@@ -117,42 +119,9 @@ def record_of(
             "reasons": list(scan.report.reasons),
         },
         "decoder": {"name": scan.report.decoder, "reason": scan.report.decoder_reason},
-        "model": {
-            "name": model.name,
-            "sha256": model.sha256,
-            "input_size": model.input_size,
-            "evidence": {
-                "auc": _rounded(model.auc),
-                "auc_interval": [_rounded(each) for each in model.auc_interval],
-                "evaluated_on": model.evaluated_on,
-                "figures": [
-                    {
-                        "what": each.what,
-                        "on": each.on,
-                        "value": _rounded(each.value),
-                        "interval": [_rounded(bound) for bound in each.interval],
-                    }
-                    for each in model.evidence
-                ],
-            },
-        },
-        "engine": {
-            "name": engine.name,
-            "reason": engine.reason,
-            "parity": {
-                field.name: _rounded(getattr(engine.parity, field.name, None))
-                for field in dataclasses.fields(Parity)
-            },
-        },
-        "calibration": {
-            "name": calibration.name,
-            "population": calibration.population,
-            "operating_point": _rounded(calibration.operating_point),
-            "review_point": _rounded(calibration.review_point),
-            "false_alarm_rate": _rounded(calibration.false_alarm_rate),
-            "false_alarm_interval": [_rounded(each) for each in calibration.false_alarm_interval],
-            "clips": calibration.clips,
-        },
+        "model": _model(verdict.model),
+        "engine": _engine(verdict.engine),
+        "calibration": _calibration(verdict.calibration),
         "settings": dict(scan.settings),
         "versions": dict(scan.versions),
         "wording": _wording(wording_of(verdict)),
@@ -376,6 +345,51 @@ def _rational(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
 
 
+def _model(model: ModelInfo) -> Record:
+    return {
+        "name": model.name,
+        "sha256": model.sha256,
+        "input_size": model.input_size,
+        "evidence": {
+            "auc": _rounded(model.auc),
+            "auc_interval": [_rounded(each) for each in model.auc_interval],
+            "evaluated_on": model.evaluated_on,
+            "figures": [
+                {
+                    "what": each.what,
+                    "on": each.on,
+                    "value": _rounded(each.value),
+                    "interval": [_rounded(bound) for bound in each.interval],
+                }
+                for each in model.evidence
+            ],
+        },
+    }
+
+
+def _engine(engine: EngineInfo) -> Record:
+    return {
+        "name": engine.name,
+        "reason": engine.reason,
+        "parity": {
+            field.name: _rounded(getattr(engine.parity, field.name, None))
+            for field in dataclasses.fields(Parity)
+        },
+    }
+
+
+def _calibration(calibration: CalibrationInfo) -> Record:
+    return {
+        "name": calibration.name,
+        "population": calibration.population,
+        "operating_point": _rounded(calibration.operating_point),
+        "review_point": _rounded(calibration.review_point),
+        "false_alarm_rate": _rounded(calibration.false_alarm_rate),
+        "false_alarm_interval": [_rounded(each) for each in calibration.false_alarm_interval],
+        "clips": calibration.clips,
+    }
+
+
 def _output(output: Output) -> Record:
     return {
         "kind": output.kind,
@@ -385,13 +399,13 @@ def _output(output: Output) -> Record:
     }
 
 
-def _wording(words: Wording) -> Record:
+def _wording(wording: Wording) -> Record:
     return {
-        "language": words.language,
-        "label": words.label,
-        "headline": words.headline,
-        "means": words.means,
-        "does_not_mean": words.does_not_mean,
-        "sentences": list(words.sentences),
-        "scale": words.scale,
+        "language": wording.language,
+        "label": wording.label,
+        "headline": wording.headline,
+        "means": wording.means,
+        "does_not_mean": wording.does_not_mean,
+        "sentences": list(wording.sentences),
+        "scale": wording.scale,
     }

@@ -139,7 +139,7 @@ class ScoreLine:
         span = self.end - self.start
         times = [self.start + span * quarter / 4 for quarter in range(5)]
         return tuple(
-            (25.0 * place, wording.clock(time), anchors.get(place, "middle"))
+            (25.0 * place, wording.timestamp(time), anchors.get(place, "middle"))
             for place, time in enumerate(times)
         )
 
@@ -161,7 +161,7 @@ class ScoreLine:
         best = int(np.argmax(scores))
         text = (
             f"Score of face {self._track.track_id} over time: highest {scores[best]:.2f} at"
-            f" {wording.clock(float(times[best]))}"
+            f" {wording.timestamp(float(times[best]))}"
         )
         lost = sum(end - start for start, end in blind)
         return f"{text}; not judged for {lost:.1f} seconds." if blind else f"{text}."

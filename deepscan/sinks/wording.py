@@ -147,8 +147,8 @@ def wording_of(verdict: Verdict) -> Wording:
     """All words for a verdict."""
     sentences = [interval_sentence(interval, verdict) for interval in verdict.intervals]
     if not sentences:
-        sentences = [f"{coverage_sentence(verdict)} {say('proof')}"]
-    scale = say("scale") if verdict.intervals else ""
+        sentences = [f"{coverage_sentence(verdict)} {phrase('proof')}"]
+    scale = phrase("scale") if verdict.intervals else ""
     return _of_label(verdict.label, tuple(sentences), scale)
 
 
@@ -163,8 +163,8 @@ def interval_sentence(interval: Interval, verdict: Verdict) -> str:
     low, high = calibration.false_alarm_interval
     values = {
         "face": str(interval.track_id),
-        "start": clock(interval.start),
-        "end": clock(interval.end),
+        "start": timestamp(interval.start),
+        "end": timestamp(interval.end),
         "model": verdict.model.name,
         "ratio": ratio(interval.llr),
         "population": calibration.population,
@@ -174,28 +174,28 @@ def interval_sentence(interval: Interval, verdict: Verdict) -> str:
         "coverage": coverage_sentence(verdict),
     }
     if interval.llr == 0:
-        text = say("interval.neutral", **values)
+        text = phrase("interval.neutral", **values)
     else:
         found = interval.llr > 0
-        text = say(
+        text = phrase(
             "interval",
-            verbal=say(f"verbal.{verbal(interval.llr)}"),
-            proposition=say(f"proposition.{'manipulated' if found else 'unmanipulated'}"),
-            alternative=say(f"proposition.{'not' if found else 'manipulated'}"),
+            verbal=phrase(f"verbal.{verbal(interval.llr)}"),
+            proposition=phrase(f"proposition.{'manipulated' if found else 'unmanipulated'}"),
+            alternative=phrase(f"proposition.{'not' if found else 'manipulated'}"),
             **values,
         )
-    return f"{text} {say('proof')}"
+    return f"{text} {phrase('proof')}"
 
 
 def coverage_sentence(verdict: Verdict) -> str:
     """How much of what is there the verdict rests on: faces, and seconds with a judged face."""
     coverage = verdict.coverage
     if not coverage.decoded:
-        return say("coverage.none")
+        return phrase("coverage.none")
     if not coverage.faces:
-        return say("coverage.no-face", frames=str(coverage.analysed))
+        return phrase("coverage.no-face", frames=str(coverage.analysed))
     still = verdict.video is not None and verdict.video.still
-    return say(
+    return phrase(
         "coverage.still" if still else "coverage",
         judged=str(coverage.faces_scored),
         faces=str(coverage.faces),
@@ -208,7 +208,7 @@ def evidence_sentence(verdict: Verdict) -> str:
     """What was measured about the model, and for what it holds."""
     model = verdict.model
     low, high = model.auc_interval
-    return say(
+    return phrase(
         "evidence",
         evaluated_on=model.evaluated_on,
         model=model.name,
@@ -218,7 +218,7 @@ def evidence_sentence(verdict: Verdict) -> str:
     )
 
 
-def say(key: str, **values: str) -> str:
+def phrase(key: str, **values: str) -> str:
     """One entry of the table with its places filled.
 
     Raises:
@@ -269,13 +269,18 @@ def probability(score: float) -> str:
     return f"{score:.2f}"
 
 
-def clock(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
     """A time for people: "0:02.4", "1:00:07.0"; minutes and seconds, hours where there are any."""
     tenths = round(max(0.0, seconds) * 10)
     minutes, tenths = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     rest = f"{tenths // 10:02d}.{tenths % 10}"
     return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
+
+
+def time_span(start: float, end: float) -> str:
+    """A span of time for people: "0:02.4 to 0:03.0"."""
+    return f"{timestamp(start)} to {timestamp(end)}"
 
 
 def visible(text: str) -> str:
@@ -296,10 +301,10 @@ def visible(text: str) -> str:
 def _of_label(label: Label, sentences: tuple[str, ...], scale: str) -> Wording:
     return Wording(
         language=LANGUAGE,
-        label=say(f"label.{label}"),
-        headline=say(f"headline.{label}"),
-        means=say(f"means.{label}"),
-        does_not_mean=say(f"caveat.{label}"),
+        label=phrase(f"label.{label}"),
+        headline=phrase(f"headline.{label}"),
+        means=phrase(f"means.{label}"),
+        does_not_mean=phrase(f"caveat.{label}"),
         sentences=sentences,
         scale=scale,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepscan.sinks import draw
 from deepscan.sinks.canvas import Canvas
-from deepscan.sinks.footer import clock_text, lay_out, show
+from deepscan.sinks.footer import lay_out, show, time_text
 from deepscan.sinks.wording import probability
 from deepscan.types import Box, Face, Frame, FrameResult, Image, Label, Scan, UnscoredFace
 from tests.sinks import build
@@ -231,10 +231,10 @@ def test_text_is_narrowed_for_wide_pixels() -> None:
 
 
 def test_clock_and_probability_are_written_for_people() -> None:
-    assert clock_text(62.345, 300) == "1:02.34 / 5:00.00"
-    assert clock_text(0.04, 1) == "0:00.04 / 0:01.00"
-    assert clock_text(3725.5, 7200) == "1:02:05.50 / 2:00:00.00"
-    assert clock_text(59.999, 60) == "1:00.00 / 1:00.00"
+    assert time_text(62.345, 300) == "1:02.34 / 5:00.00"
+    assert time_text(0.04, 1) == "0:00.04 / 0:01.00"
+    assert time_text(3725.5, 7200) == "1:02:05.50 / 2:00:00.00"
+    assert time_text(59.999, 60) == "1:00.00 / 1:00.00"
     assert probability(0.999) == ">0.99"
     assert probability(1e-6) == "<0.01"
     assert probability(0.5) == "0.50"

@@ -568,7 +568,7 @@ def test_browser_shows_the_page(
     browser.open(tmp_path / "p.html")
 
     heading = browser.evaluate("document.querySelector('h1').innerText")
-    assert heading == wording.say(f"headline.{label}")
+    assert heading == wording.phrase(f"headline.{label}")
     room = browser.evaluate("document.documentElement.clientWidth")
     assert width - 20 < room <= width  # a scroll bar may take some
     assert browser.evaluate("document.documentElement.scrollWidth") == room

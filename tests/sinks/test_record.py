@@ -78,7 +78,7 @@ def test_record_of_every_label_fits_the_schema(
     record = written(tmp_path / "r.json", scan_of(label))
     schema.validate(record)
     assert record["verdict"]["label"] == label
-    assert record["wording"]["headline"] == wording.say(f"headline.{label}")
+    assert record["wording"]["headline"] == wording.phrase(f"headline.{label}")
 
 
 @pytest.mark.parametrize("label", [Label.ERROR, Label.NOT_APPLICABLE, Label.INCONCLUSIVE], ids=str)
@@ -346,7 +346,7 @@ def test_percent_says_all_or_nothing_only_if_it_is(share: float) -> None:
     [(0, "0:00.0"), (59.96, "1:00.0"), (83.25, "1:23.2"), (3_607, "1:00:07.0"), (-1, "0:00.0")],
 )
 def test_clock(seconds: float, text: str) -> None:
-    assert wording.clock(seconds) == text
+    assert wording.timestamp(seconds) == text
 
 
 @given(st.text())

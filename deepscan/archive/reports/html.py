@@ -112,13 +112,13 @@ def _page(results: Results, here: Path) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        clock=wording.clock,
+        clock=wording.timestamp,
         percent=wording.percent,
         probability=wording.probability,
         visible=wording.visible,
         thousands="{:,}".format,
         policy_hash=_hash,
-        title_of=lambda label: wording.say(f"label.{label}"),
+        title_of=lambda label: wording.phrase(f"label.{label}"),
     )
     source = resources.files("deepscan.archive.reports").joinpath("summary.html.j2")
     template = environment.from_string(source.read_text(encoding="utf-8"))
@@ -134,8 +134,8 @@ def _page(results: Results, here: Path) -> str:
         total=len(outcomes),
         gravest=gravest,
         headline=headline(counts),
-        means=wording.say(f"means.{gravest}"),
-        caveat=wording.say(f"caveat.{gravest}"),
+        means=wording.phrase(f"means.{gravest}"),
+        caveat=wording.phrase(f"caveat.{gravest}"),
         parts=parts_of(counts),
         figures=_figures(outcomes),
         rows=rows,
@@ -190,7 +190,7 @@ def parts_of(counts: Mapping[Label, int]) -> list[Part]:
     for label in GRAVITY:
         count, width = counts.get(label, 0), widths.get(label, 0.0) * scale
         share = wording.percent(count / total) if total else ""
-        title = wording.say(f"label.{label}")
+        title = wording.phrase(f"label.{label}")
         parts.append(Part(label, title, count, share, round(x, 3), round(width, 3)))
         x += width
     return parts
@@ -257,7 +257,7 @@ def _rows(results: Results, here: Path) -> list[Row]:
                 stretches=len(outcome.intervals),
                 strongest=_strongest(outcome.intervals),
                 judged="" if outcome.judged is None else _percent(outcome.judged),
-                length=wording.clock(outcome.seconds) if outcome.seconds else "",
+                length=wording.timestamp(outcome.seconds) if outcome.seconds else "",
                 reason=wording.visible(_sentence(outcome)),
                 notes=_notes(outcome, numbers, twins.get(outcome.name, [])),
                 page=links.pop(0)[1] if links and links[0][0] == _KINDS["html"] else None,
@@ -277,7 +277,7 @@ def _keys(outcome: Outcome) -> str:
 def _strongest(intervals: Iterable[Interval]) -> str:
     ranked = sorted(intervals, key=lambda each: (each.label is not Label.MANIPULATED, -each.score))
     told = [
-        f"{wording.clock(each.start)}–{wording.clock(each.end)} face {each.track_id}"
+        f"{wording.timestamp(each.start)}–{wording.timestamp(each.end)} face {each.track_id}"
         f" ({wording.probability(each.score)})"
         for each in sorted(ranked[:STRETCHES], key=lambda each: each.start)
     ]

@@ -103,13 +103,13 @@ def _headline(outcome: Outcome) -> str:
 def _told(outcome: Outcome) -> str:
     parts = [f"{reason.text} ({reason.code})" for reason in outcome.reasons]
     parts += [
-        f"face {each.track_id}, {wording.clock(each.start)} to {wording.clock(each.end)}:"
+        f"face {each.track_id}, {wording.time_span(each.start, each.end)}:"
         f" {each.label}, score {wording.probability(each.score)}"
         for each in outcome.intervals
     ]
     if outcome.same_as is not None:
         parts.append(f"same content as {outcome.same_as}")
-    return f"{wording.say(f'headline.{outcome.label}')} {'; '.join(parts)}"
+    return f"{wording.phrase(f'headline.{outcome.label}')} {'; '.join(parts)}"
 
 
 def _xml(text: str, *, lines: bool = False) -> str:

@@ -153,15 +153,15 @@ def _driver(run: Run) -> dict[str, Any]:
 
 
 def _rule(label: Label) -> dict[str, Any]:
-    means, caveat = wording.say(f"means.{label}"), wording.say(f"caveat.{label}")
+    means, caveat = wording.phrase(f"means.{label}"), wording.phrase(f"caveat.{label}")
     return {
         "id": str(label),
         "name": "".join(word.capitalize() for word in label.split("-")),
-        "shortDescription": {"text": wording.say(f"headline.{label}")},
+        "shortDescription": {"text": wording.phrase(f"headline.{label}")},
         "fullDescription": {"text": means},
         "help": {
-            "text": f"{means} {caveat} {wording.say('proof')}",
-            "markdown": f"{means}\n\n{caveat}\n\n{wording.say('proof')}",
+            "text": f"{means} {caveat} {wording.phrase('proof')}",
+            "markdown": f"{means}\n\n{caveat}\n\n{wording.phrase('proof')}",
         },
         "defaultConfiguration": {"level": KINDS[label][1]},
         "properties": {"tags": ["face-manipulation"]},
@@ -239,7 +239,7 @@ def _fingerprint(outcome: Outcome) -> str:
 def _message(outcome: Outcome) -> str:
     reasons = "; ".join(wording.visible(reason.text) for reason in outcome.reasons)
     score = "" if outcome.score is None else f" Score {wording.probability(outcome.score)}."
-    headline = wording.say(f"headline.{outcome.label}")
+    headline = wording.phrase(f"headline.{outcome.label}")
     return f"{headline}{score} {reasons}".strip()
 
 

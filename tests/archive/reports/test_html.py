@@ -55,9 +55,9 @@ def test_page_says_what_is_known(tmp_path: Path) -> None:
     seen = parsed(page(results(tmp_path)))
     for label in Label:
         assert f"clips/{label}.mp4" in seen.text
-        assert wording.say(f"label.{label}") in seen.text
+        assert wording.phrase(f"label.{label}") in seen.text
     assert "Signs of face manipulation were found in 1 of 6 files." in seen.text
-    assert wording.say("caveat.manipulated") in seen.text
+    assert wording.phrase("caveat.manipulated") in seen.text
     assert "0:01.0–0:02.5 face 0 (0.97)" in seen.text
     assert "Only 1 of 9 face sightings were judged" in seen.text
     for fact in ("deepscan clips --out results", "msccnet-s", "ab" * 32, "clips-1", "0.912",
