@@ -7,9 +7,12 @@ kept is OpenVINO's own portable form; compiling that for the CPU takes a fractio
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 import tempfile
+import time
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from xml.etree import ElementTree
@@ -25,6 +28,10 @@ from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.weights import Card
+
+logger = logging.getLogger(__name__)
+
+Graph = tuple[bytes, bytes]  # XML and constants
 
 MAX_BATCH = 8
 CENTRES = "__module.network.mscc/"  # what convert_model calls the operations of MSCC.forward
@@ -80,22 +87,13 @@ class OpenVINOEngine(EngineEntry):
                 "graph": hashlib.sha256(graph + constants).hexdigest(),
             }
         )
-        try:
-            with preserved_signal_stack():
-                self._compiled: Any = openvino.Core().compile_model(
-                    read(graph, constants, openvino),
-                    "CPU",
-                    {
-                        # Left alone it takes bf16 wherever it can.
-                        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-                        "INFERENCE_NUM_THREADS": threads or hardware.cores,
-                        "NUM_STREAMS": 1,
-                        # Two scans on one machine would pin their threads to the same cores.
-                        "ENABLE_CPU_PINNING": False,
-                    },
-                )
-        except RuntimeError as error:
-            raise EngineError(f"engine {self.name} cannot be compiled: {error}") from error
+        self._compiled: Any = compile_graph(
+            (graph, constants),
+            openvino,
+            what=f"engine {self.name}",
+            bf16=precision == "bf16",
+            threads=threads or hardware.cores,
+        )
 
     def predict(self, crops: NDArray[np.uint8]) -> Predictions:
         """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
@@ -145,7 +143,7 @@ def read(graph: bytes, constants: bytes, openvino: Any) -> Any:
     return openvino.Core().read_model(graph, openvino.Tensor(np.frombuffer(constants, np.uint8)))
 
 
-def written(model: Any, openvino: Any, folder: Path | None) -> tuple[bytes, bytes]:
+def written(model: Any, openvino: Any, folder: Path | None) -> Graph:
     """XML and constants of a network, by way of files in `folder`.
 
     Raises:
@@ -157,23 +155,75 @@ def written(model: Any, openvino: Any, folder: Path | None) -> tuple[bytes, byte
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def converted(card: Card, openvino: Any) -> tuple[bytes, bytes]:
-    """The network in OpenVINO's form, XML and constants: from the cache, else converted now."""
+def compile_graph(
+    graph: Graph, openvino: Any, *, what: str, threads: int, bf16: bool = False
+) -> Any:
+    """A network ready to run on the CPU; drop it under `preserved_signal_stack`.
+
+    Args:
+        graph: as `cached_graphs` gives it.
+        openvino: the package.
+        what: names it in errors.
+        threads: CPU threads.
+        bf16: compute in bf16 where the graph does not forbid it; else everything in fp32.
+
+    Raises:
+        EngineError: OpenVINO refuses it.
+    """
+    settings = {
+        # Left alone it takes bf16 wherever it can.
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Two scans on one machine would pin their threads to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        with preserved_signal_stack():
+            return openvino.Core().compile_model(read(*graph, openvino), "CPU", settings)
+    except RuntimeError as error:
+        raise EngineError(f"{what} cannot be compiled: {error}") from error
+
+
+def cached_graphs(
+    what: str, facts: Mapping[str, str], openvino: Any, convert: Callable[[], Sequence[Graph]]
+) -> tuple[Graph, ...]:
+    """Networks in OpenVINO's form: from the cache, else converted now and stored there.
+
+    Args:
+        what: names them in the line that says that they are converted.
+        facts: all that they depend on, but OpenVINO's version.
+        openvino: the package.
+        convert: makes them; imports torch.
+    """
+    facts = {"kind": "openvino", **facts, "openvino": openvino.__version__}
+    folder, key = cache_folder(), key_of(facts)
+    entry = read_entry(folder, key)
+    if entry:
+        return tuple(zip(entry[::2], entry[1::2], strict=True))
+    logger.warning("converting %s for OpenVINO; this takes some seconds, once", what)
+    began = time.monotonic()
+    graphs = tuple(convert())
+    write_entry(folder, key, facts, *(part for graph in graphs for part in graph))
+    logger.info("converted %s in %.1f s", what, time.monotonic() - began)
+    return graphs
+
+
+def converted(card: Card, openvino: Any) -> Graph:
+    """The network of a card in OpenVINO's form.
+
+    Raises:
+        EngineError: it cannot be converted.
+        ModelError: the weights are missing or changed, also if the cache holds the network.
+    """
+    models.read_weights(card)
     facts = {
-        "kind": "openvino",
         "weights": card.sha256,
         "config": repr(sorted(card.values["config"].items())),
-        "openvino": openvino.__version__,
         "code": _code(),
     }
-    folder, key = cache_folder(), key_of(facts)
-    models.read_weights(card)  # a changed or missing file is an error also if the cache has it
-    entry = read_entry(folder, key)
-    if entry is not None and len(entry) == 2:
-        return entry[0], entry[1]
-    graph, constants = _convert(card, openvino, folder)
-    write_entry(folder, key, facts, graph, constants)
-    return graph, constants
+    (graph,) = cached_graphs(card.name, facts, openvino, lambda: [_convert(card, openvino)])
+    return graph
 
 
 def _code() -> str:
@@ -184,23 +234,13 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _convert(card: Card, openvino: Any, folder: Path | None) -> tuple[bytes, bytes]:
+def _convert(card: Card, openvino: Any) -> Graph:
     import torch
 
     deployed = models.load_model(card)
     side = deployed.input_size
-    try:
-        with warnings.catch_warnings():
-            # The tracer remarks on every constant and size check, which are meant.
-            warnings.simplefilter("ignore")
-            model = openvino.convert_model(
-                deployed,
-                example_input=torch.zeros((2, side, side, 3), dtype=torch.uint8),
-                input=[openvino.PartialShape([-1, side, side, 3])],
-            )
-            graph, constants = written(model, openvino, folder)
-    except (RuntimeError, OSError) as error:
-        raise EngineError(f"{card.name} cannot be converted for OpenVINO: {error}") from error
+    example = torch.zeros((2, side, side, 3), dtype=torch.uint8)
+    graph, constants = convert_module(deployed, example, [-1, side, side, 3], openvino, card.name)
     graph, pinned = pin_centres(graph)
     if not pinned and card.values["config"].get("mscc", True):
         raise EngineError(
@@ -208,6 +248,26 @@ def _convert(card: Card, openvino: Any, folder: Path | None) -> tuple[bytes, byt
             "centres, so they cannot be kept in fp32. Use --engine torch"
         )
     return graph, constants
+
+
+def convert_module(
+    module: Any, example: Any, shape: Sequence[int], openvino: Any, what: str
+) -> Graph:
+    """A torch module with one input in OpenVINO's form; sides of -1 in `shape` are dynamic.
+
+    Raises:
+        EngineError: OpenVINO cannot convert it, or the disk is full.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The tracer remarks on every constant and size check, which are meant.
+            warnings.simplefilter("ignore")
+            model = openvino.convert_model(
+                module, example_input=example, input=[openvino.PartialShape(list(shape))]
+            )
+            return written(model, openvino, cache_folder())
+    except (RuntimeError, OSError) as error:
+        raise EngineError(f"{what} cannot be converted for OpenVINO: {error}") from error
 
 
 def pin_centres(graph: bytes) -> tuple[bytes, int]:

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+
+from deepscan.models.nms import greedy_nms
 
 logger = logging.getLogger(__name__)
 
@@ -49,35 +49,6 @@ def import_torchvision() -> None:
     # It asks for the library that was just replaced.
     setattr(boxes, "_assert_has_ops", lambda: None)  # noqa: B010
     logger.info("torchvision's compiled operators do not fit this torch; nms runs in NumPy")
-
-
-def greedy_nms(
-    boxes: NDArray[np.floating], scores: NDArray[np.floating], threshold: float
-) -> NDArray[np.int64]:
-    """Indices of the boxes that survive non-maximum suppression, highest score first.
-
-    A box is dropped if its intersection over union with a kept box of higher score is greater than
-    `threshold`. Of equal scores the first comes first.
-
-    Args:
-        boxes: (N, 4), x1 y1 x2 y2.
-        scores: (N,).
-        threshold: 0 to 1.
-    """
-    order = np.argsort(-scores, kind="stable")
-    x1, y1, x2, y2 = boxes[order].T
-    area = (x2 - x1) * (y2 - y1)
-    alive = np.arange(len(order))
-    kept = []
-    while alive.size:
-        first, rest = alive[0], alive[1:]
-        kept.append(order[first])
-        width = np.minimum(x2[first], x2[rest]) - np.maximum(x1[first], x1[rest])
-        height = np.minimum(y2[first], y2[rest]) - np.maximum(y1[first], y1[rest])
-        both = np.maximum(width, 0) * np.maximum(height, 0)
-        # Multiplied out, so that two boxes without area do not divide by zero.
-        alive = rest[both <= threshold * (area[first] + area[rest] - both)]
-    return np.array(kept, dtype=np.int64)
 
 
 def _library_loads() -> bool:

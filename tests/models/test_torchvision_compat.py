@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepscan.models.torchvision_compat import greedy_nms, import_torchvision
+from deepscan.models.nms import greedy_nms
+from deepscan.models.torchvision_compat import import_torchvision
 from deepscan.types import Box
 
 

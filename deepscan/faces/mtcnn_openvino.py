@@ -1,0 +1,239 @@
+"""MTCNN's three networks in OpenVINO, with all that is between them in NumPy.
+
+The same numbers as facenet-pytorch's `detect_face`, step by step, without importing torch: its
+weights are converted once, compared with torch, and cached. Pyramid and crops are means over one
+table of sums, so that a further level costs what its own pixels cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepscan.engines.openvino import (
+    Graph,
+    cached_graphs,
+    compile_graph,
+    convert_module,
+    import_openvino,
+)
+from deepscan.engines.signal_stack import preserved_signal_stack
+from deepscan.errors import EngineError
+from deepscan.faces.cascade import CANDIDATES, FACTOR, THRESHOLDS, Candidates
+from deepscan.faces.resize import AreaSums
+from deepscan.models.nms import greedy_nms
+from deepscan.types import Image
+
+NETWORKS = ("pnet", "rnet", "onet")
+CELL, STRIDE = 12, 2  # pixels that one cell of P-Net sees, and between two of them
+SIDES = (24, 48)  # of the crops for R-Net and O-Net
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # filled up to: each other one is compiled anew
+TOLERANCE = 1e-4  # largest difference from torch of any output, measured when converted: 1e-6
+
+Floats = NDArray[np.float32]
+
+
+class OpenVINOCascade:
+    """Runs P-Net over a pyramid, then R-Net and O-Net over what is left, on one thread."""
+
+    def __init__(self, smallest: float) -> None:
+        """
+        Args:
+            smallest: side of the smallest face in pixels, at least 12.
+
+        Raises:
+            EngineError: OpenVINO or the weights are not there, or the networks do not agree with
+                torch.
+        """
+        self._smallest = smallest
+        openvino = import_openvino("of the face detector")
+        graphs = _graphs(openvino)
+        self._networks: list[Any] = [
+            compile_graph(graph, openvino, what=f"MTCNN's {name}", threads=1)
+            for name, graph in zip(NETWORKS, graphs, strict=True)
+        ]
+
+    def find(self, image: Image) -> Candidates:
+        """See `deepscan.faces.cascade.Cascade.find`."""
+        sums = AreaSums(image)
+        boxes, truncated = self._propose(sums, image.shape[0], image.shape[1])
+        boxes = _squared(boxes)
+        landmarks: Floats = np.zeros((0, 5, 2), np.float32)
+        if len(boxes):
+            offsets, scores = self._judge(1, sums, image, boxes, SIDES[0])
+            passed = scores > np.float32(THRESHOLDS[1])
+            boxes = np.column_stack([boxes[passed, :4], scores[passed]])
+            kept = greedy_nms(boxes[:, :4], boxes[:, 4], 0.7)
+            boxes = _squared(_moved(boxes[kept], offsets[passed][kept]))
+        if len(boxes):
+            offsets, points, scores = self._judge(2, sums, image, boxes, SIDES[1])
+            passed = scores > np.float32(THRESHOLDS[2])
+            boxes, points = np.column_stack([boxes[passed, :4], scores[passed]]), points[passed]
+            sides = boxes[:, 2:4] - boxes[:, :2] + 1
+            landmarks = sides[:, None] * np.stack([points[:, :5], points[:, 5:]], axis=2)
+            landmarks = landmarks + boxes[:, None, :2] - 1
+            boxes = _moved(boxes, offsets[passed])
+            remaining = _nms_over_smaller(boxes, 0.7)
+            boxes, landmarks = boxes[remaining], landmarks[remaining]
+        if not len(boxes):
+            return Candidates.none(truncated)
+        return Candidates(
+            boxes[:, :4].astype(np.float64),
+            boxes[:, 4].astype(np.float64),
+            landmarks.astype(np.float64),
+            truncated,
+        )
+
+    def close(self) -> None:
+        """Give back the compiled networks."""
+        with preserved_signal_stack():
+            self._networks.clear()
+
+    def _propose(self, sums: AreaSums, height: int, width: int) -> tuple[Floats, bool]:
+        """P-Net over all levels: (N, 5) corners and probability; whether a level had too many."""
+        levels, truncated = [], False
+        for scale in _scales(min(height, width), self._smallest):
+            level = sums.resized(int(height * scale + 1), int(width * scale + 1))
+            offsets, probabilities = self._run(0, level[None])
+            face = probabilities[0, 1]
+            passed = face >= np.float32(THRESHOLDS[0])
+            if passed.sum() > CANDIDATES:
+                truncated = True
+                order = np.argsort(-face, axis=None, kind="stable")
+                passed[np.unravel_index(order[CANDIDATES:], face.shape)] = False
+            rows, columns = np.nonzero(passed)
+            cells = np.column_stack([columns, rows]).astype(np.float32) * STRIDE
+            found = np.column_stack(
+                [
+                    np.floor((cells + 1) / np.float32(scale)),
+                    np.floor((cells + CELL) / np.float32(scale)),
+                    face[passed],
+                    offsets[0][:, passed].T,
+                ]
+            )
+            levels.append(found[greedy_nms(found[:, :4], found[:, 4], 0.5)])
+        boxes = np.concatenate(levels)
+        boxes = boxes[greedy_nms(boxes[:, :4], boxes[:, 4], 0.7)]
+        sides = np.tile(boxes[:, 2:4] - boxes[:, :2], 2)
+        return np.column_stack([boxes[:, :4] + boxes[:, 5:] * sides, boxes[:, 4]]), truncated
+
+    def _judge(
+        self, number: int, sums: AreaSums, image: Image, boxes: Floats, side: int
+    ) -> tuple[Floats, ...]:
+        """R-Net or O-Net over crops: its outputs, of the last P(face) only.
+
+        Raises:
+            IndexError: a box lies wholly outside of the picture.
+        """
+        height, width = image.shape[:2]
+        corners = np.trunc(boxes[:, :4]).astype(np.intp)
+        left, top = np.maximum(corners[:, 0], 1) - 1, np.maximum(corners[:, 1], 1) - 1
+        right, bottom = np.minimum(corners[:, 2], width), np.minimum(corners[:, 3], height)
+        if not ((right > left) & (bottom > top)).all():
+            raise IndexError("a candidate lies outside of the picture")
+        parts = []
+        for start in range(0, len(boxes), BATCHES[-1]):
+            piece = slice(start, start + BATCHES[-1])
+            crops = sums.crops(left[piece], top[piece], right[piece], bottom[piece], side)
+            padded = next(batch for batch in BATCHES if batch >= len(crops)) - len(crops)
+            filled = np.pad(crops, ((0, padded), (0, 0), (0, 0), (0, 0)))
+            parts.append([values[: len(crops)] for values in self._run(number, filled)])
+        *others, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return (*others, probabilities[:, 1])
+
+    def _run(self, number: int, pixels: Floats) -> list[Floats]:
+        found = self._networks[number](pixels)
+        return [np.array(found[place]) for place in range(len(found))]
+
+
+def _scales(shorter: int, smallest: float) -> Iterator[float]:
+    """The levels of the pyramid, as facenet-pytorch steps through them."""
+    scale = CELL / smallest
+    side = shorter * scale
+    while side >= CELL:
+        yield scale
+        scale *= FACTOR
+        side *= FACTOR
+
+
+def _moved(boxes: Floats, offsets: Floats) -> Floats:
+    """Boxes (N, 5) with the corners moved by shares of their sides."""
+    sides = np.tile(boxes[:, 2:4] - boxes[:, :2] + 1, 2)
+    return np.column_stack([boxes[:, :4] + offsets * sides, boxes[:, 4]])
+
+
+def _squared(boxes: Floats) -> Floats:
+    """Boxes (N, 5) made square over their longer side, with the same centre."""
+    sides = boxes[:, 2:4] - boxes[:, :2]
+    longer = sides.max(axis=1, keepdims=True)
+    corner = boxes[:, :2] + sides * np.float32(0.5) - longer * np.float32(0.5)
+    return np.column_stack([corner, corner + longer, boxes[:, 4]])
+
+
+def _nms_over_smaller(boxes: Floats, threshold: float) -> list[int]:
+    """Greedy suppression by the intersection over the smaller box: (N, 5) boxes to indices."""
+    x1, y1, x2, y2, scores = boxes.T
+    areas = (x2 - x1 + 1) * (y2 - y1 + 1)
+    order = np.argsort(scores)
+    kept = []
+    while order.size:
+        best, rest = order[-1], order[:-1]
+        kept.append(int(best))
+        width = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest]) + 1
+        height = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest]) + 1
+        both = np.maximum(0, width) * np.maximum(0, height)
+        order = rest[both / np.minimum(areas[best], areas[rest]) <= threshold]
+    return kept
+
+
+def _graphs(openvino: Any) -> tuple[Graph, ...]:
+    """P-Net, R-Net and O-Net from the cache, else converted from facenet-pytorch's weights.
+
+    Raises:
+        EngineError: facenet-pytorch is not there, or a network differs from torch's.
+    """
+    found = importlib.util.find_spec("facenet_pytorch")  # does not import it
+    if found is None or not found.submodule_search_locations:
+        raise EngineError("facenet-pytorch is not installed. Run: pip install facenet-pytorch")
+    folder = Path(found.submodule_search_locations[0], "data")
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    try:
+        for name in NETWORKS:
+            digest.update((folder / f"{name}.pt").read_bytes())
+    except OSError as error:
+        raise EngineError(f"MTCNN's weights cannot be read: {error}") from error
+    facts = {"weights": digest.hexdigest(), "model": "mtcnn"}
+    return cached_graphs("the face detector", facts, openvino, lambda: _convert(openvino))
+
+
+def _convert(openvino: Any) -> list[Graph]:
+    """Convert the three networks and compare each with torch on made-up pixels."""
+    import torch
+
+    from deepscan.faces.mtcnn_torch import normalised_networks
+
+    graphs = []
+    noise = np.random.default_rng(0)
+    for name, module in zip(NETWORKS, normalised_networks(), strict=True):
+        side = {"pnet": -1, "rnet": SIDES[0], "onet": SIDES[1]}[name]
+        height, width = (40, 64) if side < 0 else (side, side)
+        pixels = noise.integers(0, 256, (8, height, width, 3)).astype(np.float32)
+        example = torch.from_numpy(pixels)
+        graph = convert_module(module, example, (-1, side, side, 3), openvino, f"MTCNN's {name}")
+        compiled = compile_graph(graph, openvino, what=f"MTCNN's {name}", threads=1)
+        with torch.inference_mode():
+            expected = [values.numpy() for values in module(example)]
+        found = compiled(pixels)
+        worst = max(float(np.abs(found[i] - one).max()) for i, one in enumerate(expected))
+        with preserved_signal_stack():
+            del compiled, found
+        if not worst <= TOLERANCE:
+            raise EngineError(f"MTCNN's {name} in OpenVINO differs from torch by {worst:.3g}")
+        graphs.append(graph)
+    return graphs
