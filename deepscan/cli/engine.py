@@ -47,7 +47,10 @@ def build(
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Build what a recipe describes, keep it in the cache, and prove that it agrees with torch."""
+    """Build what a recipe describes, keep it in the cache, and prove that it agrees with torch.
+
+    The face detector's networks are converted into the cache as well.
+    """
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         if device is not None and not re.fullmatch(r"cuda(:\d{1,3})?", device):
@@ -57,8 +60,11 @@ def build(
             signal.setitimer(signal.ITIMER_REAL, time_limit)
         show_steps()
         from deepscan.engines.inventory import build_recipe
+        from deepscan.faces.mtcnn import SMALLEST, load_cascade
 
-        _show_proof(build_recipe(recipe, device=device), format_)
+        proof = build_recipe(recipe, device=device)
+        load_cascade(SMALLEST).close()  # a scan needs the face detector's networks too
+        _show_proof(proof, format_)
 
 
 @app.command("list")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +100,10 @@ def index_of(device: str) -> int:
 
 
 def detect_hardware() -> Hardware:
-    """Find out what this machine has; imports torch."""
+    """Find out what this machine has; imports torch only where there may be a GPU."""
+    cpu, flags = _cpu(Path("/proc/cpuinfo"))
+    if not has_gpu_driver():
+        return Hardware(cpu, flags, _cores(), None)
     import torch
 
     with warnings.catch_warnings(record=True) as told:
@@ -109,8 +114,21 @@ def detect_hardware() -> Hardware:
         facts = torch.cuda.get_device_properties(number)
         gpus.append(Gpu(facts.name, (facts.major, facts.minor), facts.total_memory))
     trouble = "" if there or not told else _first_sentence(str(told[0].message))
-    cpu, flags = _cpu(Path("/proc/cpuinfo"))
     return Hardware(cpu, flags, _cores(), gpus[0].name if gpus else None, tuple(gpus), trouble)
+
+
+def has_gpu_driver() -> bool:
+    """Whether the system has a driver that torch could find a GPU through: NVIDIA's or AMD's.
+
+    Where there is none, torch sees no device either, and importing it takes seconds.
+    """
+    if Path("/dev/kfd").exists():  # AMD's, for torch built for ROCm
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _first_sentence(text: str) -> str:

@@ -132,6 +132,7 @@ def test_what_torch_says_about_a_driver_is_passed_on(models, monkeypatch):
         return False
 
     monkeypatch.setattr("torch.cuda.is_available", available)
+    monkeypatch.setattr(machine, "has_gpu_driver", lambda: True)
     here = machine.detect_hardware()
     assert here.cuda is None and here.gpus == ()
     assert here.trouble.endswith("is too old (found version 1)")

@@ -1,4 +1,4 @@
-"""What is MTCNN's own: its limits, its shrunken picture and its failures."""
+"""What is MTCNN's own: its limits, its failures, and that OpenVINO and torch find the same."""
 
 from __future__ import annotations
 
@@ -8,8 +8,25 @@ from PIL import Image as Pillow
 from skimage import data
 
 from deepscan.errors import EngineError, UsageError
-from deepscan.faces import mtcnn
+from deepscan.faces import mtcnn_openvino, mtcnn_torch
+from deepscan.faces.cascade import Candidates
 from deepscan.faces.mtcnn import MTCNNDetector
+from deepscan.faces.mtcnn_openvino import OpenVINOCascade
+from deepscan.faces.mtcnn_torch import TorchCascade
+
+
+@pytest.fixture(scope="module", params=["openvino", "torch"])
+def build(request):
+    """Makes a detector whose networks run in OpenVINO, or in torch."""
+
+    def made(*given, device="cpu"):
+        detector = MTCNNDetector(*given, device)
+        assert isinstance(detector._cascade, OpenVINOCascade)
+        if request.param == "torch":
+            detector._cascade = TorchCascade(given[0] * detector._scale)
+        return detector
+
+    return made
 
 
 @pytest.mark.parametrize(
@@ -28,7 +45,7 @@ def test_numbers_out_of_range_are_refused(min_face, min_confidence, max_faces, d
 
 
 def test_a_missing_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr(mtcnn.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match="no GPU"):
         MTCNNDetector(40, 0.9, 64, "cuda")
 
@@ -43,46 +60,107 @@ def test_other_arrays_are_refused(picture):
 
 
 @pytest.mark.parametrize("min_face", [12, 24, 40, 100])
-def test_shrinking_keeps_the_place(min_face):
-    found = MTCNNDetector(min_face, 0.9, 64).detect(data.astronaut()).faces[0].box
+def test_shrinking_keeps_the_place(build, min_face):
+    found = build(min_face, 0.9, 64).detect(data.astronaut()).faces[0].box
     assert (found.x1, found.y1, found.x2, found.y2) == pytest.approx((180, 65, 267, 173), abs=8)
 
 
-def test_small_faces_are_not_looked_for():
+def test_small_faces_are_not_looked_for(build):
     small = np.array(Pillow.fromarray(data.astronaut()).resize((180, 180)))  # face: 38 pixels
-    assert len(MTCNNDetector(30, 0.9, 64).detect(small).faces) == 1
-    assert MTCNNDetector(80, 0.9, 64).detect(small).faces == ()
+    assert len(build(30, 0.9, 64).detect(small).faces) == 1
+    assert build(80, 0.9, 64).detect(small).faces == ()
 
 
-def test_candidates_of_one_level_are_limited(monkeypatch):
-    frame = np.tile(np.array(Pillow.fromarray(data.astronaut()).resize((128, 128))), (2, 4, 1))
-    whole = MTCNNDetector(24, 0.9, 64).detect(frame)
+def crowd():
+    return np.tile(np.array(Pillow.fromarray(data.astronaut()).resize((128, 128))), (2, 4, 1))
+
+
+def limit_candidates(monkeypatch, limit):
+    for module in (mtcnn_openvino, mtcnn_torch):
+        monkeypatch.setattr(module, "CANDIDATES", limit)
+
+
+def test_candidates_of_one_level_are_limited(build, monkeypatch):
+    whole = build(24, 0.9, 64).detect(crowd())
     assert len(whole.faces) == 8 and not whole.truncated
-    monkeypatch.setattr(mtcnn, "CANDIDATES", 4)
-    some = MTCNNDetector(24, 0.9, 64).detect(frame)
+    limit_candidates(monkeypatch, 4)
+    some = build(24, 0.9, 64).detect(crowd())
     assert some.truncated
     assert 0 < len(some.faces) < 8
 
 
-def test_a_limit_that_was_hit_is_forgotten_with_the_next_picture(monkeypatch):
-    monkeypatch.setattr(mtcnn, "CANDIDATES", 4)
-    detector = MTCNNDetector(40, 0.9, 64)
+def test_a_limit_that_was_hit_is_forgotten_with_the_next_picture(build, monkeypatch):
+    limit_candidates(monkeypatch, 4)
+    detector = build(40, 0.9, 64)
     assert detector.detect(data.astronaut()).truncated
     assert not detector.detect(np.zeros((100, 100, 3), np.uint8)).truncated
 
 
-def test_a_failure_is_tried_again_with_a_border():
+def pictures():
+    """Faces of several sizes and places, a crowd, sides of odd length, nothing."""
+    whole = data.astronaut()
+    noise = np.random.default_rng(1).integers(0, 256, (90, 121, 3), dtype=np.uint8)
+    shifted = np.full((301, 533, 3), 96, np.uint8)
+    shifted[20:276, 217:473] = whole[::2, ::2]
+    return [whole, shifted, whole[60:, 180:], crowd(), whole[40:71, 190:233], noise, noise * 0]
+
+
+@pytest.mark.parametrize("min_face", [20, 24, 40, 41])
+def test_openvino_finds_what_torch_finds(min_face):
+    here, there = MTCNNDetector(min_face, 0.0, 64), MTCNNDetector(min_face, 0.0, 64)
+    there._cascade = TorchCascade(min_face * there._scale)
+    faces = 0
+    for picture in pictures():
+        found, expected = here.detect(picture), there.detect(picture)
+        assert len(found.faces) == len(expected.faces)
+        assert found.truncated == expected.truncated
+        faces += len(found.faces)
+        for a, b in zip(found.faces, expected.faces, strict=True):
+            box = (a.box.x1, a.box.y1, a.box.x2, a.box.y2)
+            assert box == pytest.approx((b.box.x1, b.box.y1, b.box.x2, b.box.y2), abs=0.01)
+            assert a.confidence == pytest.approx(b.confidence, abs=1e-4)
+            assert np.array(a.landmarks) == pytest.approx(np.array(b.landmarks), abs=0.01)
+    assert faces >= 8
+
+
+def test_the_same_candidates_are_passed_on(monkeypatch):
+    limit_candidates(monkeypatch, 20)
+    picture = data.astronaut()
+    found, expected = OpenVINOCascade(20.0).find(picture), TorchCascade(20.0).find(picture)
+    assert found.truncated and expected.truncated
+    assert found.boxes == pytest.approx(expected.boxes, abs=0.01)
+
+
+def test_torch_takes_over_where_openvino_cannot(monkeypatch, caplog):
+    def refuse(name):
+        raise EngineError("OpenVINO cannot be imported")
+
+    monkeypatch.setattr(mtcnn_openvino, "import_openvino", refuse)
     detector = MTCNNDetector(40, 0.9, 64)
+    assert isinstance(detector._cascade, TorchCascade)
+    assert "torch searches for faces instead of OpenVINO" in caplog.text
+    assert len(detector.detect(data.astronaut()).faces) == 1
+
+
+def test_networks_that_disagree_with_torch_are_refused(monkeypatch):
+    monkeypatch.setattr(mtcnn_openvino, "TOLERANCE", -1.0)
+    with pytest.raises(EngineError, match=r"MTCNN's pnet in OpenVINO differs from torch by"):
+        mtcnn_openvino._convert(mtcnn_openvino.import_openvino("test"))
+
+
+def test_a_failure_is_tried_again_with_a_border(build):
+    detector = build(40, 0.9, 64)
     expected = detector.detect(data.astronaut())
-    inner, sizes = detector._network.detect, []
+    cascade, sizes = detector._cascade, []
 
-    def fails_once(picture, landmarks):
-        sizes.append(picture.shape)
-        if len(sizes) == 1:
-            raise IndexError("mask")
-        return inner(picture, landmarks=landmarks)
+    class FailsOnce:
+        def find(self, picture):
+            sizes.append(picture.shape)
+            if len(sizes) == 1:
+                raise IndexError("mask")
+            return cascade.find(picture)
 
-    detector._network.detect = fails_once
+    detector._cascade = FailsOnce()
     again = detector.detect(data.astronaut())
     assert sizes[1] > sizes[0]
     assert again.faces[0].box.iou(expected.faces[0].box) > 0.9
@@ -91,12 +169,20 @@ def test_a_failure_is_tried_again_with_a_border():
     )
 
 
+def test_a_candidate_outside_of_the_picture_is_a_failure():
+    outside = np.array([[70.0, 10, 90, 30, 0.9]], np.float32)
+    cascade = OpenVINOCascade(20.0)
+    with pytest.raises(IndexError):
+        cascade._judge(1, None, np.zeros((64, 64, 3), np.uint8), outside, 24)
+    assert len(Candidates.none(False).boxes) == 0
+
+
 def test_a_second_failure_is_an_engine_error():
+    class Fails:
+        def find(self, picture):
+            raise RuntimeError("expected a non-empty list")
+
     detector = MTCNNDetector(40, 0.9, 64)
-
-    def fails(picture, landmarks):
-        raise RuntimeError("expected a non-empty list")
-
-    detector._network.detect = fails
+    detector._cascade = Fails()
     with pytest.raises(EngineError, match="MTCNN failed"):
         detector.detect(data.astronaut())

@@ -1,0 +1,60 @@
+"""Resizing in NumPy gives torch's numbers to the last bit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deepscan.faces.resize import AreaSums, shrink
+
+
+def noise(height, width):
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(270, 480), (271, 483), (50, 70), (64, 1), (7, 5), (1, 3)])
+@pytest.mark.parametrize("scale", [0.5, 20 / 41, 20 / 64, 20 / 300, 20 / 21])
+def test_shrinking_is_that_of_torch(size, scale):
+    image = noise(*size)
+    wanted = [max(1, math.ceil(side * scale)) for side in size]
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    expected = F.interpolate(pixels, size=wanted, mode="bilinear", antialias=True)
+    assert np.array_equal(shrink(image, scale), expected[0].permute(1, 2, 0).numpy())
+
+
+def test_shrinking_by_nothing_is_nothing():
+    image = noise(9, 8)
+    assert shrink(image, 1) is image
+
+
+def test_views_that_are_not_contiguous_are_shrunk_too():
+    image = noise(40, 60)
+    assert np.array_equal(shrink(image[:, ::-1], 0.5), shrink(image[:, ::-1].copy(), 0.5))
+
+
+@pytest.mark.parametrize("size", [(2, 3), (12, 40), (61, 61), (70, 90), (65, 71)])
+def test_the_whole_picture_is_averaged_as_torch_does(size):
+    image = noise(60, 70)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    expected = F.interpolate(pixels, size=size, mode="area")[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(AreaSums(image).resized(*size), expected)
+
+
+@pytest.mark.parametrize("side", [24, 48])
+def test_regions_are_averaged_as_torch_does(side):
+    image = noise(120, 100)
+    boxes = np.array([(0, 0, 100, 120), (3, 5, 4, 6), (10, 20, 41, 51), (50, 7, 77, 90)])
+    found = AreaSums(image).crops(*boxes.T, side)
+    for crop, (left, top, right, bottom) in zip(found, boxes, strict=True):
+        pixels = torch.from_numpy(image[top:bottom, left:right]).permute(2, 0, 1)[None].float()
+        expected = F.interpolate(pixels, size=(side, side), mode="area")[0]
+        assert np.array_equal(crop, expected.permute(1, 2, 0).numpy())
+
+
+def test_sums_beyond_32_bits_are_still_exact():
+    white = np.full((4500, 4000, 3), 255, np.uint8)  # adds up to 4.6e9
+    assert (AreaSums(white).crops(*np.array([[3990, 4490, 4000, 4500]]).T, 4) == 255).all()
