@@ -53,7 +53,9 @@ def test_a_healthy_installation_is_told_in_full(values, tmp_path):
     assert report.chosen_engine == engine.name and report.chosen_reason == engine.info.reason
     found = {one.name: one for one in report.engines}
     assert {"openvino-cpu-fp32", "torch-cpu-fp32", "torch-cuda-fp32"} <= set(found)
-    assert found["openvino-cpu-fp32"].works and found["openvino-cpu-fp32"].mean_mask_iou > 0.99
+    assert (
+        found["openvino-cpu-fp32"].works and found["openvino-cpu-fp32"].parity.mean_mask_iou > 0.99
+    )
     assert found["torch-cpu-fp32"].detail == "the reference"
     assert found["torch-cuda-fp32"].works == (detect_hardware().cuda is not None)
     assert report.selftest.works and report.selftest.largest_difference < 0.02

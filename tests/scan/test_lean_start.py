@@ -1,0 +1,90 @@
+"""A scan on a CPU imports neither torch nor what is built on it, in no process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepscan.engines.hardware import has_gpu_driver
+from tests.conftest import make_face_clip
+
+HEAVY = ("torch", "torchvision", "timm", "facenet_pytorch")
+# Packages that a scan's main process may import, with those that they import themselves.
+ALLOWED = {
+    "deepscan", "av", "numpy", "PIL", "openvino", "packaging", "jinja2", "markupsafe",
+    "typer", "click", "rich", "shellingham", "markdown_it", "mdurl", "pygments", "annotated_doc",
+    "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection",
+    "cython_runtime",
+}  # fmt: skip
+_NAMES = """
+import json, sys
+sys.argv = ["deepscan", *json.loads(sys.argv[1])]
+from deepscan.cli.scan import run
+try:
+    run()
+finally:
+    names = {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
+    print(json.dumps(sorted(names)), file=sys.stderr)
+"""
+# Python runs this first in every process that inherits PYTHONPATH.
+_REFUSE = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in {HEAVY[:3]!r}:
+            raise ImportError(f"{{name}} is not to be imported")
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+    """A clip, and an environment whose cache holds all that its scan needs."""
+    if has_gpu_driver():
+        pytest.skip("this machine may have a GPU, which torch is asked about")
+    folder = tmp_path_factory.mktemp("lean")
+    (folder / "archive").mkdir()
+    make_face_clip(folder / "archive" / "clip.mp4")
+    environment = {**os.environ, "DEEPSCAN_CACHE": str(folder / "cache")}
+    first = run(["archive/clip.mp4"], folder, environment)
+    assert first.returncode == 0, first.stderr
+    assert "converting" in first.stderr and "once" in first.stderr
+    return folder, environment
+
+
+def run(arguments: list[str], folder: Path, environment: dict[str, str]):
+    return subprocess.run(
+        [sys.executable, "-c", _NAMES, json.dumps(arguments)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_a_scan_imports_what_it_needs_and_no_more(scanned):
+    folder, environment = scanned
+    ran = run(["archive/clip.mp4", "--out", "result.mp4"], folder, environment)
+    assert ran.returncode == 0, ran.stderr
+    told, names = ran.stderr.rstrip().rpartition("\n")[::2]
+    assert "converting" not in told
+    imported = set(json.loads(names)) - set(sys.stdlib_module_names)
+    assert not imported.intersection(HEAVY)
+    assert {name for name in imported if not name.startswith("_")} - ALLOWED == set()
+
+
+def test_no_process_of_an_archive_imports_torch(scanned):
+    folder, environment = scanned
+    (folder / "sitecustomize.py").write_text(_REFUSE)
+    path = os.pathsep.join([str(folder), *filter(None, [environment.get("PYTHONPATH")])])
+    ran = run(
+        ["archive", "--out", "results", "--jobs", "2", "--quiet"],
+        folder,
+        {**environment, "PYTHONPATH": path},
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "torch" not in ran.stderr
