@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from deepscan.errors import OutputError, UnreadableError, UsageError
 from deepscan.types import Output, ReadReport
 
 _CHUNK = 4 * 2**20
+_PART = re.compile(r"\..*\.[0-9a-f]{8}\.part(\.[^.]*)?", re.DOTALL)
 
 Identity = tuple[int, int, int, int]  # device, inode, bytes, modification time in nanoseconds
 
@@ -109,6 +111,11 @@ def part_name(path: Path) -> Path:
     """A free name beside the final one; it keeps the suffix, which tells writers the container."""
     # 40 characters: with what is added, the longest name that a file system takes is not passed.
     return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
+
+
+def is_part(name: str) -> bool:
+    """Whether a file name is one that `part_name` gives: of an output that was never finished."""
+    return _PART.fullmatch(name) is not None
 
 
 @contextmanager

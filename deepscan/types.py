@@ -91,7 +91,7 @@ class VideoInfo:
     was applied to make the picture upright. `duration` is in seconds, None where unknown.
 
     Time 0 is where the container starts, the least start time over its streams, as players count:
-    `start_pts` is what this stream's clock shows there, `time_offset` the time of its first frame
+    `start_pts` is this stream's timestamp there, `time_offset` the time of its first frame
     in seconds.
     """
 
@@ -186,12 +186,12 @@ class UnscoredFace:
 
 @dataclass(frozen=True, slots=True)
 class FrameCrops:
-    """A frame with its faces cut out. `looked` is False where no face search covered the frame."""
+    """A frame with its faces cut out. `analysed` is False where no face search covered it."""
 
     frame: Frame
     crops: tuple[FaceCrop, ...]
     unscored: tuple[UnscoredFace, ...] = ()
-    looked: bool = True
+    analysed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +432,7 @@ class Scan:
     versions: tuple[tuple[str, str], ...]
     timings: tuple[tuple[str, float], ...]
     started: str  # UTC, ISO 8601
-    first_pts: int = 0  # what the stream's clock shows at time zero
+    first_pts: int = 0  # the stream's timestamp at time zero
     ignored: tuple[str, ...] = ()
     provenance: Provenance | None = None  # None: nobody looked
 

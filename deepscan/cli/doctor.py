@@ -118,7 +118,7 @@ class Report:
 
     def to_text(self) -> str:
         """The report for people."""
-        return _told(self)
+        return _to_text(self)
 
 
 def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
@@ -136,7 +136,7 @@ def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
     decoders, libraries = _decoders()
     if not decoders[0].works:
         reasons.append(f"no video can be read: {decoders[0].detail}")
-    sandbox = _child(_SANDBOX)
+    sandbox = _run_child(_SANDBOX)
     if not sandbox.works:
         reasons.append(f"decoder processes cannot be locked down: {sandbox.detail}")
     elif sandbox.detail == "none":
@@ -145,7 +145,7 @@ def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
     engines: tuple[EngineFinding, ...] = ()
     chosen, why, selftest = None, "no model", SelfTest(None, "no engine")
     if card is not None:
-        engines = tuple(_try(choice, card, hardware) for choice in _every_choice())
+        engines = tuple(_check_engine(choice, card, hardware) for choice in _every_choice())
         engine = _choose(options.engine, card, hardware, engines)
         if isinstance(engine, str):
             why = engine
@@ -190,18 +190,18 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 def _decoders() -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
     """PyAV first, then decord; and the versions of PyAV's FFmpeg libraries."""
-    av = _child(_AV)
+    av = _run_child(_AV)
     libraries: tuple[tuple[str, str], ...] = ()
     if av.works:
         libraries = tuple(sorted(json.loads(av.detail).items()))
         av = Finding("pyav", True, version("av"))
-    decord = _child(_DECORD)
+    decord = _run_child(_DECORD)
     if not decord.works:
         decord = Finding("decord", False, f"{decord.detail}; PyAV reads everything instead")
     return (replace(av, name="pyav"), replace(decord, name="decord")), libraries
 
 
-def _child(code: str) -> Finding:
+def _run_child(code: str) -> Finding:
     """Run a line of Python in a process of its own; what it prints, or why it failed."""
     try:
         done = subprocess.run(
@@ -251,7 +251,7 @@ def _every_choice() -> list[Choice]:
     ]
 
 
-def _try(choice: Choice, card: Card, hardware: Hardware) -> EngineFinding:
+def _check_engine(choice: Choice, card: Card, hardware: Hardware) -> EngineFinding:
     try:
         engine: Any = build(choice, card, hardware, "", allow_build=False)
     except DeepscanError as error:
@@ -306,7 +306,7 @@ def _selftest(engine: Engine, card: Card) -> SelfTest:
     )
 
 
-def _told(report: Report) -> str:
+def _to_text(report: Report) -> str:
     lines = ["deepscan works here." if report.ok else "deepscan does NOT work as it should here:"]
     lines += [f"  - {reason}" for reason in report.reasons]
     lines += [f"  note: {note}" for note in report.notes]
@@ -323,7 +323,7 @@ def _told(report: Report) -> str:
     lines += ["", "Decoders"]
     lines += [f"  {_mark(one.works)} {one.name:<18} {one.detail}" for one in report.decoders]
     lines += ["", "Engines"]
-    lines += [f"  {_mark(one.works)} {one.name:<18} {_figures(one)}" for one in report.engines]
+    lines += [f"  {_mark(one.works)} {one.name:<18} {_parity_text(one)}" for one in report.engines]
     lines.append(f"  a scan takes {report.chosen_engine or 'none'} ({report.chosen_reason})")
     lines += ["", "Model"]
     if (model := report.model) is None:
@@ -341,7 +341,7 @@ def _mark(works: bool) -> str:
     return "yes" if works else "no "
 
 
-def _figures(engine: EngineFinding) -> str:
+def _parity_text(engine: EngineFinding) -> str:
     if engine.parity is None:
         return engine.detail
     return (

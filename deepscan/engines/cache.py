@@ -11,9 +11,11 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from deepscan.errors import OutputError
+from deepscan.files import atomic_output
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ def write_entry(folder: Path | None, key: str, facts: Mapping[str, str], *parts:
     try:
         _replace(data, b"".join(parts))
         _replace(side, note.encode())
-    except OSError as error:
+    except (OSError, OutputError) as error:
         logger.warning("the cache %s cannot be written: %s", folder, error)
 
 
@@ -108,11 +110,5 @@ def _paths(folder: Path, key: str) -> tuple[Path, Path]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(content)
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    with atomic_output(path) as part:
+        part.write_bytes(content)

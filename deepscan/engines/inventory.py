@@ -15,6 +15,7 @@ from deepscan.engines.parity import TOLERANCES, cache_parity, label_thresholds, 
 from deepscan.engines.recipe import FOLDER as RECIPES
 from deepscan.engines.recipe import Recipe, read_recipe
 from deepscan.errors import EngineError
+from deepscan.files import is_part
 from deepscan.models.weights import FOLDER, Card, read_card
 from deepscan.types import Parity
 
@@ -139,7 +140,7 @@ def entries(folder: Path | None = None) -> tuple[Entry, ...]:
     folder = folder or cache_folder()
     if folder is None:
         return ()
-    found = [_entry(side) for side in folder.glob("*.json")]
+    found = [_entry(side) for side in folder.glob("*.json") if not is_part(side.name)]
     whole = {entry.key for entry in found}
     found += [
         Entry(path.name, "leftover", {}, _size(path))
@@ -202,7 +203,11 @@ def _two_objects(text: str) -> tuple[dict[str, object], dict[str, object]]:
 
 def _is_leftover(name: str) -> bool:
     """Whether a file is half an entry, or the log of a build by an earlier version."""
-    return name.endswith(".part") or (name.startswith("build-") and name.endswith(".log"))
+    return (
+        is_part(name)
+        or name.endswith(".part")
+        or (name.startswith("build-") and name.endswith(".log"))
+    )
 
 
 def _size(path: Path) -> int:

@@ -39,7 +39,7 @@ def find_faces(
     time. What happens only between two key frames of one shot is not seen: a face that comes and
     goes is missed, and one that is hidden for a moment gets boxes all the same.
 
-    Only sampled frames are searched and cut; the others come out with `looked=False` and without
+    Only sampled frames are searched and cut; the others come out with `analysed=False` and without
     crops.
 
     Frames are held back from one key frame to the next, at most `MAX_FRAMES` of them and at most
@@ -75,7 +75,7 @@ def find_faces(
         position = 0
         for frame, on in group:
             if not on:
-                yield FrameCrops(frame, (), looked=False)
+                yield FrameCrops(frame, (), analysed=False)
                 continue
             while searched[position].index < frame.index:
                 position += 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepscan.errors import ModelError
+from deepscan.files import atomic_output
 from deepscan.types import Measured, ModelInfo
 
 if TYPE_CHECKING:
@@ -124,13 +125,15 @@ def save_weights(
 ) -> str:
     """Write a state dict with its config and history as safetensors; returns its SHA-256.
 
-    The file is written aside and renamed, so it is whole or absent.
+    The file is whole or absent.
+
+    Raises:
+        OutputError: it cannot be written.
     """
     from safetensors.torch import save
 
     metadata = {"config": json.dumps(config.to_dict(), sort_keys=True), **training}
     data = save({key: value.contiguous().cpu() for key, value in state.items()}, metadata)
-    part = path.with_suffix(".part")
-    part.write_bytes(data)
-    part.replace(path)
+    with atomic_output(path) as part:
+        part.write_bytes(data)
     return hashlib.sha256(data).hexdigest()

@@ -183,7 +183,7 @@ def predict(
         while waiting and len(waiting[0].crops) <= len(scored):
             done = waiting.popleft()
             faces = tuple(FacePrediction(crop, *scored.popleft()) for crop in done.crops)
-            yield FrameResult(done.frame, faces, done.unscored, done.looked)
+            yield FrameResult(done.frame, faces, done.unscored, done.analysed)
 
 
 def _check(predictions: Predictions, count: int, name: str) -> None:

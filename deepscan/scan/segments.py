@@ -109,7 +109,7 @@ def continue_tracks(found: Iterable[FrameCrops], known: TrackState) -> Iterator[
 
     for frame in found:
         faces = [crop.face for crop in frame.crops] + [each.face for each in frame.unscored]
-        if names is None and frame.looked:
+        if names is None and frame.analysed:
             names = _same(known, frame.frame.time, faces)
         yield replace(
             frame,

@@ -23,7 +23,7 @@ class TrackEvidence:
 
     times: array[float] = field(default_factory=lambda: array("d"))
     sizes: array[float] = field(default_factory=lambda: array("f"))
-    judged: array[float] = field(default_factory=lambda: array("d"))  # times of scored sightings
+    scored: array[float] = field(default_factory=lambda: array("d"))  # times of scored sightings
     logits: array[float] = field(default_factory=lambda: array("f"))
     shares: array[float] = field(default_factory=lambda: array("f"))
     sharpness: array[float] = field(default_factory=lambda: array("f"))
@@ -72,7 +72,7 @@ class Evidence:
             series.sides.append(side)
             series.detail.append(face.crop.detail)
             series.whole.append(whole)
-            series.judged.append(time)
+            series.scored.append(time)
             series.logits.append(logit(face.score))
             series.shares.append(float((face.mask > 0.5).mean()))
             series.sharpness.append(face.crop.sharpness)
@@ -117,12 +117,12 @@ class TrackWindows:
     """A track's windows, one round each judged sighting: where they stand and what they say.
 
     `bands` is the quality band of each, -1 outside of all; `alone` says that single pictures are
-    its scale. `shown` is how long each sighting stands for, in windows.
+    its scale. `durations` is how long each sighting stands for, in windows.
     """
 
     series: TrackEvidence
     times: Floats
-    shown: Floats
+    durations: Floats
     shares: Floats
     bands: NDArray[np.intp]
     logits: Floats  # of the single sightings
@@ -136,7 +136,7 @@ class TrackWindows:
     def unknown(self, *, still: bool) -> bool:
         """No window lies in a band, though the face was there for long enough to count."""
         seen = len(self.times) > 0 and not self.inside.any()
-        return seen and (still or float(self.shown.sum()) >= 1 - 1e-9)
+        return seen and (still or float(self.durations.sum()) >= 1 - 1e-9)
 
 
 def windows_of(
@@ -152,15 +152,15 @@ def windows_of(
 def _windows(
     series: TrackEvidence, step: float, calibration: Calibration, *, still: bool
 ) -> TrackWindows:
-    times, window = np.array(series.judged), calibration.window
-    shown: Floats = np.minimum(np.diff(times, append=times[-1:] + step), window) / window
-    alone = still or len(times) < MIN_SIGHTINGS * max(1.0, float(shown.sum()))
+    times, window = np.array(series.scored), calibration.window
+    durations: Floats = np.minimum(np.diff(times, append=times[-1:] + step), window) / window
+    alone = still or len(times) < MIN_SIGHTINGS * max(1.0, float(durations.sum()))
     qualities = np.array([series.sides, series.sharpness, series.detail], np.float64).T
     bands = calibration.bands_of(medians(times, qualities, window))
     logits = np.array(series.logits, np.float64)
     llr = calibration.llr(smooth(times, logits, window), bands, still=alone)
     shares = np.array(series.shares, np.float64)
-    return TrackWindows(series, times, shown, shares, bands, logits, llr, alone)
+    return TrackWindows(series, times, durations, shares, bands, logits, llr, alone)
 
 
 def looks_of(windows: Iterable[TrackWindows]) -> float:
@@ -168,8 +168,8 @@ def looks_of(windows: Iterable[TrackWindows]) -> float:
 
     Windows outside of the calibration's bands are none.
     """
-    shown = [each.shown[each.inside] for each in windows]
-    return max(1.0, sum(max(1.0, float(each.sum())) for each in shown if len(each)))
+    durations = [each.durations[each.inside] for each in windows]
+    return max(1.0, sum(max(1.0, float(each.sum())) for each in durations if len(each)))
 
 
 def smooth(times: Floats, values: Floats, window: float) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from deepscan.cli import arguments
 from deepscan.cli import scan as cli
 from deepscan.errors import EngineError, OutputError
 from deepscan.sinks import SINKS
+from deepscan.testing import FakeEngine
 from tests.conftest import make_face_clip
 
 ROOT = Path(__file__).parents[2]
@@ -274,6 +276,24 @@ def test_hostile_names_are_written_out(deepscan_cli, clips, tmp_path):
         assert "\\x1b[2J\\x0a" in told
         assert "\x1b" not in told and "\u202e" not in told
         assert "\n.mp4" not in told
+
+
+def test_the_way_from_the_command_to_a_score_is_short(deepscan_cli, clips, monkeypatch):
+    """What a reader follows: at most eight calls in four files, the engine's own among them."""
+    ways = []
+    predict = FakeEngine.predict
+
+    def traced(self, crops):
+        called = [(Path(each.filename), each.function) for each in inspect.stack()]
+        ways.append(called[: called.index((Path(cli.__file__), "scan")) + 1])
+        return predict(self, crops)
+
+    monkeypatch.setattr(FakeEngine, "predict", traced)
+    assert deepscan_cli(clips["honest"]).code == 0
+    package = Path(deepscan.__file__).parent
+    calls = [call for call in ways[0] if call[0].is_relative_to(package)]
+    assert len(calls) + 1 <= 8, calls
+    assert len({path for path, _ in calls}) + 1 <= 4, calls
 
 
 def test_what_was_done_before_an_error_is_counted(deepscan_cli, clips, monkeypatch):

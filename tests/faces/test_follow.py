@@ -78,7 +78,7 @@ def test_a_slow_face_is_searched_on_key_frames_only():
     found, searched = run(lambda index: [at(10 + index)], stream(60))
     assert searched == [0, 10, 20, 30, 40, 50, 59]
     for index, item in enumerate(found):
-        assert item.frame.index == index and item.looked and ids(item) == [0]
+        assert item.frame.index == index and item.analysed and ids(item) == [0]
         face = item.crops[0].face
         assert face.box.x1 == pytest.approx(10 + index)
         assert face.landmarks[4] == pytest.approx((face.box.x1 + 4, 24))
@@ -129,7 +129,7 @@ def test_a_face_that_comes_is_there_from_its_first_frame(moment):
 def test_a_face_that_goes_is_there_to_its_last_frame(moment):
     found, _ = run(lambda index: [at(10)] if index < moment else [], stream(31))
     assert [ids(item) for item in found] == [[0]] * moment + [[]] * (31 - moment)
-    assert all(item.looked for item in found)
+    assert all(item.analysed for item in found)
 
 
 def test_a_short_absence_keeps_the_track_and_a_long_one_does_not():
@@ -251,9 +251,9 @@ def test_a_stride_leaves_frames_out(stride):
     assert all(index % stride == 0 for index in searched)
     assert [item.frame.index for item in found] == list(range(83))
     for index, item in enumerate(found):
-        assert item.looked is (index % stride == 0)
-        assert len(item.crops) == item.looked
-        if item.looked and stride < 20:
+        assert item.analysed is (index % stride == 0)
+        assert len(item.crops) == item.analysed
+        if item.analysed and stride < 20:
             assert ids(item) == [0]
             assert item.crops[0].face.box.x1 == pytest.approx(10 + index)
 
@@ -261,7 +261,7 @@ def test_a_stride_leaves_frames_out(stride):
 def test_a_stride_sees_cuts_between_its_frames():
     options = ScanOptions(min_sharpness=0.0, detect_every=0.4, stride=5)
     found, _ = run(lambda index: [at(50)], stream(21, shots=[7]), options)
-    assert [ids(item)[0] for item in found if item.looked] == [0, 0, 1, 1, 1]
+    assert [ids(item)[0] for item in found if item.analysed] == [0, 0, 1, 1, 1]
 
 
 def test_small_faces_are_named_but_not_judged():
@@ -331,7 +331,7 @@ def test_whatever_happens_every_frame_comes_once_in_order(places, shots, stride)
     assert len(set(searched)) == len(searched)
     latest = -1
     for item in found:
-        assert item.looked is (item.frame.index % stride == 0)
+        assert item.analysed is (item.frame.index % stride == 0)
         tracks = ids(item)
         assert tracks == sorted(set(tracks))
         assert all(track <= latest for track in tracks) or max(tracks) > latest
