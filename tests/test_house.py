@@ -15,7 +15,8 @@ import typer
 
 import deepscan
 from deepscan import exit_codes
-from deepscan.archive.workers.contract import CREWS, Crew
+from deepscan.archive.workers import WORKER_POOLS
+from deepscan.archive.workers.contract import WorkerPool
 from deepscan.cli import arguments, scan
 from deepscan.engines import ENGINES
 from deepscan.engines.engine import Engine
@@ -37,7 +38,7 @@ TABLES = [
         (DETECTORS, FaceDetector),
         (SINKS, Sink),
         (READERS, VideoReader),
-        (CREWS, Crew),
+        (WORKER_POOLS, WorkerPool),
     )
     for entry in table.values()
 ]

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.journal import JOURNAL, recall
+from deepscan.archive.journal import JOURNAL, read_state
 from deepscan.archive.records import Outcome, Run
 from deepscan.archive.reports import inside
-from deepscan.archive.settings_hash import key_of
+from deepscan.archive.settings_hash import result_key
 from deepscan.errors import UsageError
 from deepscan.sinks.record import SCHEMA as RECORD
 from deepscan.sinks.wording import probability, visible
@@ -225,8 +225,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
-    memory = recall(folder)
-    results = memory.results(folder)
+    state = read_state(folder)
+    results = state.results(folder)
     for outcome in results.outcomes:
         yield (
             outcome.name,
@@ -243,7 +243,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
 def _facts_of(folder: Path, outcome: Outcome, run: Run) -> Facts:
     """What judged an outcome: as the last run says if it did, else as its record says."""
     content = {"content": {"sha256": outcome.sha256}}
-    if outcome.sha256 is not None and outcome.key == key_of(outcome.sha256, run.decides):
+    if outcome.sha256 is not None and outcome.key == result_key(outcome.sha256, run.settings_hash):
         return {
             **content,
             "model": {"name": run.model, "sha256": run.model_sha256},

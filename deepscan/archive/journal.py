@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from deepscan.archive.lock import Lock
-from deepscan.archive.records import Item, Outcome, Results, Run
-from deepscan.archive.settings_hash import key_of
+from deepscan.archive.records import InputFile, Outcome, Results, Run
+from deepscan.archive.settings_hash import result_key
 from deepscan.errors import OutputError
 from deepscan.files import atomic_output, sync
 from deepscan.types import Label, Reason
@@ -51,7 +51,7 @@ _HEAD = b'{"v":'
 Identity = tuple[int, int, int, int]
 
 
-class Memory:
+class JournalState:
     """What a journal says, with the look-ups of a run that goes on where another ended.
 
     `outcomes` are the current ones by name, `superseded` the older ones that other settings,
@@ -74,13 +74,15 @@ class Memory:
     def superseded(self) -> tuple[Outcome, ...]:
         return tuple(self._older.values())
 
-    def unchanged(self, item: Item, decides: str) -> Outcome | None:
-        """The current outcome of an item that is the same file as then (name and identity), if it
-        holds under `decides`; nothing is hashed. Errors are outcomes too: look at the label."""
-        known = self.outcomes.get(item.name)
-        if known is None or item.identity is None or known.identity != item.identity:
+    def unchanged(self, file: InputFile, settings_hash: str) -> Outcome | None:
+        """The current outcome of a file that has the same name and identity, under these settings.
+
+        Nothing is hashed. Errors are outcomes too: look at the label.
+        """
+        known = self.outcomes.get(file.name)
+        if known is None or file.identity is None or known.identity != file.identity:
             return None
-        if known.sha256 is None or known.key != key_of(known.sha256, decides):
+        if known.sha256 is None or known.key != result_key(known.sha256, settings_hash):
             return None
         return known
 
@@ -124,7 +126,7 @@ class Memory:
             finished=self.finished,
         )
 
-    def take(self, entry: Mapping[str, Any]) -> None:
+    def apply(self, entry: Mapping[str, Any]) -> None:
         """Take in a line of the journal.
 
         Raises:
@@ -143,7 +145,7 @@ class Memory:
                 self.finished = bool(entry["finished"])
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """The lines that a journal needs to give this memory again."""
+        """The lines that a journal needs to give this state again."""
         # Outcomes in the order in which they were won: superseded ones are older than current ones.
         for run in self._runs[:-1]:
             yield _entry("run", run=run.to_json())
@@ -187,7 +189,7 @@ class Memory:
 class Journal:
     """The open journal of a results folder, for the one run that has its lock. Use it with `with`.
 
-    Every method that writes returns when its line is on the disk, and keeps `memory` up to date.
+    Every method that writes returns when its line is on the disk, and keeps `state` up to date.
     They raise OutputError if it cannot be written (the disk is full); the journal stays valid. One
     thread writes.
     """
@@ -200,22 +202,22 @@ class Journal:
                 be written to.
         """
         self.path = folder / JOURNAL
-        self.memory = Memory()
+        self.state = JournalState()
         self._broken = ""
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
         self._descriptor = _open(self.path, flags)
         try:
             with os.fdopen(os.dup(self._descriptor), "rb") as file:
-                self._lines, self._end = _recall(self.path, file, self.memory)
+                self._lines, self._end = _replay(self.path, file, self.state)
             if os.fstat(self._descriptor).st_size > self._end:
                 os.ftruncate(self._descriptor, self._end)
                 os.fsync(self._descriptor)
             sync(folder)
-            if self._lines - self.memory.size() > max(_WASTE, self.memory.size()):
+            if self._lines - self.state.size() > max(_WASTE, self.state.size()):
                 self.compact()
         except OSError as error:
             os.close(self._descriptor)
-            raise _unwritten(self.path, error) from error
+            raise _cannot_write(self.path, error) from error
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -224,9 +226,9 @@ class Journal:
         """A run starts."""
         self._append("run", run=run.to_json())
 
-    def started(self, item: Item, *, attempt: int = 1, key: str | None = None) -> None:
+    def started(self, file: InputFile, *, attempt: int = 1, key: str | None = None) -> None:
         """An item is taken up."""
-        self._append("started", name=item.name, attempt=attempt, identity=item.identity, key=key)
+        self._append("started", name=file.name, attempt=attempt, identity=file.identity, key=key)
 
     def lost(self, name: str, reason: Reason, *, attempt: int = 1) -> None:
         """What worked on an item died without an outcome."""
@@ -246,7 +248,7 @@ class Journal:
         Raises:
             OutputError: it cannot be written.
         """
-        self._lines, self._end = _write_anew(self.path, self.memory.entries())
+        self._lines, self._end = _write_anew(self.path, self.state.entries())
         descriptor = _open(self.path, os.O_RDWR | os.O_APPEND)
         os.close(self._descriptor)
         self._descriptor = descriptor
@@ -272,10 +274,10 @@ class Journal:
             os.fsync(self._descriptor)
         except OSError as error:
             self._take_back(error)
-            raise _unwritten(self.path, error) from error
+            raise _cannot_write(self.path, error) from error
         self._lines += 1
         self._end += len(line)
-        self.memory.take(json.loads(line))
+        self.state.apply(json.loads(line))
 
     def _take_back(self, error: OSError) -> None:
         """A torn line followed by others would be damage: cut it off, or write nothing more."""
@@ -283,23 +285,23 @@ class Journal:
             os.ftruncate(self._descriptor, self._end)
             os.fsync(self._descriptor)
         except OSError:
-            self._broken = str(_unwritten(self.path, error))
+            self._broken = str(_cannot_write(self.path, error))
 
 
-def recall(folder: Path) -> Memory:
+def read_state(folder: Path) -> JournalState:
     """Read a journal without changing it, also beside a run at work.
 
     Raises:
         OutputError: there is none, or it is damaged before its end (see `repair`).
     """
     path = folder / JOURNAL
-    memory = Memory()
+    state = JournalState()
     try:
         with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
-            _recall(path, file, memory)
+            _replay(path, file, state)
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror}") from error
-    return memory
+    return state
 
 
 def read_journal(folder: Path) -> Results:
@@ -308,7 +310,7 @@ def read_journal(folder: Path) -> Results:
     Raises:
         OutputError: there is no journal, no run has begun, or it is damaged before its end.
     """
-    return recall(folder).results(folder)
+    return read_state(folder).results(folder)
 
 
 def repair(folder: Path) -> tuple[int, int]:
@@ -330,12 +332,12 @@ def repair(folder: Path) -> tuple[int, int]:
                 for number, line in enumerate(_lines(file), start=1):
                     try:
                         entry = _opened(line)
-                        Memory().take(entry)
+                        JournalState().apply(entry)
                     except (KeyError, TypeError, ValueError):
                         lost += 1
                         continue
                     if entry["v"] != _VERSION:
-                        raise _newer(path, entry["v"])
+                        raise _newer_version(path, entry["v"])
                     broken = broken or entry["seq"] != number
                     kept.append(entry)
             if not lost and not broken:
@@ -343,7 +345,7 @@ def repair(folder: Path) -> tuple[int, int]:
             beside = _free_name(path)
             os.link(path, beside)
         except OSError as error:
-            raise _unwritten(path, error) from error
+            raise _cannot_write(path, error) from error
         _write_anew(path, kept)
     logger.warning("%s: %d lines kept, %d lost; as it was: %s", path, len(kept), lost, beside)
     return len(kept), lost
@@ -413,7 +415,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _recall(path: Path, file: BinaryIO, memory: Memory) -> tuple[int, int]:
+def _replay(path: Path, file: BinaryIO, state: JournalState) -> tuple[int, int]:
     """Read a journal into memory; gives its whole lines and where the last of them ends."""
     count = end = 0
     torn = 0
@@ -426,11 +428,11 @@ def _recall(path: Path, file: BinaryIO, memory: Memory) -> tuple[int, int]:
             torn = count + 1
             continue
         if entry["v"] != _VERSION:
-            raise _newer(path, entry["v"])
+            raise _newer_version(path, entry["v"])
         try:
             if entry["seq"] != count + 1:
                 raise ValueError("a line is missing or doubled")
-            memory.take(entry)
+            state.apply(entry)
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path, count + 1) from error
         count += 1
@@ -451,7 +453,7 @@ def _write_anew(path: Path, entries: Iterable[Mapping[str, Any]]) -> tuple[int, 
                     size += file.write(_sealed(entry, lines))
         sync(path.parent)
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise _cannot_write(path, error) from error
     return lines, size
 
 
@@ -480,14 +482,14 @@ def _damaged(path: Path, line: int) -> OutputError:
     )
 
 
-def _newer(path: Path, version: object) -> OutputError:
+def _newer_version(path: Path, version: object) -> OutputError:
     return OutputError(
         f"{path}: format {version!r:.20}, this deepscan knows {_VERSION}: use the one that wrote "
         f"it, or another folder"
     )
 
 
-def _unwritten(path: Path, error: OSError) -> OutputError:
+def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{path} cannot be written: {error.strerror}; what is done so far is kept: free some space "
         f"or mend the folder, then run again"

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self, TextIO
 
-from deepscan.archive.run import Happening, Settled, Standing, Stopping, Working
-from deepscan.archive.workers.contract import Progressed
+from deepscan.archive.events import Heartbeat, ItemDone, RunEvent, RunStarted, RunStopping
+from deepscan.archive.workers.contract import TaskProgress
 from deepscan.sinks.wording import probability, visible
 from deepscan.types import Label
 
@@ -45,20 +45,20 @@ class Tally:
         self.fresh = 0
         self.found = 0
         self.failed = 0
-        self.in_flight: dict[str, Progressed | None] = {}
+        self.in_flight: dict[str, TaskProgress | None] = {}
         self.stopping = False
         self.bottleneck = ""
         self.recent: deque[tuple[float, int]] = deque()
         self._frames = 0
         self._began = time.monotonic()
 
-    def take(self, event: Happening) -> None:
+    def take(self, event: RunEvent) -> None:
         now = time.monotonic()
         match event:
-            case Standing():
+            case RunStarted():
                 self.total = event.total
                 self._began = now
-            case Settled(outcome=outcome):
+            case ItemDone(outcome=outcome):
                 self.settled += 1
                 self.found += outcome.label in FOUND
                 self.failed += outcome.label is Label.ERROR
@@ -66,11 +66,11 @@ class Tally:
                     self.fresh += 1
                     self._frames += outcome.frames
                 self.in_flight.pop(outcome.name, None)
-            case Progressed():
-                self.in_flight[event.task.item.name] = event
-            case Stopping():
+            case TaskProgress():
+                self.in_flight[event.task.file.name] = event
+            case RunStopping():
                 self.stopping = True
-            case Working():
+            case Heartbeat():
                 self.in_flight = {name: self.in_flight.get(name) for name in event.in_flight}
                 self.bottleneck = bottleneck(event.busy)
                 self.recent.append((now, self.frames))
@@ -139,7 +139,7 @@ class LiveView:
         if self._live is not None:
             self._live.stop()
 
-    def take(self, event: Happening) -> None:
+    def take(self, event: RunEvent) -> None:
         """Show what happened."""
         self.tally.take(event)
 
@@ -188,10 +188,10 @@ class PlainLog:
     def __exit__(self, *error: object) -> None:
         """Nothing is held."""
 
-    def take(self, event: Happening) -> None:
+    def take(self, event: RunEvent) -> None:
         """Tell what happened, if it is worth a line."""
         self.tally.take(event)
-        if isinstance(event, Settled):
+        if isinstance(event, ItemDone):
             outcome = event.outcome
             if event.fresh and outcome.label in FOUND:
                 score = (
@@ -200,18 +200,20 @@ class PlainLog:
                     else f", P(manipulated) {probability(outcome.score)}"
                 )
                 self._say(f"{outcome.name}: {outcome.label}{score}")
-        elif isinstance(event, Standing):
+        elif isinstance(event, RunStarted):
             self._last = time.monotonic()
-            crewed = event.crewed
-            self._say(f"{event.total:,} files, {crewed.slots} at once, engine {crewed.engine}")
-        elif isinstance(event, Stopping):
+            pool_info = event.pool_info
+            self._say(
+                f"{event.total:,} files, {pool_info.slots} at once, engine {pool_info.engine}"
+            )
+        elif isinstance(event, RunStopping):
             one = event.in_flight == 1
             flying = "1 file in flight is" if one else f"{event.in_flight} files in flight are"
             self._say(
                 f"stopping: {flying} brought to {'its' if one else 'their'} end; Ctrl-C once more "
                 "ends it at once"
             )
-        elif isinstance(event, Working) and time.monotonic() - self._last >= self._every:
+        elif isinstance(event, Heartbeat) and time.monotonic() - self._last >= self._every:
             self._say(self.tally.line())
             self._last = time.monotonic()
 
@@ -234,7 +236,7 @@ class Silence:
     def __exit__(self, *error: object) -> None:
         """Nothing is held."""
 
-    def take(self, event: Happening) -> None:
+    def take(self, event: RunEvent) -> None:
         """Nothing is shown."""
 
 

@@ -26,7 +26,7 @@ from deepscan.errors import OutputError
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-FETCHED = ".fetched"
+DOWNLOADS = ".fetched"
 """The folder below the results where remote files lie while they are scanned."""
 
 # What `publish.aside` gives, and files or folders that name the process that makes them.
@@ -126,7 +126,7 @@ def sweep(folder: Path, *, deep: bool = True) -> int:
                     (Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries
                 ]
             for path, is_folder in found:
-                ours = here == folder and path.name == FETCHED
+                ours = here == folder and path.name == DOWNLOADS
                 if not ours and not _LEFTOVER.fullmatch(path.name):
                     if is_folder and deep:
                         waiting.append(path)

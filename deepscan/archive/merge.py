@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepscan import __version__
-from deepscan.archive.journal import Journal, Memory, recall
-from deepscan.archive.records import Outcome, Results, Run, Written
+from deepscan.archive.journal import Journal, JournalState, read_state
+from deepscan.archive.records import Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import inside
 from deepscan.errors import OutputError, UsageError
 from deepscan.sinks.wording import visible
@@ -45,7 +45,7 @@ class Merged:
 @dataclass(frozen=True, slots=True)
 class _Part:
     folder: Path
-    memory: Memory
+    state: JournalState
     run: Run
 
 
@@ -100,18 +100,18 @@ def merge(
         placed = [links.take(each) for each in (*current, *older)]
         with Journal(part) as journal:
             for each in (*(one.run for one in loaded), run):
-                journal.memory.take({"kind": "run", "run": each.to_json()})
+                journal.state.apply({"kind": "run", "run": each.to_json()})
             # Superseded ones first: of each name the last outcome is the one that counts.
             for outcome in (*placed[len(current) :], *placed[: len(current)]):
-                journal.memory.take({"kind": "done", "outcome": outcome.to_json()})
-            journal.memory.take({"kind": "ended", "finished": not missing})
+                journal.state.apply({"kind": "done", "outcome": outcome.to_json()})
+            journal.state.apply({"kind": "ended", "finished": not missing})
             journal.compact()  # all lines at once, with one sync
         os.replace(part, out)  # an empty folder may stand there
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    results = recall(out).results(out.resolve())
+    results = read_state(out).results(out.resolve())
     return Merged(results, missing, links.linked, links.copied)
 
 
@@ -126,17 +126,17 @@ def _check_target(out: Path, parts: Iterable[Path]) -> None:
 
 
 def _load(folder: Path) -> _Part:
-    memory = recall(folder)
-    if memory.run is None:
+    state = read_state(folder)
+    if state.run is None:
         raise UsageError(f"{folder}: no run has begun here; scan first, then merge")
-    return _Part(folder, memory, memory.run)
+    return _Part(folder, state, state.run)
 
 
 def _check_same_rules(parts: Sequence[_Part]) -> None:
     """What was judged by different rules does not belong into one table without a word."""
     first = parts[0]
     for part in parts[1:]:
-        if part.run.decides == first.run.decides:
+        if part.run.settings_hash == first.run.settings_hash:
             continue
         told = "; ".join(_differences(first.run, part.run)) or "they say of themselves the same"
         raise UsageError(
@@ -169,8 +169,8 @@ def _united(parts: Sequence[_Part], *, newest: bool) -> tuple[list[_Taken], list
     older: list[_Taken] = []
     conflicts: list[str] = []
     for part in parts:
-        older += [_Taken(outcome, part.folder) for outcome in part.memory.superseded]
-        for name, outcome in part.memory.outcomes.items():
+        older += [_Taken(outcome, part.folder) for outcome in part.state.superseded]
+        for name, outcome in part.state.outcomes.items():
             mine, known = _Taken(outcome, part.folder), found.get(name)
             if known is None:
                 found[name] = mine
@@ -208,7 +208,7 @@ def _said(taken: _Taken) -> str:
 
 def _missing(parts: Sequence[_Part]) -> Iterable[str]:
     for part in parts:
-        if not part.memory.finished:
+        if not part.state.finished:
             yield f"{part.folder} is not finished: start its scan again, it goes on from there"
     shards = [part.run.shard for part in parts if part.run.shard is not None]
     counts = {count for _, count in shards}
@@ -291,7 +291,7 @@ class _Links:
         self._used.add(free)
         return free
 
-    def _bring(self, source: Path, target: Path, written: Written) -> None:
+    def _bring(self, source: Path, target: Path, written: OutputFile) -> None:
         try:
             facts = source.lstat()
             if not stat.S_ISREG(facts.st_mode) or facts.st_size != written.size:

@@ -11,7 +11,7 @@ from deepscan.types import Interval, Label, Reason
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class InputFile:
     """A file to scan.
 
     `name` says where it lies in the mirrored tree: "/"-separated, relative, unique in a run, as the
@@ -28,7 +28,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class SkippedEntry:
     """An entry that is not scanned, and the label that this leads to: a link, a pipe, no access."""
 
     name: str
@@ -38,7 +38,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class OutputFile:
     """A file that a scan left: which sink, its path relative to the results folder, its bytes."""
 
     kind: str
@@ -76,7 +76,7 @@ class Outcome:
     engine: str | None = None
     decoder: str | None = None
     folder: str | None = None
-    outputs: tuple[Written, ...] = ()
+    outputs: tuple[OutputFile, ...] = ()
     same_as: str | None = None
     started: str = ""
     took: float = 0.0
@@ -99,7 +99,7 @@ class Outcome:
             Interval(**{**given, "label": Label(given["label"])})
             for given in known.get("intervals", ())
         )
-        known["outputs"] = tuple(Written(**given) for given in known.get("outputs", ()))
+        known["outputs"] = tuple(OutputFile(**given) for given in known.get("outputs", ()))
         if known.get("identity") is not None:
             known["identity"] = tuple(known["identity"])
         return cls(**known)
@@ -109,9 +109,10 @@ class Outcome:
 class Run:
     """One start of the program on a results folder.
 
-    `settings`, `versions` and `decides` are flat and ready for JSON; `decides` is the part of them,
-    with the weights' hash and the engine, that every `Outcome.key` holds. `controls` says how the
-    known crops scored: name -> score, and `controls_passed` whether that was as it must be.
+    `settings` and `versions` are flat and ready for JSON. `settings_hash` is that of all that
+    decides a result (`archive.settings_hash`; "decides" in journals); every `Outcome.key` holds it.
+    `controls` says how the known crops scored: name -> score, and `controls_passed` whether that
+    was as it must be.
     """
 
     id: str
@@ -126,13 +127,15 @@ class Run:
     false_alarm_rate: float | None
     settings: tuple[tuple[str, str | int | float | bool | None], ...]
     versions: tuple[tuple[str, str], ...]
-    decides: str  # SHA-256
+    settings_hash: str  # SHA-256
     controls: tuple[tuple[str, float], ...] = ()
     controls_passed: bool | None = None
     shard: tuple[int, int] | None = None  # (i, n), i from 1
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        values["decides"] = values.pop("settings_hash")
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Run:
@@ -142,6 +145,7 @@ class Run:
             KeyError, TypeError, ValueError: it is not one.
         """
         known = {key: values[key] for key in cls.__slots__ if key in values}
+        known["settings_hash"] = values["decides"]
         for name in ("settings", "versions", "controls"):
             known[name] = tuple((key, value) for key, value in known.get(name, ()))
         known["command"] = tuple(known["command"])

@@ -27,7 +27,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 @cache
-def schema_of(name: str) -> Schema:
+def load_schema(name: str) -> Schema:
     """A schema that ships: "result-1" is that of records, "frames-1" that of frame lists."""
     found: Schema = json.loads(
         files("deepscan").joinpath("schemas", f"{name}.json").read_text("utf-8")
@@ -35,7 +35,7 @@ def schema_of(name: str) -> Schema:
     return found
 
 
-def complaints(value: Any, schema: Schema, root: Schema | None = None) -> Iterator[str]:
+def violations(value: Any, schema: Schema, root: Schema | None = None) -> Iterator[str]:
     """What is wrong with a JSON value, a line for each place; nothing if it has the shape.
 
     Raises:

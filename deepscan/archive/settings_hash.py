@@ -27,7 +27,7 @@ _VERSIONED_BY_RUNTIME = {
 }
 
 
-def decides(
+def settings_hash(
     options: ScanOptions,
     model_sha256: str,
     engine: str,
@@ -59,9 +59,9 @@ def decides(
     )
 
 
-def key_of(sha256: str, decides: str) -> str:
+def result_key(sha256: str, settings_hash: str) -> str:
     """The key (SHA-256, hex) of a content under what decides its result."""
-    return _digest([sha256, decides])
+    return _digest([sha256, settings_hash])
 
 
 def _digest(values: object) -> str:

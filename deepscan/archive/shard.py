@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from deepscan.errors import UsageError
 
-MOST = 10_000  # parts; more than that is a slip of the pen
+MAX_SHARDS = 10_000  # parts; more than that is a slip of the pen
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -25,7 +25,7 @@ class Shard:
     count: int
 
     @classmethod
-    def read(cls, text: str) -> Shard:
+    def parse(cls, text: str) -> Shard:
         """The part that a text such as "2/5" names.
 
         Raises:
@@ -33,28 +33,24 @@ class Shard:
         """
         found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
-        if not 1 <= number <= count <= MOST:
+        if not 1 <= number <= count <= MAX_SHARDS:
             raise UsageError(
-                f"--shard {text}: give i/n, such as 2/5, with i from 1 to n and n up to {MOST}"
+                f"--shard {text}: give i/n, such as 2/5, with i from 1 to n, n up to {MAX_SHARDS}"
             )
         return cls(number, count)
 
-    def takes(self, sha256_or_name: str) -> bool:
+    def contains(self, content_or_name: str) -> bool:
         """Whether a content belongs to this part; exactly one of the parts says yes.
 
         Args:
-            sha256_or_name: the SHA-256 of the content (64 hexadecimal digits), or the name of a
+            content_or_name: the SHA-256 of the content (64 hexadecimal digits), or the name of a
                 file that cannot be read, which is hashed in its place.
         """
-        digest = sha256_or_name
+        digest = content_or_name
         if not _SHA256.fullmatch(digest):
             digest = hashlib.sha256(digest.encode("utf-8", "surrogatepass")).hexdigest()
         # 64 bits over at most 10,000 parts: they are even to one in 10^15.
         return int(digest[:16], 16) % self.count == self.number - 1
-
-    def pair(self) -> tuple[int, int]:
-        """As a `Run` remembers it."""
-        return self.number, self.count
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepscan.archive.diff import read_record
-from deepscan.archive.journal import JOURNAL, recall
+from deepscan.archive.journal import JOURNAL, read_state
 from deepscan.archive.records import Outcome
 from deepscan.archive.reports import inside
-from deepscan.archive.schema import complaints, schema_of
+from deepscan.archive.schema import load_schema, violations
 from deepscan.errors import DeepscanError, EngineError, ModelError, UsageError, VideoError
 from deepscan.files import resolve
 from deepscan.options import Limits, ScanOptions
@@ -49,7 +49,7 @@ LEAST_MASK = 0.01  # share of analysed pixels above 0.5 from which on an overlap
 SHARE_DIFFERENCE = 0.1  # of the mask share of a face, where no masks were written
 
 _LINE = 2**20  # bytes; a frame with 64 faces has 12 kB
-_TOLD = 3  # complaints in one detail
+_TOLD = 3  # violations in one detail
 _GONE = re.compile(r"nvdec|.+-int8")  # decoders and engines of records by earlier versions
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -219,7 +219,7 @@ def _check_record(
     book: _Book, record: Mapping[str, Any], path: Path, input: Path | None
 ) -> _Result | None:
     """Everything about a record that needs no network; None if it cannot even be read."""
-    wrong = list(complaints(record, schema_of("result-1")))
+    wrong = list(violations(record, load_schema("result-1")))
     if wrong:
         more = f" and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
         book.say("schema", "differs", "; ".join(wrong[:_TOLD]) + more)
@@ -281,7 +281,7 @@ def _verify_folder(
     if not (folder / JOURNAL).is_file():
         raise UsageError(f"{folder} is no results folder: it holds no {JOURNAL}")
     journal = _Book(JOURNAL)
-    results = recall(folder).results(folder)
+    results = read_state(folder).results(folder)
     journal.say("lines", "ok", f"whole, {len(results.outcomes)} files")
     if not results.finished:
         journal.say("finished", "unchecked", "files of the last run are without a result")
@@ -463,7 +463,7 @@ def _drawn(found: _Result, count: int, chance: random.Random) -> list[dict[str, 
 
     Every such line has the same chance; only the chosen ones are held.
     """
-    schema = schema_of("frames-1")
+    schema = load_schema("frames-1")
     held: list[dict[str, Any]] = []
     seen = 0
     try:
@@ -472,7 +472,7 @@ def _drawn(found: _Result, count: int, chance: random.Random) -> list[dict[str, 
             while raw := file.readline(_LINE):
                 number += 1
                 line = json.loads(raw)
-                wrong = next(complaints(line, schema), None)
+                wrong = next(violations(line, schema), None)
                 if wrong is not None:
                     return f"line {number} of the frame list: {wrong}"
                 if number == 1:

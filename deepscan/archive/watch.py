@@ -17,16 +17,16 @@ from pathlib import Path
 from threading import Event
 
 from deepscan.archive.inputs.listing import list_inputs
-from deepscan.archive.records import Item
-from deepscan.archive.workers.contract import Crew, Crewed, Task
-from deepscan.archive.workers.contract import Event as CrewEvent
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.records import InputFile
+from deepscan.archive.workers.contract import PoolEvent, PoolInfo, Task, WorkerPool
 from deepscan.errors import DeepscanError, UsageError
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 2.0  # seconds between two looks
-SETTLED = 10.0  # seconds without a change of size or time after which a file is whole
-AT_ONCE = 256  # files of one scan; each is looked for among all files of the inbox
+INTERVAL = 2.0  # seconds between two listings
+SETTLE_TIME = 10.0  # seconds without a change of size or time after which a file is whole
+BATCH = 256  # files of one scan; each is looked for among all files of the inbox
 
 ScanOnce = Callable[[tuple[str, ...]], bool]
 """Scans, of the inputs, what matches these include patterns and nothing else; False ends the
@@ -48,25 +48,23 @@ def watch(
     scan_once: ScanOnce,
     *,
     interval: float = INTERVAL,
-    settled: float = SETTLED,
+    settled: float = SETTLE_TIME,
     stop: Event | None = None,
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
-    follow_links: bool = False,
+    archive_options: ArchiveOptions | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Look for files until `stop` is set, and scan those that have stopped growing.
 
     A file that changes later is scanned again. Whoever sets `stop` while a scan is under way ends
-    that too, by its brake.
+    that too, by its `StopRequest`.
 
     Args:
         inputs: folders; they need not hold anything yet.
         out: the results folder, which is not looked into.
         scan_once: called with patterns for files that are whole and new, or have changed.
-        interval: seconds between two looks.
+        interval: seconds between two listings.
         settled: seconds that a file must have kept its size, time and place on the disk.
-        include, exclude, follow_links: as for `list_inputs`.
+        archive_options: which files are looked for.
         clock: tells seconds, never backwards.
 
     Returns:
@@ -78,17 +76,18 @@ def watch(
     """
     _check(inputs)
     stop = stop or Event()
+    archive_options = archive_options or ArchiveOptions()
     seen: dict[str, _Seen] = {}
     scanned: dict[str, _State] = {}
     scans = 0
-    complained = ""
+    last_error = ""
     while not stop.is_set():
         try:
-            found = _look(inputs, out, include, exclude, follow_links, clock())
-            complained = ""
+            found = _list(inputs, out, archive_options, clock())
+            last_error = ""
         except (DeepscanError, OSError) as error:  # a share that is away for a while
-            if str(error) != complained:
-                complained = str(error)
+            if str(error) != last_error:
+                last_error = str(error)
                 logger.warning("%s; looking again every %g s", error, interval)
             stop.wait(interval)
             continue
@@ -99,17 +98,17 @@ def watch(
         scanned = {name: state for name, state in scanned.items() if name in seen}
         late = clock() - settled
         due = [n for n, s in seen.items() if s.since <= late and scanned.get(n) != s.state]
-        batch = due[:AT_ONCE]
+        batch = due[:BATCH]
         if batch:
             scans += 1
             try:
-                goes_on = scan_once(tuple(_exactly(seen[name].below) for name in batch))
+                keep_running = scan_once(tuple(_exact_pattern(seen[name].below) for name in batch))
             except UsageError:
                 # Nothing was left to scan: somebody took the files away again.
-                if any(n in batch for n in _look(inputs, out, include, exclude, follow_links, 0.0)):
+                if any(n in batch for n in _list(inputs, out, archive_options, 0.0)):
                     raise
-                goes_on = True
-            if not goes_on:
+                keep_running = True
+            if not keep_running:
                 break
             # As they were before the scan: what changed meanwhile has its turn again.
             scanned |= {name: seen[name].state for name in batch}
@@ -118,49 +117,49 @@ def watch(
     return scans
 
 
-class KeptCrew:
-    """A crew that stays between the runs of a watch: its models are loaded once.
+class ReusedPool:
+    """A pool that stays between the runs of a watch: its models are loaded once.
 
-    Give `seat` to each run and close this at the end.
+    Give `lease` to each run and close this at the end.
     """
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-        self._crewed: Crewed | None = None
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+        self._pool_info: PoolInfo | None = None
 
-    def start(self) -> Crewed:
-        """Start the crew the first time; later, say what it said then."""
-        if self._crewed is None:
-            self._crewed = self._crew.start()
-        return self._crewed
+    def start(self) -> PoolInfo:
+        """Start the pool the first time; later, say what it said then."""
+        if self._pool_info is None:
+            self._pool_info = self._pool.start()
+        return self._pool_info
 
-    def seat(self) -> Crew:
-        """The crew for one run, which may close it."""
-        return _Seat(self, self._crew)
+    def lease(self) -> WorkerPool:
+        """The pool for one run, which may close it."""
+        return _Lease(self, self._pool)
 
     def close(self) -> None:
-        self._crew.close()
+        self._pool.close()
 
 
-class _Seat:
-    def __init__(self, kept: KeptCrew, crew: Crew) -> None:
-        self._kept = kept
-        self._crew = crew
+class _Lease:
+    def __init__(self, reused: ReusedPool, pool: WorkerPool) -> None:
+        self._reused = reused
+        self._pool = pool
 
-    def start(self) -> Crewed:
-        return self._kept.start()
+    def start(self) -> PoolInfo:
+        return self._reused.start()
 
     def submit(self, task: Task) -> None:
-        self._crew.submit(task)
+        self._pool.submit(task)
 
-    def wait(self, timeout: float) -> list[CrewEvent]:
-        return self._crew.wait(timeout)
+    def wait(self, timeout: float) -> list[PoolEvent]:
+        return self._pool.wait(timeout)
 
     def busy(self) -> dict[str, float]:
-        return self._crew.busy()
+        return self._pool.busy()
 
     def close(self) -> None:
-        """Nothing: the crew stays for the next run."""
+        """Nothing: the pool stays for the next run."""
 
 
 def _check(inputs: Sequence[str]) -> None:
@@ -169,24 +168,26 @@ def _check(inputs: Sequence[str]) -> None:
             raise UsageError(f"{text} is no folder: a watch needs a folder to look into")
 
 
-def _look(
+def _list(
     inputs: Sequence[str],
     out: Path,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    follow_links: bool,
+    archive_options: ArchiveOptions,
     now: float,
 ) -> dict[str, _Seen]:
     """What a run would list now, by name."""
     _check(inputs)
     listing = list_inputs(
-        inputs, include=include, exclude=exclude, follow_links=follow_links, skip=out
+        inputs,
+        include=archive_options.include,
+        exclude=archive_options.exclude,
+        follow_links=archive_options.follow_links,
+        skip=out,
     )
     roots = [os.path.join(os.path.realpath(text), "") for text in inputs]
     found: dict[str, _Seen] = {}
     for entry in listing:
         state: _State
-        if isinstance(entry, Item):
+        if isinstance(entry, InputFile):
             state = ("file", entry.identity)
         else:
             state = ("refused", entry.label, entry.reason)
@@ -199,6 +200,6 @@ def _look(
     return found
 
 
-def _exactly(path: str) -> str:
+def _exact_pattern(path: str) -> str:
     """A pattern that matches this path and no other; "./" keeps it from matching at any depth."""
     return "./" + "".join(f"[{char}]" if char in "*?[" else char for char in path)

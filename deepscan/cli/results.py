@@ -22,7 +22,7 @@ from deepscan.options import ScanOptions
 from deepscan.sinks.wording import visible
 
 if TYPE_CHECKING:
-    from deepscan.archive.journal import Memory
+    from deepscan.archive.journal import JournalState
     from deepscan.archive.records import Results
 
 
@@ -219,13 +219,13 @@ def show(
     """Tell what the journal says: the last run, its files by label, what is unfinished."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
-        from deepscan.archive.journal import recall
+        from deepscan.archive.journal import read_state
 
-        memory = recall(results)
+        state = read_state(results)
         if format_ == "json":
-            print_json(_facts(memory))
+            print_json(_facts(state))
         else:
-            for line in _told(memory):
+            for line in _told(state):
                 print_line(visible(line))
 
 
@@ -247,32 +247,32 @@ def repair(
             print_line(f"{kept} lines, none of them lost")
 
 
-def _facts(memory: Memory) -> dict[str, Any]:
-    run = memory.run
+def _facts(state: JournalState) -> dict[str, Any]:
+    run = state.run
     return {
         "run": None if run is None else run.to_json(),
-        "finished": memory.finished,
-        "files": len(memory.outcomes),
-        "labels": _labels(memory),
-        "superseded": len(memory.superseded),
-        "unfinished": list(memory.unfinished()),
+        "finished": state.finished,
+        "files": len(state.outcomes),
+        "labels": _labels(state),
+        "superseded": len(state.superseded),
+        "unfinished": list(state.unfinished()),
     }
 
 
-def _labels(memory: Memory) -> dict[str, int]:
+def _labels(state: JournalState) -> dict[str, int]:
     from collections import Counter
 
-    return dict(sorted(Counter(str(each.label) for each in memory.outcomes.values()).items()))
+    return dict(sorted(Counter(str(each.label) for each in state.outcomes.values()).items()))
 
 
-def _told(memory: Memory) -> Iterator[str]:
-    run = memory.run
+def _told(state: JournalState) -> Iterator[str]:
+    run = state.run
     if run is None:
         yield "no run has begun here"
         return
     part = f", shard {run.shard[0]}/{run.shard[1]}" if run.shard else ""
     yield f"last run   {run.id}, {run.started}, deepscan {run.version}{part}"
-    ended = "yes, with every file" if memory.finished else "no: give the same scan again to go on"
+    ended = "yes, with every file" if state.finished else "no: give the same scan again to go on"
     yield f"ended      {ended}"
     yield f"model      {run.model}, {run.model_sha256[:12]}; engine {run.engine}"
     point = "" if run.operating_point is None else f", operating point {run.operating_point:.3f}"
@@ -280,10 +280,10 @@ def _told(memory: Memory) -> Iterator[str]:
     if run.controls:
         words = {True: "passed", False: "FAILED", None: "not judged"}
         yield f"controls   {len(run.controls)} known crops: {words[run.controls_passed]}"
-    yield f"files      {counted(each.label for each in memory.outcomes.values())}"
-    if memory.superseded:
-        yield f"older      {len(memory.superseded)} results that others have replaced"
-    for name in memory.unfinished():
+    yield f"files      {counted(each.label for each in state.outcomes.values())}"
+    if state.superseded:
+        yield f"older      {len(state.superseded)} results that others have replaced"
+    for name in state.unfinished():
         yield f"unfinished {name}"
 
 

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections import namedtuple
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -51,9 +51,10 @@ from deepscan.sinks.wording import probability, time_span, visible
 
 if TYPE_CHECKING:
     from deepscan.archive.inputs.listing import Counts
+    from deepscan.archive.options import ArchiveOptions
     from deepscan.archive.records import Outcome
-    from deepscan.archive.run import Ended, Ways
-    from deepscan.archive.workers.contract import Crew
+    from deepscan.archive.run import RunResult
+    from deepscan.archive.workers.contract import WorkerPool
     from deepscan.types import Label, Scanned, Skipped
 
 DEFAULTS = ScanOptions()
@@ -177,11 +178,14 @@ def scan(
             raise typer.Exit(_allowing(policy, labels, allowed).code(labels))
         if force:
             raise UsageError("--force is for single files: an archive goes on, or use --fresh")
+        from deepscan.archive.options import ArchiveOptions
+        from deepscan.archive.shard import Shard
+
         code = _scan_archive(
             inputs,
             out,
             options,
-            Archived(
+            ArchiveOptions(
                 write=sinks("--write", write or "json"),
                 write_found=sinks("--write-found", write_found or ",".join(_FOUND)),
                 reports=listed(report or ",".join(_REPORTS)),
@@ -192,11 +196,12 @@ def scan(
                 devices=listed(devices or ""),
                 fresh=fresh,
                 paranoid=paranoid,
-                shard=shard,
+                shard=None if shard is None else Shard.parse(shard),
                 cluster=cluster,
                 watch=watch,
                 min_free=size_in_bytes("--min-free", min_free),
                 baseline=baseline,
+                command=tuple(sys.argv),
             ),
             lambda labels: _allowing(policy, labels, allowed).code(labels),
             format_,
@@ -288,27 +293,6 @@ def _targets(inputs: list[Path], out: Path | None, write: str | None) -> list[di
     return [{KINDS[k][0]: out / (stem + KINDS[k][1]) for k in chosen} for stem in stems]
 
 
-@dataclass(frozen=True, slots=True)
-class Archived:
-    """What the command line says about the scan of an archive; see the help of each option."""
-
-    write: tuple[str, ...]
-    write_found: tuple[str, ...]
-    reports: tuple[str, ...]
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    follow_links: bool
-    jobs: int | None
-    devices: tuple[str, ...]
-    fresh: bool
-    paranoid: bool
-    shard: str | None
-    cluster: str | None
-    watch: bool
-    min_free: int
-    baseline: Path | None
-
-
 def _is_archive(inputs: list[str], out: Path | None) -> bool:
     """Whether an input may stand for any number of files, or results are there to go on with.
 
@@ -339,7 +323,7 @@ def _scan_archive(
     inputs: list[str],
     out: Path | None,
     options: ScanOptions,
-    wanted: Archived,
+    archive_options: ArchiveOptions,
     code_of: Callable[[list[Label]], int],
     format_: str,
     *,
@@ -350,50 +334,35 @@ def _scan_archive(
         raise UsageError("an archive needs --out RESULTS, a folder for its results")
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: name a folder for the results of an archive")
+    from deepscan.archive.events import StopRequest
     from deepscan.archive.live import open_view
-    from deepscan.archive.run import Brake, Ways, scan_archive
-    from deepscan.archive.shard import Shard
+    from deepscan.archive.run import scan_archive
 
-    for device in wanted.devices:
+    for device in archive_options.devices:
         if device != "cpu" and not re.fullmatch(r"cuda(:\d{1,3})?", device):
             raise UsageError(f"--devices {device}: give cpu, or cuda:0,cuda:1,...")
-    accepts = _acceptance(wanted.baseline)
-    shard = None if wanted.shard is None else Shard.read(wanted.shard)
+    accepts = _acceptance(archive_options.baseline)
 
     def code_without_accepted(outcomes: Sequence[Outcome]) -> int:
         return code_of([each.label for each in outcomes if not accepts(each)])
 
-    brake = Brake()
-    signal.signal(signal.SIGINT, lambda *_: brake.press())
+    stop_request = StopRequest()
+    signal.signal(signal.SIGINT, lambda *_: stop_request.stop())
     for name in _ENDING:
-        signal.signal(getattr(signal, name), lambda *_: brake.slam())
-    ways = Ways(
-        write=wanted.write,
-        write_found=wanted.write_found,
-        reports=wanted.reports,
-        include=wanted.include,
-        exclude=wanted.exclude,
-        follow_links=wanted.follow_links,
-        fresh=wanted.fresh,
-        paranoid=wanted.paranoid,
-        min_free=wanted.min_free,
-        shard=None if shard is None else shard.pair(),
-        share=shard,
-        command=tuple(sys.argv),
-    )
-    crew = _crew(options, wanted, out)
+        signal.signal(getattr(signal, name), lambda *_: stop_request.abort())
+    pool = _pool(options, archive_options, out)
     told: dict[str, Outcome] = {}
 
-    def scan_once(crew: Crew, ways: Ways) -> Ended:
+    def scan_once(pool: WorkerPool, archive_options: ArchiveOptions) -> RunResult:
         with open_view(sys.stderr, quiet=quiet) as view:
             ended = scan_archive(
                 inputs,
                 out,
                 options=options,
-                crew=crew,
-                ways=ways,
+                pool=pool,
+                archive_options=archive_options,
                 on_event=view.take,
-                brake=brake,
+                stop_request=stop_request,
                 code_of=code_without_accepted,
                 stdin=getattr(sys.stdin, "buffer", None),
             )
@@ -401,18 +370,18 @@ def _scan_archive(
             if format_ == "json":
                 print_line(json.dumps(outcome.to_json(), sort_keys=True, allow_nan=False))
             elif outcome.label not in _QUIET_LABELS:
-                print_line(_told_shortly(outcome, accepted=accepts(outcome)))
+                print_line(_file_line(outcome, accepted=accepts(outcome)))
             told[outcome.name] = outcome
         for error in ended.report_errors:
             print_message(f"a report could not be written: {error}")
         return ended
 
     try:
-        if wanted.watch:
-            _watch(inputs, out, crew, ways, scan_once)
+        if archive_options.watch:
+            _watch(inputs, out, pool, archive_options, scan_once)
             return INTERRUPTED
-        ended = scan_once(crew, ways)
-        if not quiet and (passed := _passed_over(ended.counts)):
+        ended = scan_once(pool, archive_options)
+        if not quiet and (passed := _skipped_text(ended.counts)):
             print_message(passed)
         if ended.interrupted:
             print_message("the same command goes on from here")
@@ -431,50 +400,48 @@ def _scan_archive(
 def _watch(
     inputs: list[str],
     out: Path,
-    crew: Crew,
-    ways: Ways,
-    scan_once: Callable[[Crew, Ways], Ended],
+    pool: WorkerPool,
+    archive_options: ArchiveOptions,
+    scan_once: Callable[[WorkerPool, ArchiveOptions], RunResult],
 ) -> None:
     """Scan what comes into folders until somebody ends it; engines are loaded once."""
     from contextlib import closing
 
-    from deepscan.archive.watch import KeptCrew, watch
+    from deepscan.archive.watch import ReusedPool, watch
 
-    fresh = ways.fresh
-    with closing(KeptCrew(crew)) as kept:
+    fresh = archive_options.fresh
+    with closing(ReusedPool(pool)) as reused:
 
         def scan_these(patterns: tuple[str, ...]) -> bool:
             nonlocal fresh
-            ended = scan_once(kept.seat(), replace(ways, include=patterns, fresh=fresh))
+            ended = scan_once(
+                reused.lease(), replace(archive_options, include=patterns, fresh=fresh)
+            )
             fresh = False
             return not ended.interrupted
 
         out.mkdir(parents=True, exist_ok=True)
-        watch(
-            inputs,
-            out,
-            scan_these,
-            include=ways.include,
-            exclude=ways.exclude,
-            follow_links=ways.follow_links,
-        )
+        watch(inputs, out, scan_these, archive_options=archive_options)
 
 
-def _crew(options: ScanOptions, wanted: Archived, out: Path) -> Crew:
+def _pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> WorkerPool:
     """Who scans: this machine, or a cluster."""
-    from deepscan.archive.workers.contract import CREWS
+    from deepscan.archive.workers import WORKER_POOLS
 
-    given: dict[str, Any] = {"jobs": wanted.jobs, "devices": wanted.devices}
+    given: dict[str, Any] = {
+        "jobs": archive_options.jobs,
+        "devices": archive_options.devices,
+    }
     name = "local"
-    if wanted.cluster is not None:
+    if archive_options.cluster is not None:
         name = "ray"
-        given |= {"results": out, "address": wanted.cluster}
-    module, _, attribute = CREWS[name].partition(":")
-    crew: Crew = getattr(import_module(module), attribute)(options, **given)
-    return crew
+        given |= {"results": out, "address": archive_options.cluster}
+    module, _, attribute = WORKER_POOLS[name].partition(":")
+    pool: WorkerPool = getattr(import_module(module), attribute)(options, **given)
+    return pool
 
 
-def _passed_over(counts: Counts) -> str:
+def _skipped_text(counts: Counts) -> str:
     """What was not scanned and has no result of its own; nothing goes missing in silence."""
     parts = [
         f"{number:,} {what}"
@@ -504,7 +471,7 @@ def _acceptance(path: Path | None) -> Callable[[Outcome], bool]:
     return lambda outcome: baseline.accepts(outcome, today) is not None
 
 
-def _told_shortly(outcome: Outcome, *, accepted: bool) -> str:
+def _file_line(outcome: Outcome, *, accepted: bool) -> str:
     """One line about a file of an archive."""
     told = f"{outcome.name}: {outcome.label}"
     if outcome.score is not None and outcome.intervals:

@@ -9,33 +9,35 @@ import signal
 import sys
 from pathlib import Path
 
-from deepscan.archive.run import Brake, Ways, scan_archive
-from deepscan.archive.workers.ray import RayCrew
+from deepscan.archive.events import StopRequest
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.run import scan_archive
+from deepscan.archive.workers.ray import RayPool
 from deepscan.options import ScanOptions
 
 
 def main() -> None:
     archive, results, *address = sys.argv[1:]
-    options, brake = ScanOptions(), Brake()
-    signal.signal(signal.SIGINT, lambda number, frame: brake.press())
-    signal.signal(signal.SIGTERM, lambda number, frame: brake.slam())
-    crew = RayCrew(
+    options, stop_request = ScanOptions(), StopRequest()
+    signal.signal(signal.SIGINT, lambda number, frame: stop_request.stop())
+    signal.signal(signal.SIGTERM, lambda number, frame: stop_request.abort())
+    pool = RayPool(
         options,
         results=Path(results),
         address=address[0] if address else "ray",
         jobs=1,
         scanner="tests.archive.parts:slow_scanner",
         controls="tests.archive.parts:no_controls",
-        silence=20.0,
+        heartbeat_timeout=20.0,
     )
     try:
         scan_archive(
             [archive],
             Path(results),
             options=options,
-            crew=crew,
-            ways=Ways(reports=("jsonl",), write_found=("frames",), min_free=0),
-            brake=brake,
+            pool=pool,
+            archive_options=ArchiveOptions(reports=("jsonl",), write_found=("frames",), min_free=0),
+            stop_request=stop_request,
         )
     except KeyboardInterrupt:
         sys.exit(130)

@@ -36,8 +36,8 @@ def main() -> None:
     from deepscan.cli.scan import run
 
     scanner = sys.argv.pop(1)
-    local.LocalCrew = functools.partial(  # type: ignore[misc,assignment]
-        local.LocalCrew, scanner=scanner, controls="tests.archive.parts:no_controls"
+    local.LocalPool = functools.partial(  # type: ignore[misc,assignment]
+        local.LocalPool, scanner=scanner, controls="tests.archive.parts:no_controls"
     )
     if "--jump" in sys.argv:
         sys.argv.remove("--jump")

@@ -8,14 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deepscan.archive.run import Ways, scan_archive
-from deepscan.archive.workers.local import LocalCrew
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.run import scan_archive
+from deepscan.archive.workers.local import LocalPool
 from deepscan.options import ScanOptions
 
 
 def main() -> None:
     options = ScanOptions()
-    crew = LocalCrew(
+    pool = LocalPool(
         options,
         jobs=2,
         scanner="tests.archive.parts:slow_scanner",
@@ -25,8 +26,8 @@ def main() -> None:
         [sys.argv[1]],
         Path(sys.argv[2]),
         options=options,
-        crew=crew,
-        ways=Ways(reports=("jsonl",), write_found=("frames",), min_free=0),
+        pool=pool,
+        archive_options=ArchiveOptions(reports=("jsonl",), write_found=("frames",), min_free=0),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.records import Item, Outcome, Run
-from deepscan.archive.settings_hash import key_of
+from deepscan.archive.records import InputFile, Outcome, Run
+from deepscan.archive.settings_hash import result_key
 from deepscan.types import Label, Reason
 
 RUN = Run(
@@ -22,18 +22,18 @@ RUN = Run(
     false_alarm_rate=0.01,
     settings=(("stride", 1),),
     versions=(("deepscan", "0.1.0"),),
-    decides="d1",
+    settings_hash="d1",
 )
 
 
-def outcome(name: str, content: str = "c1", decides: str = "d1", **values: Any) -> Outcome:
+def outcome(name: str, content: str = "c1", settings_hash: str = "d1", **values: Any) -> Outcome:
     return Outcome(
         **{
             "name": name,
             "path": f"/in/{name}",
             "label": Label.NO_EVIDENCE,
             "reasons": (Reason("complete", "nothing found"),),
-            "key": key_of(content, decides),
+            "key": result_key(content, settings_hash),
             "identity": (1, 2, 3, 4),
             "sha256": content,
             "folder": "f",
@@ -42,5 +42,5 @@ def outcome(name: str, content: str = "c1", decides: str = "d1", **values: Any) 
     )
 
 
-def item(name: str, identity: tuple[int, int, int, int] | None = (1, 2, 3, 4)) -> Item:
-    return Item(name, Path("/in") / "x", identity)
+def input_file(name: str, identity: tuple[int, int, int, int] | None = (1, 2, 3, 4)) -> InputFile:
+    return InputFile(name, Path("/in") / "x", identity)

@@ -68,7 +68,7 @@ def mutant(number: int, clips: dict[str, bytes], seed: int = 0) -> tuple[str, by
     name = chance.choice(sorted(clips))
     data = bytearray(clips[name])
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        chance.choice(WAYS)(data, chance)
+        chance.choice(ARCHIVE_OPTIONS)(data, chance)
         if not data:
             break
     return name, bytes(data)
@@ -128,7 +128,7 @@ def edit_field(data: bytearray, chance: random.Random) -> None:
     _put(data, chance.choice(found) + chance.choice((-4, 4, 8, 12, 16, 20, 24, 28)), chance)
 
 
-WAYS = (
+ARCHIVE_OPTIONS = (
     flip_bits, cut_off, lose_front, lose_block, double_block, move_block, blank_block, set_number,
     edit_field, edit_field,
 )  # fmt: skip

@@ -28,7 +28,7 @@ def no_engine(options: Any, **given: Any) -> Any:
     raise EngineError("no engine runs here")
 
 
-def stillborn(options: Any, **given: Any) -> Any:
+def start_failures(options: Any, **given: Any) -> Any:
     os.abort()
 
 

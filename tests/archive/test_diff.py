@@ -9,14 +9,14 @@ import pytest
 
 from deepscan.archive.diff import compare, to_json, to_text
 from deepscan.archive.journal import Journal
-from deepscan.archive.records import Written
+from deepscan.archive.records import OutputFile
 from deepscan.errors import UsageError
 from deepscan.sinks.record import record_of, write_record
 from deepscan.types import Label, Reason, Skipped
 from tests.archive.made import RUN, outcome
 from tests.sinks import build
 
-OTHER = replace(RUN, decides="d2")
+OTHER = replace(RUN, settings_hash="d2")
 
 
 def folder(path, *outcomes, run=RUN):
@@ -32,7 +32,7 @@ def folder(path, *outcomes, run=RUN):
 def pair(tmp_path, run, *, old=None, new=None):
     """One file, judged under two runs."""
     before = outcome("a.mp4", **(old or {"score": 0.2}))
-    after = outcome("a.mp4", decides=run.decides, **(new or {"label": Label.MANIPULATED,
+    after = outcome("a.mp4", settings_hash=run.settings_hash, **(new or {"label": Label.MANIPULATED,
                                                              "score": 0.97}))  # fmt: skip
     one = folder(tmp_path / "old", before)
     two = folder(tmp_path / "new", after, run=run)
@@ -107,7 +107,7 @@ def test_says_if_nothing_explains_a_move(tmp_path):
 
 def test_says_what_is_not_known(tmp_path):
     """An outcome of an earlier run, of which no record is left."""
-    found = pair(tmp_path, OTHER, old={"decides": "d0", "score": 0.2})
+    found = pair(tmp_path, OTHER, old={"settings_hash": "d0", "score": 0.2})
     (move,) = found.moves
     assert {"model", "settings", "engine", "calibration", "version"} <= set(move.unknown)
     assert any("not known on both sides: model" in line for line in to_text(found))
@@ -141,8 +141,8 @@ def test_an_outcome_of_an_earlier_run_is_explained_by_its_record(tmp_path):
     out = tmp_path / "old"
     (out / "f").mkdir(parents=True)
     write_record(out / "f" / "result.json", record_of(build.scan(label=Label.NO_EVIDENCE)))
-    written = Written("record", "f/result.json", "0" * 64, 1)
-    one = folder(out, outcome("a.mp4", decides="d0", outputs=(written,)))
+    written = OutputFile("record", "f/result.json", "0" * 64, 1)
+    one = folder(out, outcome("a.mp4", settings_hash="d0", outputs=(written,)))
     two = folder(tmp_path / "new", outcome("a.mp4", label=Label.SUSPICIOUS))
     (move,) = compare(one, two).moves
     assert "model" in move.causes and "model" not in move.unknown

@@ -17,8 +17,9 @@ import pytest
 
 import deepscan
 from deepscan.archive.journal import read_journal
-from deepscan.archive.run import Ways, scan_archive
-from deepscan.archive.workers.local import LocalCrew
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.run import scan_archive
+from deepscan.archive.workers.local import LocalPool
 from deepscan.options import ScanOptions
 from deepscan.types import Label
 from tests.archive.workers.test_local import alive, children_of
@@ -87,12 +88,12 @@ def test_a_run_with_real_processes(archive, tmp_path):
         [str(archive)],
         tmp_path / "out",
         options=options,
-        crew=LocalCrew(
+        pool=LocalPool(
             options,
             scanner="tests.conftest:fake_scanner",
             controls="tests.archive.parts:no_controls",
         ),
-        ways=Ways(reports=("jsonl",), min_free=0),
+        archive_options=ArchiveOptions(reports=("jsonl",), min_free=0),
     )
     assert ended.exit_code == 2
     results = check_results(tmp_path / "out", archive)
@@ -113,13 +114,13 @@ def test_files_that_kill_their_process_cost_nobody_else_anything(tmp_path):
         [str(folder)],
         tmp_path / "out",
         options=options,
-        crew=LocalCrew(
+        pool=LocalPool(
             options,
             jobs=4,
             scanner="tests.archive.parts:willing",
             controls="tests.archive.parts:no_controls",
         ),
-        ways=Ways(reports=(), min_free=0),
+        archive_options=ArchiveOptions(reports=(), min_free=0),
     )
     labels = {outcome.name: str(outcome.label) for outcome in ended.outcomes}
     assert labels == {
@@ -176,11 +177,11 @@ def test_signals_end_a_run_that_can_be_gone_on_with(archive, tmp_path, sent, wit
     out = tmp_path / "out"
     script = (
         "import deepscan.archive.workers.local as local, tests.archive.parts\n"
-        "real = local.LocalCrew\n"
+        "real = local.LocalPool\n"
         "def make(options, **given):\n"
         "    return real(options, **{**given, 'scanner': 'tests.archive.parts:gated_scanner',\n"
         "                'controls': 'tests.archive.parts:no_controls'})\n"
-        "local.LocalCrew = make\n"
+        "local.LocalPool = make\n"
         "from deepscan.cli.scan import run\n"
         "run()\n"
     )

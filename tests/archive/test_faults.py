@@ -479,7 +479,7 @@ def test_processes_that_are_killed_cost_a_second_try(clips, program, tmp_path):
     until = time.monotonic() + 120
     while len(killed) < 4 and process.poll() is None:
         assert time.monotonic() < until
-        wanted = ("decoder", "hand", "zygote", "decoder")[len(killed)]
+        wanted = ("decoder", "worker", "forkserver", "decoder")[len(killed)]
         done = len(list(out.glob("*/result.json")))
         if done > 2 * len(killed) and (victim := find(program, wanted)):
             with suppress(ProcessLookupError):
@@ -487,7 +487,7 @@ def test_processes_that_are_killed_cost_a_second_try(clips, program, tmp_path):
                 killed.append(wanted)
         time.sleep(0.01)
     ran = program.end(process)
-    assert killed == ["decoder", "hand", "zygote", "decoder"]
+    assert killed == ["decoder", "worker", "forkserver", "decoder"]
     assert ran.code == 0, (ran.out, ran.err)
     results = check_whole(out, {f"clip{number:02d}.mp4" for number in range(14)})
     assert set(labels_of(results).values()) == {Label.NO_EVIDENCE}
@@ -497,18 +497,18 @@ def test_processes_that_are_killed_cost_a_second_try(clips, program, tmp_path):
 def find(program: Program, wanted: str) -> int | None:
     """A process of the run that does what is wanted."""
     processes = program.processes()
-    hands = [pid for pid, line in processes.items() if "workers.worker" in line]
-    zygotes = [
+    workers = [pid for pid, line in processes.items() if "workers.worker" in line]
+    forkservers = [
         pid
         for pid, line in processes.items()
-        if "isolation.forkserver" in line and parent_of(pid) in hands
+        if "isolation.forkserver" in line and parent_of(pid) in workers
     ]
     decoders = [
         pid
         for pid, line in processes.items()
-        if "isolation.forkserver" in line and parent_of(pid) in zygotes
+        if "isolation.forkserver" in line and parent_of(pid) in forkservers
     ]
-    found = {"hand": hands, "zygote": zygotes, "decoder": decoders}[wanted]
+    found = {"worker": workers, "forkserver": forkservers, "decoder": decoders}[wanted]
     return found[0] if found else None
 
 
@@ -529,7 +529,7 @@ def test_forks_without_threads_and_a_clock_that_jumps(clips, program, tmp_path):
     )
     threads = set()
     while process.poll() is None:
-        zygote = find(program, "zygote")
+        zygote = find(program, "forkserver")
         if zygote is not None:
             with suppress(OSError):
                 threads.add(len(os.listdir(f"/proc/{zygote}/task")))

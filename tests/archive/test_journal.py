@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from deepscan.archive import journal as journals
-from deepscan.archive.journal import JOURNAL, Journal, is_results, read_journal, recall, repair
+from deepscan.archive.journal import JOURNAL, Journal, is_results, read_journal, read_state, repair
 from deepscan.archive.lock import Lock
-from deepscan.archive.records import Outcome, Written
-from deepscan.archive.settings_hash import key_of
+from deepscan.archive.records import Outcome, OutputFile
+from deepscan.archive.settings_hash import result_key
 from deepscan.errors import OutputError
 from deepscan.types import Interval, Label, Reason
-from tests.archive.made import RUN, item, outcome
+from tests.archive.made import RUN, input_file, outcome
 
 AWKWARD = "caf\udce9/\n\x1b[31m\u202e.mp4"  # no UTF-8, a line feed, a colour, right to left
 
@@ -40,15 +40,15 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
         AWKWARD,
         label=Label.MANIPULATED,
         intervals=(Interval(0.5, 1.5, 3, 0.99, 4.6, Label.SUSPICIOUS),),
-        outputs=(Written("record", "f/result.json", "ab", 12),),
+        outputs=(OutputFile("record", "f/result.json", "ab", 12),),
         score=0.1 + 0.2,
     )
     with Journal(tmp_path) as journal:
         journal.begin(RUN)
-        journal.started(item(AWKWARD))
+        journal.started(input_file(AWKWARD))
         journal.done(full)
         journal.ended(finished=True, exit_code=1)
-        written = journal.memory.results(tmp_path)
+        written = journal.state.results(tmp_path)
     results = read_journal(tmp_path)
     assert results == written
     assert (results.run, results.outcomes, results.finished) == (RUN, (full,), True)
@@ -78,7 +78,7 @@ def test_each_line_is_one_write_that_is_synced_before_the_call_returns(
 def test_the_newest_outcome_wins_and_others_are_superseded(tmp_path: Path) -> None:
     first = outcome("a", label=Label.ERROR)
     again = outcome("a")
-    stricter = outcome("a", decides="d2")
+    stricter = outcome("a", settings_hash="d2")
     other = outcome("b", "c2")
     write(tmp_path, first, again, other, stricter)
     results = read_journal(tmp_path)
@@ -93,66 +93,66 @@ def test_look_ups_of_a_run_that_goes_on(tmp_path: Path) -> None:
     original = outcome("a")
     twin = outcome("twin", same_as="a", identity=(1, 9, 3, 4))
     write(tmp_path, twin, original)
-    memory = recall(tmp_path)
-    assert memory.unchanged(item("a"), "d1") == original
-    assert memory.unchanged(item("a"), "d2") is None
-    assert memory.unchanged(item("a", (1, 2, 3, 5)), "d1") is None
-    assert memory.unchanged(item("new"), "d1") is None
-    assert memory.unchanged(item("a", None), "d1") is None
-    assert memory.by_key(key_of("c1", "d1")) == original
-    assert memory.by_key(key_of("c1", "d2")) is None
-    assert memory.sha256_of((1, 9, 3, 4)) == "c1"
-    assert memory.sha256_of((1, 9, 9, 9)) is None and memory.sha256_of(None) is None
+    state = read_state(tmp_path)
+    assert state.unchanged(input_file("a"), "d1") == original
+    assert state.unchanged(input_file("a"), "d2") is None
+    assert state.unchanged(input_file("a", (1, 2, 3, 5)), "d1") is None
+    assert state.unchanged(input_file("new"), "d1") is None
+    assert state.unchanged(input_file("a", None), "d1") is None
+    assert state.by_key(result_key("c1", "d1")) == original
+    assert state.by_key(result_key("c1", "d2")) is None
+    assert state.sha256_of((1, 9, 3, 4)) == "c1"
+    assert state.sha256_of((1, 9, 9, 9)) is None and state.sha256_of(None) is None
 
 
 def test_going_back_to_other_settings_finds_what_was_superseded(tmp_path: Path) -> None:
-    write(tmp_path, outcome("a"), outcome("a", decides="d2"))
-    memory = recall(tmp_path)
-    assert memory.by_key(key_of("c1", "d1")) == outcome("a") == memory.superseded[0]
-    assert memory.unchanged(item("a"), "d1") is None
+    write(tmp_path, outcome("a"), outcome("a", settings_hash="d2"))
+    state = read_state(tmp_path)
+    assert state.by_key(result_key("c1", "d1")) == outcome("a") == state.superseded[0]
+    assert state.unchanged(input_file("a"), "d1") is None
     write(tmp_path, outcome("b"), outcome("a"))
-    assert recall(tmp_path).by_key(key_of("c1", "d1")) == outcome("b")  # current before old
-    assert recall(tmp_path).by_key(key_of("c1", "d2")) == outcome("a", decides="d2")
+    assert read_state(tmp_path).by_key(result_key("c1", "d1")) == outcome("b")  # current before old
+    assert read_state(tmp_path).by_key(result_key("c1", "d2")) == outcome("a", settings_hash="d2")
 
 
 def test_superseded_errors_are_no_answer(tmp_path: Path) -> None:
-    write(tmp_path, outcome("a", label=Label.ERROR), outcome("a", decides="d2"))
-    assert recall(tmp_path).by_key(key_of("c1", "d1")) is None
+    write(tmp_path, outcome("a", label=Label.ERROR), outcome("a", settings_hash="d2"))
+    assert read_state(tmp_path).by_key(result_key("c1", "d1")) is None
 
 
 def test_an_outcome_without_identity_is_scanned_again(tmp_path: Path) -> None:
     write(tmp_path, outcome("a", identity=None))
-    assert recall(tmp_path).unchanged(item("a", None), "d1") is None
+    assert read_state(tmp_path).unchanged(input_file("a", None), "d1") is None
 
 
 def test_unfinished_items_are_those_taken_up_without_an_outcome_since(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.begin(RUN)
-        journal.started(item("long"), key="k")
+        journal.started(input_file("long"), key="k")
         journal.lost("long", Reason("decoder_crash", "signal 11"))
-        journal.started(item("long"), attempt=2, key="k")
-        journal.started(item("short"))
+        journal.started(input_file("long"), attempt=2, key="k")
+        journal.started(input_file("short"))
         journal.done(outcome("short"))
-    memory = recall(tmp_path)
-    assert memory.unfinished() == ("long",)
-    assert not memory.results(tmp_path).finished
+    state = read_state(tmp_path)
+    assert state.unfinished() == ("long",)
+    assert not state.results(tmp_path).finished
     with Journal(tmp_path) as journal:
         journal.done(outcome("long"))
-        assert journal.memory.unfinished() == ()
+        assert journal.state.unfinished() == ()
 
 
 def test_a_journal_of_an_earlier_version_stays_readable(tmp_path: Path) -> None:
     old = replace(outcome("old"), engine="openvino-cpu-int8", decoder="nvdec")
     with Journal(tmp_path) as journal:
         journal.begin(replace(RUN, engine="openvino-cpu-int8"))
-        journal.started(item("old"), key="k")
+        journal.started(input_file("old"), key="k")
         journal._append("segment", name="old", key="k", segment={"end": 600.0})
         journal.done(old)
-    assert recall(tmp_path).outcomes == {"old": old}
+    assert read_state(tmp_path).outcomes == {"old": old}
     with Journal(tmp_path) as journal:
         journal.compact()
     assert b'"segment"' not in (tmp_path / JOURNAL).read_bytes()
-    assert recall(tmp_path).outcomes == {"old": old}
+    assert read_state(tmp_path).outcomes == {"old": old}
 
 
 def test_a_new_run_is_unfinished_until_it_ends(tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_cut_off_anywhere_only_the_torn_line_is_lost(
         caplog.clear()
         intact = sum(end <= cut for end in ends)
         with Journal(tmp_path) as journal:
-            assert sorted(journal.memory.outcomes) == list("abc")[: intact - 1]
+            assert sorted(journal.state.outcomes) == list("abc")[: intact - 1]
             assert ("torn" in caplog.text) == (cut not in ends)
             journal.done(outcome("z"))
-        assert "z" in recall(tmp_path).outcomes
+        assert "z" in read_state(tmp_path).outcomes
         assert len(path.read_bytes().splitlines()) == intact + 1
 
 
@@ -189,7 +189,7 @@ def test_a_tail_of_zeros_after_a_power_cut_is_dropped(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(bytes(5000))
     with Journal(tmp_path) as journal:
-        assert list(journal.memory.outcomes) == ["a"]
+        assert list(journal.state.outcomes) == ["a"]
     assert path.read_bytes().endswith(b"}\n")
 
 
@@ -271,22 +271,22 @@ def test_compaction_keeps_what_matters(tmp_path: Path) -> None:
         journal.begin(replace(RUN, id="r0"))
         journal.begin(RUN)
         for _ in range(20):
-            journal.started(item("a"))
+            journal.started(input_file("a"))
             journal.done(outcome("a"))
-        journal.done(outcome("a", decides="d2"))
-        journal.done(outcome("a", decides="d3"))
-        journal.started(item("open"))
-        before = journal.memory.results(tmp_path)
+        journal.done(outcome("a", settings_hash="d2"))
+        journal.done(outcome("a", settings_hash="d3"))
+        journal.started(input_file("open"))
+        before = journal.state.results(tmp_path)
         journal.compact()
         journal.done(outcome("b"))
-    memory = recall(tmp_path)
-    after = memory.results(tmp_path)
+    state = read_state(tmp_path)
+    after = state.results(tmp_path)
     assert (after.run, after.superseded) == (before.run, before.superseded)
-    assert [each.name for each in after.outcomes] == ["a", "b"] and after.outcomes[0].key == key_of(
-        "c1", "d3"
-    )
-    assert memory.unfinished() == ("open",)
-    assert len((tmp_path / JOURNAL).read_bytes().splitlines()) == memory.size()
+    assert [each.name for each in after.outcomes] == ["a", "b"] and after.outcomes[
+        0
+    ].key == result_key("c1", "d3")
+    assert state.unfinished() == ("open",)
+    assert len((tmp_path / JOURNAL).read_bytes().splitlines()) == state.size()
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
 
 
@@ -296,7 +296,7 @@ def test_a_journal_full_of_waste_is_compacted_when_it_is_opened(
     monkeypatch.setattr(journals, "_WASTE", 10)
     path = write(tmp_path, *(outcome("a") for _ in range(15)))
     with Journal(tmp_path) as journal:
-        assert list(journal.memory.outcomes) == ["a"]
+        assert list(journal.state.outcomes) == ["a"]
     assert len(path.read_bytes().splitlines()) == 2
 
 
@@ -319,13 +319,13 @@ def test_a_full_disk_leaves_a_valid_journal(
             patch.setattr(os, call.replace("short", "write"), short if call == "short" else full)
             with pytest.raises(OutputError, match="No space left"):
                 journal.done(outcome("b"))
-        assert list(journal.memory.outcomes) == ["a"]
+        assert list(journal.state.outcomes) == ["a"]
         if call == "fsync":  # after that nobody knows what is on the disk
             with pytest.raises(OutputError, match="No space left"):
                 journal.done(outcome("c"))
         else:
             journal.done(outcome("c"))
-    assert set(recall(tmp_path).outcomes) == ({"a"} if call == "fsync" else {"a", "c"})
+    assert set(read_state(tmp_path).outcomes) == ({"a"} if call == "fsync" else {"a", "c"})
 
 
 FILL = """
@@ -357,14 +357,14 @@ def test_at_the_real_limit_of_a_file_size(tmp_path: Path, limit: int) -> None:
         check=True,
     )
     assert (tmp_path / JOURNAL).stat().st_size <= limit
-    assert len(recall(tmp_path).outcomes) == int(told.stdout) > 0
+    assert len(read_state(tmp_path).outcomes) == int(told.stdout) > 0
 
 
 APPEND = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from tests.archive.made import RUN, item, outcome
+from tests.archive.made import RUN, input_file, outcome
 from deepscan.archive import journal as journals
 from deepscan.archive.lock import Lock, sweep
 folder = Path(sys.argv[1])
@@ -373,9 +373,9 @@ with Lock(folder):
     sweep(folder)
     with journals.Journal(folder) as journal:
         journal.begin(RUN)
-        for number in range(len(journal.memory.outcomes), 10**6):
+        for number in range(len(journal.state.outcomes), 10**6):
             name = f"{number:06}"
-            journal.started(item(name))
+            journal.started(input_file(name))
             journal.done(outcome(name, f"c{number}"))
             print(name, flush=True)
 """
@@ -396,7 +396,7 @@ def kill_at_random(folder: Path, times: int) -> None:
         acknowledged += [line.strip() for line in (first, *child.stdout) if line.endswith("\n")]
         child.stdout.close()
         child.wait()
-        names = sorted(recall(folder).outcomes)
+        names = sorted(read_state(folder).outcomes)
         assert names == [f"{number:06}" for number in range(len(names))]  # none lost or doubled
         assert 0 <= len(names) - len(acknowledged) <= times  # a kill may come before the word
         assert set(acknowledged) <= set(names) and len(set(acknowledged)) == len(acknowledged)

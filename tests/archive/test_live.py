@@ -11,31 +11,31 @@ from pathlib import Path
 import pytest
 
 from deepscan.archive import live
+from deepscan.archive.events import Heartbeat, ItemDone, RunStarted, RunStopping
 from deepscan.archive.inputs.listing import Counts
 from deepscan.archive.live import LiveView, PlainLog, Silence, Tally, bottleneck, duration
-from deepscan.archive.records import Item, Outcome
-from deepscan.archive.run import Settled, Standing, Stopping, Working
-from deepscan.archive.workers.contract import Crewed, Progressed, Task
+from deepscan.archive.records import InputFile, Outcome
+from deepscan.archive.workers.contract import PoolInfo, Task, TaskProgress
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason
 
-CREWED = Crewed("fake", "a fake", 2, (), True)
+CREWED = PoolInfo("fake", "a fake", 2, (), True)
 NASTY = "a\x1b[2J\nb\u202e.mp4"
 
 
 def standing(total):
-    return Standing(CREWED, total, Counts())
+    return RunStarted(CREWED, total, Counts())
 
 
 def settled(name, label=Label.NO_EVIDENCE, *, fresh=True, frames=10, score=None):
     reasons = (Reason("complete", "all"),)
     outcome = Outcome(name, f"/in/{name}", label, reasons, frames=frames, score=score)
-    return Settled(outcome, fresh)
+    return ItemDone(outcome, fresh)
 
 
 def progressed(name, frames=5, stage="analysing", duration=2.0):
-    task = Task(Item(name, Path("/in") / name, None), Path("/out"), (), (), ScanOptions())
-    return Progressed(task, stage, frames, 1.0, duration)
+    task = Task(InputFile(name, Path("/in") / name, None), Path("/out"), (), (), ScanOptions())
+    return TaskProgress(task, stage, frames, 1.0, duration)
 
 
 def told(tally, *events):
@@ -53,7 +53,7 @@ def test_counts():
         settled("c", Label.ERROR, frames=0),
         progressed("d", 7),
         progressed("e", 5, "writing"),
-        Working(("d", "e"), {"decode": 3.0, "network": 1.0}),
+        Heartbeat(("d", "e"), {"decode": 3.0, "network": 1.0}),
     )
     assert (tally.settled, tally.fresh, tally.found, tally.failed) == (3, 2, 2, 1)
     assert tally.frames == 10 + 7
@@ -63,25 +63,25 @@ def test_counts():
 
 
 def test_what_came_back_is_not_in_flight():
-    tally = told(Tally(), standing(2), progressed("a"), Working(("a",), {}), settled("a"))
+    tally = told(Tally(), standing(2), progressed("a"), Heartbeat(("a",), {}), settled("a"))
     assert tally.in_flight == {}
-    tally.take(Working((), {}))
+    tally.take(Heartbeat((), {}))
     assert tally.line().startswith("1 of 2 files, 0 in flight")
 
 
 def test_pace_and_time_left(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
-    tally = told(Tally(), standing(100), Working((), {}))
+    tally = told(Tally(), standing(100), Heartbeat((), {}))
     assert tally.left is None and tally.rate == 0
     for _ in range(10):
         now[0] += 1
-        told(tally, settled("a", frames=50), Working((), {}))
+        told(tally, settled("a", frames=50), Heartbeat((), {}))
     assert tally.rate == pytest.approx(50)
     assert tally.left == pytest.approx(90)
     now[0] += 1000
-    tally.take(Working((), {}))
-    tally.take(Working((), {}))
+    tally.take(Heartbeat((), {}))
+    tally.take(Heartbeat((), {}))
     assert tally.rate < 50
     assert len(tally.recent) <= 3
 
@@ -111,10 +111,10 @@ def test_the_plain_log_is_short(monkeypatch):
             now[0] += 0.5
             log.take(progressed("b"))
             log.take(settled("a"))
-            log.take(Working(("b",), {"network": 1.0}))
+            log.take(Heartbeat(("b",), {"network": 1.0}))
         log.take(settled("forged.mp4", Label.MANIPULATED, score=0.9999))
         log.take(settled("known.mp4", Label.MANIPULATED, fresh=False))
-        log.take(Stopping(2))
+        log.take(RunStopping(2))
     lines = stream.getvalue().splitlines()
     assert all(line.startswith("deepscan: ") for line in lines)
     assert 5 <= sum("of 100 files" in line for line in lines) <= 6
@@ -138,7 +138,7 @@ def test_a_log_that_nobody_reads_does_not_end_the_run():
 
     log = PlainLog(Gone())
     log.take(standing(1))
-    log.take(Stopping(1))
+    log.take(RunStopping(1))
     assert log.tally.stopping
 
 
@@ -151,8 +151,8 @@ def test_which_view_is_opened():
     assert isinstance(live.open_view(io.StringIO(), quiet=False), PlainLog)
     assert isinstance(live.open_view(Terminal(), quiet=True), Silence)
     assert isinstance(live.open_view(None, quiet=False), Silence)
-    with live.open_view(None, quiet=True) as silence:
-        silence.take(standing(1))
+    with live.open_view(None, quiet=True) as heartbeat_timeout:
+        heartbeat_timeout.take(standing(1))
 
 
 SHOW = """
@@ -164,7 +164,7 @@ with LiveView() as view:
     view.take(progressed(NASTY, duration=None))
     view.take(settled("x", Label.MANIPULATED))
     names = (NASTY, *(f"clip{number}.mp4" for number in range(12)))
-    view.take(Working(names, {"detect": 1.0}))
+    view.take(Heartbeat(names, {"detect": 1.0}))
     view._live.refresh()
     import logging, sys
     print("a line of the log", file=sys.stderr)

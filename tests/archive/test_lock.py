@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deepscan.archive import lock as locks
-from deepscan.archive.lock import FETCHED, LOCK, Lock, sweep
+from deepscan.archive.lock import DOWNLOADS, LOCK, Lock, sweep
 from deepscan.errors import OutputError
 from deepscan.files import part_name
 
@@ -134,11 +134,11 @@ def test_sweep_removes_leftovers_and_nothing_else(tmp_path: Path) -> None:
         path.write_bytes(b"x")
     (leaf / ".masks.tmp.77").mkdir()
     (leaf / ".masks.tmp.77" / "0.png").write_bytes(b"x")
-    (tmp_path / FETCHED).mkdir()
-    (tmp_path / FETCHED / "a.mp4").write_bytes(b"x")
+    (tmp_path / DOWNLOADS).mkdir()
+    (tmp_path / DOWNLOADS / "a.mp4").write_bytes(b"x")
     (tmp_path / "link").symlink_to(outside)
     part_name(leaf / "linked.mp4").symlink_to(kept[0])
     assert sweep(tmp_path) == len(gone) + 3
     assert all(path.exists() for path in kept) and not any(path.exists() for path in gone)
-    assert not (tmp_path / FETCHED).exists() and not (leaf / ".masks.tmp.77").exists()
+    assert not (tmp_path / DOWNLOADS).exists() and not (leaf / ".masks.tmp.77").exists()
     assert sweep(tmp_path) == 0

@@ -12,14 +12,15 @@ import pytest
 from deepscan.archive import output_paths
 from deepscan.archive.journal import Journal, read_journal
 from deepscan.archive.merge import merge
-from deepscan.archive.records import Written
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.records import OutputFile
 from deepscan.archive.reports import load_report
-from deepscan.archive.run import Ways, scan_archive
+from deepscan.archive.run import scan_archive
 from deepscan.archive.shard import Shard
 from deepscan.errors import OutputError, UsageError
 from deepscan.options import ScanOptions
 from deepscan.types import Label
-from tests.archive.fake_crew import FakeCrew
+from tests.archive.fake_pool import FakePool
 from tests.archive.made import RUN, outcome
 
 
@@ -39,15 +40,15 @@ def archive(tmp_path):
 
 
 def scan(archive, out, shard=None):
-    share = None if shard is None else Shard.read(shard)
-    ways = Ways(
+    archive_options = ArchiveOptions(
         reports=("jsonl",),
         write_found=("frames",),
         min_free=0,
-        share=share,
-        shard=share and share.pair(),
+        shard=shard and Shard.parse(shard),
     )
-    scan_archive([str(archive)], out, options=ScanOptions(), crew=FakeCrew(), ways=ways)
+    scan_archive(
+        [str(archive)], out, options=ScanOptions(), pool=FakePool(), archive_options=archive_options
+    )
     return out
 
 
@@ -104,17 +105,21 @@ def test_a_merged_folder_can_be_gone_on_with(archive, tmp_path):
     parts = [scan(archive, tmp_path / f"p{n}", f"{n}/2") for n in (1, 2)]
     out = merge(tmp_path / "all", parts).results.folder
     (archive / "late.mp4").write_bytes(b"late")
-    crew = FakeCrew()
-    ways = Ways(reports=(), write_found=("frames",), min_free=0)
-    ended = scan_archive([str(archive)], out, options=ScanOptions(), crew=crew, ways=ways)
-    assert crew.scanned == ["late.mp4"]
+    pool = FakePool()
+    archive_options = ArchiveOptions(reports=(), write_found=("frames",), min_free=0)
+    ended = scan_archive(
+        [str(archive)], out, options=ScanOptions(), pool=pool, archive_options=archive_options
+    )
+    assert pool.scanned == ["late.mp4"]
     assert len(ended.results.outcomes) == 15
 
 
 def test_missing_and_unfinished_parts_are_told(archive, tmp_path):
     first = scan(archive, tmp_path / "p1", "1/3")
     with Journal(first) as journal:
-        journal.begin(replace(RUN, decides=read_journal(first).run.decides, shard=(1, 3)))
+        journal.begin(
+            replace(RUN, settings_hash=read_journal(first).run.settings_hash, shard=(1, 3))
+        )
     merged = merge(tmp_path / "all", [first])
     told = " ".join(merged.missing)
     assert "shard 2/3, shard 3/3" in told and "is not finished" in told
@@ -131,7 +136,7 @@ def folder(path, *outcomes, run=RUN):
             place.mkdir(parents=True, exist_ok=True)
             data = f"{each.name} {each.key}".encode()
             (place / "result.json").write_bytes(data)
-            written = Written(
+            written = OutputFile(
                 "record", f"{each.folder}/result.json", hashlib.sha256(data).hexdigest(), len(data)
             )
             journal.done(replace(each, outputs=(written,)))
@@ -179,7 +184,7 @@ def test_the_same_key_with_another_label_is_a_conflict(tmp_path):
 
 
 def test_parts_of_other_settings_are_refused_and_the_settings_named(tmp_path):
-    other = replace(RUN, decides="d2", settings=(("stride", 2),), engine="other")
+    other = replace(RUN, settings_hash="d2", settings=(("stride", 2),), engine="other")
     one = folder(tmp_path / "1", outcome("a.mp4"))
     two = folder(tmp_path / "2", outcome("b.mp4", folder="g"), run=other)
     with pytest.raises(UsageError, match="engine fake and other; stride 1 and 2"):
@@ -209,7 +214,7 @@ def test_a_journal_cannot_lead_out_of_its_folder(tmp_path):
     part = tmp_path / "1"
     part.mkdir()
     for place, path in (("../..", "../../secret"), ("f", "../secret"), ("f", str(secret))):
-        written = Written("record", path, hashlib.sha256(b"key").hexdigest(), 3)
+        written = OutputFile("record", path, hashlib.sha256(b"key").hexdigest(), 3)
         with Journal(part) as journal:
             journal.begin(RUN)
             journal.done(replace(outcome("a.mp4"), folder=place, outputs=(written,)))

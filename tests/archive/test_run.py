@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 
 from deepscan.archive import run as running
+from deepscan.archive import scheduler
+from deepscan.archive.events import ItemDone, RunStarted, RunStopping, StopRequest
 from deepscan.archive.journal import read_journal
 from deepscan.archive.lock import Lock
-from deepscan.archive.run import Brake, Settled, Standing, Stopping, Ways, scan_archive
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.run import scan_archive
+from deepscan.archive.shard import Shard
 from deepscan.errors import EngineError, ModelError, OutputError, UsageError
 from deepscan.files import part_name
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason
-from tests.archive.fake_crew import FakeCrew, by_content, outcome_for
+from tests.archive.fake_pool import FakePool, by_content, outcome_for
 
-WAYS = Ways(reports=("jsonl",), write_found=("frames",), min_free=0)
+ARCHIVE_OPTIONS = ArchiveOptions(reports=("jsonl",), write_found=("frames",), min_free=0)
 OPTIONS = ScanOptions()
 
 
@@ -35,14 +39,28 @@ def archive(tmp_path):
     return folder
 
 
-def scan(archive, out=None, rule=by_content, *, ways=WAYS, options=OPTIONS, crew=None, **wanted):
-    """A run; the crew that did it, and what it gave."""
-    crew = crew or FakeCrew(rule)
+def scan(
+    archive,
+    out=None,
+    rule=by_content,
+    *,
+    archive_options=ARCHIVE_OPTIONS,
+    options=OPTIONS,
+    pool=None,
+    **wanted,
+):
+    """A run; the pool that did it, and what it gave."""
+    pool = pool or FakePool(rule)
     inputs = wanted.pop("inputs", [str(archive)])
     ended = scan_archive(
-        inputs, out or archive.parent / "out", options=options, crew=crew, ways=ways, **wanted
+        inputs,
+        out or archive.parent / "out",
+        options=options,
+        pool=pool,
+        archive_options=archive_options,
+        **wanted,
     )
-    return crew, ended
+    return pool, ended
 
 
 def labels(ended):
@@ -59,12 +77,12 @@ def journal_lines(out, kind="done"):
 
 def test_every_file_has_one_outcome_and_its_outputs(archive):
     out = archive.parent / "out"
-    crew, ended = scan(archive)
+    pool, ended = scan(archive)
     assert labels(ended) == {
         "a.mp4": "no-evidence", "b.mp4": "no-evidence", "c.mkv": "error",
         "sub/a.mp4": "manipulated",
     }  # fmt: skip
-    assert crew.closed
+    assert pool.closed
     assert ended.exit_code == 2 and not ended.interrupted
     assert [o.name for o in ended.results.outcomes] == sorted(labels(ended))
     assert ended.results.finished
@@ -80,8 +98,8 @@ def test_every_file_has_one_outcome_and_its_outputs(archive):
 
 
 def test_one_content_is_scanned_once_and_its_twin_linked(archive):
-    crew, ended = scan(archive)
-    assert sorted(crew.scanned) == ["a.mp4", "c.mkv", "sub/a.mp4"]
+    pool, ended = scan(archive)
+    assert sorted(pool.scanned) == ["a.mp4", "c.mkv", "sub/a.mp4"]
     twin = next(outcome for outcome in ended.outcomes if outcome.name == "b.mp4")
     first = next(outcome for outcome in ended.outcomes if outcome.name == "a.mp4")
     assert twin.same_as == "a.mp4"
@@ -92,25 +110,25 @@ def test_one_content_is_scanned_once_and_its_twin_linked(archive):
 def test_a_twin_of_a_file_in_flight_waits_for_it(archive):
     for number in range(6):
         (archive / f"twin{number}.mp4").write_bytes(b"honest 1")
-    crew, ended = scan(archive, crew=FakeCrew(slots=8))
-    assert len(crew.scanned) == 3
+    pool, ended = scan(archive, pool=FakePool(slots=8))
+    assert len(pool.scanned) == 3
     assert sum(outcome.same_as == "a.mp4" for outcome in ended.outcomes) == 7
 
 
 def test_twins_of_a_broken_file_are_linked_too(archive):
     (archive / "d.mkv").write_bytes(b"junk")
-    crew, ended = scan(archive)
+    pool, ended = scan(archive)
     assert labels(ended)["d.mkv"] == "error"
-    assert sum(name.endswith("mkv") for name in crew.scanned) == 1
+    assert sum(name.endswith("mkv") for name in pool.scanned) == 1
 
 
 def test_what_is_refused_has_an_outcome(archive):
     (archive / "link.mp4").symlink_to(archive / "a.mp4")
     os.mkfifo(archive / "pipe.mp4")
-    crew, ended = scan(archive)
+    pool, ended = scan(archive)
     found = {outcome.name: outcome.reasons[0].code for outcome in ended.outcomes}
     assert found["link.mp4"] == "skipped_symlink" and found["pipe.mp4"] == "skipped_special"
-    assert "link.mp4" not in crew.scanned
+    assert "link.mp4" not in pool.scanned
     before = len(journal_lines(archive.parent / "out"))
     _, again = scan(archive)
     assert labels(again) == labels(ended)
@@ -118,7 +136,7 @@ def test_what_is_refused_has_an_outcome(archive):
 
 
 def test_the_run_knows_its_settings(archive):
-    _, ended = scan(archive, ways=replace(WAYS, command=("deepscan", "x")))
+    _, ended = scan(archive, archive_options=replace(ARCHIVE_OPTIONS, command=("deepscan", "x")))
     run = ended.results.run
     assert (run.engine, run.model, run.controls_passed) == ("fake", "msccnet-s", True)
     assert run.command == ("deepscan", "x") and dict(run.settings)["stride"] == 1
@@ -131,8 +149,8 @@ def test_the_run_knows_its_settings(archive):
 def test_what_is_done_is_not_done_again(archive):
     scan(archive)
     before = len(journal_lines(archive.parent / "out"))
-    crew, ended = scan(archive)
-    assert crew.scanned == []
+    pool, ended = scan(archive)
+    assert pool.scanned == []
     assert len(labels(ended)) == 4 and ended.exit_code == 2
     assert len(journal_lines(archive.parent / "out")) == before
 
@@ -141,8 +159,8 @@ def test_new_and_changed_files_are_scanned(archive):
     scan(archive)
     (archive / "new.mp4").write_bytes(b"honest 3")
     (archive / "a.mp4").write_bytes(b"fake   9")
-    crew, ended = scan(archive)
-    assert sorted(crew.scanned) == ["a.mp4", "new.mp4"]
+    pool, ended = scan(archive)
+    assert sorted(pool.scanned) == ["a.mp4", "new.mp4"]
     assert labels(ended)["a.mp4"] == "manipulated"
     (old,) = ended.results.superseded
     assert (old.name, old.label) == ("a.mp4", Label.NO_EVIDENCE)
@@ -154,8 +172,8 @@ def test_new_and_changed_files_are_scanned(archive):
 def test_a_touched_file_is_known_by_its_content(archive):
     scan(archive)
     os.utime(archive / "sub" / "a.mp4", ns=(1, 1))
-    crew, ended = scan(archive)
-    assert crew.scanned == []
+    pool, ended = scan(archive)
+    assert pool.scanned == []
     touched = next(o for o in ended.outcomes if o.name == "sub/a.mp4")
     assert touched.identity[3] == 1 and touched.same_as is None
     assert ended.results.superseded == ()
@@ -166,16 +184,16 @@ def test_a_touched_file_is_known_by_its_content(archive):
 def test_a_moved_file_is_linked(archive):
     scan(archive)
     (archive / "sub" / "a.mp4").rename(archive / "moved.mp4")
-    crew, ended = scan(archive)
-    assert crew.scanned == []
+    pool, ended = scan(archive)
+    assert pool.scanned == []
     assert labels(ended)["moved.mp4"] == "manipulated"
     assert "sub/a.mp4" not in labels(ended)
 
 
 def test_other_settings_scan_anew_and_keep_the_old_results(archive):
     _, first = scan(archive)
-    crew, ended = scan(archive, options=ScanOptions(stride=2))
-    assert len(crew.scanned) == 3
+    pool, ended = scan(archive, options=ScanOptions(stride=2))
+    assert len(pool.scanned) == 3
     assert {outcome.name for outcome in ended.results.superseded} >= {"a.mp4", "sub/a.mp4"}
     out = archive.parent / "out"
     for outcome in (*first.outcomes, *ended.outcomes):
@@ -192,8 +210,10 @@ def test_other_settings_scan_anew_and_keep_the_old_results(archive):
 
 def test_more_outputs_mean_a_new_scan_in_the_same_place(archive):
     _, first = scan(archive)
-    crew, ended = scan(archive, ways=replace(WAYS, write=("record", "frames")))
-    assert "a.mp4" in crew.scanned and "sub/a.mp4" not in crew.scanned  # it has both
+    pool, ended = scan(
+        archive, archive_options=replace(ARCHIVE_OPTIONS, write=("record", "frames"))
+    )
+    assert "a.mp4" in pool.scanned and "sub/a.mp4" not in pool.scanned  # it has both
     folders = [
         next(o for o in each.outcomes if o.name == "a.mp4").folder for each in (first, ended)
     ]
@@ -206,15 +226,15 @@ def test_lost_outputs_are_made_again(archive):
     _, ended = scan(archive)
     found = next(o for o in ended.outcomes if o.name == "sub/a.mp4")
     (archive.parent / "out" / found.outputs[0].path).unlink()
-    crew, _ = scan(archive)
-    assert crew.scanned == ["sub/a.mp4"]
+    pool, _ = scan(archive)
+    assert pool.scanned == ["sub/a.mp4"]
 
 
 def test_fresh_scans_all_and_keeps_the_old_journal(archive):
     scan(archive)
     out = archive.parent / "out"
-    crew, ended = scan(archive, ways=replace(WAYS, fresh=True))
-    assert len(crew.scanned) == 3 and len(ended.outcomes) == 4
+    pool, ended = scan(archive, archive_options=replace(ARCHIVE_OPTIONS, fresh=True))
+    assert len(pool.scanned) == 3 and len(ended.outcomes) == 4
     assert len(list(out.glob("journal.before-*.jsonl"))) == 1
     assert len(journal_lines(out)) == 4
 
@@ -225,42 +245,36 @@ def test_paranoid_hashes_what_looks_unchanged(archive):
     facts = path.stat()
     path.write_bytes(b"honest 8")
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    crew, ended = scan(archive)
-    assert crew.scanned == [] and labels(ended)["sub/a.mp4"] == "manipulated"
-    crew, ended = scan(archive, ways=replace(WAYS, paranoid=True))
-    assert crew.scanned == ["sub/a.mp4"] and labels(ended)["sub/a.mp4"] == "no-evidence"
+    pool, ended = scan(archive)
+    assert pool.scanned == [] and labels(ended)["sub/a.mp4"] == "manipulated"
+    pool, ended = scan(archive, archive_options=replace(ARCHIVE_OPTIONS, paranoid=True))
+    assert pool.scanned == ["sub/a.mp4"] and labels(ended)["sub/a.mp4"] == "no-evidence"
 
 
 def test_errors_of_the_content_stay_and_passing_ones_do_not(archive):
     scan(archive)
-    crew, _ = scan(archive)
-    assert crew.scanned == []  # c.mkv is corrupt, today as yesterday
+    pool, _ = scan(archive)
+    assert pool.scanned == []  # c.mkv is corrupt, today as yesterday
 
     def broken(task):
         return Reason("worker_crash", "the model process died")
 
     (archive / "z.mp4").write_bytes(b"honest, but long")
-    crew, ended = scan(archive, rule=broken)
+    pool, ended = scan(archive, rule=broken)
     assert labels(ended)["z.mp4"] == "error"
-    crew, ended = scan(archive)
-    assert crew.scanned == ["z.mp4"] and labels(ended)["z.mp4"] == "no-evidence"
+    pool, ended = scan(archive)
+    assert pool.scanned == ["z.mp4"] and labels(ended)["z.mp4"] == "no-evidence"
 
 
 def test_only_its_share_is_scanned(archive):
-    class Half:
-        def __init__(self, odd):
-            self.odd = odd
-
-        def takes(self, sha256):
-            return int(sha256[-1], 16) % 2 == self.odd
-
     seen = []
-    for odd in (0, 1):
-        out = archive.parent / f"out{odd}"
+    for number in (1, 2):
+        out = archive.parent / f"out{number}"
+        share = replace(ARCHIVE_OPTIONS, shard=Shard(number, 2))
         for _ in range(2):  # the second time what is done is left out likewise
-            _, ended = scan(archive, out, ways=replace(WAYS, share=Half(odd), shard=(odd + 1, 2)))
+            _, ended = scan(archive, out, archive_options=share)
         seen += labels(ended)
-        assert ended.results.run.shard == (odd + 1, 2)
+        assert ended.results.run.shard == (number, 2)
     assert sorted(seen) == ["a.mp4", "b.mp4", "c.mkv", "sub/a.mp4"]
 
 
@@ -271,15 +285,15 @@ def test_a_lost_task_is_tried_once_more_alone(archive):
     lost = []
 
     def rule(task):
-        if task.item.name == "sub/a.mp4" and task.attempt == 1:
+        if task.file.name == "sub/a.mp4" and task.attempt == 1:
             lost.append(task)
             return Reason("worker_crash", "the model process died")
         return by_content(task)
 
-    crew, ended = scan(archive, rule=rule)
+    pool, ended = scan(archive, rule=rule)
     assert labels(ended)["sub/a.mp4"] == "manipulated"
-    assert [task.attempt for task in crew.tasks if task.item.name == "sub/a.mp4"] == [1, 2]
-    assert crew.tasks[-1].attempt == 2 and crew.together[-1] == 1
+    assert [task.attempt for task in pool.tasks if task.file.name == "sub/a.mp4"] == [1, 2]
+    assert pool.tasks[-1].attempt == 2 and pool.together[-1] == 1
     (line,) = journal_lines(archive.parent / "out", "lost")
     assert line["name"] == "sub/a.mp4"
 
@@ -287,15 +301,15 @@ def test_a_lost_task_is_tried_once_more_alone(archive):
 @pytest.mark.parametrize("code", ["decoder_crash", "limit_memory"])
 def test_a_file_whose_decoder_was_killed_is_tried_once_more(archive, code):
     def rule(task):
-        if task.item.name == "a.mp4" and task.attempt == 1:
+        if task.file.name == "a.mp4" and task.attempt == 1:
             return outcome_for(task, Label.ERROR, reasons=(Reason(code, "killed"),), frames=0)
-        if task.item.name == "sub/a.mp4":
+        if task.file.name == "sub/a.mp4":
             return outcome_for(task, Label.ERROR, reasons=(Reason(code, "again"),), frames=0)
         return by_content(task)
 
-    crew, ended = scan(archive, rule=rule)
+    pool, ended = scan(archive, rule=rule)
     assert labels(ended)["a.mp4"] == "no-evidence" and labels(ended)["sub/a.mp4"] == "error"
-    assert crew.scanned.count("a.mp4") == crew.scanned.count("sub/a.mp4") == 2
+    assert pool.scanned.count("a.mp4") == pool.scanned.count("sub/a.mp4") == 2
     done = [line["outcome"]["name"] for line in journal_lines(archive.parent / "out")]
     assert sorted(done) == sorted(labels(ended))
 
@@ -303,8 +317,8 @@ def test_a_file_whose_decoder_was_killed_is_tried_once_more(archive, code):
 def test_a_file_that_changes_while_it_is_scanned_is_scanned_once_more(archive):
     def rule(task):
         found = by_content(task)
-        if task.item.name == "sub/a.mp4" and task.attempt == 1:
-            task.item.path.write_bytes(b"honest now")
+        if task.file.name == "sub/a.mp4" and task.attempt == 1:
+            task.file.path.write_bytes(b"honest now")
         return found
 
     out = archive.parent / "out"
@@ -315,18 +329,18 @@ def test_a_file_that_changes_while_it_is_scanned_is_scanned_once_more(archive):
     assert found == {"result.json"}  # what the first try found is not left beside it
     (line,) = journal_lines(out, "lost")
     assert line["reason"]["code"] == "changed"
-    crew, _ = scan(archive)
-    assert crew.scanned == []
+    pool, _ = scan(archive)
+    assert pool.scanned == []
 
 
 def test_a_task_that_is_lost_twice_is_an_error_with_a_record(archive):
     def rule(task):
-        if task.item.name == "sub/a.mp4":
+        if task.file.name == "sub/a.mp4":
             return Reason("worker_crash", "the model process died with signal 11")
         return by_content(task)
 
-    crew, ended = scan(archive, rule=rule)
-    assert crew.scanned.count("sub/a.mp4") == 2
+    pool, ended = scan(archive, rule=rule)
+    assert pool.scanned.count("sub/a.mp4") == 2
     outcome = next(o for o in ended.outcomes if o.name == "sub/a.mp4")
     assert (outcome.label, outcome.reasons[0].code) == (Label.ERROR, "worker_crash")
     (written,) = outcome.outputs
@@ -340,7 +354,7 @@ def test_nothing_is_left_of_tries_that_were_killed(archive):
     """A model process dies while it writes, or between its last output and its word about it."""
 
     def rule(task):
-        killed = {"a.mp4": (1,), "sub/a.mp4": (1, 2)}.get(task.item.name, ())
+        killed = {"a.mp4": (1,), "sub/a.mp4": (1, 2)}.get(task.file.name, ())
         if task.attempt not in killed:
             return by_content(task)
         outcome_for(task, Label.MANIPULATED)
@@ -357,17 +371,17 @@ def test_nothing_is_left_of_tries_that_were_killed(archive):
 
 def test_a_twin_of_a_lost_file_gets_a_scan_of_its_own(archive):
     def rule(task):
-        if task.item.name == "a.mp4":
+        if task.file.name == "a.mp4":
             return Reason("worker_crash", "died")
         return by_content(task)
 
-    _, ended = scan(archive, rule=rule, crew=FakeCrew(rule, slots=4))
+    _, ended = scan(archive, rule=rule, pool=FakePool(rule, slots=4))
     assert labels(ended)["b.mp4"] == "no-evidence"
 
 
 def test_a_lost_node_is_not_the_files_fault(archive):
     def rule(task):
-        if task.item.name == "sub/a.mp4" and task.attempt < 4:
+        if task.file.name == "sub/a.mp4" and task.attempt < 4:
             return Reason("node_lost", "the machine went")
         return by_content(task)
 
@@ -376,9 +390,9 @@ def test_a_lost_node_is_not_the_files_fault(archive):
 
 
 def test_a_node_that_is_lost_for_ever_is_an_error(archive):
-    crew, ended = scan(archive, rule=lambda task: Reason("node_lost", "the machine went"))
+    pool, ended = scan(archive, rule=lambda task: Reason("node_lost", "the machine went"))
     assert set(labels(ended).values()) == {"error"}
-    assert len(crew.scanned) == 4 * running.NODE_TRIES
+    assert len(pool.scanned) == 4 * scheduler.MAX_NODE_ATTEMPTS
 
 
 # Ends
@@ -386,48 +400,48 @@ def test_a_node_that_is_lost_for_ever_is_an_error(archive):
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_done(archive):
     def rule(task):
-        if task.item.name == "c.mkv":
+        if task.file.name == "c.mkv":
             return Reason("disk_full", "r.json cannot be written: No space left on device")
         return by_content(task)
 
-    crew = FakeCrew(rule, slots=1)
+    pool = FakePool(rule, slots=1)
     with pytest.raises(OutputError, match="Make room"):
-        scan(archive, crew=crew)
-    assert crew.closed
+        scan(archive, pool=pool)
+    assert pool.closed
     results = read_journal(archive.parent / "out")
     assert {outcome.name for outcome in results.outcomes} == {"a.mp4", "b.mp4"}
     assert not results.finished
-    crew, ended = scan(archive)
-    assert sorted(crew.scanned) == ["c.mkv", "sub/a.mp4"] and ended.results.finished
+    pool, ended = scan(archive)
+    assert sorted(pool.scanned) == ["c.mkv", "sub/a.mp4"] and ended.results.finished
 
 
 def test_too_little_room_stops_before_the_disk_is_full(archive):
-    crew = FakeCrew()
+    pool = FakePool()
     with pytest.raises(OutputError, match="MiB are free"):
-        scan(archive, crew=crew, ways=replace(WAYS, min_free=2**62))
-    assert crew.scanned == [] and crew.closed
+        scan(archive, pool=pool, archive_options=replace(ARCHIVE_OPTIONS, min_free=2**62))
+    assert pool.scanned == [] and pool.closed
 
 
 def test_a_journal_that_cannot_be_written_stops_the_run(archive, monkeypatch):
     done = running.Journal.done
 
     def once(self, outcome):
-        if len(self.memory.outcomes) == 1:
+        if len(self.state.outcomes) == 1:
             raise OutputError("journal.jsonl cannot be written: No space left on device")
         done(self, outcome)
 
     monkeypatch.setattr(running.Journal, "done", once)
-    crew = FakeCrew()
+    pool = FakePool()
     with pytest.raises(OutputError, match="journal"):
-        scan(archive, crew=crew)
-    assert crew.closed
+        scan(archive, pool=pool)
+    assert pool.closed
 
 
 def test_failed_controls_void_the_run(archive):
-    crew = FakeCrew(controls_passed=False)
+    pool = FakePool(controls_passed=False)
     with pytest.raises(EngineError, match="void"):
-        scan(archive, crew=crew)
-    assert crew.closed and crew.scanned == []
+        scan(archive, pool=pool)
+    assert pool.closed and pool.scanned == []
     with pytest.raises(OutputError, match="no run"):
         read_journal(archive.parent / "out")
     _, ended = scan(archive)  # and the folder can still be used
@@ -442,85 +456,87 @@ def test_an_engine_that_goes_ends_the_run(archive):
     assert (line["finished"], line["exit"]) == (False, 2)
 
 
-def test_the_brake_lets_what_is_in_flight_end(archive):
-    brake = Brake()
+def test_a_stop_request_lets_what_is_in_flight_end(archive):
+    stop_request = StopRequest()
     told = []
 
     def rule(task):
-        if not brake.asked:
-            brake.press()
+        if not stop_request.requested:
+            stop_request.stop()
         return by_content(task)
 
-    crew, ended = scan(archive, crew=FakeCrew(rule, slots=2), brake=brake, on_event=told.append)
+    pool, ended = scan(
+        archive, pool=FakePool(rule, slots=2), stop_request=stop_request, on_event=told.append
+    )
     assert ended.interrupted and ended.exit_code == 130
-    assert len(crew.scanned) == 2 and len(ended.outcomes) == 2
+    assert len(pool.scanned) == 2 and len(ended.outcomes) == 2
     assert not ended.results.finished
-    assert any(isinstance(event, Stopping) for event in told)
-    crew, ended = scan(archive)
-    assert len(crew.scanned) == 1 and ended.results.finished
+    assert any(isinstance(event, RunStopping) for event in told)
+    pool, ended = scan(archive)
+    assert len(pool.scanned) == 1 and ended.results.finished
 
 
-def test_a_brake_that_comes_after_the_last_file_finds_a_finished_run(archive):
-    brake = Brake()
+def test_a_stop_request_that_comes_after_the_last_file_finds_a_finished_run(archive):
+    stop_request = StopRequest()
 
     def code_of(outcomes):
-        brake.press()
+        stop_request.stop()
         return 0
 
-    _, ended = scan(archive, brake=brake, code_of=code_of)
+    _, ended = scan(archive, stop_request=stop_request, code_of=code_of)
     assert (ended.exit_code, ended.interrupted, ended.results.finished) == (0, False, True)
     (line,) = journal_lines(archive.parent / "out", "ended")
     assert (line["finished"], line["exit"]) == (True, 0)
 
 
-def test_pressing_twice_ends_it_at_once(archive):
-    brake = Brake()
+def test_stopping_twice_ends_it_at_once(archive):
+    stop_request = StopRequest()
 
     def rule(task):
-        brake.press()
-        brake.press()
+        stop_request.stop()
+        stop_request.stop()
         return by_content(task)
 
-    crew = FakeCrew(rule)
+    pool = FakePool(rule)
     with pytest.raises(KeyboardInterrupt):
-        scan(archive, crew=crew, brake=brake)
-    assert crew.closed
+        scan(archive, pool=pool, stop_request=stop_request)
+    assert pool.closed
     assert read_journal(archive.parent / "out").outcomes == ()
 
 
-def test_before_there_is_work_the_brake_ends_it_at_once():
+def test_before_there_is_work_a_stop_request_ends_it_at_once():
     with pytest.raises(KeyboardInterrupt):
-        Brake().press()
+        StopRequest().stop()
 
 
-def test_the_brake_waits_for_what_must_be_whole():
-    brake = Brake()
+def test_an_abort_waits_for_what_must_be_whole():
+    stop_request = StopRequest()
     reached = []
-    with pytest.raises(KeyboardInterrupt), brake.held_off():
-        with brake.held_off():
-            brake.slam()
+    with pytest.raises(KeyboardInterrupt), stop_request.deferred():
+        with stop_request.deferred():
+            stop_request.abort()
             reached.append("inside")
         reached.append("still inside")
     assert reached == ["inside", "still inside"]
-    with brake.held_off():
+    with stop_request.deferred():
         pass  # it strikes once
     with pytest.raises(KeyboardInterrupt):
-        brake.slam()
+        stop_request.abort()
 
 
 def test_an_interrupt_in_a_journal_line_does_not_tear_it(archive, monkeypatch):
-    brake = Brake()
+    stop_request = StopRequest()
     real, calls = os.fsync, []
 
     def fsync(descriptor):
         real(descriptor)
         calls.append(descriptor)
         if len(calls) == 9:
-            brake.slam()
+            stop_request.abort()
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(KeyboardInterrupt):
-        scan(archive, brake=brake)
+        scan(archive, stop_request=stop_request)
     monkeypatch.undo()
     assert not read_journal(archive.parent / "out").finished
     _, ended = scan(archive)
@@ -528,7 +544,7 @@ def test_an_interrupt_in_a_journal_line_does_not_tear_it(archive, monkeypatch):
 
 
 def test_what_was_told_before_an_interrupt_is_written_down(archive):
-    class Late(FakeCrew):
+    class Late(FakePool):
         """Is interrupted while it waits, with an outcome in hand."""
 
         interrupted = False
@@ -540,7 +556,7 @@ def test_what_was_told_before_an_interrupt_is_written_down(archive):
             return super().wait(timeout)
 
     with pytest.raises(KeyboardInterrupt):
-        scan(archive, crew=Late())
+        scan(archive, pool=Late())
     assert len(read_journal(archive.parent / "out").outcomes) == 1
 
 
@@ -549,29 +565,33 @@ def test_a_damaged_journal_is_told_before_engines_are_loaded(archive):
     journal = archive.parent / "out" / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([lines[0], lines[1][:-40] + b"\n", *lines[2:]]))
-    crew = FakeCrew()
+    pool = FakePool()
     with pytest.raises(OutputError, match="damaged"):
-        scan(archive, crew=crew)
-    assert not crew.started
-    _, ended = scan(archive, ways=replace(WAYS, fresh=True))
+        scan(archive, pool=pool)
+    assert not pool.started
+    _, ended = scan(archive, archive_options=replace(ARCHIVE_OPTIONS, fresh=True))
     assert len(ended.outcomes) == 4
 
 
 def test_a_fresh_run_that_cannot_begin_keeps_the_journal(archive):
     scan(archive)
     with pytest.raises(EngineError):
-        scan(archive, crew=FakeCrew(controls_passed=False), ways=replace(WAYS, fresh=True))
-    crew, ended = scan(archive)
-    assert crew.scanned == [] and len(ended.outcomes) == 4
+        scan(
+            archive,
+            pool=FakePool(controls_passed=False),
+            archive_options=replace(ARCHIVE_OPTIONS, fresh=True),
+        )
+    pool, ended = scan(archive)
+    assert pool.scanned == [] and len(ended.outcomes) == 4
 
 
 def test_a_second_run_is_refused(archive):
     out = archive.parent / "out"
     out.mkdir()
-    crew = FakeCrew()
+    pool = FakePool()
     with Lock(out), pytest.raises(OutputError, match=str(os.getpid())):
-        scan(archive, crew=crew)
-    assert not crew.started
+        scan(archive, pool=pool)
+    assert not pool.started
 
 
 # Files that are elsewhere
@@ -583,12 +603,12 @@ def test_remote_files_are_fetched_scanned_and_removed(archive):
     there = []
 
     def rule(task):
-        there.append(task.item.path)
+        there.append(task.file.path)
         return by_content(task)
 
-    crew, ended = scan(archive, rule=rule, inputs=[address])
+    pool, ended = scan(archive, rule=rule, inputs=[address])
     assert sorted(labels(ended).values()) == ["error", "manipulated", "no-evidence", "no-evidence"]
-    assert len(crew.scanned) == 3
+    assert len(pool.scanned) == 3
     assert all(outcome.path.startswith("file://") for outcome in ended.outcomes)
     assert all(path.is_relative_to(out.resolve() / ".fetched") for path in there)
     assert not any(path.exists() for path in there)
@@ -612,8 +632,8 @@ def test_a_remote_file_that_goes_away_is_an_error(archive, monkeypatch):
     gone = next(o for o in ended.outcomes if o.reasons[0].code == "unreadable")
     assert gone.label is Label.ERROR and len(ended.outcomes) == 4
     monkeypatch.undo()
-    crew, ended = scan(archive, inputs=[f"file://{archive}"])
-    assert len(crew.scanned) == 1 and labels(ended)[gone.name] == "manipulated"
+    pool, ended = scan(archive, inputs=[f"file://{archive}"])
+    assert len(pool.scanned) == 1 and labels(ended)[gone.name] == "manipulated"
 
 
 # Before any work
@@ -624,23 +644,27 @@ def test_a_remote_file_that_goes_away_is_an_error(archive, monkeypatch):
     [
         ({"options": ScanOptions(model="oracle")}, ModelError, "oracle"),
         ({"options": ScanOptions(false_alarm_rate=1e-9)}, UsageError, "false-alarm rate"),
-        ({"ways": replace(WAYS, reports=("poem",))}, UsageError, "poem"),
-        ({"ways": replace(WAYS, exclude=("*",))}, UsageError, "nothing to scan"),
+        ({"archive_options": replace(ARCHIVE_OPTIONS, reports=("poem",))}, UsageError, "poem"),
+        (
+            {"archive_options": replace(ARCHIVE_OPTIONS, exclude=("*",))},
+            UsageError,
+            "nothing to scan",
+        ),
         ({"inputs": ["no*such"]}, UsageError, "no"),
     ],
 )
 def test_what_cannot_work_is_told_before_any_work(archive, wanted, error, told):
-    crew = FakeCrew()
+    pool = FakePool()
     with pytest.raises(error, match=told):
-        scan(archive, crew=crew, **wanted)
-    assert not crew.started
+        scan(archive, pool=pool, **wanted)
+    assert not pool.started
 
 
 def test_results_do_not_go_among_other_files(archive):
-    crew = FakeCrew()
+    pool = FakePool()
     with pytest.raises(UsageError, match="no results folder"):
-        scan(archive, archive, crew=crew)
-    assert not crew.started
+        scan(archive, archive, pool=pool)
+    assert not pool.started
     assert sorted(os.listdir(archive)) == ["a.mp4", "b.mp4", "c.mkv", "sub"]
 
 
@@ -659,8 +683,8 @@ def test_a_folder_that_a_killed_run_has_left_is_taken(archive):
 def test_events(archive):
     told = []
     scan(archive, on_event=told.append)
-    assert isinstance(told[0], Standing) and told[0].total == 4
-    settled = [event for event in told if isinstance(event, Settled)]
+    assert isinstance(told[0], RunStarted) and told[0].total == 4
+    settled = [event for event in told if isinstance(event, ItemDone)]
     assert len(settled) == 4 and sum(event.fresh for event in settled) == 3
 
 
@@ -675,8 +699,8 @@ def test_a_report_that_fails_does_not_cost_the_run(archive, monkeypatch):
 
 
 def test_reports_are_written_now_and_then(archive, monkeypatch):
-    monkeypatch.setattr(running, "REPORT_EVERY", 0.0)
-    monkeypatch.setattr(running, "REPORT_SHARE", 0)
+    monkeypatch.setattr(scheduler, "REPORT_INTERVAL", 0.0)
+    monkeypatch.setattr(scheduler, "REPORT_SHARE", 0)
     seen = []
 
     def write(results, path):
@@ -706,13 +730,14 @@ def test_the_runs_process_needs_neither_torch_nor_a_decoder(archive):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tests.archive.fake_crew import FakeCrew\n"
-        "from deepscan.archive.run import Ways, scan_archive\n"
-        "from deepscan.archive.workers.local import LocalCrew\n"
+        "from tests.archive.fake_pool import FakePool\n"
+        "from deepscan.archive.options import ArchiveOptions\n"
+        "from deepscan.archive.run import scan_archive\n"
+        "from deepscan.archive.workers.local import LocalPool\n"
         "from deepscan.archive.live import open_view\n"
         "from deepscan.options import ScanOptions\n"
-        "scan_archive([sys.argv[1]], Path(sys.argv[2]), options=ScanOptions(), crew=FakeCrew(),\n"
-        "             ways=Ways(min_free=0, reports=('csv', 'jsonl')))\n"
+        "scan_archive([sys.argv[1]], Path(sys.argv[2]), options=ScanOptions(), pool=FakePool(),\n"
+        "             archive_options=ArchiveOptions(min_free=0, reports=('csv', 'jsonl')))\n"
         "print([m for m in ('torch', 'av', 'decord', 'openvino') if m in sys.modules])\n"
     )
     ran = subprocess.run(

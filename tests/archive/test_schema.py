@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscan.archive.schema import complaints, schema_of
+from deepscan.archive.schema import load_schema, violations
 from deepscan.sinks.frames import line_of
 from deepscan.sinks.record import record_of
 from tests.sinks import build
@@ -37,14 +37,14 @@ def places(value, path=()):
 
 
 def test_a_record_and_a_frame_have_their_shape():
-    assert list(complaints(record(), schema_of("result-1"))) == []
+    assert list(violations(record(), load_schema("result-1"))) == []
     for result in build.results(build.scan()):
-        assert list(complaints(line_of(result), schema_of("frames-1"))) == []
+        assert list(violations(line_of(result), load_schema("frames-1"))) == []
 
 
 RECORD = record()
 PLACES = [path for path in places(RECORD) if path]
-BIG = jsonschema.Draft202012Validator(schema_of("result-1"))
+BIG = jsonschema.Draft202012Validator(load_schema("result-1"))
 
 
 @settings(max_examples=300, deadline=None)
@@ -58,32 +58,32 @@ def test_agrees_with_jsonschema_on_broken_records(path, remove, value):
         del holder[path[-1]]
     else:
         holder[path[-1]] = value
-    assert (not list(complaints(broken, schema_of("result-1")))) == BIG.is_valid(broken)
+    assert (not list(violations(broken, load_schema("result-1")))) == BIG.is_valid(broken)
 
 
 def test_a_name_that_is_no_utf8_is_in_shape():
     values = record()
     values["input"]["path_b64"] = "Yf8ubXA0"
-    assert list(complaints(values, schema_of("result-1"))) == []
+    assert list(violations(values, load_schema("result-1"))) == []
     values["input"]["path_b64"] = 7
-    assert list(complaints(values, schema_of("result-1")))
+    assert list(violations(values, load_schema("result-1")))
 
 
 def test_says_where_it_is_wrong():
     broken = record()
     broken["verdict"]["label"] = "real"
     del broken["input"]["sha256"]
-    told = list(complaints(broken, schema_of("result-1")))
+    told = list(violations(broken, load_schema("result-1")))
     assert any("$.verdict.label" in line for line in told)
     assert "$.input.sha256 is missing" in told
 
 
 def test_a_word_that_it_does_not_know_is_an_error_and_not_passed_over():
     with pytest.raises(ValueError, match="uniqueItems"):
-        list(complaints([1], {"type": "array", "uniqueItems": True}))
+        list(violations([1], {"type": "array", "uniqueItems": True}))
 
 
 def test_true_is_not_one():
-    assert list(complaints(True, {"const": 1}))
-    assert not list(complaints(1.0, {"const": 1}))
-    assert list(complaints(True, {"type": "integer"}))
+    assert list(violations(True, {"const": 1}))
+    assert not list(violations(1.0, {"const": 1}))
+    assert list(violations(True, {"type": "integer"}))

@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from deepscan.archive.journal import read_journal
-from deepscan.archive.run import Ways, scan_archive
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.run import scan_archive
 from deepscan.archive.verify import options_of, tolerance_between, verify
-from deepscan.archive.workers.local import LocalCrew
+from deepscan.archive.workers.local import LocalPool
 from deepscan.cli.scan import app
 from deepscan.engines.engine import Predictions
 from deepscan.errors import UsageError
@@ -287,9 +288,9 @@ def archived(tmp_path_factory):
     options = ScanOptions()
     scan_archive(
         [str(archive)], folder / "out", options=options,
-        crew=LocalCrew(options, jobs=1, scanner="tests.conftest:fake_scanner",
+        pool=LocalPool(options, jobs=1, scanner="tests.conftest:fake_scanner",
                        controls="tests.archive.parts:no_controls"),
-        ways=Ways(reports=(), write_found=("frames", "masks"), min_free=0),
+        archive_options=ArchiveOptions(reports=(), write_found=("frames", "masks"), min_free=0),
     )  # fmt: skip
     return folder
 

@@ -10,11 +10,12 @@ from threading import Event
 import pytest
 
 from deepscan.archive.journal import read_journal
-from deepscan.archive.run import Ways, scan_archive
-from deepscan.archive.watch import KeptCrew, watch
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.run import scan_archive
+from deepscan.archive.watch import ReusedPool, watch
 from deepscan.errors import EngineError, UsageError
 from deepscan.options import ScanOptions
-from tests.archive.fake_crew import FakeCrew
+from tests.archive.fake_pool import FakePool
 
 
 @pytest.fixture
@@ -24,12 +25,12 @@ def inbox(tmp_path):
 
 
 class Watched:
-    """A watch with real runs and a fake crew, in a thread of its own."""
+    """A watch with real runs and a fake pool, in a thread of its own."""
 
-    def __init__(self, inbox, crew=None, settled=0.15):
+    def __init__(self, inbox, pool=None, settled=0.15):
         self.out = inbox.parent / "out"
-        self.crew = crew or FakeCrew()
-        self.kept = KeptCrew(self.crew)
+        self.pool = pool or FakePool()
+        self.kept = ReusedPool(self.pool)
         self.stop = Event()
         self.batches = []
         self.errors = []
@@ -38,8 +39,8 @@ class Watched:
     def _scan(self, inbox, include):
         self.batches.append(include)
         ended = scan_archive(
-            [str(inbox)], self.out, options=ScanOptions(), crew=self.kept.seat(),
-            ways=Ways(reports=(), write_found=(), min_free=0, include=include),
+            [str(inbox)], self.out, options=ScanOptions(), pool=self.kept.lease(),
+            archive_options=ArchiveOptions(reports=(), write_found=(), min_free=0, include=include),
         )  # fmt: skip
         return not ended.interrupted
 
@@ -66,7 +67,7 @@ class Watched:
     def until(self, condition):
         end = time.monotonic() + 30
         while not condition():
-            assert time.monotonic() < end, self.crew.scanned
+            assert time.monotonic() < end, self.pool.scanned
             time.sleep(0.02)
 
 
@@ -74,7 +75,7 @@ def test_files_are_scanned_once_as_they_come(inbox):
     (inbox / "first.mp4").write_bytes(b"1")
     names = ["first.mp4"]
     with Watched(inbox) as watched:
-        watched.until(lambda: "first.mp4" in watched.crew.scanned)
+        watched.until(lambda: "first.mp4" in watched.pool.scanned)
         for number in range(12):  # dropped while it looks and scans
             name = ["sub/x.mp4", "a[b].mp4", "q*?.mp4", "no\udcff.mp4"][number] if number < 4 else (
                 f"late{number}.mp4"
@@ -86,9 +87,9 @@ def test_files_are_scanned_once_as_they_come(inbox):
             os.rename(part, path)
             names.append(name)
             time.sleep(0.02)
-        watched.until(lambda: len(watched.crew.scanned) >= len(names))
+        watched.until(lambda: len(watched.pool.scanned) >= len(names))
         time.sleep(0.3)  # nothing more may come
-    assert sorted(watched.crew.scanned) == sorted(names)
+    assert sorted(watched.pool.scanned) == sorted(names)
     outcomes = read_journal(watched.out).outcomes
     assert sorted(each.name for each in outcomes) == sorted(names)
 
@@ -97,9 +98,9 @@ def test_a_changed_file_is_scanned_again(inbox):
     path = inbox / "a.mp4"
     path.write_bytes(b"one")
     with Watched(inbox) as watched:
-        watched.until(lambda: watched.crew.scanned == ["a.mp4"])
+        watched.until(lambda: watched.pool.scanned == ["a.mp4"])
         path.write_bytes(b"fake!")
-        watched.until(lambda: watched.crew.scanned == ["a.mp4", "a.mp4"])
+        watched.until(lambda: watched.pool.scanned == ["a.mp4", "a.mp4"])
     (outcome,) = read_journal(watched.out).outcomes
     assert outcome.label == "manipulated"
 
@@ -108,36 +109,36 @@ def test_a_second_watch_does_nothing_twice(inbox):
     for number in range(3):
         (inbox / f"{number}.mp4").write_bytes(b"%d" % number)
     with Watched(inbox) as first:
-        first.until(lambda: len(first.crew.scanned) == 3)
+        first.until(lambda: len(first.pool.scanned) == 3)
     (inbox / "new.mp4").write_bytes(b"new")
     with Watched(inbox) as second:
-        second.until(lambda: "new.mp4" in second.crew.scanned)
-    assert second.crew.scanned == ["new.mp4"]
+        second.until(lambda: "new.mp4" in second.pool.scanned)
+    assert second.pool.scanned == ["new.mp4"]
 
 
 def test_models_are_loaded_once(inbox):
-    class Counting(FakeCrew):
+    class Counting(FakePool):
         starts = 0
 
         def start(self):
             self.starts += 1
             return super().start()
 
-    crew = Counting()
-    with Watched(inbox, crew) as watched:
+    pool = Counting()
+    with Watched(inbox, pool) as watched:
         for number in range(3):
             (inbox / f"{number}.mp4").write_bytes(b"%d" % number)
-            watched.until(lambda number=number: len(crew.scanned) == number + 1)
-        assert not crew.closed
-    assert crew.starts == 1 and len(watched.batches) == 3
-    assert crew.closed
+            watched.until(lambda number=number: len(pool.scanned) == number + 1)
+        assert not pool.closed
+    assert pool.starts == 1 and len(watched.batches) == 3
+    assert pool.closed
 
 
 def test_a_link_is_told_once_and_no_scan_repeats_for_it(inbox):
     (inbox / "link.mp4").symlink_to("nowhere")
     (inbox / "a.mp4").write_bytes(b"a")
     with Watched(inbox) as watched:
-        watched.until(lambda: watched.crew.scanned == ["a.mp4"])
+        watched.until(lambda: watched.pool.scanned == ["a.mp4"])
         time.sleep(0.3)
     assert len(watched.batches) == 1
     labels = {each.name: str(each.label) for each in read_journal(watched.out).outcomes}
@@ -274,13 +275,13 @@ def test_two_inboxes_with_the_same_names(tmp_path):
     scanned = []
 
     def scan_once(include):
-        crew = FakeCrew()
+        pool = FakePool()
         scan_archive(
             [str(tmp_path / "cam1"), str(tmp_path / "cam2")], tmp_path / "out",
-            options=ScanOptions(), crew=crew,
-            ways=Ways(reports=(), write_found=(), min_free=0, include=include),
+            options=ScanOptions(), pool=pool,
+            archive_options=ArchiveOptions(reports=(), write_found=(), min_free=0, include=include),
         )  # fmt: skip
-        scanned.extend(crew.scanned)
+        scanned.extend(pool.scanned)
         stop.set()
         return True
 

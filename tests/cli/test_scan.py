@@ -366,20 +366,20 @@ def test_every_write_names_a_sink():
 
 
 @pytest.fixture
-def crews(monkeypatch):
-    """Fake crews in place of model processes; the last one was given what it says."""
+def pools(monkeypatch):
+    """Fake pools in place of model processes; the last one was given what it says."""
     import deepscan.archive.workers.local
-    from tests.archive.fake_crew import FakeCrew
+    from tests.archive.fake_pool import FakePool
 
     made = []
 
     def build(options, **given):
-        crew = FakeCrew(**given.pop("fake", {}))
-        crew.options, crew.given = options, given
-        made.append(crew)
-        return crew
+        pool = FakePool(**given.pop("fake", {}))
+        pool.options, pool.given = options, given
+        made.append(pool)
+        return pool
 
-    monkeypatch.setattr(deepscan.archive.workers.local, "LocalCrew", build)
+    monkeypatch.setattr(deepscan.archive.workers.local, "LocalPool", build)
     return made
 
 
@@ -393,7 +393,7 @@ def archive(tmp_path):
     return folder
 
 
-def test_a_folder_is_an_archive(deepscan_cli, crews, archive, tmp_path):
+def test_a_folder_is_an_archive(deepscan_cli, pools, archive, tmp_path):
     out = tmp_path / "out"
     ran = deepscan_cli(archive, "--out", out)
     assert ran.code == 1
@@ -411,7 +411,7 @@ def test_a_folder_is_an_archive(deepscan_cli, crews, archive, tmp_path):
         assert (out / name).is_file()
     again = deepscan_cli(archive, "--out", out, "--quiet")
     assert (again.code, again.out, again.err) == (1, ran.out, "")
-    assert crews[-1].scanned == []
+    assert pools[-1].scanned == []
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_a_folder_is_an_archive(deepscan_cli, crews, archive, tmp_path):
      ["{archive}/**/[ab].mp4"]],
     ids=" ".join,
 )  # fmt: skip
-def test_other_inputs_that_make_an_archive(deepscan_cli, crews, archive, tmp_path, inputs):
+def test_other_inputs_that_make_an_archive(deepscan_cli, pools, archive, tmp_path, inputs):
     (archive / "list").write_text(f"{archive}/a.mp4\n{archive}/twin.mp4\n")
     inputs = [text.format(archive=archive) for text in inputs]
     ran = deepscan_cli(*inputs, "--out", tmp_path / "out", "--report", "jsonl")
@@ -433,8 +433,8 @@ def test_other_inputs_that_make_an_archive(deepscan_cli, crews, archive, tmp_pat
 def test_a_list_on_stdin(archive, tmp_path):
     script = (
         "import deepscan.archive.workers.local as local\n"
-        "from tests.archive.fake_crew import FakeCrew\n"
-        "local.LocalCrew = lambda options, **given: FakeCrew()\n"
+        "from tests.archive.fake_pool import FakePool\n"
+        "local.LocalPool = lambda options, **given: FakePool()\n"
         "from deepscan.cli.scan import run\n"
         "run()\n"
     )
@@ -446,15 +446,15 @@ def test_a_list_on_stdin(archive, tmp_path):
     assert (ran.returncode, ran.stdout) == (0, "1 file: 1 no-evidence\n"), ran.stderr
 
 
-def test_a_results_folder_is_gone_on_with(deepscan_cli, crews, archive, tmp_path):
+def test_a_results_folder_is_gone_on_with(deepscan_cli, pools, archive, tmp_path):
     out = tmp_path / "out"
     deepscan_cli(archive, "--out", out)
     ran = deepscan_cli(archive / "a.mp4", "--out", out)  # one plain file, but results are there
     assert ran.code == 0 and ran.out == "1 file: 1 no-evidence\n"
-    assert crews[-1].scanned == []
+    assert pools[-1].scanned == []
 
 
-def test_options_of_archives_make_an_archive_of_files(deepscan_cli, crews, archive, tmp_path):
+def test_options_of_archives_make_an_archive_of_files(deepscan_cli, pools, archive, tmp_path):
     ran = deepscan_cli(
         archive / "a.mp4", archive / "twin.mp4", "--out", tmp_path / "out", "--jobs", "3",
         "--devices", "cuda:0,cuda:1", "--report", "csv", "--write", "json,frames",
@@ -462,23 +462,23 @@ def test_options_of_archives_make_an_archive_of_files(deepscan_cli, crews, archi
         "--triage", "--paranoid", "--min-free", "0",
     )  # fmt: skip
     assert ran.code == 1, ran.err
-    (crew,) = crews
-    assert crew.given == {"jobs": 3, "devices": ("cuda:0", "cuda:1")}
-    options = crew.options
+    (pool,) = pools
+    assert pool.given == {"jobs": 3, "devices": ("cuda:0", "cuda:1")}
+    options = pool.options
     assert (options.start, options.end, options.budget) == (90.0, 120.0, 90.0) and options.triage
-    assert crew.tasks[0].write == ("record", "frames") and crew.tasks[0].write_found == ()
+    assert pool.tasks[0].write == ("record", "frames") and pool.tasks[0].write_found == ()
     assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
-def test_include_exclude_and_fresh(deepscan_cli, crews, archive, tmp_path):
+def test_include_exclude_and_fresh(deepscan_cli, pools, archive, tmp_path):
     out = tmp_path / "out"
     given = (archive, "--out", out, "--report", "jsonl", "--exclude", "twin*", "--include", "*.mp4")
     assert deepscan_cli(*given).out.splitlines()[-1] == "2 files: 1 manipulated, 1 no-evidence"
     deepscan_cli(*given, "--fresh")
-    assert len(crews[-1].scanned) == 2
+    assert len(pools[-1].scanned) == 2
 
 
-def test_shards_divide_an_archive(deepscan_cli, crews, archive, tmp_path):
+def test_shards_divide_an_archive(deepscan_cli, pools, archive, tmp_path):
     (archive / "link.mp4").symlink_to(archive / "a.mp4")
     seen = []
     for part in (1, 2, 3):
@@ -490,15 +490,15 @@ def test_shards_divide_an_archive(deepscan_cli, crews, archive, tmp_path):
 
 def test_a_cluster_is_another_crew(deepscan_cli, archive, tmp_path, monkeypatch):
     import deepscan.archive.workers.ray
-    from tests.archive.fake_crew import FakeCrew
+    from tests.archive.fake_pool import FakePool
 
     given = {}
 
     def build(options, **wanted):
         given.update(wanted)
-        return FakeCrew()
+        return FakePool()
 
-    monkeypatch.setattr(deepscan.archive.workers.ray, "RayCrew", build)
+    monkeypatch.setattr(deepscan.archive.workers.ray, "RayPool", build)
     out = tmp_path / "out"
     ran = deepscan_cli(archive, "--out", out, "--cluster", "ray://head:10001", "--report", "csv")
     assert ran.code == 1
@@ -509,8 +509,8 @@ def test_a_watched_inbox(archive, tmp_path):
     out = tmp_path / "out"
     script = (
         "import deepscan.archive.workers.local as local, deepscan.archive.watch as watch\n"
-        "from tests.archive.fake_crew import FakeCrew\n"
-        "local.LocalCrew = lambda options, **given: FakeCrew()\n"
+        "from tests.archive.fake_pool import FakePool\n"
+        "local.LocalPool = lambda options, **given: FakePool()\n"
         "real = watch.watch\n"
         "watch.watch = lambda *a, **k: real(*a, **k, interval=0.1, settled=0.3)\n"
         "from deepscan.cli.scan import run\n"
@@ -541,7 +541,7 @@ def test_a_watched_inbox(archive, tmp_path):
     assert told.count("late.mp4: manipulated") == 1
 
 
-def test_what_was_passed_over_is_said(deepscan_cli, crews, archive, tmp_path):
+def test_what_was_passed_over_is_said(deepscan_cli, pools, archive, tmp_path):
     (archive / "notes.txt").write_text("x")
     given = (archive, "--out", tmp_path / "out", "--report", "jsonl", "--exclude", "sub")
     assert "passed over: 1 without a suffix" in deepscan_cli(*given).err
@@ -549,13 +549,13 @@ def test_what_was_passed_over_is_said(deepscan_cli, crews, archive, tmp_path):
     assert deepscan_cli(*given, "-q").err == ""
 
 
-def test_an_archive_as_json(deepscan_cli, crews, archive, tmp_path):
+def test_an_archive_as_json(deepscan_cli, pools, archive, tmp_path):
     ran = deepscan_cli(archive, "--out", tmp_path / "out", "--format", "json", "-q")
     found = {line["name"]: line["label"] for line in map(json.loads, ran.out.splitlines())}
     assert found == {"a.mp4": "no-evidence", "sub/b.mp4": "manipulated", "twin.mp4": "manipulated"}
 
 
-def test_a_baseline_accepts_what_was_reviewed(deepscan_cli, crews, archive, tmp_path):
+def test_a_baseline_accepts_what_was_reviewed(deepscan_cli, pools, archive, tmp_path):
     import hashlib
 
     digest = hashlib.sha256((archive / "twin.mp4").read_bytes()).hexdigest()
@@ -611,13 +611,13 @@ def test_so_many_inconclusive_files_are_let_pass(deepscan_cli, clips, value, cou
     ],
     ids=lambda args: " ".join(args[1:]) or "alone",
 )
-def test_wrong_usage_of_archives(deepscan_cli, crews, archive, tmp_path, args):
+def test_wrong_usage_of_archives(deepscan_cli, pools, archive, tmp_path, args):
     out = tmp_path / "out"
     ran = deepscan_cli(*(arg.format(archive=archive, out=out) for arg in args))
     assert ran.code == 2
     assert ran.out == ""
     assert re.fullmatch(r"deepscan: [^\n]+\n", ran.err)
-    assert not any(crew.scanned for crew in crews)
+    assert not any(pool.scanned for pool in pools)
     assert sorted(names(archive)) == ["a.mp4", "sub", "twin.mp4"]
 
 

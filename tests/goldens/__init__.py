@@ -55,13 +55,13 @@ def inner() -> Any:
     """The parts of the program that are no public surface. ADAPT HERE when a module moves."""
     from types import SimpleNamespace
 
-    from deepscan.archive.settings_hash import decides
+    from deepscan.archive.settings_hash import settings_hash
     from deepscan.cli.scan import app
     from deepscan.engines.parity import TOLERANCES
     from deepscan.testing import make_video
 
     return SimpleNamespace(
-        settings_hash=decides, app=app, fp32=TOLERANCES["fp32"], make_video=make_video
+        settings_hash=settings_hash, app=app, fp32=TOLERANCES["fp32"], make_video=make_video
     )
 
 

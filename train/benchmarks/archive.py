@@ -24,9 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from deepscan.archive.events import Heartbeat, ItemDone, RunEvent, RunStarted
 from deepscan.archive.journal import JOURNAL, read_journal
-from deepscan.archive.run import REPORTS, Happening, Settled, Standing, Ways, Working, scan_archive
-from deepscan.archive.workers.local import CONTROLS, SCANNER, LocalCrew
+from deepscan.archive.options import REPORTS, ArchiveOptions
+from deepscan.archive.run import scan_archive
+from deepscan.archive.workers.local import CONTROLS, SCANNER, LocalPool
 from deepscan.engines.engine import Engine
 from deepscan.options import ScanOptions
 from deepscan.testing import FakeDetector, FakeEngine, draw_numbered, make_video
@@ -159,11 +161,11 @@ class _Watch:
     took: float = 0.0
     last: float = 0.0
 
-    def take(self, event: Happening) -> None:
-        if isinstance(event, Settled):
+    def take(self, event: RunEvent) -> None:
+        if isinstance(event, ItemDone):
             self.settled += 1
             self.took += event.outcome.took
-        if isinstance(event, Working) and time.monotonic() - self.last > 0.5:
+        if isinstance(event, Heartbeat) and time.monotonic() - self.last > 0.5:
             self.last = time.monotonic()
             mine = _resident(os.getpid())
             self.samples.append((self.settled, mine, sum(map(_resident, _children(os.getpid())))))
@@ -201,7 +203,7 @@ def measure(work: Path, files: int, *, real: bool = False, jobs: int | None = No
     damaged = make_archive(work / "archive", files)
     out = work / "results"
     watch = _Watch()
-    crew = LocalCrew(
+    pool = LocalPool(
         options,
         jobs=jobs,
         scanner=SCANNER if real else "train.benchmarks.archive:scanner",
@@ -209,15 +211,15 @@ def measure(work: Path, files: int, *, real: bool = False, jobs: int | None = No
     )
     slots, began = 0, 0.0
 
-    def on_event(event: Happening) -> None:
+    def on_event(event: RunEvent) -> None:
         nonlocal slots, began
-        if isinstance(event, Standing):
-            slots, began = event.crewed.slots, time.monotonic()
+        if isinstance(event, RunStarted):
+            slots, began = event.pool_info.slots, time.monotonic()
         watch.take(event)
 
-    ways = Ways(reports=(), write_found=(), command=tuple(sys.argv))
-    scan_archive([str(work / "archive")], out, options=options, crew=crew, ways=ways,
-                 on_event=on_event)  # fmt: skip
+    archive_options = ArchiveOptions(reports=(), write_found=(), command=tuple(sys.argv))
+    scan_archive([str(work / "archive")], out, options=options, pool=pool,
+                 archive_options=archive_options, on_event=on_event)  # fmt: skip
     seconds = time.monotonic() - began
     results = read_journal(out)
     lines = [json.loads(line) for line in (out / JOURNAL).read_bytes().splitlines()]

@@ -18,10 +18,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
-from deepscan.archive.inputs.remote import connect, is_address, list_remote, place_of
+from deepscan.archive.inputs.remote import connect, is_address, list_remote, local_path
 from deepscan.archive.journal import is_results
-from deepscan.archive.lock import FETCHED
-from deepscan.archive.records import Item, Refused
+from deepscan.archive.lock import DOWNLOADS
+from deepscan.archive.records import InputFile, SkippedEntry
 from deepscan.errors import UnreadableError, UsageError
 from deepscan.types import Label, Reason
 
@@ -48,7 +48,7 @@ _MEDIA = VIDEO_SUFFIXES | PICTURE_SUFFIXES
 _HEAD = 2**16  # bytes of a list that tell how it is separated; no path is that long
 _LIST_LINE = 2**16
 
-Entry = Item | Refused
+Entry = InputFile | SkippedEntry
 
 
 @dataclass(slots=True)
@@ -356,7 +356,7 @@ class _Walk:
             elif self._is_wanted(inner, root) and not self._is_repeated(path):
                 yield self._file(name, path)
 
-    def _subfolder(self, folder: _Folder, root: _Root) -> Iterator[Refused | _Folder]:
+    def _subfolder(self, folder: _Folder, root: _Root) -> Iterator[SkippedEntry | _Folder]:
         if self._is_excluded(folder.name):
             self.counts.excluded += 1
         elif folder.depth > DEPTH:
@@ -385,22 +385,22 @@ class _Walk:
     def _remote(self, root: _Root, prefix: str) -> Iterator[Entry]:
         self.remembers = True  # an object store may have names that no tree has
         own = _parts(root.base.partition("://")[2]) or ("root",)
-        folder = Path(os.path.abspath(self.skip or tempfile.gettempdir())) / FETCHED
+        folder = Path(os.path.abspath(self.skip or tempfile.gettempdir())) / DOWNLOADS
         try:
             for found in list_remote(root.base, depth=DEPTH, follow_links=self.follow):
                 name = "/".join(part for part in _parts(found.name) if part != "..")
                 inside = "/".join(part for part in (prefix, name) if part)
-                path = place_of(found.address, folder)
+                path = local_path(found.address, folder)
                 if not found.name:
                     given = "/".join(own) if self.several else own[-1]
-                    entry = Item(given, path, None, found.address)
+                    entry = InputFile(given, path, None, found.address)
                     if found.kind != "file":
                         yield _refused(given, path, *_REMOTE[found.kind])
                         continue
                 elif not self._is_wanted_below(name, root):
                     continue
                 elif found.kind == "file":
-                    entry = Item(inside, path, None, found.address)
+                    entry = InputFile(inside, path, None, found.address)
                 else:
                     code, text, label = _REMOTE[found.kind]
                     yield _refused(inside, path, code, found.why or text, label)
@@ -412,7 +412,7 @@ class _Walk:
                 yield replace(entry, name=self._own(entry.name, found.address))
         except (UnreadableError, UsageError) as error:
             reason = Reason("unreadable", str(error))
-            yield Refused("/".join(own), place_of(root.base, folder), Label.ERROR, reason)
+            yield SkippedEntry("/".join(own), local_path(root.base, folder), Label.ERROR, reason)
 
     def _is_wanted_below(self, name: str, root: _Root) -> bool:
         places = None
@@ -486,9 +486,9 @@ class _Walk:
         except (OSError, ValueError) as error:
             return self._unreadable(name, path, error)
         identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-        return Item(name, Path(path), identity)
+        return InputFile(name, Path(path), identity)
 
-    def _unreadable(self, name: str, path: str, error: Exception) -> Refused:
+    def _unreadable(self, name: str, path: str, error: Exception) -> SkippedEntry:
         why = getattr(error, "strerror", None) or str(error)
         return _refused(name, path, "unreadable", why, Label.ERROR)
 
@@ -629,5 +629,5 @@ def _refused(
     code: str,
     text: str,
     label: Label = Label.INCONCLUSIVE,
-) -> Refused:
-    return Refused(name, Path(path), label, Reason(code, text))
+) -> SkippedEntry:
+    return SkippedEntry(name, Path(path), label, Reason(code, text))

@@ -1,4 +1,4 @@
-"""Fetches remote files before their turn comes, so that neither crew nor network waits.
+"""Fetches remote files before their turn comes, so that neither workers nor network wait.
 
 The threads are daemons: a run that is ended at once does not wait for a slow server. What they
 leave half-written the next run sweeps away.
@@ -12,7 +12,7 @@ from pathlib import Path
 from deepscan.archive.inputs.remote import fetch
 
 
-class Ahead:
+class Prefetcher:
     """Remote files on their way into a folder."""
 
     def __init__(self, folder: Path, *, size: int) -> None:
@@ -21,23 +21,23 @@ class Ahead:
         self._size = size
         self._under_way: dict[str, _Fetch] = {}
 
-    def want(self, address: str) -> None:
-        """Begin to fetch a file, unless it is under way."""
+    def request(self, address: str) -> None:
+        """Begin to fetch a file, unless that has begun."""
         if address not in self._under_way:
             self._under_way[address] = _Fetch(address, self._folder, self._size)
 
-    def is_here(self, address: str, timeout: float) -> bool:
-        """Wait that long at most for a file that is wanted; whether it has come, or failed."""
-        self.want(address)
+    def wait(self, address: str, timeout: float) -> bool:
+        """Wait at most `timeout` seconds; whether the file has come, or failed."""
+        self.request(address)
         return self._under_way[address].ended.wait(timeout)
 
     def take(self, address: str) -> None:
-        """The file is wanted now, and lies where `place_of` says when this returns.
+        """The file is wanted now, and lies where `local_path` says when this returns.
 
         Raises:
             UnreadableError, LimitError, UsageError, OutputError: as `fetch` does.
         """
-        self.want(address)
+        self.request(address)
         under_way = self._under_way.pop(address)
         under_way.ended.wait()
         if under_way.error is not None:

@@ -112,7 +112,7 @@ def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) ->
         waiting.extend(reversed(folders))
 
 
-def place_of(address: str, folder: Path) -> Path:
+def local_path(address: str, folder: Path) -> Path:
     """Where `fetch` puts a file: a name of its own in `folder`, with the suffix of the address."""
     digest = hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     suffix = _SUFFIX.search(re.split(r"[?#]", address)[0])
@@ -120,7 +120,7 @@ def place_of(address: str, folder: Path) -> Path:
 
 
 def fetch(address: str, folder: Path, *, size: int | None = None) -> Path:
-    """Copy a remote file to `place_of(address, folder)`; whole under that name or absent.
+    """Copy a remote file to `local_path(address, folder)`; whole under that name or absent.
 
     `folder` is made if need be; whoever fetches removes the file when it is done. `size` is the
     largest file that is taken, in bytes.
@@ -132,23 +132,23 @@ def fetch(address: str, folder: Path, *, size: int | None = None) -> Path:
         OutputError: the disk is full.
     """
     system, path = connect(address)
-    target = place_of(address, folder)
+    target = local_path(address, folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritten(target, error) from error
+        raise _cannot_write(target, error) from error
     with atomic_output(target) as part:
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _unwritten(part, error) from error
+            raise _cannot_write(part, error) from error
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             for chunk in _read(system, path, address, size):
                 try:
                     while chunk:
                         chunk = chunk[file.write(chunk) :]
                 except OSError as error:
-                    raise _unwritten(target, error) from error
+                    raise _cannot_write(target, error) from error
     return target
 
 
@@ -184,5 +184,5 @@ def _too_large(address: str, what: str, most: int) -> LimitError:
     return LimitError("limit_size", f"{address}: {what}, the limit is {most}")
 
 
-def _unwritten(path: Path, error: OSError) -> OutputError:
+def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path} cannot be written: {error.strerror}: free some space")

@@ -20,7 +20,7 @@ from deepscan.archive.records import Results
 from deepscan.sinks.record import name_bytes
 from deepscan.types import Label
 
-GRAVITY = (
+SEVERITY = (
     Label.MANIPULATED,
     Label.SUSPICIOUS,
     Label.INCONCLUSIVE,

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from deepscan.archive.records import Outcome, Results, Run, Written
-from deepscan.archive.reports import GRAVITY, address, inside
+from deepscan.archive.records import Outcome, OutputFile, Results, Run
+from deepscan.archive.reports import SEVERITY, address, inside
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
 from deepscan.types import Interval, Label
@@ -124,10 +124,10 @@ def _page(results: Results, here: Path) -> str:
     template = environment.from_string(source.read_text(encoding="utf-8"))
     outcomes = results.outcomes
     counts = Counter(each.label for each in outcomes)
-    gravest = next((label for label in GRAVITY if counts[label]), Label.NOT_APPLICABLE)
+    gravest = next((label for label in SEVERITY if counts[label]), Label.NOT_APPLICABLE)
     rows = _rows(results, here)
     return template.render(
-        labels=GRAVITY,
+        labels=SEVERITY,
         results=results,
         run=results.run,
         folder=wording.visible(results.folder.name),
@@ -183,11 +183,11 @@ def parts_of(counts: Mapping[Label, int]) -> list[Part]:
     """The bar of labels: shares to scale, but what is there at all can be seen."""
     total = sum(counts.values())
     widths = {
-        label: max(0.6, 100 * counts[label] / total) for label in GRAVITY if counts.get(label)
+        label: max(0.6, 100 * counts[label] / total) for label in SEVERITY if counts.get(label)
     }
     scale = 100 / sum(widths.values()) if widths else 1.0
     parts, x = [], 0.0
-    for label in GRAVITY:
+    for label in SEVERITY:
         count, width = counts.get(label, 0), widths.get(label, 0.0) * scale
         share = wording.percent(count / total) if total else ""
         title = wording.phrase(f"label.{label}")
@@ -217,7 +217,11 @@ def _small(encoded: bytes) -> str:
             if max(picture.size) > 2_048:
                 return ""
             small = picture.convert("RGB").resize((PICTURE, PICTURE), Pictures.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError):  # Pillow's ways to say that it is no picture
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+    ):  # Pillow's archive_options to say that it is no picture
         return ""
     held = io.BytesIO()
     small.save(held, "JPEG", quality=72, optimize=True)
@@ -225,7 +229,7 @@ def _small(encoded: bytes) -> str:
 
 
 def _rows(results: Results, here: Path) -> list[Row]:
-    ranks = {label: rank for rank, label in enumerate(GRAVITY)}
+    ranks = {label: rank for rank, label in enumerate(SEVERITY)}
     ordered = sorted(
         results.outcomes, key=lambda each: (ranks[each.label], -(each.score or 0.0), each.name)
     )[:ROWS]
@@ -307,7 +311,7 @@ def _notes(
     return tuple(notes)
 
 
-def _links(outputs: Iterable[Written], up: str) -> list[tuple[str, str]]:
+def _links(outputs: Iterable[OutputFile], up: str) -> list[tuple[str, str]]:
     order = {kind: place for place, kind in enumerate(_KINDS)}
     return [
         (_KINDS.get(each.kind, wording.visible(each.kind)), f"{up}/{address(each.path)}")
@@ -373,7 +377,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("Known crops", f"{state}: {scores}"))
     if run.shard is not None:
         facts.append(("Shard", f"{run.shard[0]} of {run.shard[1]}"))
-    facts += [("Run", run.id), ("Settings SHA-256", run.decides)]
+    facts += [("Run", run.id), ("Settings SHA-256", run.settings_hash)]
     facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in run.versions)))
     return [(name, wording.visible(value)) for name, value in facts]
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from deepscan.archive.baseline import Baseline
 from deepscan.archive.records import Outcome, Results, Run
-from deepscan.archive.reports import GRAVITY, address
+from deepscan.archive.reports import SEVERITY, address
 from deepscan.archive.reports.jsonl import encodable
 from deepscan.errors import OutputError
 from deepscan.files import atomic_output
@@ -70,7 +70,7 @@ def write_sarif(
         OutputError: a file cannot be written, or a number is NaN or infinite.
     """
     day = today or datetime.now(UTC).date()
-    ranks = {label: rank for rank, label in enumerate(GRAVITY)}
+    ranks = {label: rank for rank, label in enumerate(SEVERITY)}
     ordered = sorted(results.outcomes, key=lambda each: (ranks[each.label], each.name))
     seen: Counter[str] = Counter()
     found = [

@@ -148,7 +148,7 @@ def _run(run: Run, finished: bool) -> tuple[str | int | float | None, ...]:
         run.false_alarm_rate,
         _json(dict(run.settings)),
         _json(dict(run.versions)),
-        run.decides,
+        run.settings_hash,
         _json(dict(run.controls)),
         None if run.controls_passed is None else int(run.controls_passed),
         None if run.shard is None else f"{run.shard[0]}/{run.shard[1]}",

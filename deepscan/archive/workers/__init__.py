@@ -1,1 +1,16 @@
-"""Who scans the files of an archive: processes here or on a cluster."""
+"""The table of worker pools: who scans the files of an archive, on this machine or a cluster.
+
+A pool has the shape of `WorkerPool` in contract.py: it holds loaded engines, takes several files at
+once and only scans. The scheduler submits tasks, records what comes back and decides what to retry.
+
+To add one, write one file here with a class of that shape and add one line to `WORKER_POOLS`; the
+conformance suite in tests/archive/workers/ runs over all of them.
+"""
+
+from __future__ import annotations
+
+WORKER_POOLS: dict[str, str] = {
+    "local": "deepscan.archive.workers.local:LocalPool",
+    "ray": "deepscan.archive.workers.ray:RayPool",
+}
+"""Name of a pool -> the class, as "module:class"."""

@@ -23,22 +23,22 @@ from deepscan.types import EngineInfo, ModelInfo
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 0.004  # seconds that a batch waits to be filled: a tenth of what a full one takes
+MAX_QUEUE_DELAY = 0.004  # seconds that a batch waits to be filled: a tenth of what a full one takes
 
 
 class SharedEngine:
-    """Gathers what threads ask until a batch is full, nobody is left to ask, or time passes.
+    """Gathers requests until a batch is full, nobody is left to ask, or time passes.
 
-    Give each scan a `seat`, an engine of its own over this one.
+    Give each scan a `client`, an engine of its own over this one.
     """
 
-    def __init__(self, engine: Engine, *, patience: float = PATIENCE) -> None:
+    def __init__(self, engine: Engine, *, max_queue_delay: float = MAX_QUEUE_DELAY) -> None:
         self.engine = engine
-        self._patience = patience
+        self._max_queue_delay = max_queue_delay
         self._limit = engine.max_batch  # halved where the device's memory does not suffice
         self._changed = threading.Condition()
         self._waiting: list[_Request] = []
-        self._seated = 0
+        self._active = 0
         self._running = False
         self._seconds = 0.0
 
@@ -54,30 +54,30 @@ class SharedEngine:
         return self._limit
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def active_client(self) -> Iterator[None]:
         """Count the calling thread among those that may still ask while this lasts."""
         with self._changed:
-            self._seated += 1
+            self._active += 1
         try:
             yield
         finally:
             with self._changed:
-                self._seated -= 1
+                self._active -= 1
                 self._changed.notify_all()
 
-    def seat(self) -> Seat:
+    def client(self) -> EngineClient:
         """An engine for one scan; closing it leaves this one open."""
-        return Seat(self)
+        return EngineClient(self)
 
     def predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch, with those of other threads.
+        """Predict (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch, with those of other threads.
 
         Raises:
             ValueError: the crops are of another shape or type.
-            EngineError: these crops could not be judged.
+            EngineError: these crops could not be predicted.
         """
         check_crops(crops, self.engine.input_size, self.engine.max_batch)
-        mine = _Request(crops, time.monotonic() + self._patience)
+        mine = _Request(crops, time.monotonic() + self._max_queue_delay)
         with self._changed:
             self._waiting.append(mine)
             self._changed.notify_all()
@@ -88,11 +88,11 @@ class SharedEngine:
                     wait = None if self._running else self._waiting[0].until - time.monotonic()
                     self._changed.wait(wait if wait is None else max(wait, 0.0))
                 if mine.done:
-                    return mine.answer()
+                    return mine.result()
                 batch = self._take()
                 self._running = True
             try:
-                self._serve(batch)
+                self._run(batch)
             finally:
                 with self._changed:
                     self._running = False
@@ -106,7 +106,7 @@ class SharedEngine:
             return False
         return (
             sum(len(request.crops) for request in self._waiting) >= self._limit
-            or len(self._waiting) >= self._seated
+            or len(self._waiting) >= self._active
             or time.monotonic() >= self._waiting[0].until
         )
 
@@ -121,17 +121,17 @@ class SharedEngine:
                 room -= len(request.crops)
         return batch
 
-    def _serve(self, batch: list[_Request]) -> None:
-        """Judge a batch; if that fails, each request alone, so that an error finds its owner."""
+    def _run(self, batch: list[_Request]) -> None:
+        """Predict a batch; if that fails, each request alone, so that an error finds its owner."""
         try:
             crops = [request.crops for request in batch]
-            found = self._judge(crops[0] if len(crops) == 1 else np.concatenate(crops))
+            found = self._predict_in_pieces(crops[0] if len(crops) == 1 else np.concatenate(crops))
         except (DeepscanError, ValueError) as error:
             if len(batch) == 1:
                 batch[0].error = error
                 return
             for request in batch:
-                self._serve([request])
+                self._run([request])
             return
         start = 0
         for request in batch:
@@ -139,7 +139,7 @@ class SharedEngine:
             request.found = Predictions(found.scores[start:end], found.masks[start:end])
             start = end
 
-    def _judge(self, crops: NDArray[np.uint8]) -> Predictions:
+    def _predict_in_pieces(self, crops: NDArray[np.uint8]) -> Predictions:
         parts = []
         place = 0
         while place < len(crops):
@@ -174,8 +174,8 @@ class SharedEngine:
         )
 
 
-class Seat:
-    """An engine as one scan sees it: the shared one, which its `close` leaves open."""
+class EngineClient:
+    """The engine of one scan: the shared one, which `close` leaves open."""
 
     def __init__(self, shared: SharedEngine) -> None:
         self._shared = shared
@@ -201,11 +201,11 @@ class Seat:
         return self._shared.engine.info
 
     def predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
+        """Predict scores and masks of (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
 
         Raises:
             ValueError: the crops are of another shape or type.
-            EngineError: these crops could not be judged.
+            EngineError: these crops could not be predicted.
         """
         return self._shared.predict(crops)
 
@@ -214,11 +214,11 @@ class Seat:
 
 
 class _Request:
-    """What one thread asks, and later the answer to it."""
+    """What one thread asks, and later its result."""
 
     def __init__(self, crops: NDArray[np.uint8], until: float) -> None:
         self.crops = crops
-        self.until = until  # when patience ends, by the monotonic clock
+        self.until = until  # when the delay ends, by the monotonic clock
         self.found: Predictions | None = None
         self.error: Exception | None = None
 
@@ -226,7 +226,7 @@ class _Request:
     def done(self) -> bool:
         return self.found is not None or self.error is not None
 
-    def answer(self) -> Predictions:
+    def result(self) -> Predictions:
         if self.error is not None:
             raise self.error
         assert self.found is not None

@@ -1,10 +1,4 @@
-"""The crew contract and the table of crews: who scans the files of an archive.
-
-A crew holds loaded engines and takes several files at once. The run (archive/run.py) hands tasks
-out, writes what comes back into the journal and decides what to try again; a crew only scans. To
-add one, write one file with a class of this shape and add one line to `CREWS`; the conformance
-suite in tests/archive/ runs over all of them.
-"""
+"""The contract of worker pools: tasks go in, events come out. The table is in `__init__.py`."""
 
 from __future__ import annotations
 
@@ -12,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from deepscan.archive.records import Item, Outcome
+from deepscan.archive.records import InputFile, Outcome
 from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One item to scan. `folder` (absolute) takes the outputs; it is made when it is needed.
+    """One file to scan. `folder` (absolute) takes the outputs; it is made when it is needed.
 
     `write` are the sinks of every file, `write_found` those that are added for a file that is
     manipulated or suspicious. Outputs are named `result` and the suffix of their kind. `attempt`
     counts from 1.
     """
 
-    item: Item
+    file: InputFile
     folder: Path
     write: tuple[str, ...]
     write_found: tuple[str, ...]
@@ -35,8 +29,8 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Progressed:
-    """A sign of life: so many frames of a task are done, `time` seconds of its media."""
+class TaskProgress:
+    """So many frames of a task are done, `time` seconds of its media."""
 
     task: Task
     stage: str  # "analysing" or "writing"
@@ -46,7 +40,7 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class TaskDone:
     """A task has its outcome, also if that is an error of the file."""
 
     task: Task
@@ -54,19 +48,19 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """What worked on a task died or hung without an outcome; the task may be tried again."""
+class TaskLost:
+    """The worker of a task died or hung without an outcome; the task may be tried again."""
 
     task: Task
     reason: Reason
 
 
-Event = Progressed | Done | Lost
+PoolEvent = TaskProgress | TaskDone | TaskLost
 
 
 @dataclass(frozen=True, slots=True)
-class Crewed:
-    """What a crew can tell once it stands: who will score, and how the known crops scored."""
+class PoolInfo:
+    """A pool that is ready: its engine, and how the known crops scored."""
 
     engine: str
     engine_reason: str
@@ -75,10 +69,10 @@ class Crewed:
     controls_passed: bool
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Scans tasks, several at once. Use it with `with`; leaving ends all work at once."""
 
-    def start(self) -> Crewed:
+    def start(self) -> PoolInfo:
         """Load the engines and score the known crops.
 
         Raises:
@@ -90,7 +84,7 @@ class Crew(Protocol):
         """Take a task; never more than `slots` are under way."""
         ...
 
-    def wait(self, timeout: float) -> list[Event]:
+    def wait(self, timeout: float) -> list[PoolEvent]:
         """What has happened since the last call, at least one event unless the time passes.
 
         Raises:
@@ -105,9 +99,3 @@ class Crew(Protocol):
     def close(self) -> None:
         """End everything, also tasks under way. Never raises."""
         ...
-
-
-CREWS: dict[str, str] = {
-    "local": "deepscan.archive.workers.local:LocalCrew",
-    "ray": "deepscan.archive.workers.ray:RayCrew",
-}

@@ -1,4 +1,4 @@
-"""The crew of this machine: one model process for each device, watched and started again.
+"""The worker pool of this machine: a model process for each device, watched and restarted.
 
 The run's process imports neither torch nor a decoder: what native code does to a model process, it
 does not do to the run. A model process that dies or falls silent costs its files one try.
@@ -20,11 +20,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import deepscan
-from deepscan import errors
 from deepscan.archive.records import Outcome
-from deepscan.archive.workers.contract import Crewed, Done, Event, Lost, Progressed, Task
-from deepscan.archive.workers.worker import Message, pack, task_to_json, unpack
-from deepscan.errors import DeepscanError, EngineError
+from deepscan.archive.workers.contract import (
+    PoolEvent,
+    PoolInfo,
+    Task,
+    TaskDone,
+    TaskLost,
+    TaskProgress,
+)
+from deepscan.archive.workers.messages import Channel, Message, error_named, task_to_json
+from deepscan.errors import EngineError
 from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
@@ -33,13 +39,13 @@ logger = logging.getLogger(__name__)
 SCANNER = "deepscan.scan.scanner:Scanner"
 CONTROLS = "deepscan.archive.workers.controls:score_controls"
 
-START_UP = 1800.0  # seconds until an engine stands: TensorRT may have to build it first
-SILENCE = 60.0  # seconds without a sign of life from a model process that beats every second
-TASK_SILENCE = 600.0  # seconds without progress of one file ...
-SLOW_DISK = 10 * 2**20  # ... and one more for each so many bytes: hashing shows no progress
-STILLBORN = 3  # deaths in a row before the engine stands that end the run
-BACK_OFF, LONGEST_BACK_OFF = 0.5, 60.0  # seconds before a dead process is started again
-LAST_WORDS = 8 * 1024  # bytes of a process's stderr that are kept
+START_TIMEOUT = 1800.0  # seconds until an engine is loaded: TensorRT may have to build it first
+HEARTBEAT_TIMEOUT = 60.0  # seconds of silence of a model process that sends a heartbeat each second
+PROGRESS_TIMEOUT = 600.0  # seconds without progress of one file ...
+SLOWEST_READ = 10 * 2**20  # ... and one more for each so many bytes: hashing shows no progress
+MAX_START_FAILURES = 3  # deaths in a row before the engine is loaded that end the run
+RESTART_DELAY, MAX_RESTART_DELAY = 0.5, 60.0  # seconds before a dead process is started again
+MAX_STDERR = 8 * 1024  # bytes of a process's stderr that are kept
 
 # -P and an explicit root: the current folder may be full of untrusted files, some named av.py.
 START = (
@@ -48,7 +54,7 @@ START = (
 )
 
 
-class LocalCrew:
+class LocalPool:
     """Model processes on this machine; see the contract in contract.py."""
 
     def __init__(
@@ -59,8 +65,8 @@ class LocalCrew:
         devices: Sequence[str] = (),
         scanner: str = SCANNER,
         controls: str = CONTROLS,
-        silence: float = SILENCE,
-        task_silence: float = TASK_SILENCE,
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+        progress_timeout: float = PROGRESS_TIMEOUT,
     ) -> None:
         """
         Args:
@@ -69,15 +75,15 @@ class LocalCrew:
             devices: "cpu", "cuda:0", ...; one process each. By default one, and its engine chooses.
             scanner: "module:function" that makes a scanner of options and, later, an `engine`.
             controls: "module:function" that scores known crops with an engine and options.
-            silence: seconds without a sign of life after which a process is given up.
-            task_silence: seconds without progress of a file after which its process is given up.
+            heartbeat_timeout: seconds without a message that end a process.
+            progress_timeout: seconds without progress of a file that end its process.
         """
-        self._silence = silence
-        self._task_silence = task_silence
+        self._heartbeat_timeout = heartbeat_timeout
+        self._progress_timeout = progress_timeout
         self._selector = selectors.DefaultSelector()
         self._busy: dict[str, float] = {}
-        self._hands = [
-            _Hand(
+        self._workers = [
+            WorkerHandle(
                 device,
                 {
                     "options": asdict(options),
@@ -91,7 +97,7 @@ class LocalCrew:
             )
             for device in (devices or (None,))
         ]
-        self._events: list[Event] = []
+        self._events: list[PoolEvent] = []
 
     def __enter__(self) -> Self:
         return self
@@ -99,50 +105,48 @@ class LocalCrew:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def start(self) -> Crewed:
-        """Start a process for each device and wait until all of them stand.
+    def start(self) -> PoolInfo:
+        """Start a process for each device and wait until all of them are ready.
 
         Raises:
             EngineError, ModelError: no network can run on one of the devices.
         """
-        for hand in self._hands:
-            hand.begin()
-        while any(hand.ready is None for hand in self._hands):
-            self._attend(0.5)
-        stand = [hand.ready for hand in self._hands if hand.ready is not None]
-        engines = sorted({ready["engine"] for ready in stand})
+        for worker in self._workers:
+            worker.start()
+        while any(worker.ready is None for worker in self._workers):
+            self._poll(0.5)
+        ready = [worker.ready for worker in self._workers if worker.ready is not None]
+        engines = sorted({each["engine"] for each in ready})
         if len(engines) > 1:
             raise EngineError(
                 f"the devices run different engines ({', '.join(engines)}), whose results do not "
                 "belong together: name one with --engine"
             )
         controls: dict[str, float] = {}
-        for hand in self._hands:
-            assert hand.ready is not None
-            prefix = f"{hand.device} " if len(self._hands) > 1 else ""
-            controls |= {prefix + name: score for name, score in hand.ready["controls"]}
-        return Crewed(
+        for worker, each in zip(self._workers, ready, strict=True):
+            prefix = f"{worker.device} " if len(self._workers) > 1 else ""
+            controls |= {prefix + name: score for name, score in each["controls"]}
+        return PoolInfo(
             engine=engines[0],
-            engine_reason=stand[0]["why"],
-            slots=sum(ready["jobs"] for ready in stand),
+            engine_reason=ready[0]["why"],
+            slots=sum(each["jobs"] for each in ready),
             controls=tuple(controls.items()),
-            controls_passed=all(ready["passed"] for ready in stand),
+            controls_passed=all(each["passed"] for each in ready),
         )
 
     def submit(self, task: Task) -> None:
         """Give a task to the process with most room."""
-        hand = max(self._hands, key=lambda each: each.room)
-        hand.take(task)
+        max(self._workers, key=lambda each: each.room).submit(task)
 
-    def wait(self, timeout: float) -> list[Event]:
+    def wait(self, timeout: float) -> list[PoolEvent]:
         """What has happened; at least one event unless the time passes.
 
         Raises:
-            EngineError: no engine stands any more, or one does not score known crops as it must.
+            EngineError: no engine runs any more, or one does not score known crops as it must.
         """
         until = time.monotonic() + timeout
         while True:
-            self._attend(0.0 if self._events else max(0.0, min(until - time.monotonic(), 0.5)))
+            self._poll(0.0 if self._events else max(0.0, min(until - time.monotonic(), 0.5)))
             if self._events or time.monotonic() >= until:
                 events, self._events = self._events, []
                 return events
@@ -153,132 +157,124 @@ class LocalCrew:
 
     def close(self) -> None:
         """Kill every process and wait for its end; decoders end with it."""
-        for hand in self._hands:
-            hand.end()
+        for worker in self._workers:
+            worker.kill()
         self._selector.close()
 
-    def _attend(self, timeout: float) -> None:
-        """Listen for that long at most, then look after the processes."""
+    def _poll(self, timeout: float) -> None:
+        """Receive for that long at most, then look after the processes."""
         for key, _ in self._selector.select(timeout):
-            hand, is_line = key.data
-            if hand.process is None:  # it was given up a moment ago
+            worker, is_channel = key.data
+            if worker.process is None:  # it was given up a moment ago
                 continue
-            if not is_line:
-                hand.read_words()
+            if not is_channel:
+                worker.read_stderr()
                 continue
             try:
-                for message in hand.hear():
-                    self._take(hand, message)
+                for message in worker.receive():
+                    self._handle(worker, message)
             except ValueError as error:
-                self._lose(hand, f"the model process spoke nonsense ({error})")
+                self._restart(worker, f"the model process sent an invalid message ({error})")
             else:
-                if hand.gone:
-                    self._lose(hand, hand.obituary())
-        for hand in self._hands:
-            if hand.process is None:
-                if time.monotonic() >= hand.not_before:
-                    hand.begin()
-                continue
-            silent = time.monotonic() - hand.heard_at
-            if silent > self._silence:
-                self._lose(hand, f"the model process said nothing for {silent:.0f} s")
-                continue
-            if not hand.standing and time.monotonic() - hand.began_at > START_UP:
-                self._lose(hand, f"the engine was not loaded within {START_UP:.0f} s")
-                continue
-            for number, task in hand.tasks.items():
-                size = task.item.identity[2] if task.item.identity else 0
-                allowed = self._task_silence + size / SLOW_DISK
-                if number in hand.told and time.monotonic() - hand.told[number] > allowed:
-                    self._lose(hand, f"no progress for {allowed:.0f} s", hung=number)
+                if worker.closed:
+                    self._restart(worker, worker.exit_reason())
+        for worker in self._workers:
+            self._check(worker)
+
+    def _check(self, worker: WorkerHandle) -> None:
+        """Start a process whose pause is over; give up one that is silent or stuck."""
+        now = time.monotonic()
+        if worker.process is None:
+            if now >= worker.not_before:
+                worker.start()
+            return
+        silent = now - worker.last_message_at
+        if silent > self._heartbeat_timeout:
+            self._restart(worker, f"the model process said nothing for {silent:.0f} s")
+        elif not worker.loaded and now - worker.started_at > START_TIMEOUT:
+            self._restart(worker, f"the engine was not loaded within {START_TIMEOUT:.0f} s")
+        else:
+            for number, task in worker.tasks.items():
+                size = task.file.identity[2] if task.file.identity else 0
+                allowed = self._progress_timeout + size / SLOWEST_READ
+                if now - worker.last_progress.get(number, now) > allowed:
+                    self._restart(worker, f"no progress for {allowed:.0f} s", hung=number)
                     break
 
-    def _take(self, hand: _Hand, message: Message) -> None:
+    def _handle(self, worker: WorkerHandle, message: Message) -> None:
         kind = message["kind"]
         if kind == "ready":
-            if hand.deaths and not message["passed"]:
+            if worker.ready is not None and not message["passed"]:
                 raise EngineError(
                     "the engine does not score known crops as it should any more: run "
                     "`deepscan doctor`"
                 )
-            hand.stand(message)
-        elif kind == "refused":
-            error = getattr(errors, message["error"], EngineError)
-            raise (
-                error(message["text"])
-                if issubclass(error, DeepscanError)
-                else EngineError(message["text"])
-            )
+            worker.engine_loaded(message)
+        elif kind == "failed":
+            raise error_named(message["error"], message["text"])
         elif kind == "log":
             logger.log(message["level"], "%s", message["text"])
-        elif kind == "progressed" and message["number"] in hand.tasks:
+        elif kind == "progress" and message["number"] in worker.tasks:
             number = message["number"]
-            hand.told[number] = time.monotonic()
-            self._events.append(
-                Progressed(
-                    hand.tasks[number],
-                    message["stage"],
-                    message["frames"],
-                    message["time"],
-                    message["duration"],
-                )
-            )
-        elif kind in ("done", "lost") and message["number"] in hand.tasks:
-            task = hand.drop(message["number"])
+            worker.last_progress[number] = time.monotonic()
+            values = {key: message[key] for key in ("stage", "frames", "time", "duration")}
+            self._events.append(TaskProgress(worker.tasks[number], **values))
+        elif kind in ("done", "lost") and message["number"] in worker.tasks:
+            task = worker.remove(message["number"])
             if kind == "lost":
-                self._events.append(Lost(task, Reason(message["code"], message["text"])))
+                self._events.append(TaskLost(task, Reason(message["code"], message["text"])))
                 return
             for stage, seconds in message["busy"].items():
                 self._busy[stage] = self._busy.get(stage, 0.0) + seconds
-            self._events.append(Done(task, Outcome.from_json(message["outcome"])))
+            self._events.append(TaskDone(task, Outcome.from_json(message["outcome"])))
 
-    def _lose(self, hand: _Hand, why: str, hung: int | None = None) -> None:
+    def _restart(self, worker: WorkerHandle, why: str, hung: int | None = None) -> None:
         """End a process; its tasks are lost, and a new one takes its place after a pause."""
-        stood = hand.standing
-        hand.end()
-        for number, task in hand.tasks.items():
+        was_loaded = worker.loaded
+        worker.kill()
+        for number, task in worker.tasks.items():
             code = "worker_hang" if number == hung else "worker_crash"
-            self._events.append(Lost(task, Reason(code, why)))
-        hand.tasks.clear()
-        hand.told.clear()
-        hand.deaths += 1
-        hand.stillborn = 0 if stood else hand.stillborn + 1
-        if hand.stillborn >= STILLBORN:
-            raise EngineError(f"{why}, {hand.stillborn} times before its engine stood")
-        hand.not_before = time.monotonic() + min(
-            LONGEST_BACK_OFF, BACK_OFF * 2 ** min(hand.stillborn, 10)
+            self._events.append(TaskLost(task, Reason(code, why)))
+        worker.tasks.clear()
+        worker.last_progress.clear()
+        worker.start_failures = 0 if was_loaded else worker.start_failures + 1
+        if worker.start_failures >= MAX_START_FAILURES:
+            raise EngineError(f"{why}, {worker.start_failures} times before its engine was loaded")
+        worker.not_before = time.monotonic() + min(
+            MAX_RESTART_DELAY, RESTART_DELAY * 2 ** min(worker.start_failures, 10)
         )
         logger.warning("%s; it is started again", why)
 
 
-class _Hand:
-    """One model process as the run sees it."""
+class WorkerHandle:
+    """One model process as the run sees it. Moments are by the monotonic clock."""
 
     def __init__(
-        self, device: str | None, order: dict[str, Any], selector: selectors.BaseSelector
+        self, device: str | None, config: dict[str, Any], selector: selectors.BaseSelector
     ) -> None:
         self.device = device
-        self.ready: Message | None = None  # what it said when it first stood; kept over restarts
+        self.ready: Message | None = None  # its first "ready" message; kept over restarts
         self.process: subprocess.Popen[bytes] | None = None
-        self.gone = False
-        self.began_at = self.heard_at = 0.0
-        self.not_before = 0.0
-        self.deaths = 0
-        self.stillborn = 0
+        self.loaded = False
+        self.started_at = self.last_message_at = self.not_before = 0.0
+        self.start_failures = 0
         self.tasks: dict[int, Task] = {}
-        self.told: dict[int, float] = {}  # when each task last gave a sign of life
-        self._order = order
+        self.last_progress: dict[int, float] = {}  # when each task last made progress
+        self._config = config
         self._selector = selector
-        self.standing = False
-        self._numbers = 0
-        self._heard = bytearray()
-        self._words = bytearray()
+        self._count = 0
+        self._stderr = bytearray()
+        self._channel: Channel
 
     @property
     def room(self) -> int:
         return (self.ready["jobs"] if self.ready else 0) - len(self.tasks)
 
-    def begin(self) -> None:
+    @property
+    def closed(self) -> bool:
+        return self._channel.closed
+
+    def start(self) -> None:
         """Start the process; it loads its engine before it takes tasks."""
         ours, theirs = socket.socketpair()
         root = Path(deepscan.__file__).resolve().parent.parent
@@ -291,7 +287,7 @@ class _Hand:
                     stderr=subprocess.PIPE,
                     bufsize=0,
                     pass_fds=[theirs.fileno()],
-                    env={**os.environ, **_seen(self.device)},
+                    env={**os.environ, **_visible_devices(self.device)},
                     # Ctrl-C is for the run, which then ends this process.
                     start_new_session=True,
                 )
@@ -300,51 +296,44 @@ class _Hand:
                 raise EngineError(f"a model process cannot be started: {error}") from error
         assert self.process.stderr is not None
         os.set_blocking(self.process.stderr.fileno(), False)
-        self._line = ours
-        self._heard.clear()
-        self._words.clear()
-        self.gone = self.standing = False
-        self.began_at = self.heard_at = time.monotonic()
+        self._channel = Channel(ours)
+        self._stderr.clear()
+        self.loaded = False
+        self.started_at = self.last_message_at = time.monotonic()
         self._selector.register(ours, selectors.EVENT_READ, (self, True))
         self._selector.register(self.process.stderr, selectors.EVENT_READ, (self, False))
-        self._say({"kind": "start", **self._order})
-        for number, task in self.tasks.items():  # handed out while there was no process
-            self._give(number, task)
+        self._channel.send("start", **self._config)
+        for number, task in self.tasks.items():  # submitted while there was no process
+            self._send(number, task)
 
-    def take(self, task: Task) -> None:
-        self._numbers += 1
-        self.tasks[self._numbers] = task
+    def submit(self, task: Task) -> None:
+        self._count += 1
+        self.tasks[self._count] = task
         if self.process is not None:
-            self._give(self._numbers, task)
+            self._send(self._count, task)
 
-    def drop(self, number: int) -> Task:
-        self.told.pop(number, None)
+    def remove(self, number: int) -> Task:
+        self.last_progress.pop(number, None)
         return self.tasks.pop(number)
 
-    def stand(self, message: Message) -> None:
-        """The engine is loaded: work on the tasks begins now."""
+    def engine_loaded(self, message: Message) -> None:
+        """Work on the tasks begins now."""
         self.ready = self.ready or message
-        self.standing = True
-        self.stillborn = 0
-        self.told = dict.fromkeys(self.tasks, time.monotonic())
+        self.loaded = True
+        self.start_failures = 0
+        self.last_progress = dict.fromkeys(self.tasks, time.monotonic())
 
-    def hear(self) -> list[Message]:
-        """The messages that have come; `gone` if there will be no more.
+    def receive(self) -> list[Message]:
+        """The messages that have come.
 
         Raises:
             ValueError: these are no messages.
         """
-        try:
-            data = self._line.recv(2**20)
-        except OSError:
-            data = b""
-        self.gone = not data
-        self.heard_at = time.monotonic()
-        self._heard += data
-        return list(unpack(self._heard))
+        self.last_message_at = time.monotonic()
+        return self._channel.receive()
 
-    def read_words(self) -> None:
-        """Keep the last of what the process writes to stderr; a flood must not fill memory."""
+    def read_stderr(self) -> None:
+        """Keep the end of what the process writes to stderr; a flood must not fill memory."""
         assert self.process is not None and self.process.stderr is not None
         try:
             data = os.read(self.process.stderr.fileno(), 2**16)
@@ -352,22 +341,22 @@ class _Hand:
             return
         if not data:
             self._selector.unregister(self.process.stderr)
-        self._words = (self._words + data)[-LAST_WORDS:]
+        self._stderr = (self._stderr + data)[-MAX_STDERR:]
 
-    def obituary(self) -> str:
-        """How the process died, with its last words."""
+    def exit_reason(self) -> str:
+        """How the process died, with the last line of its stderr."""
         assert self.process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5.0)
         with contextlib.suppress(KeyError):  # its stderr may be at its end already
-            self.read_words()
-        words = self._words.decode(errors="replace").strip().splitlines()
+            self.read_stderr()
+        lines = self._stderr.decode(errors="replace").strip().splitlines()
         code = self.process.returncode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-        last = f" ({words[-1][:200]})" if words else ""
+        last = f" ({lines[-1][:200]})" if lines else ""
         return f"the model process died with {how}{last}"
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill the process if it runs, and forget it."""
         if self.process is None:
             return
@@ -375,23 +364,19 @@ class _Hand:
             self.process.kill()
         self.process.wait()
         assert self.process.stderr is not None
-        for end in (self._line, self.process.stderr):
+        for end in (self._channel.socket, self.process.stderr):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(end)
             end.close()
         self.process = None
 
-    def _give(self, number: int, task: Task) -> None:
-        self._say({"number": number, "kind": "task", "task": task_to_json(task)})
-        if self.standing:
-            self.told[number] = time.monotonic()
-
-    def _say(self, message: Message) -> None:
-        with contextlib.suppress(OSError):  # that it is gone shows when it is heard
-            self._line.sendall(pack(message))
+    def _send(self, number: int, task: Task) -> None:
+        self._channel.send("task", number=number, task=task_to_json(task))
+        if self.loaded:
+            self.last_progress[number] = time.monotonic()
 
 
-def _seen(device: str | None) -> dict[str, str]:
+def _visible_devices(device: str | None) -> dict[str, str]:
     """The environment that lets a process see just its device."""
     if device is None:
         return {}

@@ -1,9 +1,12 @@
-"""The crew of a Ray cluster: a model process on each GPU, or on each node that has none.
+"""The worker pool of a Ray cluster: a model process on each GPU, or on each node that has none.
 
-On every node an actor (ray_actor.py) holds the crew of that machine for one device; this side only
+On every node an actor (ray_actor.py) holds the pool of that machine for one device; this side only
 says who gets which task. What an actor writes goes straight to the results folder, which all nodes
-share; Ray carries a few hundred bytes a file. An actor that hears nothing from the run ends itself
-before the run gives its files to somebody else: no file is ever written by two.
+share; Ray carries a few hundred bytes a file.
+
+An actor that hears nothing from the run ends itself before the run gives its files to somebody
+else: no file is ever written by two. Ray's own retries (`max_task_retries`) know of no such pause;
+and a file that may have killed its process is tried once more alone, with a line in the journal.
 """
 
 from __future__ import annotations
@@ -11,48 +14,50 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import secrets
 import shutil
-import signal
-import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import import_module
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from deepscan import errors
-from deepscan.archive.records import Outcome
-from deepscan.archive.workers.contract import Crewed, Done, Event, Lost, Progressed, Task
-from deepscan.archive.workers.local import CONTROLS, SCANNER, TASK_SILENCE
-from deepscan.archive.workers.ray_actor import RUN, Outpost, facts_of, is_there, says
-from deepscan.archive.workers.worker import Message, pack, task_to_json, unpack
+from deepscan.archive.workers.contract import PoolEvent, PoolInfo, Task, TaskLost
+from deepscan.archive.workers.local import CONTROLS, PROGRESS_TIMEOUT, SCANNER
+from deepscan.archive.workers.messages import error_named
+from deepscan.archive.workers.ray_actor import (
+    RUN,
+    News,
+    Result,
+    ScanActor,
+    facts_of,
+    holds_text,
+    is_there,
+)
+from deepscan.archive.workers.ray_cluster import Cluster, NodeError, ray_address
+from deepscan.archive.workers.worker import FILES_CUDA
 from deepscan.errors import DeepscanError, EngineError, OutputError, UsageError
 from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
 logger = logging.getLogger(__name__)
 
-ADDRESS = re.compile(r"ray(://|:)((?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5})")
-ADDRESS_HELP = (
-    "ray (an instance on this machine), ray:HOST:PORT or ray:auto (a cluster that this machine is "
-    "part of) or ray://HOST:PORT (a Ray client's connection)"
-)
-SILENCE = 60.0  # seconds without a sign of life from an actor that answers every second
-LISTEN = 1.0  # seconds that an actor waits for news before it says that there are none
-PLACING = 180.0  # seconds for Ray to start an actor: workers import on a busy or cold machine
-LOOK_AROUND = 5.0  # seconds between two looks for nodes that came
-REST, LONGEST_REST = 1.0, 600.0  # seconds before an actor that failed is started again
-NOBODY = 600.0  # seconds without any actor that end the run
-OBJECT_STORE = 80 * 2**20  # bytes: Ray's least; nothing large passes through it
+HEARTBEAT_TIMEOUT = 60.0  # seconds without an answer from an actor that gives one each second
+NEWS_TIMEOUT = 1.0  # seconds that an actor waits for news before it says that there are none
+PLACEMENT_TIMEOUT = 180.0  # seconds for Ray to start an actor: imports on a busy or cold machine
+NODE_CHECK_INTERVAL = 5.0  # seconds between two checks for new nodes
+RESTART_DELAY, MAX_RESTART_DELAY = 1.0, 600.0  # seconds before a failed actor is replaced
+NO_NODE_TIMEOUT = 600.0  # seconds without any actor that end the run
 NODE_LOST = "node_lost"
+OTHER_CALLS = 3  # of an actor at once beside its scans: start, news and a heartbeat
+
+ActorKey = tuple[str, int]
+"""A node's id, and the place of the actor on it."""
 
 
-class RayCrew:
+class RayPool:
     """Model processes on the nodes of a Ray cluster; see the contract in contract.py."""
 
     def __init__(
@@ -65,59 +70,51 @@ class RayCrew:
         devices: Sequence[str] = (),
         scanner: str = SCANNER,
         controls: str = CONTROLS,
-        silence: float = SILENCE,
-        task_silence: float = TASK_SILENCE,
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+        progress_timeout: float = PROGRESS_TIMEOUT,
     ) -> None:
         """
         Args:
             options: which engine, model and face detector to load.
             results: the results folder, under the same path on every node.
-            address: as `ADDRESS_HELP` says.
+            address: as `ray_cluster.ADDRESS_HELP` says.
             jobs: files in flight for each device; by default 2 on a CPU, 4 on CUDA.
             devices: what every node runs, one process each: "cpu", or "cuda:0" for any one GPU. By
                 default each GPU of the cluster, and if it has none a process on each node.
             scanner: "module:function" that makes a scanner of options and, later, an `engine`.
             controls: "module:function" that scores known crops with an engine and options.
-            silence: seconds without a sign of life after which an actor is given up.
-            task_silence: seconds without progress of a file after which its process is given up.
+            heartbeat_timeout: seconds without an answer after which an actor is given up.
+            progress_timeout: seconds without progress of a file that end its process.
 
         Raises:
             UsageError: such an address cannot be.
         """
-        self._place = place_of(address)
+        self._cluster = Cluster(ray_address(address))
         self._options = options
-        self._results = results.resolve()
         self._devices = tuple(devices)
-        self._silence = silence
-        self._order: Message = {
+        self._heartbeat_timeout = heartbeat_timeout
+        # Named as what a killed run leaves: the next run sweeps it away.
+        self._marks = results.resolve() / f".nodes.tmp.{os.getpid()}"
+        self._config: dict[str, Any] = {
             "options": asdict(options),
+            "device": "cpu",
             "jobs": jobs,
             "scanner": scanner,
             "controls": controls,
             "level": logging.getLogger("deepscan").getEffectiveLevel(),
-            "task_silence": task_silence,
-            "fence": silence / 2,
+            "progress_timeout": progress_timeout,
+            "fence": heartbeat_timeout / 2,
+            "marks": os.fspath(self._marks),
+            "token": secrets.token_hex(16),
         }
         self._facts: dict[str, str] = {}
-        self._token = secrets.token_hex(16)
-        # Named as what a killed run leaves: the next run sweeps it away.
-        self._marks = self._results / f".nodes.tmp.{os.getpid()}"
-        self._ray: Any = None
-        self._own: Path | None = None  # the folder of a Ray instance that is ours
-        self._connected = False
-        self._posts: dict[tuple[str, int], _Post] = {}
-        self._leaving: list[_Post] = []
+        self._actors: dict[ActorKey, _ActorHandle] = {}
+        self._ending: list[_ActorHandle] = []  # given up, but their work may still go on
+        self._placement = _Placement()
         self._waiting: deque[Task] = deque()
-        self._events: list[Event] = []
+        self._events: list[PoolEvent] = []
         self._busy: dict[str, float] = {}  # of actors that are gone
-        self._engine: str | None = None
-        self._on_gpus = False
-        self._started = False
-        self._unfit: set[str] = set()  # nodes that nobody asks again
-        self._rests: dict[tuple[str, int], float] = {}  # seconds before the next try
-        self._not_before: dict[tuple[str, int], float] = {}
-        self._look_at = 0.0
-        self._alone_since: float | None = None
+        self._info: PoolInfo | None = None  # once all actors are ready
         self._closed = threading.Event()
 
     def __enter__(self) -> Self:
@@ -126,8 +123,8 @@ class RayCrew:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def start(self) -> Crewed:
-        """Connect, start an actor for each device and wait until all of them stand.
+    def start(self) -> PoolInfo:
+        """Connect, start an actor for each device and wait until all of them are ready.
 
         Raises:
             UsageError: Ray is missing, the cluster cannot be reached, or a node does not see the
@@ -135,134 +132,62 @@ class RayCrew:
             EngineError, ModelError: no network can run on one of the nodes.
         """
         self._facts = facts_of(self._options.model)
-        self._connect()
-        self._mark()
-        self._on_gpus = self._choose_gpus()
-        self._recruit()
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
-        if not self._posts:
-            what = "GPU" if self._on_gpus else "CPU"
+        self._cluster.connect()
+        self._write_mark()
+        self._config["device"] = "cuda:0" if self._wants_gpus() else "cpu"
+        self._start_actors()
+        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
+        if not self._actors:
+            what = "GPU" if self._config["device"] != "cpu" else "CPU"
             raise EngineError(
                 f"no node of the Ray cluster offers a {what}: see `ray status`, or name the device"
             )
-        while any(post.ready is None for post in self._posts.values()):
-            self._attend(0.5)
-        if not self._posts:
+        while any(actor.info is None for actor in self._actors.values()):
+            self._poll(0.5)
+        if not self._actors:
             raise EngineError("no node of the Ray cluster could start a model process: see the log")
-        self._started = True
+        self._info = self._combined_info()
         self._events.clear()
-        posts = [self._posts[key] for key in sorted(self._posts)]
-        ready = [(post.label, post.ready) for post in posts if post.ready is not None]
-        engines = sorted({str(each["engine"]) for _, each in ready})
-        if len(engines) > 1:
-            told = ", ".join(f"{label}: {each['engine']}" for label, each in ready)
-            raise EngineError(
-                f"the nodes run different engines ({told}), whose results do not belong together: "
-                "name one with --engine"
-            )
-        self._engine = engines[0]
-        scores = [(label, tuple((n, s) for n, s in each["controls"])) for label, each in ready]
-        agree = len({given for _, given in scores}) == 1
-        return Crewed(
-            engine=self._engine,
-            engine_reason=ready[0][1]["why"],
-            slots=sum(each["slots"] for _, each in ready),
-            controls=scores[0][1]
-            if agree
-            else tuple((f"{label} {n}", score) for label, given in scores for n, score in given),
-            controls_passed=all(each["passed"] for _, each in ready),
-        )
+        return self._info
 
     def submit(self, task: Task) -> None:
         """Give a task to the actor with most room; it waits here if a node has gone."""
         self._waiting.append(task)
-        self._hand_out()
+        self._submit_waiting()
 
-    def wait(self, timeout: float) -> list[Event]:
+    def wait(self, timeout: float) -> list[PoolEvent]:
         """What has happened; at least one event unless the time passes.
 
         Raises:
-            EngineError: no actor stands any more, or the cluster has gone.
+            EngineError: no actor is left, or the cluster has gone.
         """
         until = time.monotonic() + timeout
         while True:
-            self._attend(0.0 if self._events else max(0.0, min(until - time.monotonic(), 0.5)))
+            self._poll(0.0 if self._events else max(0.0, min(until - time.monotonic(), 0.5)))
             if self._events or time.monotonic() >= until:
                 events, self._events = self._events, []
                 return events
 
     def busy(self) -> dict[str, float]:
         """Seconds of work by stage over all tasks that are done."""
-        total = dict(self._busy)
-        for post in self._posts.values():
-            _add(total, post.busy)
-        return total
+        total = Counter(self._busy)
+        for actor in self._actors.values():
+            total.update(actor.busy)
+        return dict(total)
 
     def close(self) -> None:
         """Kill every actor, whose processes end with it, and a Ray instance that is ours."""
         self._closed.set()
-        for post in self._posts.values():
-            self._kill(post)
-        self._posts.clear()
-        self._leaving.clear()
-        if self._connected:
-            self._connected = False
-            try:
-                self._ray.shutdown()
-            except Exception:  # its processes are its children, and end with this one
-                logger.warning("Ray did not shut down cleanly", exc_info=True)
+        for actor in self._actors.values():
+            self._cluster.kill(actor.actor)
+        self._actors.clear()
+        self._ending.clear()
+        self._cluster.close()
         shutil.rmtree(self._marks, ignore_errors=True)
-        if self._own is not None:
-            shutil.rmtree(self._own, ignore_errors=True)
-            self._own = None
 
-    # The cluster
+    # Placing actors
 
-    def _connect(self) -> None:
-        """Join the cluster, or start an instance; nothing is reported to anybody."""
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # Who hides GPUs from an actor without one: the crew there does it; else Ray warns of it.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        self._ray = ray = _import_ray()
-        if ray.is_initialized():
-            return  # by the program that we are part of: it will shut it down
-        wanted: dict[str, Any] = {"address": self._place, "log_to_driver": False}
-        if self._place == "local":
-            self._own = Path(tempfile.mkdtemp(prefix="deepscan-ray-"))
-            wanted |= {
-                "include_dashboard": False,
-                "object_store_memory": OBJECT_STORE,
-                "_temp_dir": os.fspath(self._own),
-            }
-        handler = None
-        if threading.current_thread() is threading.main_thread():
-            handler = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(logging_level=logging.ERROR, **wanted)
-        except ImportError as error:
-            raise UsageError(
-                f"{self._place}: a client's connection needs more of Ray ({error}): pip install "
-                "'ray[client]', or run on a node of the cluster with --cluster ray:auto"
-            ) from error
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            raise UsageError(
-                f"the Ray cluster {self._place} cannot be reached: {why[0][:300]}. Give "
-                f"{ADDRESS_HELP}"
-            ) from error
-        finally:
-            if handler is not None:  # Ray puts its own in the place of whoever runs this
-                signal.signal(signal.SIGTERM, handler)
-        self._connected = True
-
-    def _nodes(self) -> list[dict[str, Any]]:
-        try:
-            nodes: list[dict[str, Any]] = self._ray.nodes()
-        except Exception as error:  # Ray has no one class for a lost connection
-            raise EngineError(f"the Ray cluster has gone: {error}") from error
-        return [node for node in nodes if node["Alive"]]
-
-    def _choose_gpus(self) -> bool:
+    def _wants_gpus(self) -> bool:
         if self._devices:
             kinds = {device.partition(":")[0] for device in self._devices}
             if len(kinds) > 1:
@@ -275,187 +200,151 @@ class RayCrew:
             return False
         if engine.startswith("tensorrt") or "cuda" in engine:
             return True
-        return any(node["Resources"].get("GPU", 0) >= 1 for node in self._nodes())
+        return any(node["Resources"].get("GPU", 0) >= 1 for node in self._cluster.nodes())
 
     def _shares(self, node: dict[str, Any]) -> tuple[int, int]:
         """How many actors a node takes, and how many CPUs each of them claims."""
         resources = node["Resources"]
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-        if self._on_gpus:
+        if self._config["device"] != "cpu":
             count = min(gpus, len(self._devices) or gpus)
             return count, cpus // gpus if gpus else 0
         count = min(cpus, len(self._devices) or 1)
         return count, cpus // count if count else 0
 
-    def _recruit(self) -> None:
+    def _start_actors(self) -> None:
         """Start actors where a node has none: at first, and when nodes come or come back."""
-        now = time.monotonic()
-        self._look_at = now + LOOK_AROUND
-        nodes = self._nodes()
+        self._placement.checked()
+        nodes = self._cluster.nodes()
         addresses = Counter(node["NodeManagerAddress"] for node in nodes)
         for node in nodes:
-            if node["NodeID"] in self._unfit:
-                continue
             name = node["NodeManagerAddress"]
             if addresses[name] > 1:
                 name += f"/{node['NodeID'][:8]}"
             count, cpus = self._shares(node)
             for place in range(count):
                 key = (node["NodeID"], place)
-                if key not in self._posts and now >= self._not_before.get(key, 0.0):
+                if key not in self._actors and self._placement.allows(key):
                     label = name + (f"#{place + 1}" if count > 1 else "")
-                    self._posts[key] = self._post(key, label, cpus)
+                    self._actors[key] = self._start_actor(key, label, cpus)
 
-    def _post(self, key: tuple[str, int], label: str, cpus: int) -> _Post:
-        strategies = self._ray.util.scheduling_strategies
-        post = _Post(key, label, actor=None)
-        order = {
-            **self._order,
-            "device": "cuda:0" if self._on_gpus else "cpu",
-            "marks": os.fspath(self._marks),
-            "mark": f"{key[0]}-{key[1]}-{secrets.token_hex(4)}",
-            "token": self._token,
-        }
-        post.actor = (
-            self._ray.remote(Outpost)
-            .options(
-                num_cpus=cpus,
-                num_gpus=1 if self._on_gpus else 0,
-                max_restarts=0,
-                max_concurrency=2,  # one call listens, one brings a task
-                scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(key[0], soft=False),
-            )
-            .remote(pack({"kind": "order", **order}))
+    def _start_actor(self, key: ActorKey, label: str, cpus: int) -> _ActorHandle:
+        config = {**self._config, "mark": f"{key[0]}-{key[1]}-{secrets.token_hex(4)}"}
+        actor = self._cluster.start_actor(
+            ScanActor,
+            key[0],
+            config,
+            num_cpus=cpus,
+            num_gpus=0 if config["device"] == "cpu" else 1,
+            max_concurrency=(config["jobs"] or FILES_CUDA) + OTHER_CALLS,
         )
-        post.listen()
-        return post
+        handle = _ActorHandle(key, label, actor)
+        handle.call("check")
+        handle.call("news", NEWS_TIMEOUT)
+        return handle
 
-    # The storage
-
-    def _mark(self) -> None:
-        """Leave a word in the results folder, for every node to find."""
+    def _write_mark(self) -> None:
+        """Leave a file in the results folder, for every node to find."""
         try:
             self._marks.mkdir(parents=True, exist_ok=True)
-            (self._marks / RUN).write_text(self._token)
+            (self._marks / RUN).write_text(self._config["token"])
         except OSError as error:
             raise OutputError(f"{self._marks} cannot be written: {error.strerror}") from error
 
-    def _check_mark(self, post: _Post, name: str) -> None:
-        """See whether a node's word has come.
+    def _combined_info(self) -> PoolInfo:
+        """What all actors say together.
 
         Raises:
-            UsageError: it has not.
+            EngineError: they run different engines.
         """
-        if not says(self._marks / Path(name).name, self._token):
-            raise UsageError(
-                f"node {post.label} wrote into {self._results}, and nothing of it is seen here: "
-                "the results folder must lie on storage that all nodes share, under one path"
+        actors = [self._actors[key] for key in sorted(self._actors)]
+        ready = [(actor.label, actor.info) for actor in actors if actor.info is not None]
+        infos = [info for _, info in ready]
+        if len({info.engine for info in infos}) > 1:
+            told = ", ".join(f"{label}: {info.engine}" for label, info in ready)
+            raise EngineError(
+                f"the nodes run different engines ({told}), whose results do not belong together: "
+                "name one with --engine"
             )
+        controls = infos[0].controls
+        if len({info.controls for info in infos}) > 1:
+            controls = tuple(
+                (f"{label} {name}", score) for label, info in ready for name, score in info.controls
+            )
+        return replace(
+            infos[0],
+            slots=sum(info.slots for info in infos),
+            controls=controls,
+            controls_passed=all(info.controls_passed for info in infos),
+        )
 
-    # The actors
+    # Calls
 
-    def _attend(self, timeout: float) -> None:
-        """Listen for that long at most, then look after the actors."""
-        refs = {post.ref: post for post in self._posts.values() if post.ref is not None}
-        ready: list[Any] = []
-        if refs:
-            ready, rest = self._wait_for(list(refs), 1, timeout)
-            if ready and rest:
-                ready += self._wait_for(rest, len(rest), 0.0)[0]
-        else:
+    def _poll(self, timeout: float) -> None:
+        """Wait for that long at most for calls to end, then look after the actors."""
+        calls = {
+            ref: (actor, name, task)
+            for actor in self._actors.values()
+            for ref, (name, task) in actor.calls.items()
+        }
+        if not calls:
             time.sleep(timeout)
-        for ref in ready:
-            post = refs[ref]
-            if self._posts.get(post.key) is not post:  # it was given up a moment ago
+        for ref in self._cluster.ready(list(calls), timeout) if calls else ():
+            actor, name, task = calls[ref]
+            if self._actors.get(actor.key) is not actor:  # it was given up a moment ago
                 continue
+            del actor.calls[ref]
             try:
-                heard = bytearray(self._ray.get(ref))
-            except self._ray.exceptions.RayError as error:
-                self._broken(post, error)
-                continue
-            post.heard_at, post.placed = time.monotonic(), True
-            for message in unpack(heard):
-                self._take(post, message)
-            if self._posts.get(post.key) is post:
-                post.listen()
-        self._look_after()
-        self._hand_out()
+                value = self._cluster.result(ref)
+            except NodeError as error:
+                self._unreachable(actor, error)
+            except Exception as error:
+                self._failed(actor, error)
+            else:
+                actor.last_answer_at, actor.placed = time.monotonic(), True
+                self._answered(actor, name, task, value)
+        self._check_actors()
+        self._submit_waiting()
 
-    def _wait_for(self, refs: list[Any], count: int, timeout: float) -> tuple[list[Any], list[Any]]:
-        try:
-            ready, rest = self._ray.wait(refs, num_returns=count, timeout=timeout)
-        except Exception as error:  # Ray has no one class for a lost connection
-            raise EngineError(f"the Ray cluster has gone: {error}") from error
-        return list(ready), list(rest)
+    def _answered(self, actor: _ActorHandle, name: str, task: Task | None, value: Any) -> None:
+        if name == "news":
+            self._take_news(actor, value)
+            actor.call("news", NEWS_TIMEOUT)
+        elif name == "scan" and task is not None:
+            self._take_result(actor, task, value)
+        else:
+            try:
+                if name == "check":
+                    self._check_facts(actor, *value)
+                    actor.call("start")
+                else:
+                    self._check_info(actor, value)
+            except DeepscanError as error:  # at the start; later the run does without that node
+                if self._info is None:
+                    raise
+                self._placement.exclude(actor.key)
+                self._give_up(actor, NODE_LOST, f"{error}; the run goes on without it", ended=True)
 
-    def _beat(self) -> None:
-        """Let the actors know that the run lives, also while it hashes a large file."""
-        while not self._closed.wait(self._silence / 10):
-            for post in list(self._posts.values()):
-                with contextlib.suppress(Exception):  # who waits for the actor will see it
-                    post.actor.beat.remote()
+    def _take_news(self, actor: _ActorHandle, news: News) -> None:
+        progress, log = news
+        self._events += [event for event in progress if event.task in actor.tasks]
+        for level, text in log:
+            logger.log(level, "node %s: %s", actor.label, text)
 
-    def _look_after(self) -> None:
-        now = time.monotonic()
-        for post in list(self._posts.values()):
-            allowed = self._silence if post.placed else max(PLACING, self._silence)
-            if now - post.heard_at > allowed:
-                why = (
-                    f"node {post.label} said nothing for {allowed:.0f} s"
-                    if post.placed
-                    else f"node {post.label} has had no room for an actor for {allowed:.0f} s"
-                )
-                self._lose(post, NODE_LOST, why)
-        for post in list(self._leaving):
-            if now >= post.ended_by:
-                self._leaving.remove(post)
-                self._give_back(post)
-        if self._started and now >= self._look_at:
-            self._recruit()
-        if self._posts:
-            self._alone_since = None
-        elif self._started:
-            self._alone_since = self._alone_since or now
-            if now - self._alone_since > NOBODY:
-                raise EngineError(f"no node of the Ray cluster has worked for {NOBODY:.0f} s")
+    def _take_result(self, actor: _ActorHandle, task: Task, result: Result | None) -> None:
+        actor.tasks.discard(task)
+        if result is None:
+            self._unseen(actor, task)
+            return
+        event, actor.busy = result
+        if isinstance(event, TaskLost):
+            reason = Reason(event.reason.code, f"node {actor.label}: {event.reason.text}")
+            event = TaskLost(task, reason)
+        self._events.append(event)
 
-    def _take(self, post: _Post, message: Message) -> None:
-        kind = message["kind"]
-        if kind == "facts":
-            self._rejecting(post, lambda: self._check_facts(post, message))
-        elif kind == "ready":
-            self._rejecting(post, lambda: self._check_ready(post, message))
-        elif kind == "refused":
-            self._refused(post, message)
-        elif kind == "log":
-            logger.log(message["level"], "node %s: %s", post.label, message["text"])
-        elif kind == "busy":
-            post.busy = message["seconds"]
-        elif kind == "unseen" and message["number"] in post.tasks:
-            self._unseen(post, message["number"])
-        elif kind == "progressed" and message["number"] in post.tasks:
-            values = {k: message[k] for k in ("stage", "frames", "time", "duration")}
-            self._events.append(Progressed(post.tasks[message["number"]], **values))
-        elif kind == "done" and message["number"] in post.tasks:
-            task = post.tasks.pop(message["number"])
-            self._events.append(Done(task, Outcome.from_json(message["outcome"])))
-        elif kind == "lost" and message["number"] in post.tasks:
-            task = post.tasks.pop(message["number"])
-            text = f"node {post.label}: {message['text']}"
-            self._events.append(Lost(task, Reason(message["code"], text)))
-
-    def _rejecting(self, post: _Post, check: Callable[[], None]) -> None:
-        """An error of a node ends the start; later the run goes on without that node."""
-        try:
-            check()
-        except DeepscanError as error:
-            if not self._started:
-                raise
-            self._unfit.add(post.key[0])
-            self._lose(post, NODE_LOST, f"{error}; the run goes on without it", ended=True)
-
-    def _check_facts(self, post: _Post, message: Message) -> None:
-        ours, theirs = self._facts, message["facts"]
+    def _check_facts(self, actor: _ActorHandle, theirs: dict[str, str], mark: str) -> None:
+        """Raise UsageError for a node that would give other results, or does not share storage."""
+        ours = self._facts
         differ = [name for name in ours if theirs.get(name) != ours[name]]
         if differ:
             told = "; ".join(
@@ -463,171 +352,200 @@ class RayCrew:
                 for name in differ
             )
             raise UsageError(
-                f"node {post.label} would give other results: {told}. Install the same on all nodes"
+                f"node {actor.label} would give other results: {told}. Install the same on all "
+                "nodes"
             )
-        self._check_mark(post, message["mark"])
+        if not holds_text(self._marks / Path(mark).name, self._config["token"]):
+            raise UsageError(
+                f"node {actor.label} wrote into {self._marks.parent}, and nothing of it is seen "
+                "here: the results folder must lie on storage that all nodes share, under one path"
+            )
 
-    def _check_ready(self, post: _Post, message: Message) -> None:
-        if self._engine is not None and message["engine"] != self._engine:
+    def _check_info(self, actor: _ActorHandle, info: PoolInfo) -> None:
+        """Raise EngineError for a node that came later and does not fit the others."""
+        if self._info is not None and info.engine != self._info.engine:
             raise EngineError(
-                f"node {post.label} runs the engine {message['engine']}, the others {self._engine}"
+                f"node {actor.label} runs the engine {info.engine}, the others {self._info.engine}"
             )
-        if self._engine is not None and not message["passed"]:
-            raise EngineError(f"node {post.label} does not score known crops as it should")
-        post.ready = message
-        self._rests.pop(post.key, None)
+        if self._info is not None and not info.controls_passed:
+            raise EngineError(f"node {actor.label} does not score known crops as it should")
+        actor.info = info
+        self._placement.succeeded(actor.key)
 
-    def _refused(self, post: _Post, message: Message) -> None:
-        """The actor's crew cannot work, or not any more; none of its processes is left."""
-        kind = getattr(errors, message["error"], EngineError)
-        if not (isinstance(kind, type) and issubclass(kind, DeepscanError)):
-            kind = EngineError
-        error: DeepscanError
-        try:
-            error = kind(f"node {post.label}: {message['text']}")
-        except TypeError:  # one with more arguments
-            error = EngineError(f"node {post.label}: {message['text']}")
-        if not self._started or len(self._posts) == 1:
-            raise error
-        self._lose(post, NODE_LOST, str(error), ended=True)
+    # What goes wrong
 
-    def _unseen(self, post: _Post, number: int) -> None:
+    def _failed(self, actor: _ActorHandle, error: Exception) -> None:
+        """The actor's pool cannot work, or not any more; none of its processes is left."""
+        told = error_named(type(error).__name__, f"node {actor.label}: {error}")
+        if self._info is None or len(self._actors) == 1:
+            raise told from error
+        self._give_up(actor, NODE_LOST, str(told), ended=True)
+
+    def _unreachable(self, actor: _ActorHandle, error: NodeError) -> None:
+        """Ray says that an actor cannot answer: the node went, or only the actor on it."""
+        alive = actor.key[0] in {node["NodeID"] for node in self._cluster.nodes()}
+        if not alive or error.unreachable:
+            self._give_up(actor, NODE_LOST, f"node {actor.label} was lost")
+        elif self._info is None:
+            text = str(error)[-300:]
+            raise EngineError(f"node {actor.label} cannot run deepscan: {text}") from error
+        else:
+            why = f"node {actor.label}: the actor died: {str(error)[:200]}"
+            self._give_up(actor, "worker_crash", why, ended=True)
+
+    def _unseen(self, actor: _ActorHandle, task: Task) -> None:
         """A node does not see a file: it is not asked again, unless the file is really gone."""
-        task = post.tasks.pop(number)
-        if not is_there(task.item.path):
-            post.give(task, sure=True)
+        path = task.file.path
+        if not is_there(path):
+            actor.scan(task, even_if_missing=True)
             return
-        self._unfit.add(post.key[0])
-        post.retired = True
+        self._placement.exclude(actor.key)
+        actor.retired = True
         self._waiting.appendleft(task)
         logger.warning(
             "node %s does not see %s and gets no more files: the archive must be there under the "
             "same path",
-            post.label,
-            task.item.path,
+            actor.label,
+            path,
         )
-        if all(each.retired for each in self._posts.values()):
+        if all(each.retired for each in self._actors.values()):
             raise EngineError(
-                f"no node of the Ray cluster sees {task.item.path}: the archive must lie on "
-                "storage that all nodes share, under one path"
+                f"no node of the Ray cluster sees {path}: the archive must lie on storage that all "
+                "nodes share, under one path"
             )
 
-    def _broken(self, post: _Post, error: Exception) -> None:
-        """Ray says that an actor cannot answer: the node went, or only the actor on it."""
-        text = " ".join(str(error).split())
-        there = post.key[0] in {node["NodeID"] for node in self._nodes()}
-        if not there or isinstance(error, self._ray.exceptions.ActorUnavailableError):
-            self._lose(post, NODE_LOST, f"node {post.label} was lost")
-        elif not self._started:
-            raise EngineError(f"node {post.label} cannot run deepscan: {text[-300:]}") from error
-        else:
-            why = f"node {post.label}: the actor died: {text[:200]}"
-            self._lose(post, "worker_crash", why, ended=True)
+    def _check_actors(self) -> None:
+        now = time.monotonic()
+        for actor in list(self._actors.values()):
+            allowed = self._heartbeat_timeout
+            problem = "said nothing"
+            if not actor.placed:
+                allowed = max(PLACEMENT_TIMEOUT, allowed)
+                problem = "has had no room for an actor"
+            if now - actor.last_answer_at > allowed:
+                why = f"node {actor.label} {problem} for {allowed:.0f} s"
+                self._give_up(actor, NODE_LOST, why)
+        for actor in list(self._ending):
+            if now >= actor.ended_by:
+                self._ending.remove(actor)
+                self._return_tasks(actor)
+        if self._info is None:
+            return
+        if self._placement.check_is_due():
+            self._start_actors()
+        if self._placement.seconds_without_actors(bool(self._actors)) > NO_NODE_TIMEOUT:
+            raise EngineError(f"no node of the Ray cluster has worked for {NO_NODE_TIMEOUT:.0f} s")
 
-    def _lose(self, post: _Post, code: str, why: str, *, ended: bool = False) -> None:
-        """Give an actor up.
+    def _give_up(self, actor: _ActorHandle, code: str, why: str, *, ended: bool = False) -> None:
+        """Give up an actor.
 
         Its tasks come back at once if its work has surely `ended`, else when it has ended itself
         for want of a word from here.
         """
-        del self._posts[post.key]
-        self._kill(post)
-        _add(self._busy, post.busy)
-        rest = self._rests.get(post.key, REST)
-        self._rests[post.key] = min(LONGEST_REST, 2 * rest)
-        self._not_before[post.key] = time.monotonic() + rest
-        post.reason = Reason(code, why)
+        if self._actors.get(actor.key) is not actor:  # for another of its calls, a moment ago
+            return
+        del self._actors[actor.key]
+        self._cluster.kill(actor.actor)
+        self._busy = dict(Counter(self._busy) + Counter(actor.busy))
+        self._placement.failed(actor.key)
+        actor.reason = Reason(code, why)
         logger.warning("%s", why)
-        if ended or not post.tasks:
-            self._give_back(post)
+        if ended or not actor.tasks:
+            self._return_tasks(actor)
         else:
-            post.ended_by = time.monotonic() + 1.2 * self._order["fence"]
-            self._leaving.append(post)
+            actor.ended_by = time.monotonic() + 1.2 * self._config["fence"]
+            self._ending.append(actor)
 
-    def _give_back(self, post: _Post) -> None:
-        assert post.reason is not None
-        self._events += [Lost(task, post.reason) for task in post.tasks.values()]
-        post.tasks.clear()
+    def _return_tasks(self, actor: _ActorHandle) -> None:
+        assert actor.reason is not None
+        self._events += [TaskLost(task, actor.reason) for task in actor.tasks]
+        actor.tasks.clear()
 
-    def _hand_out(self) -> None:
+    def _submit_waiting(self) -> None:
         while self._waiting:
-            post = max(self._posts.values(), key=lambda each: each.room, default=None)
-            if post is None or post.room <= 0:
+            actor = max(self._actors.values(), key=lambda each: each.room, default=None)
+            if actor is None or actor.room <= 0:
                 return
-            post.give(self._waiting.popleft())
+            actor.scan(self._waiting.popleft())
 
-    def _kill(self, post: _Post) -> None:
-        try:
-            self._ray.kill(post.actor, no_restart=True)
-        except Exception as error:  # with its node or the cluster it has gone already
-            logger.debug("node %s: %s", post.label, error)
+    def _send_heartbeats(self) -> None:
+        """Let the actors know that the run lives, also while it hashes a large file."""
+        while not self._closed.wait(self._heartbeat_timeout / 10):
+            for actor in list(self._actors.values()):
+                with contextlib.suppress(Exception):  # its other calls will show it
+                    actor.actor.heartbeat.remote()
 
 
 @dataclass(eq=False)
-class _Post:
+class _ActorHandle:
     """One actor as the run sees it. Moments are by the monotonic clock."""
 
-    key: tuple[str, int]  # node and place on it
+    key: ActorKey
     label: str
     actor: Any
-    ref: Any = None  # of the answer that is awaited
-    heard_at: float = field(default_factory=time.monotonic)
+    calls: dict[Any, tuple[str, Task | None]] = field(default_factory=dict)  # under way, by ref
+    last_answer_at: float = field(default_factory=time.monotonic)
     placed: bool = False
-    ready: Message | None = None
+    info: PoolInfo | None = None  # once it is ready
     retired: bool = False
     reason: Reason | None = None  # why it was given up ...
     ended_by: float = 0.0  # ... and when it has surely ended itself
-    tasks: dict[int, Task] = field(default_factory=dict)
+    tasks: set[Task] = field(default_factory=set)
     busy: dict[str, float] = field(default_factory=dict)
-    numbers: int = 0
 
     @property
     def room(self) -> int:
-        if self.ready is None or self.retired:
-            return 0
-        return int(self.ready["slots"]) - len(self.tasks)
+        return 0 if self.info is None or self.retired else self.info.slots - len(self.tasks)
 
-    def listen(self) -> None:
-        self.ref = self.actor.listen.remote(LISTEN)
+    def call(self, method: str, *args: Any, task: Task | None = None, **values: Any) -> None:
+        self.calls[getattr(self.actor, method).remote(*args, **values)] = method, task
 
-    def give(self, task: Task, *, sure: bool = False) -> None:
-        """Hand a task over; `sure` if its file is to be scanned even if it is not there."""
-        self.numbers += 1
-        self.tasks[self.numbers] = task
-        message = {"kind": "task", "number": self.numbers, "sure": sure, "task": task_to_json(task)}
-        self.actor.submit.remote(pack(message))  # if it fails, listening will fail too
+    def scan(self, task: Task, *, even_if_missing: bool = False) -> None:
+        self.tasks.add(task)
+        self.call("scan", task, task=task, even_if_missing=even_if_missing)
 
 
-def place_of(address: str) -> str:
-    """What Ray calls the cluster that `--cluster` names: "local", "auto", "host:port", "ray://...".
+class _Placement:
+    """Which nodes may get an actor, and when. Moments are by the monotonic clock."""
 
-    Raises:
-        UsageError: it is none of these.
-    """
-    if address == "ray":
-        return "local"
-    if address == "ray:auto":
-        return "auto"
-    found = ADDRESS.fullmatch(address)
-    if found is None:
-        raise UsageError(f"no cluster {address!r}: give {ADDRESS_HELP}")
-    return address if found[1] == "://" else found[2]
+    def __init__(self) -> None:
+        self._excluded: set[str] = set()
+        self._delays: dict[ActorKey, float] = {}  # seconds before the next try
+        self._not_before: dict[ActorKey, float] = {}
+        self._next_check = 0.0
+        self._alone_since: float | None = None
+
+    def allows(self, key: ActorKey) -> bool:
+        return key[0] not in self._excluded and time.monotonic() >= self._not_before.get(key, 0.0)
+
+    def exclude(self, key: ActorKey) -> None:
+        """Never ask this node again."""
+        self._excluded.add(key[0])
+
+    def failed(self, key: ActorKey) -> None:
+        """Wait before the next actor there, longer each time."""
+        delay = self._delays.get(key, RESTART_DELAY)
+        self._delays[key] = min(MAX_RESTART_DELAY, 2 * delay)
+        self._not_before[key] = time.monotonic() + delay
+
+    def succeeded(self, key: ActorKey) -> None:
+        self._delays.pop(key, None)
+
+    def checked(self) -> None:
+        self._next_check = time.monotonic() + NODE_CHECK_INTERVAL
+
+    def check_is_due(self) -> bool:
+        return time.monotonic() >= self._next_check
+
+    def seconds_without_actors(self, any_actors: bool) -> float:
+        if any_actors:
+            self._alone_since = None
+            return 0.0
+        now = time.monotonic()
+        self._alone_since = self._alone_since or now
+        return now - self._alone_since
 
 
 def _short(fact: object) -> str:
     """A fact for people: the front of a hash is enough."""
     return "missing" if fact is None else str(fact)[:12]
-
-
-def _add(total: dict[str, float], more: dict[str, float]) -> None:
-    for stage, seconds in more.items():
-        total[stage] = total.get(stage, 0.0) + seconds
-
-
-def _import_ray() -> Any:
-    try:
-        return import_module("ray")
-    except ImportError as error:
-        raise UsageError(
-            f"--cluster needs Ray ({error}): pip install '.[cluster]' in deepscan's checkout"
-        ) from error

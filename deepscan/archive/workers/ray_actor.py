@@ -1,7 +1,8 @@
-"""The actor on a node of a cluster: the crew of one machine (local.py), spoken to in messages.
+"""The Ray actor on a node of a cluster: the worker pool of one machine, called from the run.
 
-It is the same machinery as without a cluster, so a file is scanned, watched and given up here as it
-is there. It imports neither Ray nor torch; the model process below it does the work.
+It is the pool of local.py, so a file is scanned, watched and given up here as it is without a
+cluster. It imports neither Ray nor torch; the model process below it does the work. `check` takes
+and gives plain values only: it is what shows that both sides run the same code.
 """
 
 from __future__ import annotations
@@ -14,168 +15,165 @@ import platform
 import queue
 import threading
 import time
+from collections.abc import Mapping
+from concurrent.futures import Future
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import deepscan
-from deepscan.archive.workers.contract import Done, Progressed, Task
-from deepscan.archive.workers.local import LocalCrew
-from deepscan.archive.workers.worker import (
-    Message,
-    Relay,
-    options_from_json,
-    pack,
-    task_from_json,
-    unpack,
-)
+from deepscan.archive.workers.contract import PoolInfo, Task, TaskDone, TaskLost, TaskProgress
+from deepscan.archive.workers.local import LocalPool
+from deepscan.archive.workers.messages import options_from_json
+from deepscan.archive.workers.worker import LogRelay
 from deepscan.engines.packages import ALWAYS
-from deepscan.errors import DeepscanError, UsageError
+from deepscan.errors import UsageError
 from deepscan.models.weights import read_card
 
-logger = logging.getLogger(__name__)
-
-RUN = "run"  # the file in which the run leaves its word for the nodes
-TURN = 0.1  # seconds until the crew gets a task that has come
+RUN = "run"  # the file in the results folder that the run writes for the nodes
+POOL_WAIT = 0.1  # seconds until the pool gets a task that has come
 VISIBLE = 15.0  # seconds until what one machine writes is seen by another: network storage caches
 
+Result = tuple[TaskDone | TaskLost, dict[str, float]]
+"""How a task ended, and the actor's seconds of work by stage so far."""
+News = tuple[list[TaskProgress], list[tuple[int, str]]]
+"""Progress of tasks, and log lines with their levels, since the last call."""
 
-class Outpost:
-    """Scans for a run somewhere else, on one device; ends itself when that is silent."""
 
-    def __init__(self, order: bytes) -> None:
-        """Begin to work; what becomes of it is told to who listens."""
-        (self._order,) = unpack(bytearray(order))
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._said = bytearray()
+class ScanActor:
+    """Scans for a run somewhere else, on one device; ends its process when the run is silent."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._inbox: queue.SimpleQueue[tuple[Task, Future[Result]]] = queue.SimpleQueue()
+        self._progress: list[TaskProgress] = []
+        self._log: list[tuple[int, str]] = []
         self._changed = threading.Condition()
-        self._heard_at = time.monotonic()
+        self._last_contact = time.monotonic()
         self._closed = threading.Event()
-        logging.getLogger("deepscan").setLevel(self._order["level"])
-        logging.getLogger("deepscan").addHandler(Relay(self._say))
-        threading.Thread(target=self._fence, name="fence", daemon=True).start()
-        threading.Thread(target=self._work, name="work", daemon=True).start()
+        self._failure: Exception | None = None
+        self._pool: LocalPool | None = None
+        logging.getLogger("deepscan").setLevel(config["level"])
+        logging.getLogger("deepscan").addHandler(LogRelay(self._log_line))
+        threading.Thread(target=self._end_without_contact, name="fence", daemon=True).start()
 
-    def close(self) -> None:
-        """Tear down the fence: the process may outlive this actor. Work under way goes on."""
-        self._closed.set()
-
-    def submit(self, data: bytes) -> None:
-        """Take a task."""
-        for message in unpack(bytearray(data)):
-            self._inbox.put(message)
-
-    def listen(self, timeout: float) -> bytes:
-        """What has been said since the last call; nothing if the time passes."""
-        self._heard_at = time.monotonic()
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._said), timeout)
-            said = bytes(self._said)
-            self._said.clear()
-        return said
-
-    def beat(self) -> None:
-        """Take notice that the run lives."""
-        self._heard_at = time.monotonic()
-
-    def _say(self, kind: str, **values: Any) -> None:
-        with self._changed:
-            self._said += pack({"kind": kind, **values})
-            self._changed.notify_all()
-
-    def _fence(self) -> None:
-        """End everything when the run is silent: it may have given our files to others."""
-        while time.monotonic() - self._heard_at < self._order["fence"]:
-            if self._closed.wait(0.2):
-                return
-        os._exit(1)  # the model process ends with the socket that we hold
-
-    def _work(self) -> None:
-        try:
-            self._serve()
-        except Exception as error:
-            if not isinstance(error, DeepscanError):
-                logger.exception("the actor failed")
-            self._say("refused", error=type(error).__name__, text=str(error))
-
-    def _serve(self) -> None:
-        order = self._order
-        options = options_from_json(order["options"])
-        self._say("facts", facts=facts_of(options.model), mark=self._mark())
-        with LocalCrew(
-            options,
-            jobs=order["jobs"],
-            devices=(order["device"],),
-            scanner=order["scanner"],
-            controls=order["controls"],
-            task_silence=order["task_silence"],
-        ) as crew:
-            crewed = crew.start()
-            self._say(
-                "ready",
-                engine=crewed.engine,
-                why=crewed.engine_reason,
-                slots=crewed.slots,
-                controls=crewed.controls,
-                passed=crewed.controls_passed,
-            )
-            numbers: dict[Task, int] = {}
-            while True:
-                self._take_tasks(crew, numbers)
-                self._tell(crew, numbers)
-
-    def _take_tasks(self, crew: LocalCrew, numbers: dict[Task, int]) -> None:
-        """Hand over what has come; a file that is not seen here is told, not scanned."""
-        while not self._inbox.empty():
-            message = self._inbox.get()
-            task, number = task_from_json(message["task"]), message["number"]
-            if message["sure"] or _comes(task.item.path):
-                numbers[task] = number
-                crew.submit(task)
-            else:
-                self._say("unseen", number=number)
-
-    def _tell(self, crew: LocalCrew, numbers: dict[Task, int]) -> None:
-        """Pass on what has happened."""
-        ended = False
-        for event in crew.wait(TURN):
-            if isinstance(event, Progressed):
-                self._say(
-                    "progressed",
-                    number=numbers[event.task],
-                    stage=event.stage,
-                    frames=event.frames,
-                    time=event.time,
-                    duration=event.duration,
-                )
-                continue
-            number, ended = numbers.pop(event.task), True
-            if isinstance(event, Done):
-                self._say("done", number=number, outcome=event.outcome.to_json())
-            else:
-                reason = event.reason
-                self._say("lost", number=number, code=reason.code, text=reason.text)
-        if ended:
-            self._say("busy", seconds=crew.busy())
-
-    def _mark(self) -> str:
-        """Find the run's word in the results folder and leave one there; gives its name.
+    def check(self) -> tuple[dict[str, str], str]:
+        """What must be the same on all machines, and the name of a mark in the results folder.
 
         Raises:
-            UsageError: the folder is not the run's.
+            UsageError: the results folder is not the run's.
         """
-        order = self._order
-        folder = Path(order["marks"])
+        config = self._config
+        folder = Path(config["marks"])
         shared = "the results folder must lie on storage that all nodes share, under one path"
-        if not says(folder / RUN, order["token"]):
+        if not holds_text(folder / RUN, config["token"]):
             raise UsageError(f"{folder.parent} is not what the run sees there: {shared}")
         try:
-            (folder / order["mark"]).write_text(order["token"])
+            (folder / config["mark"]).write_text(config["token"])
         except OSError as error:
             raise UsageError(
                 f"{folder.parent} cannot be written to ({error.strerror}): {shared}"
             ) from error
-        return str(order["mark"])
+        return facts_of(config["options"]["model"]), str(config["mark"])
+
+    def start(self) -> PoolInfo:
+        """Load the engine.
+
+        Raises:
+            EngineError, ModelError: no network can run.
+        """
+        config = self._config
+        self._pool = LocalPool(
+            options_from_json(config["options"]),
+            jobs=config["jobs"],
+            devices=(config["device"],),
+            scanner=config["scanner"],
+            controls=config["controls"],
+            progress_timeout=config["progress_timeout"],
+        )
+        try:
+            info = self._pool.start()
+        except BaseException:
+            self._pool.close()
+            raise
+        threading.Thread(target=self._work, args=(self._pool,), name="work", daemon=True).start()
+        return info
+
+    def scan(self, task: Task, *, even_if_missing: bool = False) -> Result | None:
+        """Scan a file; None if it is not seen on this node.
+
+        Raises:
+            EngineError: nothing can be scanned here any more.
+        """
+        if not even_if_missing and not _appears(task.file.path):
+            return None
+        if self._failure is not None:
+            raise self._failure
+        future: Future[Result] = Future()
+        self._inbox.put((task, future))
+        return future.result()
+
+    def news(self, timeout: float) -> News:
+        """What has happened since the last call; nothing if the time passes.
+
+        Raises:
+            EngineError: nothing can be scanned here any more.
+        """
+        self._last_contact = time.monotonic()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: bool(self._progress or self._log or self._failure), timeout
+            )
+            news = self._progress, self._log
+            if self._failure is not None and not any(news):
+                raise self._failure
+            self._progress, self._log = [], []
+        return news
+
+    def heartbeat(self) -> None:
+        """The run is alive."""
+        self._last_contact = time.monotonic()
+
+    def close(self) -> None:
+        """End the work, not the process, which may outlive this actor."""
+        self._closed.set()
+
+    def _log_line(self, kind: str, *, level: int, text: str) -> None:
+        with self._changed:
+            self._log.append((level, text))
+            self._changed.notify_all()
+
+    def _end_without_contact(self) -> None:
+        """End everything when the run is silent: it may have given our files to others."""
+        while time.monotonic() - self._last_contact < self._config["fence"]:
+            if self._closed.wait(0.2):
+                return
+        os._exit(1)  # the model process ends with the socket that we hold
+
+    def _work(self, pool: LocalPool) -> None:
+        """Pass tasks to the pool and its results to whoever waits for them."""
+        futures: dict[Task, Future[Result]] = {}
+        try:
+            while not self._closed.is_set():
+                while not self._inbox.empty():
+                    task, future = self._inbox.get()
+                    futures[task] = future
+                    pool.submit(task)
+                for event in pool.wait(POOL_WAIT):
+                    if isinstance(event, TaskProgress):
+                        with self._changed:
+                            self._progress.append(event)
+                            self._changed.notify_all()
+                    else:
+                        futures.pop(event.task).set_result((event, pool.busy()))
+        except Exception as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+            for future in futures.values():
+                future.set_exception(error)
+        finally:
+            pool.close()
 
 
 def facts_of(model: str) -> dict[str, str]:
@@ -187,7 +185,7 @@ def facts_of(model: str) -> dict[str, str]:
     facts = {
         "python": ".".join(platform.python_version_tuple()[:2]),
         "deepscan": deepscan.__version__,
-        "source": _source(),
+        "source": _source_hash(),
         f"weights of {model}": read_card(model).sha256,
     }
     for package in ALWAYS:  # build tags ("+cu130") may differ between nodes and the run
@@ -196,7 +194,7 @@ def facts_of(model: str) -> dict[str, str]:
     return facts
 
 
-def _source() -> str:
+def _source_hash() -> str:
     """SHA-256 over the program's own files: a version number may name several states of it."""
     root = Path(deepscan.__file__).parent
     digest = hashlib.sha256()
@@ -206,8 +204,8 @@ def _source() -> str:
     return digest.hexdigest()
 
 
-def says(path: Path, text: str) -> bool:
-    """Whether a small file says this, or does so soon: network storage takes its time."""
+def holds_text(path: Path, text: str) -> bool:
+    """Whether a small file holds this text, or does so soon: network storage takes its time."""
     until = time.monotonic() + VISIBLE
     while True:
         with contextlib.suppress(OSError, ValueError):
@@ -218,7 +216,7 @@ def says(path: Path, text: str) -> bool:
         time.sleep(0.2)
 
 
-def _comes(path: Path) -> bool:
+def _appears(path: Path) -> bool:
     """Whether a file is there, or is soon."""
     for _ in range(10):
         if is_there(path):

@@ -1,32 +1,29 @@
-"""The model process: one engine, several files at once, and the language it speaks with the run.
+"""The model process: one engine, several files at once.
 
-Messages are JSON objects with a length before each, over one socket. The process ends as soon as
-that socket does, whatever it is doing: no work outlives the run, also not one that was killed.
-The run's side imports only the language from here; engines are imported when work begins.
+It ends as soon as the socket to the run does, whatever it is doing: no work outlives the run, also
+not one that was killed. Engines are imported when work begins.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import queue
 import shutil
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepscan.archive.records import Item, Outcome, Written
+from deepscan.archive.records import Outcome, OutputFile
 from deepscan.archive.workers.contract import Task
+from deepscan.archive.workers.messages import Channel, Message, options_from_json, task_from_json
 from deepscan.errors import DeepscanError, EngineError, OutputError, VideoError
 from deepscan.options import Limits, ScanOptions
 from deepscan.types import Label, Reason, Scanned, Skipped
@@ -38,10 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LENGTH = struct.Struct("!I")
-LARGEST = 64 * 2**20  # bytes of a message; an outcome with 100,000 intervals has 15 MB
-BEAT = 1.0  # seconds between two signs of life
-TELL = 0.25  # seconds between two words about the progress of a task
+HEARTBEAT_INTERVAL = 1.0  # seconds between two heartbeats
+PROGRESS_INTERVAL = 0.25  # seconds between two reports of a task's progress
 FILES_CPU, FILES_CUDA = 2, 4  # in flight: one decodes while the other is judged
 STEM = "result"
 CHECKPOINT = ".checkpoint"  # in a task's folder: where a long file goes on after a kill
@@ -49,81 +44,14 @@ CHECKPOINT = ".checkpoint"  # in a task's folder: where a long file goes on afte
 DISK = "disk_full"  # reason of a loss that meets every file
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
-Message = dict[str, Any]
 Controls = tuple[tuple[tuple[str, float], ...], bool]
 """How known crops scored, name -> score, and whether that was as it must be."""
-
-
-# The language
-
-
-def pack(message: Message) -> bytes:
-    """A message with its length before it. Names that are no UTF-8 pass unharmed."""
-    data = json.dumps(message, allow_nan=False).encode("ascii")
-    return LENGTH.pack(len(data)) + data
-
-
-def unpack(heard: bytearray) -> Iterator[Message]:
-    """Take whole messages from the front of what was heard.
-
-    Raises:
-        ValueError: these are no messages.
-    """
-    while len(heard) >= LENGTH.size:
-        (length,) = LENGTH.unpack_from(heard)
-        if length > LARGEST:
-            raise ValueError(f"a message of {length} bytes")
-        if len(heard) < LENGTH.size + length:
-            return
-        message = json.loads(heard[LENGTH.size : LENGTH.size + length])
-        del heard[: LENGTH.size + length]
-        if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
-            raise ValueError("a message without a kind")
-        yield message
-
-
-def task_to_json(task: Task) -> Message:
-    """A task as a message holds it."""
-    item = {**asdict(task.item), "path": str(task.item.path)}
-    return {**asdict(task), "item": item, "folder": str(task.folder)}
-
-
-def task_from_json(values: Mapping[str, Any]) -> Task:
-    """The task that `task_to_json` gave.
-
-    Raises:
-        KeyError, TypeError: it is not one.
-    """
-    item = dict(values["item"])
-    identity = item["identity"]
-    return Task(
-        item=Item(
-            name=item["name"],
-            path=Path(item["path"]),
-            identity=None if identity is None else tuple(identity),
-            address=item["address"],
-        ),
-        folder=Path(values["folder"]),
-        write=tuple(values["write"]),
-        write_found=tuple(values["write_found"]),
-        options=options_from_json(values["options"]),
-        attempt=values["attempt"],
-    )
-
-
-def options_from_json(values: Mapping[str, Any]) -> ScanOptions:
-    """The options that `asdict` gave.
-
-    Raises:
-        KeyError, TypeError: it is not one.
-    """
-    return ScanOptions(**{**values, "limits": Limits(**values["limits"])})
 
 
 # One task
 
 
-def scan_task(scanner: Scanner, task: Task, progress: Progress) -> tuple[Outcome, Message]:
+def run_task(scanner: Scanner, task: Task, progress: Progress) -> tuple[Outcome, Message]:
     """Scan the file of a task; its outcome, and the seconds of work by stage.
 
     Paths in the outcome are as in `outcome_of`.
@@ -139,7 +67,7 @@ def scan_task(scanner: Scanner, task: Task, progress: Progress) -> tuple[Outcome
         raise OutputError(f"{task.folder} cannot be made: {error.strerror}") from error
     try:
         found = scanner.scan(
-            task.item.path,
+            task.file.path,
             outputs_of(task.folder, task.write),
             if_found=outputs_of(task.folder, task.write_found),
             force=True,  # what is there was left by a run that was killed before it could say so
@@ -173,18 +101,18 @@ def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) 
     where that lies. `key` is left to the run as well.
     """
     written = tuple(
-        Written(output.kind, output.path.name, output.sha256, output.size)
+        OutputFile(output.kind, output.path.name, output.sha256, output.size)
         for output in found.outputs
     )
-    item = task.item
+    file = task.file
     if isinstance(found, Skipped):
-        sha256, size = _content(item.path, task.options.limits)
+        sha256, size = _content(file.path, task.options.limits)
         return Outcome(
-            name=item.name,
-            path=item.address or str(item.path),
+            name=file.name,
+            path=file.address or str(file.path),
             label=found.label,
             reasons=(found.reason,),
-            identity=item.identity,
+            identity=file.identity,
             sha256=sha256,
             size=size,
             folder="." if written else None,
@@ -195,11 +123,11 @@ def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) 
     scan, verdict = found.scan, found.scan.verdict
     coverage = verdict.coverage
     return Outcome(
-        name=item.name,
-        path=item.address or str(item.path),
+        name=file.name,
+        path=file.address or str(file.path),
         label=verdict.label,
         reasons=verdict.reasons,
-        identity=item.identity,
+        identity=file.identity,
         sha256=scan.sha256,
         size=scan.size,
         score=verdict.score,
@@ -228,7 +156,7 @@ def _content(path: Path, limits: Limits) -> tuple[str | None, int | None]:
     return None, size
 
 
-def reason_of_loss(error: Exception) -> Reason:
+def failure_reason(error: Exception) -> Reason:
     """Why a task has no outcome: a full disk, the engine, the output, or a bug."""
     cause: BaseException | None = error
     while cause is not None:
@@ -276,74 +204,65 @@ def score_probe(engine: Engine, options: ScanOptions) -> Controls:
 
 def main(descriptor: int) -> None:
     """Serve the run at the other end of a socket until that is closed."""
-    with socket.socket(fileno=descriptor) as line:
-        _Hand(line).serve()
+    with socket.socket(fileno=descriptor) as end:
+        _Worker(Channel(end)).serve()
 
 
-class _Hand:
-    """The process's side: one thread listens, one for each file in flight scans."""
+class _Worker:
+    """The process's side: one thread receives, one for each file in flight scans."""
 
-    def __init__(self, line: socket.socket) -> None:
-        self._line = line
-        self._saying = threading.Lock()
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._tasks: queue.Queue[tuple[int, Task]] = queue.Queue()
 
     def serve(self) -> None:
-        messages = self._hear()
-        order = next(messages)
-        logging.getLogger("deepscan").setLevel(order["level"])
-        logging.getLogger().addHandler(Relay(self._say))
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
-        threading.Thread(target=self._work, args=(order,), name="first", daemon=True).start()
+        messages = self._messages()
+        config = next(messages)
+        logging.getLogger("deepscan").setLevel(config["level"])
+        logging.getLogger().addHandler(LogRelay(self._channel.send))
+        for name, target, args in (
+            ("heartbeat", self._send_heartbeats, ()),
+            ("first", self._work, (config,)),
+        ):
+            threading.Thread(target=target, args=args, name=name, daemon=True).start()
         for message in messages:
             self._tasks.put((message["number"], task_from_json(message["task"])))
 
-    def _hear(self) -> Iterator[Message]:
-        heard = bytearray()
+    def _messages(self) -> Iterator[Message]:
         while True:
-            try:
-                data = self._line.recv(2**16)
-            except OSError:
-                data = b""
-            if not data:
+            yield from self._channel.receive()
+            if self._channel.closed:
                 os._exit(0)  # threads may be deep in native code; nothing may hold us back
-            heard += data
-            yield from unpack(heard)
 
-    def _say(self, kind: str, **values: Any) -> None:
-        data = pack({"kind": kind, **values})
-        with self._saying, contextlib.suppress(OSError):  # who listens will see that we are gone
-            self._line.sendall(data)
-
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         while True:
-            time.sleep(BEAT)
-            self._say("beat")
+            time.sleep(HEARTBEAT_INTERVAL)
+            self._channel.send("heartbeat")
 
-    def _work(self, order: Message) -> None:
-        """Load the engine, prove it, then scan in as many threads as files are in flight."""
+    def _work(self, config: Message) -> None:
+        """Load the engine, check it, then scan in as many threads as files are in flight."""
         from deepscan.archive.workers.batching import SharedEngine
 
         try:
-            options = options_from_json(order["options"])
-            make = _named(order["scanner"])
+            options = options_from_json(config["options"])
+            make = _load(config["scanner"])
             scanner: Scanner = make(options)
             engine = scanner.engine
-            device = order["device"]
+            device = config["device"]
             if device is not None and (device != "cpu") != ("cuda" in engine.name):
                 raise EngineError(
                     f"engine {engine.name} does not run on {device}: name another with --engine"
                 )
-            controls, passed = _named(order["controls"])(engine, options)
+            controls, passed = _load(config["controls"])(engine, options)
         except Exception as error:
             if not isinstance(error, DeepscanError):
                 logger.exception("the model process cannot start")
-            self._say("refused", error=type(error).__name__, text=str(error))
+            self._channel.send("failed", error=type(error).__name__, text=str(error))
             return
-        jobs = order["jobs"] or (FILES_CUDA if "cuda" in engine.name else FILES_CPU)
+        jobs = config["jobs"] or (FILES_CUDA if "cuda" in engine.name else FILES_CPU)
         shared = SharedEngine(engine)
-        scanner.engine = shared.seat()
-        self._say(
+        scanner.engine = shared.client()
+        self._channel.send(
             "ready",
             engine=engine.name,
             why=engine.info.reason,
@@ -351,9 +270,9 @@ class _Hand:
             controls=controls,
             passed=passed,
         )
-        for place in range(1, jobs):
+        for number in range(1, jobs):
             threading.Thread(
-                target=self._scan, args=(make, shared, None), name=f"file-{place}", daemon=True
+                target=self._scan, args=(make, shared, None), name=f"file-{number}", daemon=True
             ).start()
         self._scan(make, shared, scanner)
 
@@ -365,54 +284,48 @@ class _Hand:
             number, task = self._tasks.get()
             try:
                 if scanner is None or scanner.options != task.options:
-                    scanner = make(task.options, engine=shared.seat())
-                with shared.at_work():
-                    outcome, busy = scan_task(scanner, task, self._telling(number))
+                    scanner = make(task.options, engine=shared.client())
+                with shared.active_client():
+                    outcome, busy = run_task(scanner, task, self._progress_of(number))
                 # What the scan took for the network's time holds waiting for the others.
                 busy["network"] = shared.take_seconds()
-                self._say("done", number=number, outcome=outcome.to_json(), busy=busy)
+                self._channel.send("done", number=number, outcome=outcome.to_json(), busy=busy)
             except Exception as error:
                 expected = isinstance(error, (DeepscanError, OSError))
                 level = logging.DEBUG if expected else logging.ERROR
-                logger.log(level, "%s: the scan failed", task.item.path, exc_info=True)
-                reason = reason_of_loss(error)
-                self._say("lost", number=number, code=reason.code, text=reason.text)
+                logger.log(level, "%s: the scan failed", task.file.path, exc_info=True)
+                reason = failure_reason(error)
+                self._channel.send("lost", number=number, code=reason.code, text=reason.text)
                 if isinstance(error, EngineError) and "cuda" in shared.engine.name:
                     # An error of the device stays with the process: only a new one is sound.
                     os._exit(1)
 
-    def _telling(self, number: int) -> Progress:
+    def _progress_of(self, number: int) -> Progress:
         last = 0.0
 
-        def tell(stage: str, frames: int, seconds: float, duration: float | None) -> None:
+        def send(stage: str, frames: int, seconds: float, duration: float | None) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= TELL:
+            if now - last >= PROGRESS_INTERVAL:
                 last = now
-                self._say(
-                    "progressed",
-                    number=number,
-                    stage=stage,
-                    frames=frames,
-                    time=seconds,
-                    duration=duration,
-                )
+                values = {"stage": stage, "frames": frames, "time": seconds, "duration": duration}
+                self._channel.send("progress", number=number, **values)
 
-        return tell
+        return send
 
 
-class Relay(logging.Handler):
-    """Log lines go to the run, which knows how to show them."""
+class LogRelay(logging.Handler):
+    """Sends log lines to the run, which knows how to show them."""
 
-    def __init__(self, say: Callable[..., None]) -> None:
+    def __init__(self, send: Callable[..., None]) -> None:
         super().__init__()
-        self._say = say
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say("log", level=record.levelno, text=self.format(record))
+        self._send("log", level=record.levelno, text=self.format(record))
 
 
-def _named(place: str) -> Callable[..., Any]:
+def _load(place: str) -> Callable[..., Any]:
     module, _, name = place.partition(":")
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found
@@ -420,13 +333,13 @@ def _named(place: str) -> Callable[..., Any]:
 
 def error_outcome(task: Task, reason: Reason) -> Outcome:
     """The outcome of a task that nobody could finish."""
-    item = task.item
+    file = task.file
     return Outcome(
-        name=item.name,
-        path=item.address or str(item.path),
+        name=file.name,
+        path=file.address or str(file.path),
         label=Label.ERROR,
         reasons=(reason,),
-        identity=item.identity,
-        size=item.identity[2] if item.identity else None,
+        identity=file.identity,
+        size=file.identity[2] if file.identity else None,
         started=now(),
     )

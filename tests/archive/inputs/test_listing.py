@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from deepscan.archive.inputs.listing import DEPTH, Listing, _Pattern, list_inputs
 from deepscan.archive.journal import Journal
-from deepscan.archive.records import Item, Refused
+from deepscan.archive.records import InputFile, SkippedEntry
 from deepscan.errors import UsageError
 from deepscan.types import Label
 from tests.archive.made import RUN
@@ -46,7 +46,8 @@ def names(*inputs: str, **wanted: Any) -> list[str]:
 def ended(listing: Listing) -> dict[str, str]:
     """Name -> the reason's code, "" for an item."""
     return {
-        entry.name: entry.reason.code if isinstance(entry, Refused) else "" for entry in listing
+        entry.name: entry.reason.code if isinstance(entry, SkippedEntry) else ""
+        for entry in listing
     }
 
 
@@ -59,7 +60,7 @@ def test_a_folder_gives_its_media_sorted_with_names_from_the_folder_on(tree: Pat
     assert listing.counts.not_media == 2
     for item in items:
         facts = (tree / "a" / item.name).stat()
-        assert isinstance(item, Item) and item.path == tree / "a" / item.name
+        assert isinstance(item, InputFile) and item.path == tree / "a" / item.name
         assert item.identity == (facts.st_dev, facts.st_ino, 1, facts.st_mtime_ns)
 
 
@@ -102,7 +103,7 @@ def test_hard_links_are_files_of_their_own_with_one_identity(tree: Path) -> None
     make("1.mp4")
     os.link("1.mp4", "2.mp4")
     one, two = list_inputs(["."])
-    assert isinstance(one, Item) and isinstance(two, Item)
+    assert isinstance(one, InputFile) and isinstance(two, InputFile)
     assert (one.name, two.name) == ("1.mp4", "2.mp4") and one.identity == two.identity
 
 
@@ -160,7 +161,7 @@ def test_links_are_said_and_not_followed(tree: Path, tmp_path: Path) -> None:
     assert sorted(entries) == ["1.mp4", *links]
     for name in links:
         entry = entries[name]
-        assert isinstance(entry, Refused) and entry.label is Label.INCONCLUSIVE
+        assert isinstance(entry, SkippedEntry) and entry.label is Label.INCONCLUSIVE
         assert entry.reason.code == "skipped_symlink"
     assert listing.counts.not_media == 1
 
@@ -187,7 +188,7 @@ def test_a_link_that_is_named_is_followed_once(tree: Path) -> None:
     os.symlink("real/1.mp4", "named.mp4")
     os.symlink("real", "folder")
     (entry,) = list_inputs(["named.mp4"])
-    assert isinstance(entry, Item) and entry.name == "named.mp4"
+    assert isinstance(entry, InputFile) and entry.name == "named.mp4"
     assert entry.path == tree / "real" / "1.mp4"
     assert names("folder") == ["1.mp4"]
 
@@ -232,7 +233,7 @@ def test_odd_names(tree: Path) -> None:
     assert sorted(found, key=os.fsencode) == found
     assert set(found) == {*ODD, "caf\udce9.mp4"}
     for entry in list_inputs(["t"]):
-        assert isinstance(entry, Item) and entry.path.read_bytes() == b"x"
+        assert isinstance(entry, InputFile) and entry.path.read_bytes() == b"x"
     assert [names(f"t/{name}") for name in ODD] == [[name] for name in ODD]
 
 
@@ -250,7 +251,7 @@ def test_deep_trees_end_at_the_cap_and_it_is_said(tree: Path) -> None:
         listing = list(list_inputs(["."]))
         deep = "/".join(["d"] * (DEPTH + 1))
         assert {entry.name for entry in listing} == {deep, "/".join(["d"] * DEPTH) + "/x.mp4"}
-        (refused,) = (entry for entry in listing if isinstance(entry, Refused))
+        (refused,) = (entry for entry in listing if isinstance(entry, SkippedEntry))
         assert (refused.label, refused.reason.code) == (Label.ERROR, "limit_depth")
     finally:
         subprocess.run(["rm", "-rf", "d"], check=True)
@@ -281,7 +282,7 @@ def test_no_access_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> N
     entries = list(list_inputs(["t"]))
     assert [entry.name for entry in entries] == ["1.mp4", "closed"]
     for entry in entries:
-        assert isinstance(entry, Refused) and entry.label is Label.ERROR
+        assert isinstance(entry, SkippedEntry) and entry.label is Label.ERROR
         assert entry.reason.code == "unreadable" and "Permission denied" in entry.reason.text
 
 

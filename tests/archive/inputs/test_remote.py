@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from deepscan.archive.inputs.listing import list_inputs
-from deepscan.archive.inputs.remote import fetch, list_remote, place_of
-from deepscan.archive.lock import FETCHED
-from deepscan.archive.records import Item, Refused
+from deepscan.archive.inputs.remote import fetch, list_remote, local_path
+from deepscan.archive.lock import DOWNLOADS
+from deepscan.archive.records import InputFile, SkippedEntry
 from deepscan.errors import LimitError, OutputError, UnreadableError, UsageError
 from deepscan.types import Label
 
@@ -41,8 +41,8 @@ def test_a_remote_folder_is_listed_like_a_local_one(store: Any, tmp_path: Path) 
     assert [item.name for item in items] == ["1.MKV", "2.mp4", "sub/3.mp4"]
     assert listing.counts.not_media == 1
     for item in items:
-        assert isinstance(item, Item) and item.identity is None and item.address is not None
-        assert item.path == place_of(item.address, tmp_path / FETCHED)
+        assert isinstance(item, InputFile) and item.identity is None and item.address is not None
+        assert item.path == local_path(item.address, tmp_path / DOWNLOADS)
         fetched = fetch(item.address, item.path.parent)
         assert fetched == item.path and fetched.read_bytes() == f"b/{item.name}".encode()
 
@@ -68,7 +68,7 @@ def test_addresses_in_lists(store: Any, tmp_path: Path) -> None:
     entries = list(list_inputs([f"@{wanted}"]))
     assert [entry.name for entry in entries[:3]] == ["b/2.mp4", "b/sub/3.mp4", "b/gone.mp4"]
     for entry in entries[2:]:
-        assert isinstance(entry, Refused) and entry.label is Label.ERROR
+        assert isinstance(entry, SkippedEntry) and entry.label is Label.ERROR
         assert entry.reason.code == "unreadable"
 
 
@@ -80,7 +80,7 @@ def test_file_addresses_say_links_and_pipes(tmp_path: Path) -> None:
     found = {each.name: each.kind for each in list_remote(f"file://{tmp_path}")}
     assert found == {"a.mp4": "file", "link.mp4": "link", "loop": "link", "pipe.mp4": "special"}
     codes = {
-        entry.name: entry.reason.code if isinstance(entry, Refused) else ""
+        entry.name: entry.reason.code if isinstance(entry, SkippedEntry) else ""
         for entry in list_inputs([f"file://{tmp_path}"])
     }
     assert codes["a.mp4"] == "" and codes["link.mp4"] == "skipped_symlink"

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
 
-from deepscan.archive.records import Results, Written
-from deepscan.archive.reports import GRAVITY
+from deepscan.archive.records import OutputFile, Results
+from deepscan.archive.reports import SEVERITY
 from deepscan.archive.reports import html as html_report
 from deepscan.archive.reports.html import headline, parts_of, picture_of, write_html
 from deepscan.sinks import wording
@@ -43,10 +43,10 @@ def links(seen: Seen) -> list[str]:
     return [link for link in seen.links if not link.startswith("#")]
 
 
-def outputs(*kinds: str, folder: str = "files/a.mp4") -> tuple[Written, ...]:
+def outputs(*kinds: str, folder: str = "files/a.mp4") -> tuple[OutputFile, ...]:
     suffixes = {"html": "html", "record": "json"}
     return tuple(
-        Written(kind, f"{folder}/result.{suffixes.get(kind, f'{kind}.mp4')}", "0" * 64, 1)
+        OutputFile(kind, f"{folder}/result.{suffixes.get(kind, f'{kind}.mp4')}", "0" * 64, 1)
         for kind in kinds
     )
 
@@ -86,10 +86,10 @@ def test_headline_hides_neither_findings_nor_what_was_not_judged(
     assert said in headline(Counter(counts))
 
 
-@given(st.dictionaries(st.sampled_from(GRAVITY), st.integers(0, 10**6)))
+@given(st.dictionaries(st.sampled_from(SEVERITY), st.integers(0, 10**6)))
 def test_the_bar_is_full_and_shows_all_that_is_there(counts: dict[Label, int]) -> None:
     parts = parts_of(counts)
-    assert [part.label for part in parts] == list(GRAVITY)
+    assert [part.label for part in parts] == list(SEVERITY)
     for part in parts:
         assert (part.width > 0.3) == bool(counts.get(part.label))
     if any(counts.values()):
@@ -132,8 +132,8 @@ def test_links_stay_in_the_folder(tmp_path: Path) -> None:
     made = results(
         tmp_path,
         outcome(name="a", outputs=outputs("record", folder=odd)),
-        outcome(name="b", outputs=tuple(Written("record", each, "0" * 64, 1) for each in bad)),
-        outcome(name="c", outputs=(Written("record", "javascript:alert(1)", "0" * 64, 1),)),
+        outcome(name="b", outputs=tuple(OutputFile("record", each, "0" * 64, 1) for each in bad)),
+        outcome(name="c", outputs=(OutputFile("record", "javascript:alert(1)", "0" * 64, 1),)),
     )
     first, second = links(parsed(page(made)))
     assert unquote_to_bytes(first) == name_bytes(f"./{odd}/result.json")
@@ -247,7 +247,9 @@ def test_only_pages_are_opened_for_pictures(
             tmp_path,
             outcome(Label.MANIPULATED, "a", outputs=every),
             outcome(Label.MANIPULATED, "b", outputs=outputs("overlay", "masks")),
-            outcome(Label.MANIPULATED, "c", outputs=(Written("html", "../x.html", "0" * 64, 1),)),
+            outcome(
+                Label.MANIPULATED, "c", outputs=(OutputFile("html", "../x.html", "0" * 64, 1),)
+            ),
             outcome(Label.ERROR, "d", outputs=every),
         )
     )
@@ -396,7 +398,7 @@ def test_browser_sorts(browser: Browser, tmp_path: Path) -> None:
     assert click(1) == ["7", "8", "9", "10"]
     assert click(1) == ["10", "9", "8", "7"]
     assert click(2) == ["8", "9", "10", "7"]
-    assert click(2) == ["10", "9", "8", "7"]  # what has no score is last both ways
+    assert click(2) == ["10", "9", "8", "7"]  # what has no score is last both archive_options
     assert click(5) == ["10", "9", "8", "7"]
     assert browser.evaluate(
         "[...document.querySelectorAll('[aria-sort]')].map(h => h.innerText.trim() + h.ariaSort)"

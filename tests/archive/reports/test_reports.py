@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepscan.archive.baseline import Accepted, Baseline
-from deepscan.archive.records import Outcome, Results, Run, Written
+from deepscan.archive.records import Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import REPORTS, load_report, sarif
 from deepscan.archive.reports import csv as csv_report
 from deepscan.archive.reports.csv import COLUMNS, write_csv
@@ -53,7 +53,7 @@ RUN = Run(
     false_alarm_rate=0.01,
     settings=(("decoder", "auto"), ("stride", 1), ("budget", None)),
     versions=(("deepscan", "0.1.0"), ("python", "3.11")),
-    decides="cd" * 32,
+    settings_hash="cd" * 32,
     controls=(("known-clean", 0.02), ("known-manipulated", 0.98)),
     controls_passed=True,
 )
@@ -99,7 +99,7 @@ def outcome(label: Label = Label.NO_EVIDENCE, name: str = "", **changes: Any) ->
         engine="torch-cpu-fp32",
         decoder="pyav",
         folder=f"files/{name}",
-        outputs=(Written("record", f"files/{name}/result.json", "12" * 32, 99),),
+        outputs=(OutputFile("record", f"files/{name}/result.json", "12" * 32, 99),),
         started="2026-01-02T03:04:06Z",
         took=0.5,
     )

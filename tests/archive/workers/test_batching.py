@@ -27,9 +27,9 @@ def ask_together(shared, requests):
     barrier = threading.Barrier(len(requests))
 
     def ask(request):
-        with shared.at_work():
+        with shared.active_client():
             barrier.wait()
-            return shared.seat().predict(request)
+            return shared.client().predict(request)
 
     with ThreadPoolExecutor(len(requests)) as pool:
         return [pool.submit(ask, each) for each in requests]
@@ -39,7 +39,7 @@ def ask_together(shared, requests):
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(1, 8)), min_size=1, max_size=6))
 def test_everybody_gets_the_own_answer(given):
     engine = FakeEngine(max_batch=8)
-    shared = SharedEngine(engine, patience=0.02)
+    shared = SharedEngine(engine, max_queue_delay=0.02)
     futures = ask_together(shared, [crops(value, count) for value, count in given])
     for future, (value, count) in zip(futures, given, strict=True):
         found = future.result(timeout=10)
@@ -51,7 +51,9 @@ def test_everybody_gets_the_own_answer(given):
 
 def test_a_batch_is_filled_across_callers():
     engine = FakeEngine(max_batch=8)
-    shared = SharedEngine(engine, patience=30.0)  # only being full, or all waiting, ends the wait
+    shared = SharedEngine(
+        engine, max_queue_delay=30.0
+    )  # only being full, or all waiting, ends the wait
     for future in ask_together(shared, [crops(10 * n, 2) for n in range(4)]):
         future.result(timeout=10)
     assert sum(engine.batches) == 8
@@ -60,26 +62,26 @@ def test_a_batch_is_filled_across_callers():
 
 def test_nobody_waits_for_those_who_do_not_ask():
     engine = FakeEngine(max_batch=8)
-    shared = SharedEngine(engine, patience=0.01)
-    with shared.at_work(), shared.at_work():  # the other one is decoding
+    shared = SharedEngine(engine, max_queue_delay=0.01)
+    with shared.active_client(), shared.active_client():  # the other one is decoding
         assert len(shared.predict(crops(5)).scores) == 1
 
 
 def test_who_is_alone_does_not_wait_at_all():
-    shared = SharedEngine(FakeEngine(max_batch=8), patience=1e6)
-    with shared.at_work():
+    shared = SharedEngine(FakeEngine(max_batch=8), max_queue_delay=1e6)
+    with shared.active_client():
         assert len(shared.predict(crops(5)).scores) == 1
 
 
 def test_when_one_leaves_the_others_go_on():
-    shared = SharedEngine(FakeEngine(max_batch=8), patience=1e6)
+    shared = SharedEngine(FakeEngine(max_batch=8), max_queue_delay=1e6)
     left = threading.Event()
 
     def leave():
-        with shared.at_work():
+        with shared.active_client():
             left.wait(10)
 
-    with ThreadPoolExecutor(1) as pool, shared.at_work():
+    with ThreadPoolExecutor(1) as pool, shared.active_client():
         gone = pool.submit(leave)
         threading.Timer(0.05, left.set).start()
         assert len(shared.predict(crops(5)).scores) == 1
@@ -94,7 +96,7 @@ def test_an_error_goes_to_whom_it_concerns():
             np.full(len(given), 0.5, np.float32), np.zeros((len(given), 4, 4), np.float32)
         )
 
-    shared = SharedEngine(FakeEngine(max_batch=8, judge=judge), patience=30.0)
+    shared = SharedEngine(FakeEngine(max_batch=8, judge=judge), max_queue_delay=30.0)
     futures = ask_together(shared, [crops(1, 2), crops(13, 2), crops(2, 2)])
     assert len(futures[0].result(timeout=10).scores) == 2
     assert len(futures[2].result(timeout=10).scores) == 2
@@ -148,7 +150,7 @@ def test_a_bug_in_the_engine_leaves_nobody_waiting():
     def judge(given):
         raise RuntimeError("a bug")
 
-    shared = SharedEngine(FakeEngine(judge=judge), patience=30.0)
+    shared = SharedEngine(FakeEngine(judge=judge), max_queue_delay=30.0)
     futures = ask_together(shared, [crops(1, 2), crops(2, 2)])
     for future in futures:
         with pytest.raises((RuntimeError, EngineError)):
@@ -158,7 +160,7 @@ def test_a_bug_in_the_engine_leaves_nobody_waiting():
 def test_a_seat_looks_like_the_engine_and_leaves_it_open():
     engine = FakeEngine()
     shared = SharedEngine(engine)
-    seat = shared.seat()
+    seat = shared.client()
     assert (seat.name, seat.input_size, seat.max_batch) == ("fake", SIDE, 8)
     assert (seat.model, seat.info) == (engine.model, engine.info)
     seat.close()

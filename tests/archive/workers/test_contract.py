@@ -1,4 +1,4 @@
-"""What every crew of the table must do, whoever does the work behind it."""
+"""What every pool of the table must do, whoever does the work behind it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from importlib import import_module
 
 import pytest
 
-from deepscan.archive.workers.contract import CREWS, Done, Lost, Progressed
+from deepscan.archive.workers import WORKER_POOLS
+from deepscan.archive.workers.contract import TaskDone, TaskLost, TaskProgress
 from deepscan.errors import EngineError, ModelError
 from deepscan.options import ScanOptions
 from deepscan.types import Label
-from tests.archive.workers.test_local import CONTROLS, FAKE, WILLING, ends, finish, item_of, task_of
+from tests.archive.workers.test_local import CONTROLS, FAKE, WILLING, ends, file_of, finish, task_of
 from tests.conftest import make_face_clip
 
 pytestmark = pytest.mark.timeout(240)
 
 PARTS = "tests.archive.parts"
 # A Ray instance takes half a minute to start on a small machine.
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name == "ray")) for name in CREWS]
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name == "ray")) for name in WORKER_POOLS]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def kind(request, ray_instance):
-    """The class of a crew, and what it needs beyond the options."""
-    module, _, name = CREWS[request.param].partition(":")
+    """The class of a pool, and what it needs beyond the options."""
+    module, _, name = WORKER_POOLS[request.param].partition(":")
     if request.param == "ray":
         ray_instance()
     return request.param, getattr(import_module(module), name)
@@ -54,8 +55,8 @@ def ray_instance():
 
 
 @pytest.fixture
-def crew_of(kind, tmp_path):
-    """Makes crews of fakes, and closes them at the end."""
+def pool_of(kind, tmp_path):
+    """Makes pools of fakes, and closes them at the end."""
     name, build = kind
     made = []
 
@@ -68,20 +69,20 @@ def crew_of(kind, tmp_path):
         return made[-1]
 
     yield make
-    for crew in made:
-        crew.close()
+    for pool in made:
+        pool.close()
 
 
-def test_it_says_who_scores_and_how_known_crops_scored(crew_of):
-    crew = crew_of(jobs=2)
-    crewed = crew.start()
-    assert (crewed.engine, crewed.engine_reason) == ("fake", "a fake for tests")
-    assert crewed.slots == 2
-    assert (crewed.controls, crewed.controls_passed) == ((("known", 0.97),), True)
-    assert crew.wait(0.0) == []
+def test_it_says_who_scores_and_how_known_crops_scored(pool_of):
+    pool = pool_of(jobs=2)
+    pool_info = pool.start()
+    assert (pool_info.engine, pool_info.engine_reason) == ("fake", "a fake for tests")
+    assert pool_info.slots == 2
+    assert (pool_info.controls, pool_info.controls_passed) == ((("known", 0.97),), True)
+    assert pool.wait(0.0) == []
 
 
-def test_every_task_has_one_end_and_its_outputs(crew_of, tmp_path):
+def test_every_task_has_one_end_and_its_outputs(pool_of, tmp_path):
     paths = [
         make_face_clip(tmp_path / "forged.mp4", forged=range(20)),
         make_face_clip(tmp_path / "honest.mp4"),
@@ -89,21 +90,21 @@ def test_every_task_has_one_end_and_its_outputs(crew_of, tmp_path):
         make_face_clip(tmp_path / "odd.mp4").rename(tmp_path / "odd\udcff\u202e\n.mp4"),
     ]
     paths[2].write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(2000))
-    crew = crew_of(jobs=2)
-    slots = crew.start().slots
+    pool = pool_of(jobs=2)
+    slots = pool.start().slots
     events, waiting, under_way = [], list(enumerate(paths)), 0
     while waiting or under_way:
         while waiting and under_way < slots:
             place, path = waiting.pop(0)
-            crew.submit(task_of(path, tmp_path / "out" / str(place)))
+            pool.submit(task_of(path, tmp_path / "out" / str(place)))
             under_way += 1
-        new = crew.wait(30.0)
+        new = pool.wait(30.0)
         assert new
-        under_way -= sum(not isinstance(event, Progressed) for event in new)
+        under_way -= sum(not isinstance(event, TaskProgress) for event in new)
         events += new
-    done = [event for event in events if not isinstance(event, Progressed)]
-    assert sorted(event.task.item.path for event in done) == sorted(paths)
-    outcomes = {event.task.item.path: event.outcome for event in done}
+    done = [event for event in events if not isinstance(event, TaskProgress)]
+    assert sorted(event.task.file.path for event in done) == sorted(paths)
+    outcomes = {event.task.file.path: event.outcome for event in done}
     forged, honest, junk, odd = (outcomes[path] for path in paths)
     labels = [Label.MANIPULATED, Label.NO_EVIDENCE, Label.ERROR, Label.NO_EVIDENCE]
     assert [each.label for each in (forged, honest, junk, odd)] == labels
@@ -111,79 +112,79 @@ def test_every_task_has_one_end_and_its_outputs(crew_of, tmp_path):
     assert odd.sha256 == honest.sha256 and odd.name == paths[3].name
     for place, path in enumerate(paths):
         outcome = outcomes[path]
-        assert outcome.identity == item_of(path).identity
+        assert outcome.identity == file_of(path).identity
         for written in outcome.outputs:
             assert (tmp_path / "out" / str(place) / written.path).stat().st_size == written.size
-    assert crew.busy()["decode"] > 0
+    assert pool.busy()["decode"] > 0
 
 
-def test_what_dies_with_a_file_comes_back(crew_of, tmp_path):
+def test_what_dies_with_a_file_comes_back(pool_of, tmp_path):
     good = make_face_clip(tmp_path / "good.mp4")
     bad = tmp_path / "abort.mp4"
     bad.write_bytes(good.read_bytes())
-    crew = crew_of(WILLING)
-    crew.start()
-    crew.submit(task_of(bad, tmp_path / "out" / "bad"))
-    (lost,) = ends(finish(crew, 1)).values()
-    assert isinstance(lost, Lost) and lost.reason.code == "worker_crash"
+    pool = pool_of(WILLING)
+    pool.start()
+    pool.submit(task_of(bad, tmp_path / "out" / "bad"))
+    (lost,) = ends(finish(pool, 1)).values()
+    assert isinstance(lost, TaskLost) and lost.reason.code == "worker_crash"
     assert "signal 6" in lost.reason.text
-    crew.submit(task_of(good, tmp_path / "out" / "good"))
-    (done,) = ends(finish(crew, 1)).values()
-    assert isinstance(done, Done) and done.outcome.label is Label.NO_EVIDENCE
+    pool.submit(task_of(good, tmp_path / "out" / "good"))
+    (done,) = ends(finish(pool, 1)).values()
+    assert isinstance(done, TaskDone) and done.outcome.label is Label.NO_EVIDENCE
 
 
-def test_errors_in_a_scan_are_losses_with_reasons(crew_of, tmp_path):
-    crew = crew_of(WILLING)
-    crew.start()
+def test_errors_in_a_scan_are_losses_with_reasons(pool_of, tmp_path):
+    pool = pool_of(WILLING)
+    pool.start()
     found = {}
     for name in ("bug.mp4", "engine.mp4", "full.mp4"):
         (tmp_path / name).write_bytes(b"x")
-        crew.submit(task_of(tmp_path / name, tmp_path / "out" / name))
-        (lost,) = ends(finish(crew, 1)).values()
+        pool.submit(task_of(tmp_path / name, tmp_path / "out" / name))
+        (lost,) = ends(finish(pool, 1)).values()
         found[name] = lost.reason.code
     assert found == {"bug.mp4": "worker_crash", "engine.mp4": "engine", "full.mp4": "disk_full"}
 
 
-def test_a_file_that_is_gone_is_told_as_such(crew_of, tmp_path):
+def test_a_file_that_is_gone_is_told_as_such(pool_of, tmp_path):
     path = make_face_clip(tmp_path / "gone.mp4")
     task = task_of(path, tmp_path / "out" / "gone")
     path.unlink()
-    crew = crew_of()
-    crew.start()
-    crew.submit(task)
-    (done,) = ends(finish(crew, 1)).values()
+    pool = pool_of()
+    pool.start()
+    pool.submit(task)
+    (done,) = ends(finish(pool, 1)).values()
     assert (done.outcome.label, done.outcome.reasons[0].code) == (Label.ERROR, "unreadable")
 
 
-def test_a_file_that_hangs_is_given_up(crew_of, tmp_path):
+def test_a_file_that_hangs_is_given_up(pool_of, tmp_path):
     path = tmp_path / "hang.mp4"
     path.write_bytes(b"x")
-    crew = crew_of(WILLING, task_silence=1.0)
-    crew.start()
-    crew.submit(task_of(path, tmp_path / "out" / "hang"))
-    (lost,) = ends(finish(crew, 1)).values()
-    assert isinstance(lost, Lost) and lost.reason.code == "worker_hang"
+    pool = pool_of(WILLING, progress_timeout=1.0)
+    pool.start()
+    pool.submit(task_of(path, tmp_path / "out" / "hang"))
+    (lost,) = ends(finish(pool, 1)).values()
+    assert isinstance(lost, TaskLost) and lost.reason.code == "worker_hang"
 
 
-def test_a_network_that_cannot_run_is_told(crew_of):
+def test_a_network_that_cannot_run_is_told(pool_of):
     with pytest.raises(EngineError, match="no engine runs here"):
-        crew_of(f"{PARTS}:no_engine").start()
+        pool_of(f"{PARTS}:no_engine").start()
 
 
-def test_a_model_that_is_not_there_is_told(crew_of):
+def test_a_model_that_is_not_there_is_told(pool_of):
     with pytest.raises(ModelError, match="oracle"):
-        crew_of("deepscan.scan.scanner:Scanner", ScanOptions(model="oracle")).start()
+        pool_of("deepscan.scan.scanner:Scanner", ScanOptions(model="oracle")).start()
 
 
-def test_known_crops_that_score_otherwise_are_told(crew_of):
-    assert not crew_of(controls=f"{PARTS}:bad_controls").start().controls_passed
+def test_known_crops_that_score_otherwise_are_told(pool_of):
+    assert not pool_of(controls=f"{PARTS}:bad_controls").start().controls_passed
 
 
-def test_closing_ends_work_under_way_and_may_be_repeated(crew_of, tmp_path):
-    crew = crew_of(f"{PARTS}:slow_scanner")
-    crew.start()
+def test_closing_ends_work_under_way_and_may_be_repeated(pool_of, tmp_path):
+    pool = pool_of(f"{PARTS}:slow_scanner")
+    pool.start()
     path = make_face_clip(tmp_path / "long.mp4", frames=60)
-    crew.submit(task_of(path, tmp_path / "out" / "long"))
-    assert isinstance(crew.wait(30.0)[0], Progressed)
-    crew.close()
-    crew.close()
+    pool.submit(task_of(path, tmp_path / "out" / "long"))
+    assert isinstance(pool.wait(30.0)[0], TaskProgress)
+    pool.close()
+    pool.close()

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from deepscan.archive.records import Item
-from deepscan.archive.workers.contract import Done, Lost, Progressed, Task
-from deepscan.archive.workers.local import LocalCrew, _seen
-from deepscan.archive.workers.worker import (
+from deepscan.archive.records import InputFile
+from deepscan.archive.workers.contract import Task, TaskDone, TaskLost, TaskProgress
+from deepscan.archive.workers.local import LocalPool, _visible_devices
+from deepscan.archive.workers.messages import (
     options_from_json,
     pack,
-    reason_of_loss,
     task_from_json,
     task_to_json,
     unpack,
 )
+from deepscan.archive.workers.worker import failure_reason
 from deepscan.errors import DecoderCrash, EngineError, ModelError, OutputError
 from deepscan.options import Limits, ScanOptions
 from deepscan.types import Label
@@ -29,16 +29,16 @@ WILLING = "tests.archive.parts:willing"
 CONTROLS = "tests.archive.parts:no_controls"
 
 
-def item_of(path, name=None):
+def file_of(path, name=None):
     facts = path.stat()
     identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-    return Item(name or path.name, path, identity)
+    return InputFile(name or path.name, path, identity)
 
 
 def task_of(path, folder, **wanted):
     return Task(
         **{
-            "item": item_of(path),
+            "file": file_of(path),
             "folder": folder,
             "write": ("record",),
             "write_found": ("frames",),
@@ -48,21 +48,21 @@ def task_of(path, folder, **wanted):
     )
 
 
-def crew_of(scanner=FAKE, **wanted):
-    return LocalCrew(ScanOptions(), **{"scanner": scanner, "controls": CONTROLS, **wanted})
+def pool_of(scanner=FAKE, **wanted):
+    return LocalPool(ScanOptions(), **{"scanner": scanner, "controls": CONTROLS, **wanted})
 
 
-def finish(crew, count, seconds=60):
+def finish(pool, count, seconds=60):
     """The events until so many tasks came back."""
     events, until = [], time.monotonic() + seconds
-    while sum(not isinstance(event, Progressed) for event in events) < count:
+    while sum(not isinstance(event, TaskProgress) for event in events) < count:
         assert time.monotonic() < until, events
-        events += crew.wait(0.5)
+        events += pool.wait(0.5)
     return events
 
 
 def ends(events):
-    return {e.task.item.name: e for e in events if not isinstance(e, Progressed)}
+    return {e.task.file.name: e for e in events if not isinstance(e, TaskProgress)}
 
 
 def alive(pid):
@@ -94,7 +94,7 @@ def test_nonsense_is_no_message(data):
 
 def test_a_task_comes_back_as_it_went(tmp_path):
     task = Task(
-        Item("a/b\udcff.mp4", tmp_path / "b\udcff.mp4", (1, 2, 3, 4), "s3://x/b"),
+        InputFile("a/b\udcff.mp4", tmp_path / "b\udcff.mp4", (1, 2, 3, 4), "s3://x/b"),
         tmp_path / "out",
         ("record",),
         ("overlay", "masks"),
@@ -119,7 +119,7 @@ def test_a_task_comes_back_as_it_went(tmp_path):
     ],
 )
 def test_losses_have_reasons(error, code):
-    assert reason_of_loss(error).code == code
+    assert failure_reason(error).code == code
 
 
 def test_a_full_disk_is_seen_through_other_errors():
@@ -129,7 +129,7 @@ def test_a_full_disk_is_seen_through_other_errors():
         except OSError as error:
             raise OutputError("r.json cannot be written") from error
     except OutputError as error:
-        assert reason_of_loss(error).code == "disk_full"
+        assert failure_reason(error).code == "disk_full"
 
 
 # Scans
@@ -142,17 +142,17 @@ def test_files_are_scanned_side_by_side(tmp_path):
     ]
     paths.append(tmp_path / "junk.mp4")
     paths[-1].write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(2000))
-    with crew_of(jobs=2) as crew:
-        crewed = crew.start()
-        assert (crewed.engine, crewed.slots) == ("fake", 2)
-        assert (crewed.controls, crewed.controls_passed) == ((("known", 0.97),), True)
+    with pool_of(jobs=2) as pool:
+        pool_info = pool.start()
+        assert (pool_info.engine, pool_info.slots) == ("fake", 2)
+        assert (pool_info.controls, pool_info.controls_passed) == ((("known", 0.97),), True)
         events = []
         for path in paths:
-            while crew._hands[0].room == 0:
-                events += crew.wait(1.0)
-            crew.submit(task_of(path, tmp_path / "out" / path.stem))
-        found = ends(events + finish(crew, 3 - len(ends(events))))
-        busy = crew.busy()
+            while pool._workers[0].room == 0:
+                events += pool.wait(1.0)
+            pool.submit(task_of(path, tmp_path / "out" / path.stem))
+        found = ends(events + finish(pool, 3 - len(ends(events))))
+        busy = pool.busy()
     outcomes = {name: event.outcome for name, event in found.items()}
     forged, honest, junk = (outcomes[path.name] for path in paths)
     assert (forged.label, honest.label, junk.label) == (
@@ -171,10 +171,10 @@ def test_files_are_scanned_side_by_side(tmp_path):
 
 def test_a_folder_that_takes_nothing_is_not_left(tmp_path):
     path = make_face_clip(tmp_path / "a.mp4")
-    with crew_of(jobs=1) as crew:
-        crew.start()
-        crew.submit(task_of(path, tmp_path / "out" / "a", write=()))
-        (event,) = ends(finish(crew, 1)).values()
+    with pool_of(jobs=1) as pool:
+        pool.start()
+        pool.submit(task_of(path, tmp_path / "out" / "a", write=()))
+        (event,) = ends(finish(pool, 1)).values()
     assert event.outcome.outputs == () and event.outcome.folder is None
     assert not (tmp_path / "out" / "a").exists()
 
@@ -183,15 +183,15 @@ def test_a_process_that_dies_loses_its_tasks_and_comes_back(tmp_path):
     good = make_face_clip(tmp_path / "good.mp4")
     bad = tmp_path / "abort.mp4"
     bad.write_bytes(good.read_bytes())
-    with crew_of(WILLING, jobs=1) as crew:
-        crew.start()
-        crew.submit(task_of(bad, tmp_path / "bad"))
-        (lost,) = ends(finish(crew, 1)).values()
-        assert isinstance(lost, Lost)
+    with pool_of(WILLING, jobs=1) as pool:
+        pool.start()
+        pool.submit(task_of(bad, tmp_path / "bad"))
+        (lost,) = ends(finish(pool, 1)).values()
+        assert isinstance(lost, TaskLost)
         assert lost.reason.code == "worker_crash" and "signal 6" in lost.reason.text
-        crew.submit(task_of(good, tmp_path / "good"))  # while it is starting again
-        (done,) = ends(finish(crew, 1)).values()
-        assert isinstance(done, Done) and done.outcome.label is Label.NO_EVIDENCE
+        pool.submit(task_of(good, tmp_path / "good"))  # while it is starting again
+        (done,) = ends(finish(pool, 1)).values()
+        assert isinstance(done, TaskDone) and done.outcome.label is Label.NO_EVIDENCE
 
 
 @pytest.mark.parametrize(
@@ -201,46 +201,46 @@ def test_a_process_that_dies_loses_its_tasks_and_comes_back(tmp_path):
 def test_an_error_in_a_scan_is_a_loss_with_its_reason(tmp_path, name, code):
     path = tmp_path / name
     path.write_bytes(b"x")
-    with crew_of(WILLING, jobs=1) as crew:
-        crew.start()
-        crew.submit(task_of(path, tmp_path / "out"))
-        (lost,) = ends(finish(crew, 1)).values()
-    assert isinstance(lost, Lost) and lost.reason.code == code
+    with pool_of(WILLING, jobs=1) as pool:
+        pool.start()
+        pool.submit(task_of(path, tmp_path / "out"))
+        (lost,) = ends(finish(pool, 1)).values()
+    assert isinstance(lost, TaskLost) and lost.reason.code == code
 
 
 def test_a_file_that_hangs_is_given_up(tmp_path):
     path = tmp_path / "hang.mp4"
     path.write_bytes(b"x")
-    with crew_of(WILLING, jobs=1, task_silence=1.0) as crew:
-        crew.start()
-        crew.submit(task_of(path, tmp_path / "out"))
-        (lost,) = ends(finish(crew, 1)).values()
-    assert isinstance(lost, Lost) and lost.reason.code == "worker_hang"
+    with pool_of(WILLING, jobs=1, progress_timeout=1.0) as pool:
+        pool.start()
+        pool.submit(task_of(path, tmp_path / "out"))
+        (lost,) = ends(finish(pool, 1)).values()
+    assert isinstance(lost, TaskLost) and lost.reason.code == "worker_hang"
 
 
 def test_a_process_that_is_stopped_is_given_up(tmp_path):
     path = tmp_path / "hang.mp4"
     path.write_bytes(b"x")
-    with crew_of(WILLING, jobs=1, silence=3.0) as crew:
-        crew.start()
-        crew.submit(task_of(path, tmp_path / "out"))
-        os.kill(crew._hands[0].process.pid, 19)
-        (lost,) = ends(finish(crew, 1)).values()
-    assert isinstance(lost, Lost) and "said nothing" in lost.reason.text
+    with pool_of(WILLING, jobs=1, heartbeat_timeout=3.0) as pool:
+        pool.start()
+        pool.submit(task_of(path, tmp_path / "out"))
+        os.kill(pool._workers[0].process.pid, 19)
+        (lost,) = ends(finish(pool, 1)).values()
+    assert isinstance(lost, TaskLost) and "said nothing" in lost.reason.text
 
 
 def test_closing_ends_everything(tmp_path):
-    crew = crew_of("tests.archive.parts:slow_scanner", jobs=2)
-    crew.start()
-    pid = crew._hands[0].process.pid
+    pool = pool_of("tests.archive.parts:slow_scanner", jobs=2)
+    pool.start()
+    pid = pool._workers[0].process.pid
     path = make_face_clip(tmp_path / "a.mp4", frames=100)
-    crew.submit(task_of(path, tmp_path / "out"))
-    while not crew.wait(1.0):
+    pool.submit(task_of(path, tmp_path / "out"))
+    while not pool.wait(1.0):
         pass
     children = children_of(pid)
     assert children
-    crew.close()
-    crew.close()
+    pool.close()
+    pool.close()
     until = time.monotonic() + 10
     while any(map(alive, [pid, *children])):
         assert time.monotonic() < until
@@ -266,47 +266,47 @@ def children_of(pid):
 
 def test_no_engine_is_told_as_such():
     with (
-        crew_of("tests.archive.parts:no_engine") as crew,
+        pool_of("tests.archive.parts:no_engine") as pool,
         pytest.raises(EngineError, match="no en"),
     ):
-        crew.start()
+        pool.start()
 
 
-def test_an_engine_that_dies_at_birth_ends_the_run(monkeypatch):
-    monkeypatch.setattr("deepscan.archive.workers.local.BACK_OFF", 0.01)
+def test_an_engine_that_dies_at_start_ends_the_run(monkeypatch):
+    monkeypatch.setattr("deepscan.archive.workers.local.RESTART_DELAY", 0.01)
     with (
-        crew_of("tests.archive.parts:stillborn") as crew,
+        pool_of("tests.archive.parts:start_failures") as pool,
         pytest.raises(EngineError, match="3 times before its engine stood"),
     ):
-        crew.start()
+        pool.start()
 
 
 def test_a_model_that_is_not_there():
     with (
-        LocalCrew(ScanOptions(model="oracle")) as crew,
+        LocalPool(ScanOptions(model="oracle")) as pool,
         pytest.raises(ModelError, match="oracle"),
     ):
-        crew.start()
+        pool.start()
 
 
 def test_bad_controls_are_told():
-    with crew_of(controls="tests.archive.parts:bad_controls") as crew:
-        assert not crew.start().controls_passed
+    with pool_of(controls="tests.archive.parts:bad_controls") as pool:
+        assert not pool.start().controls_passed
 
 
 def test_a_named_device_must_be_the_engines(tmp_path):
     with (
-        crew_of(devices=("cuda:0",)) as crew,
+        pool_of(devices=("cuda:0",)) as pool,
         pytest.raises(EngineError, match="does not run on cuda:0"),
     ):
-        crew.start()
+        pool.start()
 
 
 def test_two_devices_are_two_processes(tmp_path):
-    with crew_of(devices=("cpu", "cpu"), jobs=1) as crew:
-        crewed = crew.start()
-        assert crewed.slots == 2
-        assert len({hand.process.pid for hand in crew._hands}) == 2
+    with pool_of(devices=("cpu", "cpu"), jobs=1) as pool:
+        pool_info = pool.start()
+        assert pool_info.slots == 2
+        assert len({worker.process.pid for worker in pool._workers}) == 2
 
 
 @pytest.mark.parametrize(
@@ -318,11 +318,11 @@ def test_two_devices_are_two_processes(tmp_path):
 )  # fmt: skip
 def test_what_a_process_sees_of_the_devices(monkeypatch, visible, device, seen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert _seen(device) == {"CUDA_VISIBLE_DEVICES": seen}
-    assert _seen(None) == {}
+    assert _visible_devices(device) == {"CUDA_VISIBLE_DEVICES": seen}
+    assert _visible_devices(None) == {}
 
 
 def test_a_device_that_is_not_there(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     with pytest.raises(EngineError, match="cuda:2"):
-        _seen("cuda:2")
+        _visible_devices("cuda:2")

@@ -1,4 +1,4 @@
-"""The crew of a cluster: what it does about nodes that differ, go, come back or say nothing.
+"""The pool of a cluster: what it does about nodes that differ, go, come back or say nothing.
 
 Most of it is tried on a Ray that is played here; the slow tests start real ones.
 """
@@ -18,20 +18,16 @@ from types import SimpleNamespace
 import pytest
 
 from deepscan.archive.journal import read_journal
-from deepscan.archive.run import Ways, scan_archive
-from deepscan.archive.workers import ray, ray_actor
-from deepscan.archive.workers.contract import Done, Lost
-from deepscan.archive.workers.local import LocalCrew
-from deepscan.archive.workers.ray import RayCrew, place_of
-from deepscan.archive.workers.ray_actor import Outpost, facts_of
-from deepscan.archive.workers.worker import (
-    error_outcome,
-    pack,
-    task_from_json,
-    task_to_json,
-    unpack,
-)
-from deepscan.errors import EngineError, UsageError
+from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.run import scan_archive
+from deepscan.archive.workers import ray, ray_actor, ray_cluster
+from deepscan.archive.workers.contract import PoolInfo, TaskDone, TaskLost
+from deepscan.archive.workers.local import LocalPool
+from deepscan.archive.workers.ray import RayPool
+from deepscan.archive.workers.ray_actor import ScanActor, facts_of
+from deepscan.archive.workers.ray_cluster import ray_address
+from deepscan.archive.workers.worker import error_outcome
+from deepscan.errors import EngineError, LimitError, ModelError, UsageError
 from deepscan.options import ScanOptions
 from deepscan.types import Reason
 from tests.archive.workers.test_local import CONTROLS, FAKE, alive, children_of, task_of
@@ -57,9 +53,15 @@ class ActorUnavailableError(RayError):
     pass
 
 
+class RayTaskError(RayError):
+    def __init__(self, cause):
+        super().__init__(f"a traceback: {cause}")
+        self.cause = cause
+
+
 @dataclass(eq=False)
 class Node:
-    """A node as a test plays it: what its actors say, and what is done to them."""
+    """A node as a test plays it: what its actors give, and what is done to them."""
 
     name: str
     address: str | None = None
@@ -69,7 +71,7 @@ class Node:
     passed: bool = True
     score: float = 0.9
     facts: dict = field(default_factory=dict)
-    refuses: tuple[str, str] | None = None
+    fails: Exception | None = None  # what starting the engine raises
     marks: bool = True
     sees: bool = True
     alive: bool = True
@@ -78,59 +80,75 @@ class Node:
     actors: list = field(default_factory=list)
 
 
+@dataclass(eq=False)
+class Call:
+    """A call of an actor under way; it has ended once it has a value or an error."""
+
+    node: Node
+    ended: bool = False
+    value: object = None
+    error: Exception | None = None
+
+    def end(self, value=None, error=None):
+        self.ended, self.value, self.error = True, value, error
+        return self
+
+
 class Actor:
-    """Plays an outpost: says what its node is told to say, finishes tasks when it is told to."""
+    """Plays a ScanActor: gives what its node is told to give, finishes tasks when it is told to."""
 
-    def __init__(self, node, order):
-        (self.order,) = unpack(bytearray(order))
-        self.node, self.said, self.tasks, self.killed, self.beats = node, b"", {}, False, 0
-        self.listen = SimpleNamespace(remote=lambda timeout: self)
-        self.submit = SimpleNamespace(remote=self._submit)
-        self.beat = SimpleNamespace(remote=self._beat)
+    def __init__(self, node, config):
+        self.config, self.node = config, node
+        self.tasks, self.killed, self.heartbeats, self.asked = {}, False, 0, []
+        for name in ("check", "start", "scan", "news", "heartbeat"):
+            setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
         node.actors.append(self)
-        marks = Path(self.order["marks"])
-        assert (marks / "run").read_text() == self.order["token"]
-        if node.refuses:
-            self.say("refused", error=node.refuses[0], text=node.refuses[1])
-            return
+        marks = Path(config["marks"])
+        assert (marks / "run").read_text() == config["token"]
         if node.marks:
-            (marks / self.order["mark"]).write_text(self.order["token"])
-        self.say("facts", facts={**FACTS, **node.facts}, mark=self.order["mark"])
-        self.say(
-            "ready",
-            engine=node.engine,
-            why="played",
-            slots=self.order["jobs"],
-            controls=[["known", node.score]],
-            passed=node.passed,
-        )
+            (marks / config["mark"]).write_text(config["token"])
 
-    def say(self, kind, **values):
-        self.said += pack({"kind": kind, **values})
+    def _check(self):
+        return Call(self.node).end(({**FACTS, **self.node.facts}, self.config["mark"]))
 
-    def _beat(self):
-        self.beats += 1
+    def _start(self):
+        node = self.node
+        if node.fails:
+            return Call(node).end(error=RayTaskError(node.fails))
+        controls = (("known", node.score),)
+        slots = self.config["jobs"]
+        return Call(node).end(PoolInfo(node.engine, "played", slots, controls, node.passed))
 
-    def _submit(self, data):
-        (message,) = unpack(bytearray(data))
-        number, task = message["number"], task_from_json(message["task"])
-        if self.node.sees or message["sure"]:
-            self.tasks[number] = task
-        else:
-            self.say("unseen", number=number)
+    def _scan(self, task, *, even_if_missing):
+        call = Call(self.node)
+        if not self.node.sees and not even_if_missing:
+            return call.end(None)
+        self.tasks[task] = call
+        return call
+
+    def _news(self, timeout):
+        self.asked.append(Call(self.node))
+        return self.asked[-1]
+
+    def _heartbeat(self):
+        self.heartbeats += 1
+
+    def say_nothing_new(self):
+        for call in self.asked:
+            call.end(([], []))
 
     def finish(self):
-        for number, task in self.tasks.items():
-            self.say("done", number=number, outcome=error_outcome(task, REASON).to_json())
+        for task, call in self.tasks.items():
+            call.end((TaskDone(task, error_outcome(task, REASON)), {"network": 1.0}))
         self.tasks.clear()
-        self.say("busy", seconds={"network": 1.0})
 
 
 class PlayedRay:
-    """As much of Ray as the crew asks for."""
+    """As much of Ray as the pool asks for."""
 
     exceptions = SimpleNamespace(
         RayError=RayError,
+        RayTaskError=RayTaskError,
         ActorDiedError=ActorDiedError,
         ActorUnavailableError=ActorUnavailableError,
     )
@@ -159,49 +177,49 @@ class PlayedRay:
         ]
 
     def remote(self, kind):
-        assert kind is Outpost
+        assert kind is ScanActor
         return self
 
     def options(self, *, scheduling_strategy, **claims):
+        assert claims["max_restarts"] == claims["max_task_retries"] == 0
         self.claims.append((scheduling_strategy, claims["num_cpus"], claims["num_gpus"]))
         node = self.played[scheduling_strategy]
-        return SimpleNamespace(remote=lambda order: Actor(node, order))
+        return SimpleNamespace(remote=lambda config: Actor(node, config))
 
-    def wait(self, refs, *, num_returns, timeout):
-        ready = [a for a in refs if (a.said or a.node.error) and not a.node.silent]
+    def wait(self, calls, *, num_returns, timeout):
+        ready = [c for c in calls if (c.ended or c.node.error) and not c.node.silent]
         if not ready:
             time.sleep(min(timeout, 0.02))
         ready = ready[:num_returns]
-        return ready, [ref for ref in refs if ref not in ready]
+        return ready, [call for call in calls if call not in ready]
 
-    def get(self, actor):
-        if actor.node.error:
-            raise actor.node.error
-        said, actor.said = actor.said, b""
-        return said
+    def get(self, call):
+        if call.node.error or call.error:
+            raise call.node.error or call.error
+        return call.value
 
     def kill(self, actor, *, no_restart):
         actor.killed = True
 
 
 @pytest.fixture
-def crew_on(tmp_path, monkeypatch):
-    """Makes a crew on nodes that are played."""
+def pool_on(tmp_path, monkeypatch):
+    """Makes a pool on nodes that are played."""
     monkeypatch.setattr(ray_actor, "VISIBLE", 0.3)
-    monkeypatch.setattr(ray, "LOOK_AROUND", 0.05)
-    monkeypatch.setattr(ray, "REST", 0.05)
-    crews = []
+    monkeypatch.setattr(ray, "NODE_CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr(ray, "RESTART_DELAY", 0.05)
+    pools = []
     (tmp_path / "out").mkdir()
 
     def make(*nodes, options=None, **wanted):
-        monkeypatch.setattr(ray, "_import_ray", lambda: PlayedRay(*nodes))
+        monkeypatch.setattr(ray_cluster, "_import_ray", lambda: PlayedRay(*nodes))
         given = {"results": tmp_path / "out", "jobs": 1, **wanted}
-        crews.append(RayCrew(options or ScanOptions(), **given))
-        return crews[-1]
+        pools.append(RayPool(options or ScanOptions(), **given))
+        return pools[-1]
 
     yield make
-    for crew in crews:
-        crew.close()
+    for pool in pools:
+        pool.close()
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -215,12 +233,12 @@ def tasks(tmp_path):
     return made
 
 
-def hear(crew, count, seconds=5.0):
+def ends_of(pool, count, seconds=5.0):
     """The ends that come until there are so many."""
     ends, until = [], time.monotonic() + seconds
     while len(ends) < count:
         assert time.monotonic() < until, ends
-        ends += [event for event in crew.wait(0.1) if isinstance(event, Done | Lost)]
+        ends += [event for event in pool.wait(0.1) if isinstance(event, TaskDone | TaskLost)]
     return ends
 
 
@@ -235,7 +253,7 @@ def hear(crew, count, seconds=5.0):
     ],
 )  # fmt: skip
 def test_addresses(given, place):
-    assert place_of(given) == place
+    assert ray_address(given) == place
 
 
 @pytest.mark.parametrize(
@@ -244,69 +262,69 @@ def test_addresses(given, place):
 )
 def test_what_is_no_address(given, tmp_path):
     with pytest.raises(UsageError, match="ray://HOST:PORT"):
-        RayCrew(ScanOptions(), results=tmp_path, address=given)
+        RayPool(ScanOptions(), results=tmp_path, address=given)
 
 
 def test_a_missing_ray_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(UsageError, match=r"pip install '\.\[cluster\]'"),
-        RayCrew(ScanOptions(), results=tmp_path) as crew,
+        RayPool(ScanOptions(), results=tmp_path) as pool,
     ):
-        crew.start()
+        pool.start()
 
 
-def test_nothing_is_reported_to_anybody(crew_on, monkeypatch):
+def test_nothing_is_reported_to_anybody(pool_on, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
-    crew_on(Node("a")).start()
+    pool_on(Node("a")).start()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 # Who takes part
 
 
-def test_every_node_without_gpus_has_one_actor(crew_on):
-    crew = crew_on(Node("a", cpus=8), Node("b", cpus=2), Node("c", cpus=0), jobs=3)
-    assert crew.start().slots == 6
-    assert crew._ray.claims == [("a", 8, 0), ("b", 2, 0)]
+def test_every_node_without_gpus_has_one_actor(pool_on):
+    pool = pool_on(Node("a", cpus=8), Node("b", cpus=2), Node("c", cpus=0), jobs=3)
+    assert pool.start().slots == 6
+    assert pool._cluster._ray.claims == [("a", 8, 0), ("b", 2, 0)]
 
 
-def test_where_there_are_gpus_each_has_an_actor(crew_on):
+def test_where_there_are_gpus_each_has_an_actor(pool_on):
     a, b = Node("a", cpus=9, gpus=2), Node("b", cpus=64)
-    crew = crew_on(a, b)
-    assert crew.start().slots == 2
-    assert crew._ray.claims == [("a", 4, 1), ("a", 4, 1)]
-    assert {actor.order["device"] for actor in a.actors} == {"cuda:0"}
+    pool = pool_on(a, b)
+    assert pool.start().slots == 2
+    assert pool._cluster._ray.claims == [("a", 4, 1), ("a", 4, 1)]
+    assert {actor.config["device"] for actor in a.actors} == {"cuda:0"}
 
 
 @pytest.mark.parametrize(
     ("engine", "devices"), [("openvino", ()), ("torch-cpu-fp32", ()), ("auto", ("cpu",))]
 )
-def test_gpus_are_left_alone_if_something_else_is_asked_for(crew_on, engine, devices):
+def test_gpus_are_left_alone_if_something_else_is_asked_for(pool_on, engine, devices):
     node = Node("a", cpus=4, gpus=2)
-    crew_on(node, options=ScanOptions(engine=engine), devices=devices).start()
-    assert [actor.order["device"] for actor in node.actors] == ["cpu"]
+    pool_on(node, options=ScanOptions(engine=engine), devices=devices).start()
+    assert [actor.config["device"] for actor in node.actors] == ["cpu"]
 
 
-def test_two_nodes_may_have_one_address(crew_on):
+def test_two_nodes_may_have_one_address(pool_on):
     nodes = Node("a", "10.0.0.1"), Node("b", "10.0.0.1", score=0.2)
-    crewed = crew_on(*nodes).start()
-    assert crewed.slots == 2
-    assert crewed.controls == (("10.0.0.1/a known", 0.9), ("10.0.0.1/b known", 0.2))
+    pool_info = pool_on(*nodes).start()
+    assert pool_info.slots == 2
+    assert pool_info.controls == (("10.0.0.1/a known", 0.9), ("10.0.0.1/b known", 0.2))
 
 
-def test_two_devices_are_two_actors_on_every_node(crew_on):
-    crew = crew_on(Node("a", cpus=8), Node("b", cpus=1), devices=("cpu", "cpu"))
-    assert crew.start().slots == 3
-    assert crew._ray.claims == [("a", 4, 0), ("a", 4, 0), ("b", 1, 0)]
+def test_two_devices_are_two_actors_on_every_node(pool_on):
+    pool = pool_on(Node("a", cpus=8), Node("b", cpus=1), devices=("cpu", "cpu"))
+    assert pool.start().slots == 3
+    assert pool._cluster._ray.claims == [("a", 4, 0), ("a", 4, 0), ("b", 1, 0)]
 
 
 @pytest.mark.parametrize(
     "wanted", [{"options": ScanOptions(engine="tensorrt")}, {"devices": ("cuda",)}]
 )
-def test_a_cluster_without_what_is_asked_for(crew_on, wanted):
+def test_a_cluster_without_what_is_asked_for(pool_on, wanted):
     with pytest.raises(EngineError, match="offers a GPU"):
-        crew_on(Node("a"), **wanted).start()
+        pool_on(Node("a"), **wanted).start()
 
 
 # Nodes that must not take part
@@ -321,199 +339,200 @@ def test_a_cluster_without_what_is_asked_for(crew_on, wanted):
         ({"source": "0" * 64}, "source 000000000000 there"),
     ],
 )
-def test_a_node_that_would_give_other_results_is_named(crew_on, facts, words):
+def test_a_node_that_would_give_other_results_is_named(pool_on, facts, words):
     with pytest.raises(UsageError, match=f"node b .*{words}"):
-        crew_on(Node("a"), Node("b", facts=facts)).start()
+        pool_on(Node("a"), Node("b", facts=facts)).start()
 
 
-def test_a_node_that_does_not_share_the_results_folder_is_named(crew_on):
+def test_a_node_that_does_not_share_the_results_folder_is_named(pool_on):
     with pytest.raises(UsageError, match=r"node b wrote .* storage that all nodes share"):
-        crew_on(Node("a"), Node("b", marks=False)).start()
+        pool_on(Node("a"), Node("b", marks=False)).start()
 
 
-@pytest.mark.parametrize("name", ["EngineError", "ModelError", "UsageError", "LimitError", "Odd"])
-def test_what_a_node_refuses_is_told_with_its_name(crew_on, name):
-    with pytest.raises((EngineError, UsageError, Exception), match="node a: no GPU driver"):
-        crew_on(Node("a", refuses=(name, "no GPU driver"))).start()
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (EngineError("no GPU driver"), EngineError),
+        (ModelError("no GPU driver"), ModelError),
+        (LimitError("limit_size", "no GPU driver"), EngineError),
+        (OSError("no GPU driver"), EngineError),
+    ],
+)
+def test_what_a_node_raises_is_told_with_its_name(pool_on, error, kind):
+    with pytest.raises(kind, match="node a: no GPU driver"):
+        pool_on(Node("a", fails=error)).start()
 
 
-def test_nodes_with_different_engines_do_not_belong_together(crew_on):
+def test_nodes_with_different_engines_do_not_belong_together(pool_on):
     with pytest.raises(EngineError, match=r"a: fake, b: other.*--engine"):
-        crew_on(Node("a"), Node("b", engine="other")).start()
+        pool_on(Node("a"), Node("b", engine="other")).start()
 
 
-def test_known_crops_are_told_once_where_all_agree(crew_on):
-    assert crew_on(Node("a"), Node("b")).start().controls == (("known", 0.9),)
+def test_known_crops_are_told_once_where_all_agree(pool_on):
+    assert pool_on(Node("a"), Node("b")).start().controls == (("known", 0.9),)
 
 
-def test_known_crops_are_told_by_node_where_they_differ(crew_on):
-    crewed = crew_on(Node("a"), Node("b", score=0.2, passed=False)).start()
-    assert crewed.controls == (("a known", 0.9), ("b known", 0.2))
-    assert not crewed.controls_passed
+def test_known_crops_are_told_by_node_where_they_differ(pool_on):
+    pool_info = pool_on(Node("a"), Node("b", score=0.2, passed=False)).start()
+    assert pool_info.controls == (("a known", 0.9), ("b known", 0.2))
+    assert not pool_info.controls_passed
 
 
 # Nodes that go
 
 
-def test_the_files_of_a_node_that_goes_come_back_when_it_can_write_no_more(crew_on, tasks):
+def test_the_files_of_a_node_that_goes_come_back_when_it_can_write_no_more(pool_on, tasks):
     a, b = Node("a"), Node("b")
-    crew = crew_on(a, b, silence=1.0)
-    crew.start()
+    pool = pool_on(a, b, heartbeat_timeout=1.0)
+    pool.start()
     for task in tasks[:2]:
-        crew.submit(task)
+        pool.submit(task)
     a.alive, a.error = False, ActorDiedError("its node died")
     b.actors[0].finish()
-    (done,) = hear(crew, 1)
-    assert isinstance(done, Done)
+    (done,) = ends_of(pool, 1)
+    assert isinstance(done, TaskDone)
     began = time.monotonic()
-    (lost,) = hear(crew, 1)
-    assert time.monotonic() - began > 0.4  # the fence of half the silence
-    assert isinstance(lost, Lost)
+    (lost,) = ends_of(pool, 1)
+    assert time.monotonic() - began > 0.4  # the fence of half the timeout
+    assert isinstance(lost, TaskLost)
     assert (lost.reason.code, lost.reason.text) == ("node_lost", "node a was lost")
     assert a.actors[0].killed and len(a.actors) == 1
-    crew.submit(lost.task)
-    assert list(b.actors[0].tasks.values()) == [lost.task]
+    pool.submit(lost.task)
+    assert list(b.actors[0].tasks) == [lost.task]
 
 
-def test_a_node_that_says_nothing_is_given_up(crew_on, tasks):
+def test_a_node_that_says_nothing_is_given_up(pool_on, tasks):
     a, b = Node("a"), Node("b")
-    crew = crew_on(a, b, silence=0.5)
-    crew.start()
-    crew.submit(tasks[0])
+    pool = pool_on(a, b, heartbeat_timeout=0.5)
+    pool.start()
+    pool.submit(tasks[0])
     worker = next(node for node in (a, b) if node.actors[0].tasks)
     other = b if worker is a else a
     worker.silent = True
     other.error = None
     ends, until = [], time.monotonic() + 5
     while not ends and time.monotonic() < until:
-        other.actors[-1].say("busy", seconds={})
-        ends += [event for event in crew.wait(0.05) if isinstance(event, Lost)]
+        other.actors[-1].say_nothing_new()
+        ends += [event for event in pool.wait(0.05) if isinstance(event, TaskLost)]
     assert ends[0].reason.code == "node_lost" and "said nothing" in ends[0].reason.text
     assert worker.actors[0].killed
 
 
-def test_an_actor_that_dies_on_a_living_node_is_replaced(crew_on, tasks):
+def test_an_actor_that_dies_on_a_living_node_is_replaced(pool_on, tasks):
     node = Node("a")
-    crew = crew_on(node, silence=5.0)
-    crew.start()
-    crew.submit(tasks[0])
+    pool = pool_on(node, heartbeat_timeout=5.0)
+    pool.start()
+    pool.submit(tasks[0])
     node.error = ActorDiedError("killed for its memory")
-    (lost,) = hear(crew, 1)
+    (lost,) = ends_of(pool, 1)
     assert lost.reason.code == "worker_crash" and "killed for its memory" in lost.reason.text
     node.error = None
-    crew.submit(tasks[1])
+    pool.submit(tasks[1])
     while len(node.actors) < 2 or not node.actors[1].tasks:
-        crew.wait(0.05)
+        pool.wait(0.05)
     node.actors[1].finish()
-    (done,) = hear(crew, 1)
+    (done,) = ends_of(pool, 1)
     assert done.task == tasks[1]
-    assert crew.busy() == {"network": 1.0}
+    assert pool.busy() == {"network": 1.0}
 
 
-def test_a_node_that_comes_later_takes_part(crew_on, tasks):
+def test_a_node_that_comes_later_takes_part(pool_on, tasks):
     a, b = Node("a"), Node("b", alive=False)
-    crew = crew_on(a, b, jobs=2)
-    crew.start()
+    pool = pool_on(a, b, jobs=2)
+    pool.start()
     for task in tasks[:2]:
-        crew.submit(task)
+        pool.submit(task)
     assert len(a.actors[0].tasks) == 2
     b.alive, a.alive, a.error = True, False, ActorDiedError("its node died")
-    crew._silence, crew._order["fence"] = 1.0, 0.1
-    for lost in hear(crew, 2):
-        crew.submit(lost.task)
+    pool._heartbeat_timeout, pool._config["fence"] = 1.0, 0.1
+    for lost in ends_of(pool, 2):
+        pool.submit(lost.task)
     while not b.actors or len(b.actors[0].tasks) < 2:
-        crew.wait(0.05)
+        pool.wait(0.05)
     b.actors[0].finish()
-    assert {event.task for event in hear(crew, 2)} == set(tasks[:2])
+    assert {event.task for event in ends_of(pool, 2)} == set(tasks[:2])
 
 
 @pytest.mark.parametrize(
     "odd", [{"engine": "other"}, {"passed": False}, {"facts": {"deepscan": "9"}}, {"marks": False}]
 )
-def test_a_node_that_comes_later_and_does_not_fit_is_left_out(crew_on, odd, caplog):
+def test_a_node_that_comes_later_and_does_not_fit_is_left_out(pool_on, odd, caplog):
     a, b = Node("a"), Node("b", alive=False, **odd)
-    crew = crew_on(a, b)
-    crew.start()
+    pool = pool_on(a, b)
+    pool.start()
     b.alive = True
     until = time.monotonic() + 5
     while not (b.actors and b.actors[0].killed):
         assert time.monotonic() < until
-        crew.wait(0.05)
-    crew.wait(0.2)
+        pool.wait(0.05)
+    pool.wait(0.2)
     assert len(b.actors) == 1 and "node b" in caplog.text and "goes on without it" in caplog.text
 
 
-def test_a_node_that_does_not_see_the_archive_gets_no_more_files(crew_on, tasks, caplog):
+def test_a_node_that_does_not_see_the_archive_gets_no_more_files(pool_on, tasks, caplog):
     a, b = Node("a", sees=False), Node("b")
-    crew = crew_on(a, b)
-    crew.start()
+    pool = pool_on(a, b)
+    pool.start()
     for task in tasks[:2]:
-        crew.submit(task)
+        pool.submit(task)
     done = []
     while len(done) < 2:
         b.actors[0].finish()
-        done += [event for event in crew.wait(0.1) if isinstance(event, Done)]
+        done += [event for event in pool.wait(0.1) if isinstance(event, TaskDone)]
     assert {event.task for event in done} == set(tasks[:2])
     assert "node a does not see" in caplog.text and not a.actors[0].tasks
 
 
-def test_no_node_sees_the_archive(crew_on, tasks):
-    crew = crew_on(Node("a", sees=False))
-    crew.start()
-    crew.submit(tasks[0])
+def test_no_node_sees_the_archive(pool_on, tasks):
+    pool = pool_on(Node("a", sees=False))
+    pool.start()
+    pool.submit(tasks[0])
     with pytest.raises(EngineError, match="no node of the Ray cluster sees"):
-        hear(crew, 1)
+        ends_of(pool, 1)
 
 
-def test_a_file_that_is_gone_is_not_the_nodes_fault(crew_on, tasks):
+def test_a_file_that_is_gone_is_not_the_nodes_fault(pool_on, tasks):
     node = Node("a", sees=False)
-    crew = crew_on(node)
-    crew.start()
+    pool = pool_on(node)
+    pool.start()
     tasks[0].item.path.unlink()
-    crew.submit(tasks[0])
+    pool.submit(tasks[0])
     while not node.actors[0].tasks:
-        crew.wait(0.05)
+        pool.wait(0.05)
     node.actors[0].finish()
-    assert isinstance(hear(crew, 1)[0], Done)
+    assert isinstance(ends_of(pool, 1)[0], TaskDone)
 
 
-def test_a_run_without_any_node_ends(crew_on, tasks, monkeypatch):
-    monkeypatch.setattr(ray, "NOBODY", 0.3)
+def test_a_run_without_any_node_ends(pool_on, tasks, monkeypatch):
+    monkeypatch.setattr(ray, "NO_NODE_TIMEOUT", 0.3)
     node = Node("a")
-    crew = crew_on(node)
-    crew.start()
+    pool = pool_on(node)
+    pool.start()
     node.alive, node.error = False, ActorDiedError("its node died")
     with pytest.raises(EngineError, match="no node of the Ray cluster has worked"):
-        hear(crew, 1)
+        ends_of(pool, 1)
 
 
-def test_actors_hear_that_the_run_lives_while_it_does_something_else(crew_on):
+def test_actors_hear_that_the_run_lives_while_it_does_something_else(pool_on):
     node = Node("a")
-    crew_on(node, silence=0.5).start()
+    pool_on(node, heartbeat_timeout=0.5).start()
     time.sleep(0.5)
-    assert node.actors[0].beats >= 2
+    assert node.actors[0].heartbeats >= 2
 
 
 # The actor, without Ray
 
 
-def order_of(folder, **wanted):
-    crew = RayCrew(
-        ScanOptions(), results=folder, jobs=1, scanner=FAKE, controls=CONTROLS, silence=600.0
+def config_of(folder, **wanted):
+    pool = RayPool(
+        ScanOptions(),
+        results=folder,
+        jobs=1,
+        scanner=FAKE,
+        controls=CONTROLS,
+        heartbeat_timeout=600.0,
     )
-    more = {"device": "cpu", "marks": str(folder), "mark": "m", "token": "t"}
-    return pack({"kind": "order", **crew._order, **more, **wanted})
-
-
-def listen(post, kind, seconds=30.0):
-    """The first message of a kind."""
-    until = time.monotonic() + seconds
-    while True:
-        heard = list(unpack(bytearray(post.listen(0.5))))
-        for message in heard:
-            if message["kind"] == kind:
-                return message
-        assert time.monotonic() < until, heard
+    return {**pool._config, "marks": str(folder), "mark": "m", "token": "t", **wanted}
 
 
 @pytest.fixture
@@ -525,44 +544,56 @@ def end(monkeypatch):
     return codes
 
 
-def test_an_actor_leaves_its_mark_and_scans(tmp_path, end, monkeypatch):
+def test_an_actor_leaves_its_mark_and_scans(tmp_path, end):
     (tmp_path / "run").write_text("t")
-    crews = []
-    real = LocalCrew.__init__
-    monkeypatch.setattr(
-        LocalCrew, "__init__", lambda self, *a, **k: (crews.append(self), real(self, *a, **k))[1]
-    )
-    post = Outpost(order_of(tmp_path))
+    actor = ScanActor(config_of(tmp_path))
     try:
-        facts = listen(post, "facts")
-        assert facts["facts"] == facts_of("msccnet-s") and (tmp_path / "m").read_text() == "t"
-        ready = listen(post, "ready")
-        assert (ready["engine"], ready["slots"], ready["passed"]) == ("fake", 1, True)
+        assert actor.check() == (facts_of("msccnet-s"), "m")
+        assert (tmp_path / "m").read_text() == "t"
+        info = actor.start()
+        assert (info.engine, info.slots, info.controls_passed) == ("fake", 1, True)
         task = task_of(make_face_clip(tmp_path / "a.mp4"), tmp_path / "out")
-        message = {"kind": "task", "number": 7, "sure": False, "task": task_to_json(task)}
-        post.submit(pack(message))
-        done = listen(post, "done")
-        assert done["number"] == 7 and done["outcome"]["label"] == "no-evidence"
-        task.item.path.unlink()
-        post.submit(pack({**message, "number": 8}))
-        assert listen(post, "unseen")["number"] == 8
+        done, busy = actor.scan(task)
+        assert done.task == task and done.outcome.label == "no-evidence"
+        assert busy["network"] >= 0.0
+        progress, log = actor.news(0.0)
+        assert all(event.task == task for event in progress) and log == []
+        task.file.path.unlink()
+        assert actor.scan(task) is None
+        done, _ = actor.scan(task, even_if_missing=True)
+        assert done.outcome.label == "error"
     finally:
-        post.close()
-        crews[0].close()
+        actor.close()
+
+
+def test_an_actor_without_workers_says_so(tmp_path, end):
+    actor = ScanActor(config_of(tmp_path))
+    try:
+        actor.start()
+        actor._pool._workers[0].start_failures = 2
+        actor._pool._workers[0].loaded = False
+        actor._pool._workers[0].process.kill()
+        with pytest.raises(EngineError, match="the model process died"):
+            actor.scan(task_of(make_face_clip(tmp_path / "a.mp4"), tmp_path / "out"))
+        with pytest.raises(EngineError, match="the model process died"):
+            while True:
+                actor.news(0.1)
+    finally:
+        actor.close()
 
 
 @pytest.mark.parametrize("said", [None, "another"])
 def test_an_actor_that_does_not_find_the_runs_folder_says_so(tmp_path, end, said):
     if said:
         (tmp_path / "run").write_text(said)
-    post = Outpost(order_of(tmp_path))
-    refused = listen(post, "refused")
-    post.close()
-    assert refused["error"] == "UsageError" and "storage that all nodes share" in refused["text"]
+    actor = ScanActor(config_of(tmp_path))
+    with pytest.raises(UsageError, match="storage that all nodes share"):
+        actor.check()
+    actor.close()
 
 
 def test_an_actor_that_hears_nothing_ends_itself(tmp_path, end):
-    Outpost(order_of(tmp_path, fence=0.3))
+    ScanActor(config_of(tmp_path, fence=0.3))
     until = time.monotonic() + 5
     while not end:
         assert time.monotonic() < until
@@ -571,8 +602,8 @@ def test_an_actor_that_hears_nothing_ends_itself(tmp_path, end):
 
 
 def test_an_actor_that_was_closed_leaves_its_process_alone(tmp_path, end):
-    post = Outpost(order_of(tmp_path, fence=0.3))
-    post.close()
+    actor = ScanActor(config_of(tmp_path, fence=0.3))
+    actor.close()
     time.sleep(1.0)
     assert end == []
 
@@ -636,10 +667,10 @@ def test_a_node_is_killed_in_mid_run_and_nothing_is_lost(archive, tmp_path, monk
     utils = pytest.importorskip("ray.cluster_utils")
     local, out = tmp_path / "local", tmp_path / "out"
     given = {"jobs": 1, "scanner": "tests.archive.parts:slow_scanner", "controls": CONTROLS}
-    ways = Ways(reports=("jsonl",), write_found=("frames",), min_free=0)
+    archive_options = ArchiveOptions(reports=("jsonl",), write_found=("frames",), min_free=0)
     options = ScanOptions()
-    crew = LocalCrew(options, **given)
-    scan_archive([str(archive)], local, options=options, crew=crew, ways=ways)
+    pool = LocalPool(options, **given)
+    scan_archive([str(archive)], local, options=options, pool=pool, archive_options=archive_options)
 
     store = 80 * 2**20
     head = {"num_cpus": 0, "object_store_memory": store, "include_dashboard": False}

@@ -1,4 +1,4 @@
-"""A crew without processes: outcomes by a rule, at once, and a diary of what it was given."""
+"""A pool without processes: outcomes by a rule, at once, and a diary of what it was given."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 
-from deepscan.archive.records import Outcome, Written
-from deepscan.archive.workers.contract import Crewed, Done, Event, Lost, Progressed, Task
+from deepscan.archive.records import Outcome, OutputFile
+from deepscan.archive.workers.contract import (
+    PoolEvent,
+    PoolInfo,
+    Task,
+    TaskDone,
+    TaskLost,
+    TaskProgress,
+)
 from deepscan.archive.workers.worker import outputs_of
 from deepscan.types import Label, Reason
 
@@ -15,8 +22,8 @@ Rule = Callable[[Task], "Outcome | Reason | Exception"]
 
 
 def outcome_for(task: Task, label: Label = Label.NO_EVIDENCE, **known: object) -> Outcome:
-    """An outcome as a crew gives it, with the outputs really written."""
-    data = task.item.path.read_bytes()
+    """An outcome as a pool gives it, with the outputs really written."""
+    data = task.file.path.read_bytes()
     kinds = task.write
     if label in (Label.MANIPULATED, Label.SUSPICIOUS):
         kinds += task.write_found
@@ -27,14 +34,14 @@ def outcome_for(task: Task, label: Label = Label.NO_EVIDENCE, **known: object) -
     for kind, path in outputs_of(task.folder, kinds).items():
         path.write_bytes(kind.encode() + b" of " + data[:20])
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        written.append(Written(kind, path.name, digest, path.stat().st_size))
+        written.append(OutputFile(kind, path.name, digest, path.stat().st_size))
     return Outcome(
         **{
-            "name": task.item.name,
-            "path": task.item.address or str(task.item.path),
+            "name": task.file.name,
+            "path": task.file.address or str(task.file.path),
             "label": label,
             "reasons": (Reason("complete", "all was read"),),
-            "identity": task.item.identity,
+            "identity": task.file.identity,
             "sha256": hashlib.sha256(data).hexdigest(),
             "size": len(data),
             "folder": "." if written else None,
@@ -47,14 +54,14 @@ def outcome_for(task: Task, label: Label = Label.NO_EVIDENCE, **known: object) -
 
 def by_content(task: Task) -> Outcome:
     """A file that holds "fake" is manipulated, one that holds "junk" an error."""
-    data = task.item.path.read_bytes()
+    data = task.file.path.read_bytes()
     if b"junk" in data:
         reason = Reason("corrupt", "nothing in it can be decoded")
         return outcome_for(task, Label.ERROR, reasons=(reason,), frames=0)
     return outcome_for(task, Label.MANIPULATED if b"fake" in data else Label.NO_EVIDENCE)
 
 
-class FakeCrew:
+class FakePool:
     """Scans by a rule: an outcome, a `Reason` for a loss, or an exception that `wait` raises.
 
     `scanned` lists the names of tasks in order, `together` how many were under way at each `wait`.
@@ -73,18 +80,18 @@ class FakeCrew:
 
     @property
     def scanned(self) -> list[str]:
-        return [task.item.name for task in self.tasks]
+        return [task.file.name for task in self.tasks]
 
-    def start(self) -> Crewed:
+    def start(self) -> PoolInfo:
         self.started = True
-        return Crewed("fake", "a fake", self._slots, (("known", 0.9),), self._passed)
+        return PoolInfo("fake", "a fake", self._slots, (("known", 0.9),), self._passed)
 
     def submit(self, task: Task) -> None:
         assert len(self._tasks) < self._slots
         self.tasks.append(task)
         self._tasks.append(task)
 
-    def wait(self, timeout: float) -> list[Event]:
+    def wait(self, timeout: float) -> list[PoolEvent]:
         if not self._tasks:
             return []
         self.together.append(len(self._tasks))
@@ -93,8 +100,8 @@ class FakeCrew:
         if isinstance(found, Exception):
             raise found
         if isinstance(found, Reason):
-            return [Lost(task, found)]
-        return [Progressed(task, "analysing", 5, 0.2, 0.4), Done(task, found)]
+            return [TaskLost(task, found)]
+        return [TaskProgress(task, "analysing", 5, 0.2, 0.4), TaskDone(task, found)]
 
     def busy(self) -> dict[str, float]:
         return {"network": 1.0, "decode": 2.0}

@@ -1,0 +1,180 @@
+"""The connection to a Ray cluster: an instance of our own, or one that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from deepscan.errors import EngineError, UsageError
+
+logger = logging.getLogger(__name__)
+
+ADDRESS = re.compile(r"ray(://|:)((?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5})")
+ADDRESS_HELP = (
+    "ray (an instance on this machine), ray:HOST:PORT or ray:auto (a cluster that this machine is "
+    "part of) or ray://HOST:PORT (a Ray client's connection)"
+)
+OBJECT_STORE = 80 * 2**20  # bytes: Ray's least; nothing large passes through it
+
+
+class Cluster:
+    """A Ray cluster by its address; an instance that this starts ends with `close`."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is as `ray_address` gives it. Nothing is connected yet."""
+        self._address = address
+        self._own_folder: Path | None = None  # of a Ray instance that is ours
+        self._connected = False
+        self._ray: Any = None
+
+    def connect(self) -> None:
+        """Join the cluster, or start an instance; nothing is reported to anybody.
+
+        Raises:
+            UsageError: Ray is missing, or the cluster cannot be reached.
+        """
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Who hides GPUs from an actor without one: the pool there does it; else Ray warns of it.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        self._ray = ray = _import_ray()
+        if ray.is_initialized():
+            return  # by the program that we are part of: it will shut it down
+        wanted: dict[str, Any] = {"address": self._address, "log_to_driver": False}
+        if self._address == "local":
+            self._own_folder = Path(tempfile.mkdtemp(prefix="deepscan-ray-"))
+            wanted |= {
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE,
+                "_temp_dir": os.fspath(self._own_folder),
+            }
+        handler = None
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(logging_level=logging.ERROR, **wanted)
+        except ImportError as error:
+            raise UsageError(
+                f"{self._address}: a client's connection needs more of Ray ({error}): pip install "
+                "'ray[client]', or run on a node of the cluster with --cluster ray:auto"
+            ) from error
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            why = str(error).strip().splitlines() or [type(error).__name__]
+            raise UsageError(
+                f"the Ray cluster {self._address} cannot be reached: {why[0][:300]}. Give "
+                f"{ADDRESS_HELP}"
+            ) from error
+        finally:
+            if handler is not None:  # Ray puts its own in the place of whoever runs this
+                signal.signal(signal.SIGTERM, handler)
+        self._connected = True
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, as Ray describes them.
+
+        Raises:
+            EngineError: the cluster has gone.
+        """
+        try:
+            nodes: list[dict[str, Any]] = self._ray.nodes()
+        except Exception as error:  # Ray has no one class for a lost connection
+            raise EngineError(f"the Ray cluster has gone: {error}") from error
+        return [node for node in nodes if node["Alive"]]
+
+    def start_actor(self, kind: type, node: str, config: object, **claims: Any) -> Any:
+        """An actor on just this node; Ray neither restarts it nor retries its calls."""
+        strategies = self._ray.util.scheduling_strategies
+        affinity = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        options = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": affinity}
+        return self._ray.remote(kind).options(**options, **claims).remote(config)
+
+    def ready(self, calls: Sequence[Any], timeout: float) -> list[Any]:
+        """The calls that have ended; at least one unless the time passes.
+
+        Raises:
+            EngineError: the cluster has gone.
+        """
+        try:
+            ready, rest = self._ray.wait(list(calls), num_returns=1, timeout=timeout)
+            if ready and rest:
+                ready = ready + self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        except Exception as error:  # Ray has no one class for a lost connection
+            raise EngineError(f"the Ray cluster has gone: {error}") from error
+        return list(ready)
+
+    def result(self, call: Any) -> Any:
+        """What a call gave.
+
+        Raises:
+            NodeError: the actor or its node cannot answer.
+            Exception: what the call itself raised.
+        """
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(call)
+        except errors.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            raise (cause if isinstance(cause, Exception) else RuntimeError(str(error))) from error
+        except errors.RayError as error:
+            away = isinstance(error, errors.ActorUnavailableError)
+            raise NodeError(" ".join(str(error).split()), unreachable=away) from error
+
+    def kill(self, actor: Any) -> None:
+        """End an actor and the process that it has."""
+        try:
+            self._ray.kill(actor, no_restart=True)
+        except Exception as error:  # with its node or the cluster it has gone already
+            logger.debug("an actor cannot be killed: %s", error)
+
+    def close(self) -> None:
+        """Leave the cluster, or end the instance that is ours."""
+        if self._connected:
+            self._connected = False
+            try:
+                self._ray.shutdown()
+            except Exception:  # its processes are its children, and end with this one
+                logger.warning("Ray did not shut down cleanly", exc_info=True)
+        if self._own_folder is not None:
+            shutil.rmtree(self._own_folder, ignore_errors=True)
+            self._own_folder = None
+
+
+class NodeError(Exception):
+    """An actor cannot answer; `unreachable` if nobody knows whether it still works."""
+
+    def __init__(self, text: str, *, unreachable: bool) -> None:
+        super().__init__(text)
+        self.unreachable = unreachable
+
+
+def ray_address(cluster: str) -> str:
+    """What Ray calls the cluster that `--cluster` names: "local", "auto", "host:port", "ray://...".
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if cluster == "ray":
+        return "local"
+    if cluster == "ray:auto":
+        return "auto"
+    found = ADDRESS.fullmatch(cluster)
+    if found is None:
+        raise UsageError(f"no cluster {cluster!r}: give {ADDRESS_HELP}")
+    return cluster if found[1] == "://" else found[2]
+
+
+def _import_ray() -> Any:
+    try:
+        return import_module("ray")
+    except ImportError as error:
+        raise UsageError(
+            f"--cluster needs Ray ({error}): pip install '.[cluster]' in deepscan's checkout"
+        ) from error
