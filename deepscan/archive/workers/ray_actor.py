@@ -107,10 +107,11 @@ class ScanActor:
         """
         if not even_if_missing and not _appears(task.file.path):
             return None
-        if self._failure is not None:
-            raise self._failure
         future: Future[Result] = Future()
-        self._inbox.put((task, future))
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+            self._inbox.put((task, future))
         return future.result()
 
     def news(self, timeout: float) -> News:
@@ -170,6 +171,8 @@ class ScanActor:
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
+                while not self._inbox.empty():
+                    futures.update([self._inbox.get()])
             for future in futures.values():
                 future.set_exception(error)
         finally:

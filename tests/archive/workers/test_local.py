@@ -276,7 +276,7 @@ def test_an_engine_that_dies_at_start_ends_the_run(monkeypatch):
     monkeypatch.setattr("deepscan.archive.workers.local.RESTART_DELAY", 0.01)
     with (
         pool_of("tests.archive.parts:start_failures") as pool,
-        pytest.raises(EngineError, match="3 times before its engine stood"),
+        pytest.raises(EngineError, match="3 times before its engine was loaded"),
     ):
         pool.start()
 

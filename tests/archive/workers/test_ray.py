@@ -495,7 +495,7 @@ def test_a_file_that_is_gone_is_not_the_nodes_fault(pool_on, tasks):
     node = Node("a", sees=False)
     pool = pool_on(node)
     pool.start()
-    tasks[0].item.path.unlink()
+    tasks[0].file.path.unlink()
     pool.submit(tasks[0])
     while not node.actors[0].tasks:
         pool.wait(0.05)
