@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deepscan.options import ScanOptions
 from tests.conftest import make_face_clip
 
 ROOT = Path(__file__).parent.parent
@@ -260,6 +261,11 @@ def test_the_container_does_not_run_as_root_and_names_no_host():
     assert words[0] == "FROM" and words.count("FROM") == 1
     user = words.index("USER")
     assert instructions()[user][1] not in ("root", "0")
-    assert user < words.index("ENTRYPOINT") and "RUN" not in words[user:]
+    assert user < words.index("ENTRYPOINT") and words.count("USER") == 1
+    assert not any("sudo" in given or "root" in given for _, given in instructions()[user:])
     assert "://" not in CONTAINER
     assert dict(instructions())["ENTRYPOINT"] == '["deepscan"]'
+
+
+def test_the_container_image_holds_converted_networks():
+    assert f"RUN deepscan engine build {ScanOptions().model}-openvino-fp32" in CONTAINER

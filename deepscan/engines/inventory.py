@@ -24,8 +24,9 @@ from deepscan.types import Parity
 class Entry:
     """One thing in the cache: its kind, what it is, what it depends on and its size in bytes.
 
-    `kind` is "openvino" (a converted network), "tensorrt" (an engine), "timings" (what TensorRT
-    learned about a GPU), "parity" (a proof), "damaged" or "leftover".
+    `kind` is "openvino" (converted networks), "tensorrt" (an engine), "timings" (what TensorRT
+    learned about a GPU), "parity" (a proof), "reference" (what torch said about the probe),
+    "damaged" or "leftover".
     `parity` and `engine` only for proofs: of the engine with that `fingerprint`.
     """
 
@@ -125,7 +126,7 @@ def _prove(choice: Choice, card: Card, hardware: Hardware, *, allow_build: bool)
     model = card.name
     engine = create_engine(choice, card, hardware, allow_build=allow_build)
     try:
-        parity = measure(engine, card, hardware)
+        parity = measure(engine, card, hardware, fresh=True)
     finally:
         engine.close()
     tolerance = TOLERANCES[engine.name.rpartition("-")[2]]

@@ -6,6 +6,7 @@ import logging
 import re
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.parity import (
     TOLERANCES,
     cache_parity,
+    cache_reference,
     cached_parity,
-    compare,
+    cached_reference,
+    difference,
     label_thresholds,
+    predict_all,
+    probe,
     violations,
 )
 from deepscan.engines.recipe import recipe_of
 from deepscan.errors import EngineError, UsageError
-from deepscan.models.weights import FOLDER, Card, read_card
+from deepscan.models.weights import FOLDER, Card, code_digest, read_card
 from deepscan.types import Parity
 
 logger = logging.getLogger(__name__)
@@ -246,10 +251,20 @@ def create_engine(
     return make(card, hardware, device=choice.device, precision=choice.precision, threads=threads)
 
 
-def measure(engine: Engine, card: Card, hardware: Hardware) -> Parity:
-    """Compare an engine with the reference now, whatever the cache says."""
-    reference = engine_class("torch")(card, hardware, device="cpu", precision="fp32")
-    try:
-        return compare(engine, reference, thresholds=label_thresholds(card.values))
-    finally:
-        reference.close()
+def measure(engine: Engine, card: Card, hardware: Hardware, *, fresh: bool = False) -> Parity:
+    """Compare an engine with torch on the CPU in fp32, whatever figures the cache holds.
+
+    With `fresh` torch judges the probe now, else its predictions may come from the cache.
+    """
+    facts = {"weights": card.sha256, "torch": version("torch"), "network": code_digest()}
+    crops = probe(engine.input_size)
+    expected = None if fresh else cached_reference(facts)
+    if expected is None:
+        reference = engine_class("torch")(card, hardware, device="cpu", precision="fp32")
+        try:
+            expected = predict_all(reference, crops)
+        finally:
+            reference.close()
+        cache_reference(facts, expected)
+    ours = predict_all(engine, crops)
+    return difference(ours, expected, engine.name, label_thresholds(card.values))

@@ -220,18 +220,10 @@ def converted(card: Card, openvino: Any) -> Graph:
     facts = {
         "weights": card.sha256,
         "config": repr(sorted(card.values["config"].items())),
-        "code": _code(),
+        "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest() + models.code_digest(),
     }
     (graph,) = cached_graphs(card.name, facts, openvino, lambda: [_convert(card, openvino)])
     return graph
-
-
-def _code() -> str:
-    """A hash of the code that a converted network comes from: it changes without the weights."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for path in sorted(Path(models.__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _convert(card: Card, openvino: Any) -> Graph:

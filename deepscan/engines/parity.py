@@ -123,10 +123,22 @@ def compare(
         EngineError: one of them failed, or their answers differ in shape.
     """
     crops = probe(engine.input_size) if crops is None else crops
-    ours, theirs = predict_all(engine, crops), predict_all(reference, crops)
+    return difference(
+        predict_all(engine, crops), predict_all(reference, crops), engine.name, thresholds
+    )
+
+
+def difference(
+    ours: Predictions, theirs: Predictions, name: str, thresholds: tuple[float, ...]
+) -> Parity:
+    """How far an engine's predictions are from the reference's for the same crops.
+
+    Raises:
+        EngineError: the masks of the engine called `name` are of another size.
+    """
     if ours.masks.shape != theirs.masks.shape:
         raise EngineError(
-            f"engine {engine.name} gives masks of {ours.masks.shape[1:]}, {reference.name} of "
+            f"engine {name} gives masks of {ours.masks.shape[1:]}, the reference of "
             f"{theirs.masks.shape[1:]}"
         )
     scores = np.abs(ours.scores.astype(np.float64) - theirs.scores)
@@ -178,6 +190,28 @@ def violations(parity: Parity, tolerance: Parity) -> tuple[str, ...]:
             f"{tolerance.verdict_equality:.1%} is needed"
         )
     return tuple(found)
+
+
+def cached_reference(facts: Mapping[str, str]) -> Predictions | None:
+    """What the reference said about the probe, if the cache has it; see `cache_reference`."""
+    entry = read_entry(cache_folder(), key_of(_reference_facts(facts)))
+    if entry is None or len(entry) != 2:
+        return None
+    scores, masks = (np.frombuffer(part, np.float32) for part in entry)
+    side = math.isqrt(len(masks) // len(scores))
+    return Predictions(scores, masks.reshape(len(scores), side, side))
+
+
+def cache_reference(facts: Mapping[str, str], found: Predictions) -> None:
+    """Keep the reference's predictions for the probe: a proof on another CPU then needs no torch.
+
+    Args:
+        facts: what they depend on beside the probe: weights, torch, the network's code.
+        found: by torch on a CPU in fp32, whose last bits alone depend on the CPU.
+    """
+    facts = _reference_facts(facts)
+    parts = (np.ascontiguousarray(part, np.float32) for part in (found.scores, found.masks))
+    write_entry(cache_folder(), key_of(facts), facts, *(part.tobytes() for part in parts))
 
 
 def cached_parity(fingerprint: str, thresholds: tuple[float, ...] | None = None) -> Parity | None:
@@ -233,6 +267,10 @@ def _facts(fingerprint: str) -> dict[str, str]:
     # The probe and the arithmetic of the figures are in this file.
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     return {"kind": "parity", "engine": fingerprint, "code": code}
+
+
+def _reference_facts(facts: Mapping[str, str]) -> dict[str, str]:
+    return {**_facts(""), **facts, "kind": "reference"}
 
 
 class _Noise:

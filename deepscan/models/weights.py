@@ -98,6 +98,14 @@ def read_weights(card: Card) -> bytes:
     return data
 
 
+def code_digest() -> str:
+    """SHA-256 of the code of the networks: what it computes changes without the weights."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def load_model(card: Card) -> Deployed:
     """Build the network of a card and fill it with its weights.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepscan.engines import openvino
+from deepscan.engines import inventory, openvino
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.load import load_engine
 from deepscan.engines.parity import probe
@@ -166,8 +166,8 @@ def test_a_network_is_converted_once(models, monkeypatch, conversions, converted
     monkeypatch.setenv("DEEPSCAN_CACHE", str(place))
     assert np.array_equal(scores(models), first)
     assert conversions == []
-    # One entry for the network, one for its proof.
-    assert len(list((place / "engines").glob("*.json"))) == 2
+    # One entry each for the network, what torch said about the probe, and the proof.
+    assert len(list((place / "engines").glob("*.json"))) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "swapped"])
@@ -219,14 +219,21 @@ def test_without_a_cache_it_works_all_the_same(models, monkeypatch):
     assert np.array_equal(scores(models), expected)
 
 
-def test_a_second_start_needs_no_torch_model_and_tells_nobody(models, cache):
+@pytest.mark.parametrize("proven", [True, False], ids=["the same CPU", "another CPU"])
+def test_a_second_start_needs_no_torch_and_tells_nobody(models, cache, proven):
     scores(models)
+    if not proven:  # a proof holds for one CPU; what torch said about the probe for all
+        for entry in inventory.entries(cache):
+            if entry.kind == "parity":
+                (cache / f"{entry.key}.json").unlink()
     code = (
         "import sys\n"
         "from pathlib import Path\n"
         "from deepscan.engines.load import load_engine\n"
         "load_engine('openvino-fp32', 'tiny', folder=Path(sys.argv[1]))\n"
+        "from deepscan.engines.hardware import has_gpu_driver\n"
         "unwanted = {'timm', 'torchvision', 'deepscan.models.msccnet'} & set(sys.modules)\n"
+        "assert has_gpu_driver() or 'torch' not in sys.modules\n"
         "assert not unwanted, unwanted\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
     )

@@ -263,9 +263,9 @@ def test_what_was_refused_is_refused_again_without_another_look(models, monkeypa
     monkeypatch.setenv("DEEPSCAN_CACHE", str(tmp_path))
     monkeypatch.setitem(ENGINES, "openvino", f"{__name__}:Other")
     looks = []
-    compare = load.compare
+    difference = load.difference
     monkeypatch.setattr(
-        load, "compare", lambda *pair, **bars: looks.append(pair) or compare(*pair, **bars)
+        load, "difference", lambda *given: looks.append(given) or difference(*given)
     )
     for _ in range(2):
         with pytest.raises(EngineError, match="does not agree"):
