@@ -31,12 +31,12 @@ STAGES = {
     "open": "opening files",
     "overlay": "encoding videos",
     "masks": "encoding masks",
-    "spool": "keeping results",
+    "store": "keeping results",
 }
 FOUND = (Label.MANIPULATED, Label.SUSPICIOUS)
 
 
-class Tally:
+class RunCounter:
     """Counts what happens, and says how fast and how long."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class LiveView:
     """A view that is redrawn in place and leaves nothing behind. Use it with `with`."""
 
     def __init__(self) -> None:
-        self.tally = Tally()
+        self.tally = RunCounter()
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -177,7 +177,7 @@ class PlainLog:
     """One line every ten seconds at most, and one for each finding. Use it with `with`."""
 
     def __init__(self, stream: TextIO, *, every: float = EVERY) -> None:
-        self.tally = Tally()
+        self.tally = RunCounter()
         self._stream: TextIO | None = stream
         self._every = every
         self._last = float("-inf")

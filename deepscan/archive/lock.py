@@ -29,7 +29,7 @@ LOCK = ".lock"
 DOWNLOADS = ".fetched"
 """The folder below the results where remote files lie while they are scanned."""
 
-# What `publish.aside` gives, and files or folders that name the process that makes them.
+# What `files.part_name` gives, and files or folders that name the process that makes them.
 _LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.part(\.[^.]*)?|\..*\.tmp\.[0-9]+", re.DOTALL)
 
 

@@ -2,132 +2,34 @@
 
 Hashes show that the input and the outputs are those that the record names, and the record's own
 hashes that it was not edited by hand. They do not show that its numbers are true. So some frames,
-drawn at random, are judged again, with the engine of this installation, and compared.
-
-How far a score may be from the recorded one: each engine is proven to within a tolerance of torch
-in fp32 (`deepscan.engines.parity`), so two of them may be apart by the sum of both; and boxes are
-recorded to a tenth of a pixel, which moved scores by 0.014 at most in the demo (`ROUNDING`). Where
-a result has no list of frames, the whole file is scanned again, and the verdicts are compared.
+drawn at random, are scored again (rescore.py), with the engine of this installation, and compared.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import random
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from deepscan.archive.checks import CheckList, Verification, VerifiedRecord
 from deepscan.archive.diff import read_record
 from deepscan.archive.journal import JOURNAL, read_state
 from deepscan.archive.records import Outcome
 from deepscan.archive.reports import inside
-from deepscan.archive.schema import load_schema, violations
-from deepscan.errors import DeepscanError, EngineError, ModelError, UsageError, VideoError
+from deepscan.archive.rescore import Make, Scanners, check_scores, make_scanner
+from deepscan.archive.schema import violations
+from deepscan.errors import UsageError, VideoError
 from deepscan.files import resolve
-from deepscan.options import Limits, ScanOptions
+from deepscan.options import Limits
 from deepscan.sinks.record import digest_of, manifest_of
-from deepscan.sinks.wording import visible
 from deepscan.video.input_file import hash_file
 
-if TYPE_CHECKING:
-    from deepscan.scan.scanner import Scanner
-    from deepscan.types import Frame
-
-SCHEMA = "deepscan.verification/1"
 FRAMES = 8
-ROUNDING = 0.02  # of a score: boxes are recorded to 0.1 pixels
-MASK_DIFFERENCE = 0.05  # of P(manipulated), mean over the pixels of a frame that were analysed
-MASK_OVERLAP = 0.7  # IoU of the pixels above 0.5, over all frames that were judged again
-SEEN_OVERLAP = 0.85  # IoU of the analysed pixels: an edge may fall one pixel further
-LEAST_MASK = 0.01  # share of analysed pixels above 0.5 from which on an overlap says something
-SHARE_DIFFERENCE = 0.1  # of the mask share of a face, where no masks were written
-
-_LINE = 2**20  # bytes; a frame with 64 faces has 12 kB
-_TOLD = 3  # violations in one detail
-_GONE = re.compile(r"nvdec|.+-int8")  # decoders and engines of records by earlier versions
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-State = Literal["ok", "differs", "unchecked"]
-Make = Callable[[ScanOptions], "Scanner"]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at: of which file, what, and how it ended."""
-
-    file: str
-    what: str
-    state: State
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """All checks of a result, in the order in which they were made."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def state(self) -> State:
-        """ "differs" if anything does; else "unchecked" if anything is; else "ok"."""
-        found = {check.state for check in self.checks}
-        if "differs" in found:
-            return "differs"
-        return "unchecked" if "unchecked" in found or not found else "ok"
-
-    def to_json(self) -> dict[str, Any]:
-        """The verification, ready for JSON."""
-        return {
-            "schema": SCHEMA,
-            "state": self.state,
-            "checks": [asdict(check) for check in self.checks],
-        }
-
-    def to_text(self, *, everything: bool = True) -> Iterator[str]:
-        """A line for each check, those that are in order only with `everything`; then the sum."""
-        words = {"ok": "ok", "differs": "DIFFERS", "unchecked": "not checked"}
-        for check in self.checks:
-            if everything or check.state != "ok":
-                yield visible(
-                    f"{words[check.state]:<11}  {check.file}: {check.what}: {check.detail}"
-                )
-        counts = {
-            state: sum(check.state == state for check in self.checks)
-            for state in ("ok", "differs", "unchecked")
-        }
-        yield (
-            f"{len(self.checks)} checks: {counts['ok']} ok, {counts['differs']} differ, "
-            f"{counts['unchecked']} could not be made"
-        )
-
-
-@dataclass(slots=True)
-class _Book:
-    """Takes down the checks of one file."""
-
-    file: str
-    checks: list[Check] = field(default_factory=list)
-
-    def say(self, what: str, state: State, detail: str) -> bool:
-        self.checks.append(Check(self.file, what, state, detail))
-        return state == "ok"
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """A record that was read, and where what it names lies."""
-
-    name: str
-    record: Mapping[str, Any]
-    folder: Path
-    input: Path | None  # None: its hash is not that of the record, or it is not there
-    outputs: Mapping[str, Path]  # kind -> a file whose hash is right
+_SHOWN = 3  # violations in one detail
 
 
 def verify(
@@ -156,97 +58,52 @@ def verify(
         EngineError, ModelError: no network runs here.
     """
     with ExitStack() as held:
-        scanners = _Scanners(make or _make, engine, held)
+        scanners = Scanners(make or make_scanner, engine, held)
         chance = random.Random(seed)
         if not result.is_dir():
-            book = _Book(result.name)
-            found = _check_record(book, read_record(result), result, input)
+            checks = CheckList(result.name)
+            found = _check_record(checks, read_record(result), result, input)
             if frames:
-                _judge_again(book, found, frames, chance, scanners)
-            return Verification(tuple(book.checks))
+                check_scores(checks, found, frames, chance, scanners)
+            return Verification(tuple(checks.checks))
         return _verify_folder(result, frames, chance, input, scanners)
-
-
-def options_of(settings: Mapping[str, Any], engine: str) -> ScanOptions:
-    """The settings that a record names, with this engine and this program's own limits.
-
-    Raises:
-        UsageError: there is one that this version does not know, or that cannot be.
-    """
-    # A record may come from anybody: it does not decide what a decoder may cost, or where it runs.
-    own = {"engine", "isolate", "limits"}
-    known = {each.name for each in fields(ScanOptions)} - own
-    given = {
-        name: value
-        for name, value in settings.items()
-        if not name.startswith("limits.") and name not in own
-    }
-    if unknown := sorted(given.keys() - known):
-        raise UsageError(f"this version does not know the settings {', '.join(unknown)}")
-    for name in ("model", "detector", "decoder"):
-        if name in given and not _NAME.fullmatch(str(given[name])):
-            raise UsageError(f"no {name} {given[name]!a}")
-    return ScanOptions(**given, engine=engine, limits=Limits(), isolate=True)
-
-
-def _make(options: ScanOptions) -> Scanner:
-    import deepscan.scan.scanner
-
-    return deepscan.scan.scanner.Scanner(options)
-
-
-class _Scanners:
-    """One scanner for each kind of settings, loaded when it is needed."""
-
-    def __init__(self, make: Make, engine: str, held: ExitStack) -> None:
-        self._make = make
-        self._engine = engine
-        self._held = held
-        self._loaded: dict[ScanOptions, Scanner] = {}
-
-    def of(self, record: Mapping[str, Any]) -> Scanner:
-        """Raises what `options_of` and `Scanner` raise."""
-        options = options_of(record["settings"], self._engine)
-        if options not in self._loaded:
-            self._loaded[options] = self._held.enter_context(self._make(options))
-        return self._loaded[options]
 
 
 # Hashes and shapes
 
 
 def _check_record(
-    book: _Book, record: Mapping[str, Any], path: Path, input: Path | None
-) -> _Result | None:
+    checks: CheckList, record: Mapping[str, Any], path: Path, input: Path | None
+) -> VerifiedRecord | None:
     """Everything about a record that needs no network; None if it cannot even be read."""
-    wrong = list(violations(record, load_schema("result-1")))
+    wrong = list(violations(record, "result-1"))
     if wrong:
-        more = f" and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
-        book.say("schema", "differs", "; ".join(wrong[:_TOLD]) + more)
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        checks.add("schema", "differs", "; ".join(wrong[:_SHOWN]) + more)
         return None
-    book.say("schema", "ok", "the record has the shape of deepscan.result/1")
+    checks.add("schema", "ok", "the record has the shape of deepscan.result/1")
     sealed = dict(record)
     for what, of in (("digest", digest_of), ("manifest", manifest_of)):
         same = of(sealed) == record[what]
         told = f"{record[what]}" if same else "the record was edited after it was written"
-        book.say(what, "ok" if same else "differs", told)
+        checks.add(what, "ok" if same else "differs", told)
     outputs = {}
     for output in record["outputs"]:
         target = path.parent / output["file"]
         if not inside(output["file"]) or "/" in output["file"]:
-            book.say(output["kind"], "differs", "it is named with a path: not looked at")
-        elif _check_hash(book, f"{output['kind']} {output['file']}", target, output):
+            checks.add(output["kind"], "differs", "it is named with a path: not looked at")
+        elif _check_hash(checks, f"{output['kind']} {output['file']}", target, output):
             outputs[output["kind"]] = target
     known = record["input"]
     source = input if input is not None else _source(known, path.parent)
     if known["sha256"] is None:
-        book.say("input", "unchecked", "the record has no hash of it: it could not be read then")
-        return _Result(book.file, record, path.parent, None, outputs)
-    right = _check_hash(book, f"input {known['name']}", source, known)
-    return _Result(book.file, record, path.parent, source if right else None, outputs)
+        checks.add("input", "unchecked", "the record has no hash of it: it could not be read then")
+        return VerifiedRecord(checks.file, record, path.parent, None, outputs)
+    right = _check_hash(checks, f"input {known['name']}", source, known)
+    return VerifiedRecord(checks.file, record, path.parent, source if right else None, outputs)
 
 
-def _check_hash(book: _Book, what: str, path: Path, said: Mapping[str, Any]) -> bool:
+def _check_hash(checks: CheckList, what: str, path: Path, said: Mapping[str, Any]) -> bool:
     """Whether a file has the SHA-256 and the size that were recorded."""
     try:
         source = resolve(path)
@@ -254,12 +111,12 @@ def _check_hash(book: _Book, what: str, path: Path, said: Mapping[str, Any]) -> 
         digest = hash_file(source, Limits())
     except VideoError as error:
         emptied = error.reason == "corrupt"  # nothing that is recorded with a hash is empty
-        return book.say(what, "differs" if emptied else "unchecked", str(error))
+        return checks.add(what, "differs" if emptied else "unchecked", str(error))
     except OSError as error:
-        return book.say(what, "unchecked", f"{path}: {error.strerror}")
+        return checks.add(what, "unchecked", f"{path}: {error.strerror}")
     if digest != said["sha256"] or (said["size"] is not None and size != said["size"]):
-        return book.say(what, "differs", f"its SHA-256 is {digest}, recorded is {said['sha256']}")
-    return book.say(what, "ok", f"SHA-256 {digest}, {size} bytes")
+        return checks.add(what, "differs", f"its SHA-256 is {digest}, recorded is {said['sha256']}")
+    return checks.add(what, "ok", f"SHA-256 {digest}, {size} bytes")
 
 
 def _source(known: Mapping[str, Any], folder: Path) -> Path:
@@ -276,65 +133,62 @@ def _source(known: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _verify_folder(
-    folder: Path, frames: int, chance: random.Random, input: Path | None, scanners: _Scanners
+    folder: Path, frames: int, chance: random.Random, input: Path | None, scanners: Scanners
 ) -> Verification:
     if not (folder / JOURNAL).is_file():
         raise UsageError(f"{folder} is no results folder: it holds no {JOURNAL}")
-    journal = _Book(JOURNAL)
+    lists = [CheckList(JOURNAL)]
     results = read_state(folder).results(folder)
-    journal.say("lines", "ok", f"whole, {len(results.outcomes)} files")
+    lists[0].add("lines", "ok", f"whole, {len(results.outcomes)} files")
     if not results.finished:
-        journal.say("finished", "unchecked", "files of the last run are without a result")
-    checks = journal.checks
-    judged: list[_Result] = []
+        lists[0].add("finished", "unchecked", "files of the last run are without a result")
+    scored: list[VerifiedRecord] = []
     for outcome in results.outcomes:
-        book = _Book(outcome.name)
-        found = _check_outcome(book, folder, outcome, input)
-        checks += book.checks
+        lists.append(CheckList(outcome.name))
+        found = _check_outcome(lists[-1], folder, outcome, input)
         if found is not None and found.input is not None and found.record["model"] is not None:
-            judged.append(found)
+            scored.append(found)
     # Frames are drawn from as many files as there are frames; those with a list of frames first,
     # since the others have to be scanned as a whole.
-    chance.shuffle(judged)
-    judged.sort(key=lambda each: "frames" not in each.outputs)
-    chosen = judged[:frames]
+    chance.shuffle(scored)
+    scored.sort(key=lambda each: "frames" not in each.outputs)
+    chosen = scored[:frames]
     for place, each in enumerate(chosen):
-        book = _Book(each.name)
+        lists.append(CheckList(each.name))
         share = frames // len(chosen) + (place < frames % len(chosen))
-        _judge_again(book, each, share, chance, scanners)
-        checks += book.checks
-    return Verification(tuple(checks))
+        check_scores(lists[-1], each, share, chance, scanners)
+    return Verification(tuple(check for checks in lists for check in checks.checks))
 
 
 def _check_outcome(
-    book: _Book, folder: Path, outcome: Outcome, input: Path | None
-) -> _Result | None:
+    checks: CheckList, folder: Path, outcome: Outcome, input: Path | None
+) -> VerifiedRecord | None:
     """Compare an outcome with its files, and its record with both."""
     source = None if input is None else input / outcome.name
     if source is not None and input is not None and not source.exists():
         source = input / Path(outcome.path).name  # it was named alone
     if outcome.same_as is not None:
         said = {"sha256": outcome.sha256, "size": outcome.size}
-        _check_hash(book, f"input, as {outcome.same_as}", source or Path(outcome.path), said)
+        _check_hash(checks, f"input, as {outcome.same_as}", source or Path(outcome.path), said)
         return None
     record_path = None
     for written in outcome.outputs:
         target = folder / written.path
         said = {"sha256": written.sha256, "size": written.size}
         if not inside(written.path):
-            book.say(written.kind, "differs", "the journal names a path outside of the folder")
-        elif _check_hash(book, f"{written.kind} of the journal", target, said):
+            checks.add(written.kind, "differs", "the journal names a path outside of the folder")
+        elif _check_hash(checks, f"{written.kind} of the journal", target, said):
             record_path = target if written.kind == "record" else record_path
     if record_path is None:
         what = "nothing was written for it" if not outcome.outputs else "there is no sound record"
-        book.say("record", "unchecked", what)
+        checks.add("record", "unchecked", what)
         return None
     try:
         record = read_record(record_path)
     except UsageError as error:
-        book.say("record", "differs", str(error))
+        checks.add("record", "differs", str(error))
         return None
-    found = _check_record(book, record, record_path, source)
+    found = _check_record(checks, record, record_path, source)
     if found is None:
         return None
     same = record["verdict"]["label"] == outcome.label and record["input"]["sha256"] in (
@@ -342,320 +196,5 @@ def _check_outcome(
         None,
     )
     detail = "the record says what the journal says" if same else "record and journal differ"
-    book.say("verdict", "ok" if same else "differs", detail)
+    checks.add("verdict", "ok" if same else "differs", detail)
     return found
-
-
-# Judging again
-
-
-def _judge_again(
-    book: _Book,
-    found: _Result | None,
-    frames: int,
-    chance: random.Random,
-    scanners: _Scanners,
-) -> None:
-    """Judge some frames again, or the whole file where no list of frames was written."""
-    if found is None:
-        return
-    record = found.record
-    if record["model"] is None:
-        book.say("scores", "unchecked", "the file had no scores: nothing in it could be judged")
-        return
-    gone = [
-        f"{what} {named}"
-        for what, named in (
-            ("decoder", record["decoder"]["name"]),
-            ("engine", record["engine"]["name"]),
-        )
-        if _GONE.fullmatch(named)
-    ]
-    if gone:
-        book.say(
-            "scores",
-            "unchecked",
-            f"scanned with {' and '.join(gone)}, which this version of deepscan no longer has: "
-            "verify it with the version that made it, or scan the file again",
-        )
-        return
-    if found.input is None:
-        book.say("scores", "unchecked", "not without the file that was scanned")
-        return
-    try:
-        scanner = scanners.of(record)
-        if scanner.engine.model.sha256 != record["model"]["sha256"]:
-            book.say(
-                "scores",
-                "unchecked",
-                f"other weights are installed here ({scanner.engine.model.sha256[:12]}, recorded "
-                f"is {record['model']['sha256'][:12]}): install the version that is recorded",
-            )
-        elif "frames" in found.outputs:
-            _compare_frames(book, found, found.input, frames, chance, scanner)
-        else:
-            _compare_verdicts(book, found, found.input, scanner)
-    except (EngineError, ModelError):
-        raise  # it would meet every file
-    except DeepscanError as error:
-        book.say("scores", "unchecked", str(error))
-
-
-def tolerance_between(recorded: str, present: str) -> float:
-    """How far two scores of one face may be apart, by the names of the engines that gave them."""
-    from deepscan.engines.parity import score_tolerance
-
-    return ROUNDING + score_tolerance(recorded) + score_tolerance(present)
-
-
-def _compare_frames(
-    book: _Book,
-    found: _Result,
-    source: Path,
-    count: int,
-    chance: random.Random,
-    scanner: Scanner,
-) -> None:
-    lines = _drawn(found, count, chance)
-    if isinstance(lines, str):
-        book.say("scores", "differs", lines)
-        return
-    if not lines:
-        book.say("scores", "ok", "no frame holds a face that was judged")
-        return
-    allowed = tolerance_between(found.record["engine"]["name"], scanner.engine.name)
-    worst, faces, wrong = 0.0, 0, []
-    masks = _Masks(found.outputs.get("masks"), max(line["index"] for line in lines))
-    for line, frame in _frames(source, found.record, lines):
-        if frame is None or frame.pts != line["pts"]:
-            wrong.append(f"frame {line['index']} is not where it was recorded")
-            continue
-        if not all(_is_near(face["box"], frame) for face in line["faces"]):
-            wrong.append(f"frame {line['index']} has a face that lies nowhere near the picture")
-            continue
-        judged = _judged(frame, line, scanner)
-        for face, prediction in judged:
-            faces += 1
-            apart = abs(prediction.score - face["p_manipulated"])
-            worst = max(worst, apart)
-            if not apart <= allowed:
-                wrong.append(
-                    f"frame {line['index']}, face {face['track']}: {prediction.score:.3f} now, "
-                    f"{face['p_manipulated']:.3f} recorded"
-                )
-            shares = abs(float((prediction.mask > 0.5).mean()) - face["mask_share"])
-            if not shares <= SHARE_DIFFERENCE:
-                wrong.append(f"frame {line['index']}: a mask share differs by {shares:.2f}")
-        masks.take(frame, [prediction for _, prediction in judged])
-    told = (
-        f"{faces} faces in {len(lines)} frames judged again by {scanner.engine.name}: largest "
-        f"difference {worst:.4f}, up to {allowed:g} allowed"
-    )
-    if wrong:
-        told += f"; {'; '.join(wrong[:_TOLD])}"
-        told += f" and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
-    book.say("scores", "differs" if wrong else "ok", told)
-    masks.tell(book)
-
-
-def _drawn(found: _Result, count: int, chance: random.Random) -> list[dict[str, Any]] | str:
-    """Some lines of the frame list that hold a judged face, in order; or what is wrong with it.
-
-    Every such line has the same chance; only the chosen ones are held.
-    """
-    schema = load_schema("frames-1")
-    held: list[dict[str, Any]] = []
-    seen = 0
-    try:
-        with found.outputs["frames"].open("rb") as file:
-            number = 0
-            while raw := file.readline(_LINE):
-                number += 1
-                line = json.loads(raw)
-                wrong = next(violations(line, schema), None)
-                if wrong is not None:
-                    return f"line {number} of the frame list: {wrong}"
-                if number == 1:
-                    if line.get("input_sha256") != found.record["input"]["sha256"]:
-                        return "the frame list is of another file"
-                    if line["model_sha256"] != found.record["model"]["sha256"]:
-                        return "the frame list is of other weights"
-                    continue
-                if "index" not in line:
-                    return f"line {number} of the frame list is no frame"
-                if not any(face["p_manipulated"] is not None for face in line["faces"]):
-                    continue
-                seen += 1
-                if len(held) < count:
-                    held.append(line)
-                elif (place := chance.randrange(seen)) < count:
-                    held[place] = line
-            if not number:
-                return "the frame list is empty"
-    except (OSError, ValueError, RecursionError) as error:
-        return f"the frame list cannot be read ({error})"
-    return sorted(held, key=lambda line: int(line["index"]))
-
-
-def _frames(
-    source: Path, record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[Mapping[str, Any], Frame | None]]:
-    """Each line with its frame, read by the decoder that the record names; None: there is none."""
-    from deepscan.options import Decoder
-    from deepscan.video import open_video
-
-    still = record["input"]["stream"] is not None and record["input"]["stream"]["still"]
-    decoder: Decoder = "auto" if still else "pyav"
-    if record["decoder"]["name"] == "decord":
-        decoder = "decord"
-    waiting = iter(lines)
-    line = next(waiting, None)
-    with open_video(resolve(source), decoder=decoder, limits=Limits(), isolate=True) as reader:
-        for frame in reader.frames():
-            while line is not None and frame.index > line["index"]:
-                yield line, None
-                line = next(waiting, None)
-            if line is None:
-                return
-            if frame.index == line["index"]:
-                yield line, frame
-                line = next(waiting, None)
-                if line is None:
-                    return
-    while line is not None:
-        yield line, None
-        line = next(waiting, None)
-
-
-def _is_near(box: Sequence[float], frame: Frame) -> bool:
-    """Whether a recorded box is one that could be cut: a list may come from anybody."""
-    height, width = frame.image.shape[:2]
-    x1, y1, x2, y2 = box
-    reach = 2.0 * max(height, width)
-    return all(-reach <= side <= 2 * reach for side in box) and x1 < x2 and y1 < y2
-
-
-def _judged(frame: Frame, line: Mapping[str, Any], scanner: Scanner) -> list[tuple[Any, Any]]:
-    """The recorded faces of a frame that were judged, each with its new prediction."""
-    import numpy as np
-
-    from deepscan.engines.parity import predict_all
-    from deepscan.faces.crop import cut, square
-    from deepscan.types import Box, Face, FaceCrop, FacePrediction
-
-    engine, scale = scanner.engine, scanner.options.crop_scale
-    faces = [face for face in line["faces"] if face["p_manipulated"] is not None]
-    boxes = [square(Box(*face["box"]), scale) for face in faces]
-    crops = [cut(frame.image, box, engine.input_size) for box in boxes]
-    found = predict_all(engine, np.stack(crops))
-    return [
-        (
-            face,
-            FacePrediction(
-                FaceCrop(Face(Box(*face["box"]), 1.0), box, crop, 0.0), float(score), mask
-            ),
-        )
-        for face, box, crop, score, mask in zip(
-            faces, boxes, crops, found.scores, found.masks, strict=True
-        )
-    ]
-
-
-class _Masks:
-    """Compares new masks with the recorded mask video, which is read like any untrusted video."""
-
-    def __init__(self, path: Path | None, last: int) -> None:
-        self._path = path
-        self._last = last
-        self._new: dict[int, Any] = {}
-
-    def take(self, frame: Frame, predictions: Sequence[Any]) -> None:
-        if self._path is None:
-            return
-        from deepscan.sinks.masks import to_levels
-        from deepscan.types import FrameResult
-
-        height, width = frame.image.shape[:2]
-        self._new[frame.index] = to_levels(FrameResult(frame, tuple(predictions)), height, width)
-
-    def tell(self, book: _Book) -> None:
-        """Say how the masks compare.
-
-        Raises:
-            VideoError: the mask video cannot be read.
-        """
-        if self._path is None or not self._new:
-            return
-        import numpy as np
-
-        from deepscan.sinks.masks import STEPS
-        from deepscan.video import open_video
-
-        wrong: list[str] = []
-        mean = overlap = 0.0
-        both = either = analysed = compared = 0
-        least = 1.0
-        with open_video(
-            resolve(self._path), decoder="pyav", limits=Limits(), isolate=True
-        ) as reader:
-            for frame in reader.frames():
-                new = self._new.get(frame.index)
-                if new is not None:
-                    compared += 1
-                    old = frame.image[..., 0]  # grey: all three channels are the level
-                    if old.shape != new.shape:
-                        wrong.append(f"frame {frame.index} has another size")
-                        continue
-                    seen = (old > 0) & (new > 0)
-                    least = min(least, seen.sum() / max(1, ((old > 0) | (new > 0)).sum()))
-                    apart = np.abs(old.astype(np.int16) - new)[seen] / STEPS
-                    mean = max(mean, float(apart.mean()) if apart.size else 0.0)
-                    before, now = old > STEPS // 2 + 1, new > STEPS // 2 + 1
-                    both += int((before & now).sum())
-                    either += int((before | now).sum())
-                    analysed += int(seen.sum())
-                if frame.index >= self._last:
-                    break
-        if compared < len(self._new):
-            wrong.append(f"{len(self._new) - compared} frames are missing in the mask video")
-        if mean > MASK_DIFFERENCE:
-            wrong.append(f"over {MASK_DIFFERENCE:g}")
-        if least < SEEN_OVERLAP:
-            wrong.append(f"other pixels were analysed (overlap {least:.2f})")
-        overlap = both / either if either else 1.0
-        if either > LEAST_MASK * analysed and overlap < MASK_OVERLAP:
-            wrong.append(f"other pixels are marked (overlap {overlap:.2f})")
-        told = f"{compared} frames: largest mean difference of a frame {mean:.4f}"
-        told += f", overlap of what is marked {overlap:.2f}" if either else ", nothing is marked"
-        book.say("masks", "differs" if wrong else "ok", "; ".join([told, *wrong]))
-
-
-def _compare_verdicts(book: _Book, found: _Result, source: Path, scanner: Scanner) -> None:
-    """Scan the whole file again: without a list of frames nobody knows where its faces were."""
-    from deepscan.types import Skipped
-
-    if scanner.options.budget is not None:
-        book.say("scores", "unchecked", "a scan on a budget ends elsewhere each time")
-        return
-    again = scanner.scan(source)
-    verdict = found.record["verdict"]
-    if isinstance(again, Skipped):
-        label, score, intervals = again.label, None, 0
-    else:
-        judged = again.scan.verdict
-        label, score, intervals = judged.label, judged.score, len(judged.intervals)
-    recorded = verdict["p_manipulated"]
-    allowed = tolerance_between(found.record["engine"]["name"], scanner.engine.name)
-    wrong = []
-    if label != verdict["label"]:
-        wrong.append(f"the verdict is {label} now, recorded is {verdict['label']}")
-    if (score is None) != (recorded is None):
-        wrong.append(f"P(manipulated) is {score} now, recorded is {recorded}")
-    apart = abs(score - recorded) if score is not None and recorded is not None else 0.0
-    if apart > allowed:
-        wrong.append(f"P(manipulated) is {score:.3f} now, recorded is {recorded:.3f}")
-    if intervals != len(verdict["intervals"]):
-        wrong.append(f"{intervals} intervals now, recorded are {len(verdict['intervals'])}")
-    told = f"the whole file scanned again by {scanner.engine.name}: {label}, "
-    told += f"P(manipulated) differs by {apart:.4f}, up to {allowed:g} allowed"
-    book.say("verdict again", "differs" if wrong else "ok", "; ".join([told, *wrong]))

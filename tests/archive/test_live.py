@@ -13,7 +13,7 @@ import pytest
 from deepscan.archive import live
 from deepscan.archive.events import Heartbeat, ItemDone, RunStarted, RunStopping
 from deepscan.archive.inputs.listing import Counts
-from deepscan.archive.live import LiveView, PlainLog, Silence, Tally, bottleneck, duration
+from deepscan.archive.live import LiveView, PlainLog, RunCounter, Silence, bottleneck, duration
 from deepscan.archive.records import InputFile, Outcome
 from deepscan.archive.workers.contract import PoolInfo, Task, TaskProgress
 from deepscan.options import ScanOptions
@@ -46,7 +46,7 @@ def told(tally, *events):
 
 def test_counts():
     tally = told(
-        Tally(),
+        RunCounter(),
         standing(10),
         settled("a", Label.MANIPULATED),
         settled("b", Label.SUSPICIOUS, fresh=False),
@@ -63,7 +63,7 @@ def test_counts():
 
 
 def test_what_came_back_is_not_in_flight():
-    tally = told(Tally(), standing(2), progressed("a"), Heartbeat(("a",), {}), settled("a"))
+    tally = told(RunCounter(), standing(2), progressed("a"), Heartbeat(("a",), {}), settled("a"))
     assert tally.in_flight == {}
     tally.take(Heartbeat((), {}))
     assert tally.line().startswith("1 of 2 files, 0 in flight")
@@ -72,7 +72,7 @@ def test_what_came_back_is_not_in_flight():
 def test_pace_and_time_left(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
-    tally = told(Tally(), standing(100), Heartbeat((), {}))
+    tally = told(RunCounter(), standing(100), Heartbeat((), {}))
     assert tally.left is None and tally.rate == 0
     for _ in range(10):
         now[0] += 1

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from deepscan.archive.journal import read_journal
 from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.rescore import options_of, tolerance_between
 from deepscan.archive.run import scan_archive
-from deepscan.archive.verify import options_of, tolerance_between, verify
+from deepscan.archive.verify import verify
 from deepscan.archive.workers.local import LocalPool
 from deepscan.cli.scan import app
 from deepscan.engines.engine import Predictions

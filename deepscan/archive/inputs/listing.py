@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
+from deepscan.archive.inputs.patterns import Pattern, has_wildcard, parts_of
 from deepscan.archive.inputs.remote import connect, is_address, list_remote, local_path
 from deepscan.archive.journal import is_results
 from deepscan.archive.lock import DOWNLOADS
@@ -119,8 +120,8 @@ def list_inputs(
         raise UsageError("nothing to scan: name files, folders, patterns or lists")
     several = len(inputs) > 1 or _is_list(inputs[0])
     walk = _Walk(
-        include=tuple(_Pattern.of(text) for text in include),
-        exclude=tuple(_Pattern.of(text) for text in exclude),
+        include=tuple(Pattern.of(text) for text in include),
+        exclude=tuple(Pattern.of(text) for text in exclude),
         follow=follow_links,
         skip=skip,
         several=several,
@@ -144,67 +145,12 @@ def list_inputs(
 
 
 @dataclass(frozen=True, slots=True)
-class _Pattern:
-    """A pattern over the parts of a path; `literal` says that its end names the file's suffix."""
-
-    parts: tuple[str, ...]
-    literal: bool
-
-    @classmethod
-    def of(cls, text: str) -> _Pattern:
-        """A pattern of a filter: without "/", it is looked for at any depth."""
-        parts = _parts(text)
-        if not parts:
-            raise UsageError(f"the pattern {text!r} matches nothing")
-        return cls.over(parts if "/" in text.rstrip("/") else ("**", *parts))
-
-    @classmethod
-    def over(cls, parts: tuple[str, ...]) -> _Pattern:
-        _, _, suffix = parts[-1].rpartition(".")
-        return cls(parts, not _is_magic(parts[-1]) or ("." in parts[-1] and not _is_magic(suffix)))
-
-    def step(self, places: frozenset[int], part: str) -> frozenset[int]:
-        """Where in the pattern one may stand after one more part of a path."""
-        after: set[int] = set()
-        for place in places:
-            if place == len(self.parts):
-                continue
-            if self.parts[place] == "**":
-                after.add(place)
-            elif fnmatchcase(part, self.parts[place]):
-                after.add(place + 1)
-        return self._closed(after)
-
-    def start(self) -> frozenset[int]:
-        return self._closed({0})
-
-    def ends(self, places: frozenset[int]) -> bool:
-        return len(self.parts) in places
-
-    def matches(self, path: str) -> bool:
-        """Whether it matches the path, or a folder on it."""
-        places = self.start()
-        for part in path.split("/"):
-            places = self.step(places, part)
-            if self.ends(places):
-                return True
-        return False
-
-    def _closed(self, places: set[int]) -> frozenset[int]:
-        for place in sorted(places):
-            while place < len(self.parts) and self.parts[place] == "**":  # which may match nothing
-                place += 1
-                places.add(place)
-        return frozenset(places)
-
-
-@dataclass(frozen=True, slots=True)
 class _Root:
     """One input: where it begins, and the pattern below that, if it is one."""
 
     text: str
     base: str
-    pattern: _Pattern | None = None
+    pattern: Pattern | None = None
     remote: bool = False
 
 
@@ -225,8 +171,8 @@ class _Walk:
     def __init__(
         self,
         *,
-        include: tuple[_Pattern, ...],
-        exclude: tuple[_Pattern, ...],
+        include: tuple[Pattern, ...],
+        exclude: tuple[Pattern, ...],
         follow: bool,
         skip: Path | None,
         several: bool,
@@ -361,7 +307,7 @@ class _Walk:
             self.counts.excluded += 1
         elif folder.depth > DEPTH:
             text = f"more than {DEPTH} folders deep: not entered"
-            yield _refused(folder.name, folder.path, "limit_depth", text, Label.ERROR)
+            yield _skipped(folder.name, folder.path, "limit_depth", text, Label.ERROR)
         elif folder.places is not None and root.pattern and root.pattern.ends(folder.places):
             yield replace(folder, places=None)  # it was meant with all that is in it
         else:
@@ -375,27 +321,27 @@ class _Walk:
             elif self._is_excluded(link.name):
                 self.counts.excluded += 1
             else:
-                yield _refused(link.name, link.path, "skipped_symlink", "a link to a folder")
+                yield _skipped(link.name, link.path, "skipped_symlink", "a link to a folder")
         elif self._is_wanted(link, root, target):
             if not self.follow:
-                yield _refused(link.name, link.path, "skipped_symlink", "a symbolic link")
+                yield _skipped(link.name, link.path, "skipped_symlink", "a symbolic link")
             elif not self._is_repeated(target):
                 yield self._file(link.name, target)
 
     def _remote(self, root: _Root, prefix: str) -> Iterator[Entry]:
         self.remembers = True  # an object store may have names that no tree has
-        own = _parts(root.base.partition("://")[2]) or ("root",)
+        own = parts_of(root.base.partition("://")[2]) or ("root",)
         folder = Path(os.path.abspath(self.skip or tempfile.gettempdir())) / DOWNLOADS
         try:
             for found in list_remote(root.base, depth=DEPTH, follow_links=self.follow):
-                name = "/".join(part for part in _parts(found.name) if part != "..")
+                name = "/".join(part for part in parts_of(found.name) if part != "..")
                 inside = "/".join(part for part in (prefix, name) if part)
                 path = local_path(found.address, folder)
                 if not found.name:
                     given = "/".join(own) if self.several else own[-1]
                     entry = InputFile(given, path, None, found.address)
                     if found.kind != "file":
-                        yield _refused(given, path, *_REMOTE[found.kind])
+                        yield _skipped(given, path, *_REMOTE[found.kind])
                         continue
                 elif not self._is_wanted_below(name, root):
                     continue
@@ -403,7 +349,7 @@ class _Walk:
                     entry = InputFile(inside, path, None, found.address)
                 else:
                     code, text, label = _REMOTE[found.kind]
-                    yield _refused(inside, path, code, found.why or text, label)
+                    yield _skipped(inside, path, code, found.why or text, label)
                     continue
                 if found.address in self.files:
                     self.counts.repeated += 1
@@ -478,9 +424,9 @@ class _Walk:
         try:
             facts = os.lstat(path)
             if stat.S_ISLNK(facts.st_mode):  # a loop
-                return _refused(name, path, "skipped_symlink", "a link that leads nowhere")
+                return _skipped(name, path, "skipped_symlink", "a link that leads nowhere")
             if not stat.S_ISREG(facts.st_mode):
-                return _refused(name, path, "skipped_special", f"{_what(facts.st_mode)}, no file")
+                return _skipped(name, path, "skipped_special", f"{_what(facts.st_mode)}, no file")
             if not os.access(path, os.R_OK):
                 raise PermissionError(13, "Permission denied")
         except (OSError, ValueError) as error:
@@ -490,7 +436,7 @@ class _Walk:
 
     def _unreadable(self, name: str, path: str, error: Exception) -> SkippedEntry:
         why = getattr(error, "strerror", None) or str(error)
-        return _refused(name, path, "unreadable", why, Label.ERROR)
+        return _skipped(name, path, "unreadable", why, Label.ERROR)
 
     def _in_results(self, path: str) -> bool:
         if self.results is None:
@@ -523,16 +469,8 @@ def _is_list(text: str) -> bool:
     return text == "-" or text.startswith("@")
 
 
-def _is_magic(text: str) -> bool:
-    return any(char in text for char in "*?[")
-
-
 def _is_media(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _MEDIA
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split("/") if part not in ("", "."))
 
 
 def _root(text: str) -> _Root:
@@ -545,13 +483,13 @@ def _root(text: str) -> _Root:
         if magic is None:
             return _Root(text, text, remote=True)
         base = f"{protocol}://{'/'.join(whole[:magic])}"
-        return _Root(text, base, _Pattern.over(_parts("/".join(whole[magic:]))), remote=True)
-    if not _is_magic(text) or os.path.lexists(text):
+        return _Root(text, base, Pattern.over(parts_of("/".join(whole[magic:]))), remote=True)
+    if not has_wildcard(text) or os.path.lexists(text):
         return _Root(text, text)
     whole = text.split("/")
-    magic = next(n for n, part in enumerate(whole) if _is_magic(part))
+    magic = next(n for n, part in enumerate(whole) if has_wildcard(part))
     base = "/".join(whole[:magic]) or ("/" if text.startswith("/") else ".")
-    return _Root(text, base, _Pattern.over(_parts("/".join(whole[magic:]))))
+    return _Root(text, base, Pattern.over(parts_of("/".join(whole[magic:]))))
 
 
 def _given(text: str) -> str:
@@ -565,7 +503,7 @@ def _given(text: str) -> str:
 def _prefixes(roots: Sequence[_Root]) -> list[str]:
     """The names of folders, each with as much of its path as tells it from the others."""
     whole = [
-        _parts(root.base.partition("://")[2] if root.remote else os.path.abspath(root.base))
+        parts_of(root.base.partition("://")[2] if root.remote else os.path.abspath(root.base))
         or ("root",)
         for root in roots
     ]
@@ -623,7 +561,7 @@ def _what(mode: int) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a device"
 
 
-def _refused(
+def _skipped(
     name: str,
     path: str | Path,
     code: str,

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscan.archive.inputs.listing import DEPTH, Listing, _Pattern, list_inputs
+from deepscan.archive.inputs.listing import DEPTH, Listing, list_inputs
+from deepscan.archive.inputs.patterns import Pattern
 from deepscan.archive.journal import Journal
 from deepscan.archive.records import InputFile, SkippedEntry
 from deepscan.errors import UsageError
@@ -402,4 +403,4 @@ def test_patterns_match_as_they_read(pattern: list[str], parts: list[str]) -> No
             yield parts[:length]
 
     expected = any(reference(pattern, prefix) for prefix in prefixes())
-    assert _Pattern.over(tuple(pattern)).matches("/".join(parts)) == expected
+    assert Pattern.over(tuple(pattern)).matches("/".join(parts)) == expected

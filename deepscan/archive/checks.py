@@ -1,0 +1,87 @@
+"""The checks of a result, how each ended, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from deepscan.sinks.wording import visible
+
+SCHEMA = "deepscan.verification/1"
+
+State = Literal["ok", "differs", "unchecked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: of which file, what, and how it ended."""
+
+    file: str
+    what: str
+    state: State
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """All checks of a result, in the order in which they were made."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def state(self) -> State:
+        """ "differs" if anything does; else "unchecked" if anything is; else "ok"."""
+        found = {check.state for check in self.checks}
+        if "differs" in found:
+            return "differs"
+        return "unchecked" if "unchecked" in found or not found else "ok"
+
+    def to_json(self) -> dict[str, Any]:
+        """The verification, ready for JSON."""
+        return {
+            "schema": SCHEMA,
+            "state": self.state,
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+    def to_text(self, *, everything: bool = True) -> Iterator[str]:
+        """A line for each check, those that are in order only with `everything`; then the sum."""
+        words = {"ok": "ok", "differs": "DIFFERS", "unchecked": "not checked"}
+        for check in self.checks:
+            if everything or check.state != "ok":
+                yield visible(
+                    f"{words[check.state]:<11}  {check.file}: {check.what}: {check.detail}"
+                )
+        counts = {
+            state: sum(check.state == state for check in self.checks)
+            for state in ("ok", "differs", "unchecked")
+        }
+        yield (
+            f"{len(self.checks)} checks: {counts['ok']} ok, {counts['differs']} differ, "
+            f"{counts['unchecked']} could not be made"
+        )
+
+
+@dataclass(slots=True)
+class CheckList:
+    """The checks of one file."""
+
+    file: str
+    checks: list[Check] = field(default_factory=list)
+
+    def add(self, what: str, state: State, detail: str) -> bool:
+        self.checks.append(Check(self.file, what, state, detail))
+        return state == "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRecord:
+    """A record that was read, and where what it names lies."""
+
+    name: str
+    record: Mapping[str, Any]
+    folder: Path
+    input: Path | None  # None: its hash is not that of the record, or it is not there
+    outputs: Mapping[str, Path]  # kind -> a file whose hash is right
