@@ -28,6 +28,7 @@ from train.evaluation.predict import NetworkPredictor, predict
 from train.forge import check_pack
 from train.forge.faces import data_hash, read_faces
 from train.forge.pairs import PairOptions, PairStream
+from train.media import evenly
 from train.recipe import DatasetOptions, Recipe
 from train.validate import validate
 
@@ -223,9 +224,8 @@ def _some(pictures: list[Sample], most: int) -> list[Sample]:
     """At most so many, evenly over each class, so that both are there."""
     if not most or len(pictures) <= most:
         return pictures
-    kept = []
-    for label in (0, 1):
-        these = [picture for picture in pictures if picture.label == label]
-        chosen = np.linspace(0, len(these) - 1, min(len(these), most // 2)).astype(int)
-        kept += [these[index] for index in chosen]
-    return kept
+    return [
+        picture
+        for label in (0, 1)
+        for picture in evenly([one for one in pictures if one.label == label], max(1, most // 2))
+    ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image as Pictures
@@ -15,6 +16,16 @@ from deepscan.types import Image
 
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+Item = TypeVar("Item")
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of some items, evenly spread from the first to the last; 0: all of them."""
+    if most == 0 or most >= len(items):
+        return list(items)
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, most)]
 
 
 def is_video(path: Path) -> bool:

@@ -220,16 +220,16 @@ def _recipe(where: str, values: dict[str, Any]) -> Recipe:
     if not isinstance(stages, list) or not stages:
         raise UsageError(f"{where}: schedule.stages must be a list such as [{{size, steps}}]")
     schedule["stages"] = tuple(
-        _build(f"{where}: schedule.stages", Stage, _table(where, "schedule.stages", stage))
+        build(f"{where}: schedule.stages", Stage, _table(where, "schedule.stages", stage))
         for stage in stages
     )
-    given["schedule"] = _build(f"{where}: schedule", Schedule, schedule)
+    given["schedule"] = build(f"{where}: schedule", Schedule, schedule)
     if given.get("dataset") is not None:
         given["dataset"] = _dataset(where, _table(where, "dataset", given["dataset"]))
-    recipe = _build(where, Recipe, given)
+    recipe = build(where, Recipe, given)
     _check_sources(where, recipe)
     _check_schedule(where, recipe.schedule)
-    _one_of(where, "precision", recipe.precision, PRECISIONS)
+    one_of(where, "precision", recipe.precision, PRECISIONS)
     _check_losses(where, recipe)
     _check_network(where, recipe)
     return recipe
@@ -241,16 +241,16 @@ def _dataset(where: str, given: dict[str, Any]) -> DatasetOptions:
     for step in given.get("transforms", ()):
         # From TOML a table with its kind; from weights the pair that it became.
         name, settings = step if isinstance(step, list) else _kind(where, step)
-        _one_of(where, "transform", name, TRANSFORMS)
+        one_of(where, "transform", name, TRANSFORMS)
         known = TRANSFORMS[name].settings
         for key, value in settings.items():
-            _one_of(where, f"setting of transform {name}", key, known)
+            one_of(where, f"setting of transform {name}", key, known)
             _typed(f"{where}: transform {name}", key, value, float)
         steps.append((str(name), dict(settings)))
     given["transforms"] = tuple(steps)
     given["manipulations"] = tuple(given.get("manipulations", ()))
-    source = _build(f"{where}: dataset", DatasetOptions, given)
-    _one_of(where, "data set", source.name, DATASETS)
+    source = build(f"{where}: dataset", DatasetOptions, given)
+    one_of(where, "data set", source.name, DATASETS)
     if source.val_crops < 0:
         raise UsageError(f"{where}: dataset.val_crops must be 0 or more")
     return source
@@ -264,8 +264,8 @@ def _kind(where: str, step: object) -> tuple[str, dict[str, Any]]:
 
 
 def _check_sources(where: str, recipe: Recipe) -> None:
-    _one_of(where, "model", recipe.model, MODELS)
-    _one_of(where, "codecs", recipe.codecs, CODECS)
+    one_of(where, "model", recipe.model, MODELS)
+    one_of(where, "codecs", recipe.codecs, CODECS)
     if not 0 <= recipe.frozen_stages <= 4:
         raise UsageError(f"{where}: frozen_stages is {recipe.frozen_stages}: 0 to 4")
     for name, share in (("benign", recipe.benign), ("tilt", recipe.tilt)):
@@ -274,7 +274,7 @@ def _check_sources(where: str, recipe: Recipe) -> None:
     if bool(recipe.forges) == (recipe.dataset is not None):
         raise UsageError(f"{where}: give either [forges] or [dataset]")
     for name, share in recipe.forges.items():
-        _one_of(where, "forge", name, FORGES)
+        one_of(where, "forge", name, FORGES)
         _typed(f"{where}: forges", name, share, float)
         if share < 0:
             raise UsageError(f"{where}: forges.{name} is {share}: a share is 0 or more")
@@ -283,8 +283,8 @@ def _check_sources(where: str, recipe: Recipe) -> None:
 
 
 def _check_schedule(where: str, schedule: Schedule) -> None:
-    _one_of(where, "optimiser", schedule.optimiser, OPTIMISERS)
-    _one_of(where, "curve", schedule.curve, CURVES)
+    one_of(where, "optimiser", schedule.optimiser, OPTIMISERS)
+    one_of(where, "curve", schedule.curve, CURVES)
     for stage in schedule.stages:
         if stage.size < 1 or min(stage.steps, stage.epochs) < 0:
             raise UsageError(f"{where}: {stage}: sizes, steps and epochs are positive")
@@ -307,16 +307,16 @@ def _check_losses(where: str, recipe: Recipe) -> None:
     if not recipe.losses:
         raise UsageError(f"{where}: [losses] is missing: nothing would be learned")
     for output, terms in recipe.losses.items():
-        _one_of(where, "output", output, OUTPUTS)
+        one_of(where, "output", output, OUTPUTS)
         for name, weight in _table(where, f"losses.{output}", terms).items():
-            _one_of(where, "loss", name, LOSSES)
+            one_of(where, "loss", name, LOSSES)
             _typed(f"{where}: losses.{output}", name, weight, float)
 
 
 def _check_network(where: str, recipe: Recipe) -> None:
     known = [name.name for name in fields(MSCCNetConfig) if name.name != "input_size"]
     for name in recipe.network:
-        _one_of(where, "setting of network", name, known)
+        one_of(where, "setting of network", name, known)
     try:
         config = recipe.config
         for stage in recipe.schedule.stages:
@@ -334,8 +334,12 @@ def _check_network(where: str, recipe: Recipe) -> None:
 Built = TypeVar("Built")
 
 
-def _build(where: str, kind: type[Built], values: Mapping[str, Any]) -> Built:
-    """A dataclass from a table, every key known, present and of its type."""
+def build(where: str, kind: type[Built], values: Mapping[str, Any]) -> Built:
+    """A dataclass from a table.
+
+    Raises:
+        UsageError: a key is unknown, missing or not of its type.
+    """
     known = {part.name: part for part in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     for key, value in values.items():
@@ -376,6 +380,10 @@ def _table(where: str, name: str, value: object) -> dict[str, Any]:
     return value
 
 
-def _one_of(where: str, kind: str, name: object, known: Collection[str]) -> None:
+def one_of(where: str, kind: str, name: object, known: Collection[str]) -> None:
+    """
+    Raises:
+        UsageError: a setting names something that there is not.
+    """
     if name not in list(known):
         raise UsageError(f"{where}: no {kind} {name!r}; there are {', '.join(known)}")

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepscan.errors import UsageError
-from train.media import is_picture, is_video
+from train.datasets.layout import videos_in
 
 # FF++ calls its uncompressed videos c0 in the paper, raw in its folders.
 ALIASES = {"c0": ("c0", "raw"), "c23": ("c23",), "c40": ("c40",)}
-INNER = ("videos", "frames", "images", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +36,6 @@ class Work:
     fakes: list[Fake] = field(default_factory=list)
 
 
-def entries(folder: Path) -> dict[str, Path]:
-    """The videos and frame folders right inside a folder, by name without suffix."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if is_video(path) or (path.is_dir() and any(is_picture(inner) for inner in path.iterdir())):
-            found[path.stem if path.is_file() else path.name] = path
-    return found
-
-
 def locate(base: Path, compression: str) -> dict[str, Path] | None:
     """The videos of one compression below `base`, or None where there are none.
 
@@ -57,12 +47,7 @@ def locate(base: Path, compression: str) -> dict[str, Path] | None:
     roots = [present[name] for name in names if name in present]
     if not roots and not any(alias in present for known in ALIASES.values() for alias in known):
         roots = [base]
-    for root in roots:
-        for inner in INNER:
-            folder = root / inner
-            if folder.is_dir() and (found := entries(folder)):
-                return found
-    return None
+    return next((found for root in roots if (found := videos_in(root))), None)
 
 
 def manipulations(fakes: Path, wanted: Iterable[str], compression: str) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from train.annotate.pairs import counterparts
 from train.annotate.work import Outcome, folder_of, write_png
-from train.media import pictures_in, read_picture
+from train.media import evenly, pictures_in, read_picture
 
 TILE = 128  # pixels a side
 
@@ -23,8 +23,7 @@ def write_sheet(out: Path, manipulation: str, outcomes: list[Outcome], level: st
     names = [o.name for o in outcomes if o.manipulation == manipulation and o.masks]
     if not names:
         return None
-    places = np.unique(np.linspace(0, len(names) - 1, 16).astype(int)).tolist()
-    rows = [_row(out, manipulation, names[place], level) for place in places]
+    rows = [_row(out, manipulation, name, level) for name in evenly(names, 16)]
     if len(rows) % 2:
         rows.append(np.full_like(rows[0], 255))
     pairs = [np.hstack(rows[start : start + 2]) for start in range(0, len(rows), 2)]

@@ -28,7 +28,7 @@ from deepscan.files import atomic_output
 from deepscan.types import Image
 from train.annotate.pairs import Fake, Work
 from train.annotate.procedure import SMALLEST, annotate
-from train.media import read_frames
+from train.media import evenly, read_frames
 
 FOLDERS = {"c0": "Raw", "c23": "C23", "c40": "C40"}
 
@@ -176,14 +176,6 @@ def square(box: tuple[float, float, float, float], scale: float, shape: tuple[in
     )
 
 
-def choose(available: list[int], count: int) -> list[int]:
-    """`count` frames spread evenly over those with a face, all where there are fewer."""
-    if len(available) <= count:
-        return available
-    spread = np.linspace(0, len(available) - 1, count).astype(int)
-    return [available[position] for position in spread.tolist()]
-
-
 def _annotate_fakes(
     work: Work,
     todo: list[Fake],
@@ -284,7 +276,7 @@ def _boxes(
                 corners = square((box.x1, box.y1, box.x2, box.y2), settings.scale, shape)
                 if min(corners[2] - corners[0], corners[3] - corners[1]) >= SMALLEST:
                     squares[index] = corners
-    boxes = {index: squares[index] for index in choose(sorted(squares), settings.frames)}
+    boxes = {index: squares[index] for index in evenly(sorted(squares), settings.frames)}
     write_bytes(kept, json.dumps({"shape": shape, "boxes": boxes}).encode())
     return boxes, shape
 

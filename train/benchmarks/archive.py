@@ -33,6 +33,7 @@ from deepscan.engines.engine import Engine
 from deepscan.options import ScanOptions
 from deepscan.testing import FakeDetector, FakeEngine, draw_numbered, make_video
 from deepscan.types import Image
+from train.benchmarks.memory import children, resident
 
 TEMPLATES = 40  # clips that are encoded; the others are copies that differ in a box nobody reads
 DAMAGED = 50  # one in so many
@@ -167,8 +168,8 @@ class _Watch:
             self.took += event.outcome.took
         if isinstance(event, Heartbeat) and time.monotonic() - self.last > 0.5:
             self.last = time.monotonic()
-            mine = _resident(os.getpid())
-            self.samples.append((self.settled, mine, sum(map(_resident, _children(os.getpid())))))
+            mine = resident(os.getpid())
+            self.samples.append((self.settled, mine, sum(map(resident, children(os.getpid())))))
 
     def slope(self, column: int) -> float:
         """MiB for 1,000 files, by least squares after the warm-up."""
@@ -178,22 +179,6 @@ class _Watch:
         if len(kept) < 3 or np.ptp(files) == 0:
             return float("nan")
         return float(np.polyfit(files, memory, 1)[0] * 1000)
-
-
-def _resident(pid: int) -> float:
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _children(pid: int) -> list[int]:
-    """The model processes: decoders come and go with their files."""
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def measure(work: Path, files: int, *, real: bool = False, jobs: int | None = None) -> Found:

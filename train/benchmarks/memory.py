@@ -77,7 +77,7 @@ def measure(minutes: float, rate: int) -> Memory:
         held = []
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as scan:
             while scan.poll() is None:
-                held.append(_resident(scan.pid))
+                held.append(held_by(scan.pid))
                 time.sleep(0.5)
             assert scan.stdout is not None
             said = scan.stdout.read()
@@ -129,21 +129,23 @@ def long_clip(folder: Path, minutes: float, rate: int) -> Path:
     return path
 
 
-def _resident(pid: int) -> float:
-    """MiB held by a process and its children; shared pages count in each that maps them."""
-    total = 0.0
-    for process in [pid, *_children(pid)]:
-        try:
-            fields = Path(f"/proc/{process}/statm").read_text().split()
-        except OSError:
-            continue  # it has just ended
-        total += int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return total
+def held_by(pid: int) -> float:
+    """MiB held by a process and all below it; shared pages count in each that maps them."""
+    return resident(pid) + sum(map(held_by, children(pid)))
 
 
-def _children(pid: int) -> list[int]:
+def resident(pid: int) -> float:
+    """MiB that a process holds, 0 where it has just ended."""
     try:
-        told = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and not outlived."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-    return [child for first in map(int, told) for child in (first, *_children(first))]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +111,7 @@ def certify(
             opened, validation=validation, found=found, clips=clips, selftest=selftest,
             rounds=options.rounds, extra=extra,
         )  # fmt: skip
-        card["cost"] = options.cost.plain()
+        card["cost"] = asdict(options.cost)
         write_tables(out / "tables", card, found, clips)
     write_card(opened, card, out)
     docs.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from deepscan.types import Box
 from train.forge.degrade import grain
 from train.forge.forged import FaceImage, Forge, Picture
 from train.forge.mesh import followed
-from train.forge.shape import Points
+from train.forge.shape import Points, eye_distance, pixel_grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def make_scene(
     seed, trembling = int(rng.integers(2**63)), np.random.default_rng(int(rng.integers(2**63)))
     shaken = 10 ** trembling.uniform(-2.6, -1.6)  # of the distance of the eyes
     blinking = trembling.uniform(0, 2.5)  # grey levels by which the forged part changes
-    unit = float(np.hypot(*(face.landmarks[1] - face.landmarks[0])))
+    unit = eye_distance(face.landmarks, 0.0)
     offset, light = np.zeros((5, 2)), 0.0
     pictures: list[Picture] = []
     masks: list[np.ndarray] = []
@@ -149,7 +149,7 @@ def turn_head(face: FaceImage, yaw: float, pitch: float) -> FaceImage:
     the eyes; at most 0.1, or the picture folds.
     """
     height, width = face.image.shape[:2]
-    unit = max(float(np.hypot(*(face.landmarks[1] - face.landmarks[0]))), 1.0)
+    unit = eye_distance(face.landmarks, 1.0)
     centre = face.landmarks.mean(0)
     shift = np.array((yaw, pitch)) * unit
     spread = np.array((0.95, 1.2)) * unit
@@ -157,7 +157,7 @@ def turn_head(face: FaceImage, yaw: float, pitch: float) -> FaceImage:
     def near(points: Points) -> np.ndarray:
         return np.exp(-0.5 * (((points - centre) / spread) ** 2).sum(-1))
 
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x, y = pixel_grid(height, width)
     weight = near(np.stack([x, y], -1)).astype(np.float32)
     image = cv2.remap(
         face.image, x - np.float32(shift[0]) * weight, y - np.float32(shift[1]) * weight,

@@ -25,10 +25,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from deepscan.errors import ModelError, UsageError
-from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import Deployed
 from train.command import (
     Device,
@@ -41,10 +39,12 @@ from train.command import (
     show_progress,
     use_threads,
 )
+from train.evaluation.evaluate import read_network
 from train.evaluation.metrics import Estimate
 from train.forge.faces import Person, data_hash, read_faces
+from train.media import evenly
 from train.recipe import Recipe, Stage, parse_recipe, read_recipe
-from train.train import build, train
+from train.train import train
 from train.validate import validate
 
 ALL = "none"  # left out in the run that is trained with every family
@@ -213,7 +213,7 @@ def leave_out(
         raise UsageError(f"no family {unknown[0]!r} in the recipe; there are {', '.join(every)}")
     chosen = sorted(families) if families else every
     check_start(start, chosen)
-    held_out = _some(read_faces(data, "val", pack), people)
+    held_out = evenly(read_faces(data, "val", pack), people)
     settings = _settings(recipe, short, start, data, people, pack)
     rows = [row for row in read_table(table) if row["settings"] == settings]
     for family in [*([ALL] if with_all else []), *chosen]:
@@ -234,12 +234,9 @@ def leave_out(
             row = {
                 "tested": name,
                 "left_out": family,
-                "steps": str(short.steps),
-                "pairs": str(short.pairs),
-                "size": str(asked.schedule.stages[0].size),
-                "seed": str(recipe.seed),
                 "start": "" if start is None else start.sha256[:12],
                 "people": str(len({person.person for person in held_out})),
+                **_schedule_of(asked),
                 **tested_on(model, held_out, name, short.rounds),
                 "minutes": f"{minutes:.1f}",
                 "settings": settings,
@@ -251,6 +248,17 @@ def leave_out(
                 f"{row['auc_high']}], IoU {row['iou']}; {minutes:.1f} min"
             )
     return rows
+
+
+def _schedule_of(recipe: Recipe) -> dict[str, str]:
+    """The columns that say how long and how large a training was."""
+    (stage,) = recipe.schedule.stages
+    return {
+        "steps": str(stage.steps),
+        "pairs": str(recipe.schedule.pairs),
+        "size": str(stage.size),
+        "seed": str(recipe.seed),
+    }
 
 
 def tested_on(
@@ -362,18 +370,7 @@ def _trained(
     )  # fmt: skip
     if path is None:
         raise UsageError(f"the training in {run} was stopped: the same command goes on")
-    with safe_open(path, "pt") as file:
-        config = MSCCNetConfig(**json.loads(file.metadata()["config"]))
-    network = build(config)
-    network.load_state_dict(load_file(path))
-    return Deployed(network)
-
-
-def _some(people: list[Person], most: int) -> list[Person]:
-    if not most or len(people) <= most:
-        return people
-    chosen = np.linspace(0, len(people) - 1, most).astype(int)
-    return [people[index] for index in chosen]
+    return read_network(path)[0]
 
 
 def main(

@@ -47,9 +47,6 @@ class Cost:
     hours: float | None = None
     machine: str = ""
 
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def model_card(card: Mapping[str, Any]) -> str:
     """Markdown for a card's JSON."""
@@ -467,7 +464,7 @@ def main(
 ) -> None:
     """Render the model card anew; energy and time given here are kept in the card."""
     values = json.loads(card.read_text("utf-8"))
-    told = Cost(energy_kwh, hours, machine).plain()
+    told = asdict(Cost(energy_kwh, hours, machine))
     values["cost"] = {**(values.get("cost") or {}), **{k: v for k, v in told.items() if v}}
     card.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", "utf-8")
     out.write_text(model_card(values), "utf-8")

@@ -24,6 +24,7 @@ import numpy as np
 from deepscan.types import Label
 from deepscan.verdict.calibration import wilson
 from train.calibration.synthetic_validation import Clip, ClipVerdict
+from train.evaluation.metrics import as_json
 from train.forge.faces import Person
 from train.forge.forged import FaceImage
 
@@ -153,16 +154,12 @@ def _by(
         found[group] = {
             "people": len(each),
             "clips": sum(map(len, each)),
-            "manipulated": _plain(wilson(over, len(each))),
-            "suspicious": _plain(wilson(review, len(each))),
+            "manipulated": as_json(wilson(over, len(each))),
+            "suspicious": as_json(wilson(review, len(each))),
             "mean_llr": float(np.mean(means)) if means else None,
             "mean_llr_error": error,
         }
     return found
-
-
-def _plain(share: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("value", "low", "high"), share, strict=True))
 
 
 def _uncertainty(people: Sequence[Person], tones: Mapping[str, Tone | None]) -> dict[str, Any]:

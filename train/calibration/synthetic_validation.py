@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from deepscan.types import Box, Label
 from deepscan.verdict.calibration import logit, wilson
 from train.calibration.clips import CODECS, Camera, film, handheld_camera, make_scene, through_codec
 from train.command import Progress
-from train.evaluation.metrics import Estimate, auc, estimated
+from train.evaluation.metrics import Estimate, estimated, estimated_auc
 from train.forge.benign_edits import BENIGN_EDITS
 from train.forge.faces import Person
 from train.forge.forged import FaceImage, Forged, Picture
@@ -379,17 +378,17 @@ def summarise(
     return {
         "clips": len(clips),
         "people": len({clip.person for clip in clips}),
-        "frame_auc": _area(
+        "frame_auc": estimated_auc(
             [clip.forged for clip, _ in scored],
             [value for _, value in scored],
             [clip.person for clip, _ in scored],
-            rounds,
+            rounds=rounds,
         ),
-        "video_auc": _area(
+        "video_auc": estimated_auc(
             [clip.forged for clip in clips],
             [video_score(clip) for clip in clips],
             [clip.person for clip in clips],
-            rounds,
+            rounds=rounds,
         ),
         "pixel_iou": _pixels(forged, lambda tp, fp, fn: tp / max(1, tp + fp + fn), rounds),
         "pixel_f1": _pixels(forged, lambda tp, fp, fn: 2 * tp / max(1, 2 * tp + fp + fn), rounds),
@@ -409,36 +408,39 @@ def slices(
 
     Edited clips are left out; every forge stands against all untouched clips.
     """
-    pairs = [(c, r) for c, r in zip(clips, verdicts, strict=True) if c.edit == "none"]
-
-    def of(chosen: Callable[[Clip], bool]) -> dict[str, Any]:
-        some = [(c, r) for c, r in pairs if chosen(c)]
-        return summarise([c for c, _ in some], [r for _, r in some], rounds=rounds)
-
-    def equal(name: Callable[[Clip], str], wanted: str) -> dict[str, Any]:
-        return of(lambda clip: name(clip) == wanted)
-
-    found = {"all": of(lambda clip: True)}
-    for forge in sorted({c.forge for c, _ in pairs if c.forged}):
-        found[f"forge: {forge}"] = of(partial(_against_untouched, forge))
-    for codec in sorted({c.codec for c, _ in pairs}):
-        found[f"codec: {codec}"] = equal(lambda clip: clip.codec, codec)
-    for grade in GRADES:
-        found[f"compression: {grade}"] = equal(grade_of, grade)
-    for size in size_names():
-        found[f"face: {size}"] = equal(size_of, size)
-    if any(c.leaning for c, _ in pairs):
-        for leaning, name in enumerate(("upright", "leaning")):
-            found[f"head: {name}"] = of(partial(_leaning_as, bool(leaning)))
-    return {name: values for name, values in found.items() if values["clips"]}
-
-
-def _leaning_as(leaning: bool, clip: Clip) -> bool:
-    return clip.leaning == leaning
+    pairs = [(c, v) for c, v in zip(clips, verdicts, strict=True) if c.edit == "none"]
+    names = {id(clip): _slices_of(clip) for clip, _ in pairs}
+    forges = sorted({clip.forge for clip, _ in pairs if clip.forged})
+    codecs = sorted({clip.codec for clip, _ in pairs})
+    wanted = ["all", *(f"forge: {forge}" for forge in forges)]
+    wanted += [f"codec: {codec}" for codec in codecs]
+    wanted += [f"compression: {grade}" for grade in GRADES]
+    wanted += [f"face: {size}" for size in size_names()]
+    if any(clip.leaning for clip, _ in pairs):
+        wanted += ["head: upright", "head: leaning"]
+    found = {}
+    for name in wanted:
+        forge = name.removeprefix("forge: ")
+        some = [
+            (clip, verdict)
+            for clip, verdict in pairs
+            if name in names[id(clip)] or (forge != name and not clip.forged)
+        ]
+        if some:
+            found[name] = summarise([c for c, _ in some], [v for _, v in some], rounds=rounds)
+    return found
 
 
-def _against_untouched(forge: str, clip: Clip) -> bool:
-    return clip.forge in ("none", forge)
+def _slices_of(clip: Clip) -> set[str]:
+    """The names of the slices that a clip belongs to."""
+    return {
+        "all",
+        f"forge: {clip.forge}",
+        f"codec: {clip.codec}",
+        f"compression: {grade_of(clip)}",
+        f"face: {size_of(clip)}",
+        f"head: {'leaning' if clip.leaning else 'upright'}",
+    }
 
 
 def alarms_by_edit(
@@ -488,15 +490,6 @@ def size_of(clip: Clip) -> str:
     return size_names()[int(np.searchsorted(SIZES, clip.face, side="right"))]
 
 
-def _area(
-    labels: Sequence[bool], scores: Sequence[float], people: Sequence[str], rounds: int
-) -> Estimate | None:
-    truth, values = np.array(labels), np.array(scores)
-    if truth.all() or not truth.any():
-        return None
-    return estimated(lambda drawn: auc(truth[drawn], values[drawn]), people, rounds=rounds)
-
-
 def _pixels(
     clips: Sequence[Clip], measure: Callable[[float, float, float], float], rounds: int
 ) -> Estimate | None:
@@ -508,14 +501,3 @@ def _pixels(
         [clip.person for clip in clips],
         rounds=rounds,
     )
-
-
-def plain(value: Any) -> Any:
-    """Figures ready for JSON: estimates and shares as {value, low, high}."""
-    if isinstance(value, Estimate):
-        return value._asdict()
-    if isinstance(value, tuple):
-        return dict(zip(("value", "low", "high"), value, strict=True))
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    return value

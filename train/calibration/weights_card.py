@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import safe_open
 
 from deepscan.engines.engine import Engine
@@ -20,9 +19,11 @@ from deepscan.errors import UsageError
 from deepscan.files import atomic_output
 from deepscan.models.weights import Card
 from train.calibration.fit import Calibrated
-from train.calibration.synthetic_validation import Clip, alarms_by_edit, plain, slices
+from train.calibration.synthetic_validation import Clip, alarms_by_edit, slices
+from train.evaluation.metrics import as_json
 from train.forge import check_pack
 from train.forge.faces import Person, data_hash, read_faces
+from train.media import evenly
 from train.recipe import parse_recipe
 from train.validate import Validation
 
@@ -76,10 +77,7 @@ def open_weights(path: Path, data: Path, *, people: int = 0, pack: Path | None =
         )
     forges = {name: share for name, share in recipe.forges.items() if share > 0}
     check_pack(forges, pack)
-    everyone = read_faces(data, "val", pack)
-    if people:
-        chosen = np.linspace(0, len(everyone) - 1, min(people, len(everyone))).astype(int)
-        everyone = [everyone[index] for index in dict.fromkeys(chosen.tolist())]
+    everyone = evenly(read_faces(data, "val", pack), people)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return Weights(path, sha256, metadata, forges, everyone, data, pack)
 
@@ -120,8 +118,8 @@ def card_of(
 ) -> dict[str, Any]:
     """The card's JSON: what these weights are, what made them, what they scored."""
     tables = {
-        "slices": plain(slices(clips, found.verdicts, rounds=rounds)),
-        "harmless": plain(alarms_by_edit(clips, found.verdicts)),
+        "slices": as_json(slices(clips, found.verdicts, rounds=rounds)),
+        "harmless": as_json(alarms_by_edit(clips, found.verdicts)),
     }
     evaluation = {
         "data": evaluated_on(weights, validation),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from train.forge.degrade import h264 as code_h264
 from train.forge.degrade import jpeg as code_jpeg
 
 Corrupt = Callable[[Image, float, np.random.Generator], Image]
+Change = Callable[[Image, np.random.Generator], Image]
 
 
 def jpeg(picture: Image, level: float, rng: np.random.Generator) -> Image:
@@ -70,20 +72,13 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
-def sweep(
-    names: list[str],
-) -> Iterator[tuple[str, float, Callable[[Image, np.random.Generator], Image]]]:
+def sweep(names: list[str]) -> Iterator[tuple[str, float, Change]]:
     """Every level of the named corruptions, each as a change of one picture."""
     for name in names:
         chosen = CORRUPTIONS[name]
         for level in chosen.levels:
+            yield name, level, partial(_at_level, chosen.corrupt, level)
 
-            def change(
-                picture: Image,
-                rng: np.random.Generator,
-                chosen: Corruption = chosen,
-                level: float = level,
-            ) -> Image:
-                return chosen.corrupt(picture, level, rng)
 
-            yield name, level, change
+def _at_level(corrupt: Corrupt, level: float, picture: Image, rng: np.random.Generator) -> Image:
+    return corrupt(picture, level, rng)

@@ -27,7 +27,7 @@ from train.command import Device, exit_on_error
 from train.datasets import DATASETS, DataSet, Sample, Truth, VideoKey, open_dataset
 from train.datasets.layout import LayoutError
 from train.datasets.mask import UNKNOWN, binary, read_mask
-from train.media import is_video, pictures_in, read_frames, read_picture
+from train.media import evenly, is_video, pictures_in, read_frames, read_picture
 
 Faces = Literal["given", "largest", "all"]
 Truths = NDArray[np.uint8]
@@ -172,8 +172,7 @@ def _frames(sample: Sample, reading: Reading) -> Iterator[tuple[int, Image, Trut
     if not is_video(sample.path):
         pictures = pictures_of(sample)
         if sample.path.is_dir():
-            pictures = pictures[: reading.first]
-            pictures = [pictures[i] for i in _spread(len(pictures), reading.frames)]
+            pictures = evenly(pictures[: reading.first], reading.frames)
         for picture in pictures:
             image, mask = read_pair(picture)
             yield picture.frame or 0, image, mask
@@ -185,7 +184,7 @@ def _frames(sample: Sample, reading: Reading) -> Iterator[tuple[int, Image, Trut
         there = reading.first
         if info.duration is not None:
             there = min(there, max(1, round(info.duration * info.frame_rate)))
-        chosen = set(_spread(there, reading.frames))
+        chosen = set(evenly(range(there), reading.frames))
         with closing(_mask_frames(sample, reading.first)) as masks:
             frames = islice(reader.frames(), reading.first)
             # A mask video that ends early leaves the rest unknown.
@@ -216,13 +215,6 @@ def _truth(sample: Sample, levels: Image | None, height: int, width: int) -> Tru
     if mask.shape != (height, width):
         mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     return mask
-
-
-def _spread(there: int, wanted: int) -> list[int]:
-    """Evenly spaced indices: the whole part of linspace(0, there - 1, wanted), each once."""
-    if wanted == 0 or wanted >= there:
-        return list(range(there))
-    return sorted({int(value) for value in np.linspace(0, there - 1, wanted)})
 
 
 def _cut(picture: NDArray[np.uint8], box: Box, outside: int | None = None) -> NDArray[np.uint8]:

@@ -40,9 +40,9 @@ from train.annotate.work import Settings, load_detector
 from train.command import exit_on_error
 from train.evaluation.evaluate import read_network
 from train.evaluation.markdown import figure, markdown
-from train.evaluation.metrics import Estimate, auc, estimated
+from train.evaluation.metrics import Estimate, as_json, auc, estimated, estimated_auc
 from train.evaluation.predict import NetworkPredictor
-from train.media import is_video, read_frames, read_picture
+from train.media import evenly, is_video, read_frames, read_picture
 
 FORMAT = "deepscan-devset/1"
 FRAMES = 16  # of each clip, evenly spread
@@ -120,7 +120,7 @@ def frames_of(path: Path, wanted: set[int] | None = None) -> Iterator[tuple[int,
         return
     if wanted is None:
         frames = [image for _, image in read_frames(path)]
-        for index in sorted({int(v) for v in np.linspace(0, len(frames) - 1, FRAMES)}):
+        for index in evenly(range(len(frames)), FRAMES):
             yield index, frames[index]
         return
     for index, image in read_frames(path, max(wanted) + 1):
@@ -129,13 +129,13 @@ def frames_of(path: Path, wanted: set[int] | None = None) -> Iterator[tuple[int,
 
 
 def find_faces(
-    folder: Path, entries: Sequence[Entry], masks: dict[str, dict[int, Path]], kept: Path | None
+    folder: Path, entries: Sequence[Entry], masks: dict[str, dict[int, Path]], cache: Path | None
 ) -> dict[str, Boxes]:
-    """The largest face in each frame that is looked at; found once, then read from `kept`."""
+    """The largest face in each frame that is looked at; found once, then read from `cache`."""
     listed = json.dumps([[asdict(e) for e in entries], FRAMES, MIN_FACE, sorted(masks)])
     key = hashlib.sha256(listed.encode()).hexdigest()
-    if kept is not None and kept.is_file():
-        stored = json.loads(kept.read_text())
+    if cache is not None and cache.is_file():
+        stored = json.loads(cache.read_text())
         if stored["key"] == key:
             return {
                 name: {int(frame): tuple(box) for frame, box in boxes.items()}
@@ -153,9 +153,9 @@ def find_faces(
                     box = max(faces, key=lambda box: box.area)
                     boxes[index] = (box.x1, box.y1, box.x2, box.y2)
         found[entry.file] = boxes
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"key": key, "boxes": found}))
+    if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps({"key": key, "boxes": found}))
     return found
 
 
@@ -201,7 +201,7 @@ def _overlap(logits: torch.Tensor, path: Path, box: Box) -> NDArray[np.int_]:
 # --- Figures --------------------------------------------------------------------------------------
 
 
-def figures(scored: Sequence[Scored]) -> dict[str, Any]:
+def summarise(scored: Sequence[Scored]) -> dict[str, Any]:
     """The figures of each set and, under "all", of all files; see `of_set` for what they are."""
     real = [one for one in scored if not one.entry.fake]
     sets = sorted({one.entry.set for one in scored if one.entry.fake})
@@ -251,21 +251,20 @@ def _over(statistic: Callable[[NDArray[np.intp]], float], recordings: Sequence[s
 
 
 def _area(scored: Sequence[Scored]) -> Estimate | None:
-    labels = np.array([one.entry.fake for one in scored], int)
-    values = np.array([one.score for one in scored])
-    if len(set(labels)) < 2:
-        return None
-    recordings = [one.entry.recording for one in scored]
-    return estimated(lambda chosen: auc(labels[chosen], values[chosen]), recordings)
+    return estimated_auc(
+        [one.entry.fake for one in scored],
+        [one.score for one in scored],
+        [one.entry.recording for one in scored],
+    )
 
 
 def _frame_area(scored: Sequence[Scored]) -> Estimate | None:
-    labels = np.array([one.entry.fake for one in scored for _ in one.logits], int)
-    values = np.array([value for one in scored for value in one.logits])
-    if len(set(labels)) < 2:
-        return None
-    recordings = [one.entry.recording for one in scored for _ in one.logits]
-    return estimated(lambda chosen: auc(labels[chosen], values[chosen]), recordings, rounds=200)
+    return estimated_auc(
+        [one.entry.fake for one in scored for _ in one.logits],
+        [value for one in scored for value in one.logits],
+        [one.entry.recording for one in scored for _ in one.logits],
+        rounds=200,
+    )
 
 
 def compare(one: Sequence[Scored], other: Sequence[Scored]) -> dict[str, Estimate]:
@@ -325,7 +324,7 @@ def main(
         for path in [weights] if against is None else [weights, against]:
             model, name = read_network(path)
             scored[path] = score(NetworkPredictor(model), data, entries, masks, boxes)
-            found[path] = {"weights": name, "figures": figures(scored[path])}
+            found[path] = {"weights": name, "figures": summarise(scored[path])}
         compared = None if against is None else compare(scored[weights], scored[against])
     for path, values in found.items():
         typer.echo(f"\n{path}\n\n{as_table(values['figures'])}")
@@ -334,8 +333,8 @@ def main(
     if out is not None:
         report = {
             "format": FORMAT,
-            "scored": [plain(values) for values in found.values()],
-            "difference": plain(compared),
+            "scored": [as_json(values) for values in found.values()],
+            "difference": as_json(compared),
         }
         out.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     if question and looks is not None:
@@ -350,15 +349,6 @@ def as_table(table: dict[str, Any]) -> str:
         for name, values in table.items()
     ]
     return markdown(header, rows)
-
-
-def plain(value: Any) -> Any:
-    """Estimates as JSON."""
-    if isinstance(value, Estimate):
-        return {"value": value.value, "low": value.low, "high": value.high}
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    return value
 
 
 _LOOK = ("date", "question", "weights", "headline", "clips", "pairs", "difference")

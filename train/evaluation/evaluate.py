@@ -37,6 +37,7 @@ from train.evaluation.summary import brief, by_manipulation, summarise
 from train.forge import FORGES, without_pack
 from train.forge.faces import read_faces
 from train.forge.pairs import PairStream
+from train.media import evenly
 from train.recipe import parse_recipe
 
 log = logging.getLogger(__name__)
@@ -237,8 +238,7 @@ def _some(crops: Iterable[Crop], predictions: Sequence[Prediction], most: int) -
     chosen: set[int] = set()
     for label in (0, 1):
         places = [place for place, one in enumerate(predictions) if one.label == label]
-        step = max(1.0, len(places) / max(1, most // 2)) if most else 1.0
-        chosen.update(places[int(i * step)] for i in range(int(len(places) / step)))
+        chosen.update(evenly(places, max(1, most // 2) if most else 0))
     return [crop for place, crop in enumerate(crops) if place in chosen]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -452,3 +452,22 @@ def estimated(
         except ValueError:
             return Estimate(statistic(np.arange(len(groups))), 0.0, 1.0)
     return Estimate(statistic(np.arange(len(groups))), 0.0, 1.0)
+
+
+def estimated_auc(
+    labels: Sequence[bool], scores: Sequence[float], groups: Sequence[str], *, rounds: int = 1000
+) -> Estimate | None:
+    """AUC with its interval over groups; None where there is one class only."""
+    truth, values = np.array(labels, bool), np.array(scores)
+    if truth.all() or not truth.any():
+        return None
+    return estimated(lambda drawn: auc(truth[drawn], values[drawn]), groups, rounds=rounds)
+
+
+def as_json(value: Any) -> Any:
+    """Figures ready for JSON: estimates and shares as {value, low, high}."""
+    if isinstance(value, tuple):
+        return dict(zip(("value", "low", "high"), value, strict=True))
+    if isinstance(value, Mapping):
+        return {str(key): as_json(each) for key, each in value.items()}
+    return value

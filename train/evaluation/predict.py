@@ -6,7 +6,7 @@ to the crop's own size and is compared there (argmax of two classes), as in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -23,11 +23,11 @@ from deepscan.models.deploy import Deployed, normalise
 from deepscan.types import Box, Image
 from train.datasets import VideoKey
 from train.datasets.mask import UNKNOWN
+from train.evaluation.corruptions import Change
 from train.evaluation.crops import Crop
 from train.evaluation.metrics import Confusion, confusion, iinc
 
 SMALL = 19  # side of the maps that PBCA compares (FFD)
-Change = Callable[[Image, np.random.Generator], Image]
 
 
 class Predictor(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from train.experiments.samples import (
 from train.forge import FORGES
 from train.forge.faces import read_faces
 from train.losses import LOSSES
-from train.recipe import Schedule, Stage
+from train.recipe import OUTPUTS, Schedule, Stage, build, one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +114,8 @@ def check_keys(values: Mapping[str, Any], lists: tuple[str, ...], tables: tuple[
     Raises:
         UsageError: a plan has a key that is not known, or one of its lists is missing or empty.
     """
-    known = (*lists, *tables)
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise UsageError(f"plan: no key {unknown[0]!r}; there are {', '.join(known)}")
+    for key in values:
+        one_of("plan", "key", key, (*lists, *tables))
     for key in lists:
         if not isinstance(values.get(key), list) or not values[key]:
             raise UsageError(f"plan: {key} must be a list of at least one; got {values.get(key)!r}")
@@ -129,10 +127,11 @@ def data_of(values: Mapping[str, Any]) -> Data:
     Raises:
         UsageError: a key, forge, mask source or data set that is not there, or a useless number.
     """
-    data: Data = _filled(Data, "[data]", values)
-    _known("forge", data.forges, FORGES)
-    _known("masks", [data.masks], MASK_SOURCES)
-    _known("dataset", [data.dataset] if data.dataset else [], DATASETS)
+    data = build("plan: [data]", Data, values)
+    for forge in data.forges:
+        one_of("plan", "forge", forge, FORGES)
+    one_of("plan", "masks", data.masks, MASK_SOURCES)
+    one_of("plan", "dataset", data.dataset, ("", *DATASETS))
     _positive("[data]", size=data.size, pairs=data.pairs, zoom=data.zoom)
     if not data.forges:
         raise UsageError("plan: [data] forges is empty; name at least one")
@@ -146,12 +145,13 @@ def fit_of(values: Mapping[str, Any]) -> Fit:
         UsageError: a key, architecture, task, output or loss that is not there, or a number that
             cannot work.
     """
-    fit: Fit = _filled(Fit, "[fit]", values)
-    _known("architecture", [fit.architecture], ARCHITECTURES)
-    _known("task", [fit.task], TASKS)
-    _known("output", fit.losses, ("image", "mask", "coarse"))
-    for terms in fit.losses.values():
-        _known("loss", terms, LOSSES)
+    fit = build("plan: [fit]", Fit, values)
+    one_of("plan", "architecture", fit.architecture, ARCHITECTURES)
+    one_of("plan", "task", fit.task, TASKS)
+    for output, terms in fit.losses.items():
+        one_of("plan", "output", output, OUTPUTS)
+        for loss in terms:
+            one_of("plan", "loss", loss, LOSSES)
     _positive("[fit]", steps=fit.steps, batch=fit.batch, learning_rate=fit.learning_rate)
     return fit
 
@@ -193,20 +193,6 @@ def make_sets(data: Data, folder: Path, *, workers: int = 0) -> Sets:
         for some in (kept, held_out)
     )
     return Sets(training, calibration, measured)
-
-
-def _filled(kind: type[Any], place: str, values: Mapping[str, Any]) -> Any:
-    known = [field.name for field in fields(kind)]
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise UsageError(f"plan: {place} has no {unknown[0]!r}; there are {', '.join(known)}")
-    return kind(**values)
-
-
-def _known(kind: str, names: Any, table: Any) -> None:
-    unknown = [name for name in names if name not in table]
-    if unknown:
-        raise UsageError(f"plan: no {kind} {unknown[0]!r}; there are {', '.join(table)}")
 
 
 def _positive(place: str, **values: float) -> None:

@@ -24,6 +24,7 @@ from train.evaluation.crops import choose, pictures_of, read_pair
 from train.forge.faces import Person
 from train.forge.forged import Forged
 from train.forge.pairs import INSIDE, Pair, PairStream, crop_square, cut, cut_pair, forge_face
+from train.media import evenly
 
 MaskSource = Literal["blend", "annotated"]
 MASK_SOURCES: tuple[MaskSource, ...] = get_args(MaskSource)
@@ -147,8 +148,7 @@ def dataset_samples(
     """
     chosen = choose(open_dataset(name, root), split, compression)
     pictures = [picture for sample in chosen for picture in pictures_of(sample)]
-    if limit is not None and limit < len(pictures):
-        pictures = [pictures[i] for i in np.linspace(0, len(pictures) - 1, limit).astype(int)]
+    pictures = evenly(pictures, limit or 0)
     crops, masks = [], []
     for picture in pictures:
         image, mask = read_pair(picture)

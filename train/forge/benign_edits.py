@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from train.forge.artefacts import guided, local_contrast
 from train.forge.blend import Picture, Weight, blend
 from train.forge.degrade import grain, jpeg, motion_blur, sharpen, webp
-from train.forge.shape import FOREHEAD, JAW, MOUTH, Points, draw, place
+from train.forge.shape import FOREHEAD, JAW, MOUTH, Points, draw, eye_distance, pixel_grid, place
 
 BenignEdit = Callable[[Picture, Points, np.random.Generator], Picture]
 _KERNELS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA)
@@ -256,7 +256,7 @@ def portrait(image: Picture, landmarks: Points, rng: np.random.Generator) -> Pic
     """A telephone's portrait mode: head and shoulders sharp, all else blurred."""
     height, width = image.shape[:2]
     points = place(landmarks)
-    unit = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 2.0)
+    unit = eye_distance(landmarks)
     shape = draw("head", points, height, width)
     chin = points[129]
     body = (
@@ -274,8 +274,8 @@ def portrait(image: Picture, landmarks: Points, rng: np.random.Generator) -> Pic
 def lit(image: Picture, landmarks: Points, rng: np.random.Generator) -> Picture:
     """A face lit up, by a lamp or by a camera that exposes for faces: wide and soft."""
     height, width = image.shape[:2]
-    unit = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 2.0)
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    unit = eye_distance(landmarks)
+    x, y = pixel_grid(height, width)
     centre = landmarks.mean(0) + rng.normal(0, 0.5, 2) * unit
     spread = np.float32(2 * (rng.uniform(0.9, 2.5) * unit) ** 2)
     near = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2).astype(np.float32) / spread)
@@ -285,16 +285,7 @@ def lit(image: Picture, landmarks: Points, rng: np.random.Generator) -> Picture:
 
 def _wide(edit: Callable[[Picture, np.random.Generator], Picture]) -> BenignEdit:
     """An edit that needs not know where the face is."""
-    return partial(_without_landmarks, edit)
-
-
-def _without_landmarks(
-    edit: Callable[[Picture, np.random.Generator], Picture],
-    image: Picture,
-    landmarks: Points,
-    rng: np.random.Generator,
-) -> Picture:
-    return edit(image, rng)
+    return lambda image, landmarks, rng: edit(image, rng)
 
 
 EDITS: dict[str, BenignEdit] = {
@@ -375,7 +366,7 @@ def glasses(height: int, width: int, landmarks: Points, rng: np.random.Generator
         colour += dark.astype(np.float32) * shade
         cover = _soft(glass, 0.01 * unit) * np.float32(rng.uniform(0.75, 1.0))
     elif rng.random() < 0.5:  # a lamp mirrored in clear glass
-        x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+        x, y = pixel_grid(height, width)
         slant = rng.uniform(-0.8, 0.8)
         bands = np.sin((x + slant * y) / (unit * rng.uniform(0.08, 0.3)) + rng.uniform(0, 6)) > 0.6
         colour += 255
@@ -390,7 +381,7 @@ def glasses(height: int, width: int, landmarks: Points, rng: np.random.Generator
 def hand(height: int, width: int, landmarks: Points, rng: np.random.Generator) -> Overlay:
     """Fingers, a hand or another thing held before a part of the face."""
     points = place(landmarks)
-    unit = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 2.0)
+    unit = eye_distance(landmarks)
     shape = np.zeros((height, width), np.uint8)
     anchor = points[rng.choice((*JAW, *MOUTH))]
     away = anchor - landmarks.mean(0)
@@ -421,7 +412,7 @@ def hand(height: int, width: int, landmarks: Points, rng: np.random.Generator) -
 def covering(height: int, width: int, landmarks: Points, rng: np.random.Generator) -> Overlay:
     """A medical mask, a scarf or a microphone before mouth and chin."""
     points = place(landmarks)
-    unit = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 2.0)
+    unit = eye_distance(landmarks)
     shape = np.zeros((height, width), np.uint8)
     if rng.random() < 0.4:  # microphone
         centre = landmarks[3:].mean(0) + rng.normal(0, 0.15, 2) * unit + (0, 0.35 * unit)
@@ -452,7 +443,7 @@ def covering(height: int, width: int, landmarks: Points, rng: np.random.Generato
 def caption(height: int, width: int, landmarks: Points, rng: np.random.Generator) -> Overlay:
     """A line or two of text across the picture, on a band or with a dark rim."""
     colour, cover = _empty(height, width)
-    unit = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 2.0)
+    unit = eye_distance(landmarks)
     ink, rim = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     base = float(rng.choice(landmarks[:, 1])) + rng.uniform(-0.6, 0.9) * unit
     size = max(0.25, unit / 60 * rng.uniform(0.5, 1.6))
@@ -480,7 +471,7 @@ def caption(height: int, width: int, landmarks: Points, rng: np.random.Generator
 def logo(height: int, width: int, landmarks: Points, rng: np.random.Generator) -> Overlay:
     """A sticker, a watermark or a play button, clear or half transparent."""
     colour, _ = _empty(height, width)
-    unit = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 2.0)
+    unit = eye_distance(landmarks)
     shape = np.zeros((height, width), np.uint8)
     centre = landmarks.mean(0) + rng.normal(0, 0.8, 2) * unit
     at = tuple(np.round(centre).astype(int).tolist())
@@ -509,7 +500,7 @@ def logo(height: int, width: int, landmarks: Points, rng: np.random.Generator) -
 def hair(height: int, width: int, landmarks: Points, rng: np.random.Generator) -> Overlay:
     """Strands across forehead and eyes."""
     points = place(landmarks)
-    unit = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 2.0)
+    unit = eye_distance(landmarks)
     shape = np.zeros((height, width), np.uint8)
     t = np.linspace(0, 1, 12)[:, None]
     first = points[rng.choice(FOREHEAD)]

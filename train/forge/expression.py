@@ -21,9 +21,10 @@ from train.forge.mesh import (
     RIGHT_EYE_HOLE,
     Mesh,
 )
-from train.forge.meshswap import laid_on, surroundings
+from train.forge.meshswap import laid_on
 from train.forge.mouth import bent, redrawn, spoken
 from train.forge.selfblend import random_mask
+from train.forge.shape import surroundings
 
 _REGIONS = ("inner face", "face", "inner face", "features")
 _FARTHEST = 0.04  # of the face's width: how far brows move at most

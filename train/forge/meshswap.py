@@ -31,6 +31,7 @@ from train.forge.mesh import (
     openness,
 )
 from train.forge.selfblend import frequency, oval_mask, random_mask
+from train.forge.shape import surroundings
 
 # The whole oval most often, as swap networks replace it.
 _REGIONS = ("face", "face", "face", "inner face", "inner face", "features", "jaw and parts")
@@ -57,7 +58,7 @@ def mesh_swap(
     share = rng.uniform(0.1, 0.6) if rng.random() < 0.6 else 0.0
     if region in _WHOLE and not keeps_mouth:
         target = reshaped(target, owner, share)
-    window = surroundings(target, *mask.shape)
+    window = surroundings(target, *mask.shape, margin=8)
     source, inside = warped(other, target, face.image[window], window, across)
     weight = mask[window] * inside
     if keeps_mouth:  # nothing of closed lips could be drawn there
@@ -179,14 +180,6 @@ def relit(
     light = np.clip(light, -_TINT, _TINT)  # more than that is hair or glasses
     wide = cv2.resize(light, weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return np.clip(source + share * wide, 0, 255).astype(np.uint8)
-
-
-def surroundings(mesh: Mesh, height: int, width: int, *, margin: int = 8) -> tuple[slice, slice]:
-    """The rows and columns of a picture in which a mesh lies, and a little more."""
-    (left, top), (right, bottom) = mesh[:, :2].min(0) - margin, mesh[:, :2].max(0) + margin
-    rows = slice(int(np.clip(top, 0, height - 2)), int(np.clip(bottom + 1, 2, height)))
-    columns = slice(int(np.clip(left, 0, width - 2)), int(np.clip(right + 1, 2, width)))
-    return rows, columns
 
 
 def corner(window: tuple[slice, slice]) -> tuple[int, int]:

@@ -31,8 +31,8 @@ from train.forge.mesh import (
     opening,
     openness,
 )
-from train.forge.meshswap import corner, laid_on, relit, surroundings, warped
-from train.forge.shape import Points
+from train.forge.meshswap import corner, laid_on, relit, warped
+from train.forge.shape import Points, surroundings
 
 _SIDES = (64, 80, 96, 96, 96, 128, 160, 256)  # pixels that networks draw a face with
 _LEAST = 0.09  # change of openness below which the mouth is moved by a draw as well

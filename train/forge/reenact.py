@@ -15,7 +15,15 @@ from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, compose
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask
-from train.forge.shape import LEFT_BROW, RIGHT_BROW, Points, place
+from train.forge.shape import (
+    LEFT_BROW,
+    RIGHT_BROW,
+    Points,
+    eye_distance,
+    pixel_grid,
+    place,
+    surroundings,
+)
 
 Floats = NDArray[np.float32]
 _REGION_OF = {"mouth": "mouth", "smile": "mouth", "lids": "eyes", "brows": "brows", "gaze": "eyes"}
@@ -26,7 +34,7 @@ def reenact(face: FaceImage, rng: np.random.Generator, *, other: FaceImage | Non
     height, width = face.image.shape[:2]
     points = place(face.landmarks)
     across = float(np.ptp(points[:, 0]))
-    window = _surroundings(face.landmarks, height, width)
+    window = surroundings(face.landmarks, height, width, 1.1 * eye_distance(face.landmarks))
     corner = (window[1].start, window[0].start)
     warp = _Warp(face.image[window], face.landmarks - corner, points - corner)
     acts = _draw_acts(rng)
@@ -49,15 +57,6 @@ def reenact(face: FaceImage, rng: np.random.Generator, *, other: FaceImage | Non
     kind = BLENDS[rng.choice(len(BLENDS), p=(0.6, 0.25, 0.15))]
     made = compose(source, face.image, mask, kind)
     return Forged(made, face.image, mask, ("reenact", region, "+".join(acts), kind))
-
-
-def _surroundings(landmarks: Points, height: int, width: int) -> tuple[slice, slice]:
-    """The rectangle that an expression can move: a field over more of the picture costs time."""
-    unit = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 2.0)
-    (left, top), (right, bottom) = landmarks.min(0) - 1.1 * unit, landmarks.max(0) + 1.1 * unit
-    rows = slice(int(np.clip(top, 0, height - 2)), int(np.clip(bottom + 1, 2, height)))
-    columns = slice(int(np.clip(left, 0, width - 2)), int(np.clip(right + 1, 2, width)))
-    return rows, columns
 
 
 def _draw_acts(rng: np.random.Generator) -> list[str]:
@@ -90,9 +89,7 @@ class _Warp:
         self.down = np.array((-self.along[1], self.along[0]), np.float32)
         if (landmarks[3:].mean(0) - landmarks[:2].mean(0)) @ self.down < 0:
             self.down = -self.down
-        self.x, self.y = np.meshgrid(
-            np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
-        )
+        self.x, self.y = pixel_grid(height, width)
         self.dx, self.dy = np.zeros_like(self.x), np.zeros_like(self.y)
         self.paint = np.zeros((height, width, 3), np.float32)
         self.cover = np.zeros((height, width), np.float32)

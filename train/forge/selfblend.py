@@ -15,7 +15,7 @@ from train.forge import mesh, shape
 from train.forge.blend import BLENDS, blend, compose
 from train.forge.degrade import colour, jpeg, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
-from train.forge.shape import Points, place
+from train.forge.shape import Points, pixel_grid, place
 
 # Large regions twice as often: most programs replace the face, some a part of it.
 _REGIONS = (
@@ -84,11 +84,16 @@ def elastic(mask: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.f
     """Bend a mask by a smooth random field of a few percent of its width."""
     height, width = mask.shape
     field = rng.standard_normal((2, 9, 9)).astype(np.float32) * width * 0.018
+    return cv2.remap(mask, *bent_grid(field, height, width), cv2.INTER_LINEAR)
+
+
+def bent_grid(
+    field: NDArray[np.float32], height: int, width: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Maps (height, width) for `cv2.remap` from a coarse field (2, n, n) of shifts in pixels."""
     dx, dy = (cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC) for part in field)
-    grid_x, grid_y = np.meshgrid(
-        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
-    )
-    return cv2.remap(mask, grid_x + dx, grid_y + dy, cv2.INTER_LINEAR)
+    x, y = pixel_grid(height, width)
+    return x + dx, y + dy
 
 
 def frequency(image: Picture, rng: np.random.Generator) -> Picture:

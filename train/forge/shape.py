@@ -81,6 +81,27 @@ def place(landmarks: Points) -> Points:
     return placed
 
 
+def eye_distance(landmarks: Points, least: float = 2.0) -> float:
+    """Pixels between the eyes, by which the size of a face is told; never below `least`."""
+    return max(float(np.hypot(*(landmarks[1] - landmarks[0]))), least)
+
+
+def pixel_grid(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """x and y of every pixel: (height, width) float32 each."""
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return x, y
+
+
+def surroundings(
+    points: NDArray[np.floating], height: int, width: int, margin: float
+) -> tuple[slice, slice]:
+    """The rows and columns of a picture in which points (n, 2 or more) lie, and `margin` more."""
+    (left, top), (right, bottom) = points[:, :2].min(0) - margin, points[:, :2].max(0) + margin
+    rows = slice(int(np.clip(top, 0, height - 2)), int(np.clip(bottom + 1, 2, height)))
+    columns = slice(int(np.clip(left, 0, width - 2)), int(np.clip(right + 1, 2, width)))
+    return rows, columns
+
+
 def draw(region: str, points: Points, height: int, width: int) -> NDArray[np.float32]:
     """The filled hulls of a region: (height, width) float32, 0 or 1.
 

@@ -14,7 +14,7 @@ from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
 from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import frequency, random_mask
-from train.forge.shape import place
+from train.forge.shape import eye_distance, place
 
 # Programs replace the face or its inner part; parts alone are rarer.
 _REGIONS = (
@@ -68,7 +68,7 @@ def _by_pieces(other: FaceImage, face: FaceImage, affine: NDArray[np.floating]) 
     height, width = face.image.shape[:2]
     back = cv2.invertAffineTransform(affine)
     left = other.landmarks - (np.c_[face.landmarks, np.ones(5)] @ back.T)
-    reach = 0.5 * float(np.hypot(*(face.landmarks[1] - face.landmarks[0]))) + 1
+    reach = 0.5 * eye_distance(face.landmarks, 0.0) + 1
     # Weights such that the sum of all bends is exactly what is left at each landmark.
     apart = ((face.landmarks[:, None] - face.landmarks[None]) ** 2).sum(2)
     bend = np.linalg.solve(np.exp(-apart / (2 * reach**2)) + 1e-3 * np.eye(5), left)

@@ -13,7 +13,7 @@ from train.forge.artefacts import decode, grid_upsample, guided, local_contrast,
 from train.forge.blend import BLENDS, compose
 from train.forge.degrade import grain, sharpen
 from train.forge.forged import FaceImage, Forged, Picture
-from train.forge.selfblend import random_mask
+from train.forge.selfblend import bent_grid, random_mask
 from train.forge.shape import place
 
 
@@ -70,6 +70,5 @@ def bent(image: Picture, across: float, rng: np.random.Generator) -> Picture:
     """Bend the whole picture by a smooth field of about one percent of the face."""
     height, width = image.shape[:2]
     field = rng.standard_normal((2, 6, 6)).astype(np.float32) * np.float32(0.011 * across)
-    dx, dy = (cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC) for part in field)
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cv2.remap(image, x + dx, y + dy, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    maps = bent_grid(field, height, width)
+    return cv2.remap(image, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from deepscan.errors import UsageError
 from train.annotate.__main__ import app
 from train.annotate.pairs import counterparts, find_work, manipulations, read_pairs
-from train.annotate.work import choose, square
+from train.annotate.work import square
 from train.datasets import open_dataset
 from train.datasets.mask import read_mask
-from train.media import read_picture
+from train.media import evenly, read_picture
 
 FRAMES = 4
 
@@ -250,7 +250,7 @@ def test_plain_folders_and_listed_names_that_are_not_there(tmp_path):
 
 
 def test_choice_of_frames_and_squares():
-    assert choose(list(range(300)), 20) == np.linspace(0, 299, 20).astype(int).tolist()
-    assert choose([4, 9], 20) == [4, 9]
+    assert evenly(range(300), 20) == np.linspace(0, 299, 20).astype(int).tolist()
+    assert evenly([4, 9], 20) == [4, 9] and evenly([4, 9], 0) == [4, 9]
     assert square((10, 10, 30, 50), 1.0, (100, 100)) == (0, 10, 40, 50)
     assert square((80, 80, 100, 100), 1.5, (100, 100)) == (75, 75, 100, 100)

@@ -25,14 +25,13 @@ from train.calibration.synthetic_validation import (
     grade_of,
     make_clip,
     make_clips,
-    plain,
     size_names,
     size_of,
     slices,
     summarise,
     video_score,
 )
-from train.evaluation.metrics import Estimate
+from train.evaluation.metrics import Estimate, as_json
 from train.forge.benign_edits import BENIGN_EDITS
 from train.forge.faces import read_faces
 from train.smoke import write_faces
@@ -216,7 +215,7 @@ def test_slices_by_forge_codec_compression_and_size() -> None:
     assert [found[f"compression: {grade}"]["clips"] for grade in GRADES] == [20, 20, 20]
     assert sum(v["clips"] for k, v in found.items() if k.startswith("face: ")) == 60
     assert found["all"]["frame_auc"].value == 1.0
-    json.dumps(plain(found), allow_nan=False)
+    json.dumps(as_json(found), allow_nan=False)
 
 
 def test_sizes_and_grades_have_one_name_each() -> None:
@@ -245,7 +244,7 @@ def test_alarms_on_edits_are_counted_apart() -> None:
 
 
 def test_plain_values_are_ready_for_json() -> None:
-    assert plain({"a": Estimate(0.5, 0.4, 0.6), "b": (0.1, 0.0, 0.2), "c": None, "d": 3}) == {
+    assert as_json({"a": Estimate(0.5, 0.4, 0.6), "b": (0.1, 0.0, 0.2), "c": None, "d": 3}) == {
         "a": {"value": 0.5, "low": 0.4, "high": 0.6},
         "b": {"value": 0.1, "low": 0.0, "high": 0.2},
         "c": None,

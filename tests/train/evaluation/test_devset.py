@@ -17,7 +17,15 @@ from deepscan.faces.detector import Detection
 from deepscan.types import Box, Face
 from tests.models.build import write_model
 from train.evaluation import devset
-from train.evaluation.devset import Entry, Scored, compare, figures, headline, of_set, read_manifest
+from train.evaluation.devset import (
+    Entry,
+    Scored,
+    compare,
+    headline,
+    of_set,
+    read_manifest,
+    summarise,
+)
 
 
 def scored(file, fake, recording, logits, original="", pixels=(0, 0), set_="live swap"):
@@ -45,14 +53,14 @@ def test_figures_of_a_set():
 
 def test_fakes_of_another_set_are_judged_against_all_real_files():
     alone = [*MADE, scored("f3", True, "c", [5.0], set_="GHOST")]
-    table = figures(alone)
+    table = summarise(alone)
     assert table["GHOST"]["clips"] is None and table["GHOST"]["clips_all"].value == 1.0
     assert table["GHOST"]["pairs"] is None and table["GHOST"]["mask_iou"] is None
     assert headline(table) is None
 
 
 def test_headline_is_the_mean_over_three_sets():
-    table = figures(
+    table = summarise(
         [
             scored(f"{name}{kind}", kind == "f", name, [value], set_=name)
             for name in ("live swap", "FF++ c23", "Celeb-DF")
@@ -119,7 +127,7 @@ def test_the_command_scores_compares_and_counts_looks(folder, tmp_path, monkeypa
     assert done.exit_code == 0, done.output
     assert "| stills | 3 | 3 |" in done.output and "less" in done.output
     report = json.loads(out.read_text())
-    found = report["scored"][0]["figures"]["stills"]
+    found = report["scored"][0]["summarise"]["stills"]
     assert 0 <= found["clips"]["value"] <= 1 and 0 <= found["mask_iou"]["value"] <= 1
     assert set(report["difference"]) == {"clips", "pairs"}
     # The faces are kept: nothing is detected again.

@@ -273,7 +273,7 @@ def test_the_command_writes_a_table_that_says_what_it_is(faces, tmp_path):
         ({"seeds": 3}, "seeds must be a list"),
         ({"sizes": [3]}, "no key 'sizes'"),
         ({"fit": {"task": "both"}}, r"\[fit\] task stands in the list tasks"),
-        ({"fit": {"speed": 1}}, r"\[fit\] has no 'speed'"),
+        ({"fit": {"speed": 1}}, r"\[fit\]: no key 'speed'"),
         ({"fit": {"losses": {"mask": {"guess": 1.0}}}}, "no loss 'guess'"),
         ({"data": {"forges": {"paint": 1.0}}}, "no forge 'paint'"),
         ({"data": {"masks": "drawn"}}, "no masks 'drawn'"),
