@@ -58,7 +58,7 @@ def mesh_swap(
     share = rng.uniform(0.1, 0.6) if rng.random() < 0.6 else 0.0
     if region in _WHOLE and not keeps_mouth:
         target = reshaped(target, owner, share)
-    window = surroundings(target, *mask.shape, margin=8)
+    window = surroundings(target, mask.shape[0], mask.shape[1], 8)
     source, inside = warped(other, target, face.image[window], window, across)
     weight = mask[window] * inside
     if keeps_mouth:  # nothing of closed lips could be drawn there
