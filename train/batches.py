@@ -115,7 +115,7 @@ class PairedPictures:
 
     def stream(self, size: int, batch: int, length: int, mild: float = 0.0) -> Dataset[Item]:
         recipe = self._recipe
-        return CoupleStream(self._couples, self._options, size, recipe.seed, batch, length)
+        return DatasetPairStream(self._couples, self._options, size, recipe.seed, batch, length)
 
     def validate(self, model: Deployed) -> HeldOutScore | None:
         if not self._held_out:
@@ -169,7 +169,7 @@ def couples(pictures: Sequence[Sample]) -> list[Couple]:
     return found
 
 
-class CoupleStream(Dataset[Item]):
+class DatasetPairStream(Dataset[Item]):
     """Couples in an order shuffled anew each epoch, what does not fill a batch dropped."""
 
     def __init__(

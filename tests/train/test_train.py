@@ -26,7 +26,7 @@ from deepscan.models.config import MSCCNetConfig
 from tests.train import spread
 from train import progress
 from train import train as training
-from train.batches import CoupleStream, couples, open_training_data
+from train.batches import DatasetPairStream, couples, open_training_data
 from train.datasets import Sample, Truth, VideoKey, open_dataset
 from train.evaluation.crops import choose, pictures_of
 from train.recipe import DatasetOptions, Recipe, Schedule, Stage, parse_recipe, read_recipe
@@ -253,7 +253,7 @@ def test_every_epoch_shows_every_fake_once(data: Path) -> None:
     chosen = choose(open_dataset("folder", data), "train")
     pairs = couples([picture for one in chosen for picture in pictures_of(one)])
     assert len(pairs) == 4
-    stream = CoupleStream(pairs, DatasetOptions("folder"), 32, 1, batch=2, length=8)
+    stream = DatasetPairStream(pairs, DatasetOptions("folder"), 32, 1, batch=2, length=8)
     crops, masks, _ = stream[0]
     assert crops.shape == (2, 32, 32, 3) and crops.dtype == torch.float32
     assert masks.shape == (2, 32, 32) and masks[0].any() and not masks[1].any()

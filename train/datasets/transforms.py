@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.models.config import MEAN
-from train.forge.degrade import degrade as one_life
+from train.forge.degrade import degrade as degrade_pictures
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.uint8]
@@ -132,7 +132,7 @@ def degrade(
     if min(mask.shape) < 32 or rng.random() >= settings["probability"]:
         return picture, mask
     levels = np.ascontiguousarray(np.round(picture).astype(np.uint8))
-    (out,) = one_life([levels], rng)
+    (out,) = degrade_pictures([levels], rng)
     return out.astype(np.float32), _fitted(mask, out.shape[0], out.shape[1])
 
 

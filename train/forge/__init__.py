@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from deepscan.errors import UsageError
-from train.forge.forged import Forge
+
+if TYPE_CHECKING:  # the modules of this package are commands, too
+    from train.forge.forged import Forge
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,23 +175,23 @@ def degrade(
     mild: float = 0.0,
     codecs: str = "video",
 ) -> list[Picture]:
-    """Send pictures of one size through one and the same random life.
+    """Degrade pictures of one size, all by one and the same draw.
 
     Args:
         images: (H, W, 3) uint8 RGB each, all of one size.
         rng: consumed by the same amount whatever the pictures hold.
-        mild: probability of a life with light grain and a good codec only.
+        mild: probability that there is light grain and a good codec only.
         codecs: one of `CODECS`.
 
     Returns:
         Pictures of a common, possibly smaller size; each side shrinks by the same factor.
     """
     seed = int(rng.integers(2**63))
-    life = _mild_life if mild > 0 and rng.random() < mild else _one_life
-    return [life(image, np.random.default_rng(seed), codecs) for image in images]
+    way = _degrade_mildly if mild > 0 and rng.random() < mild else _degrade_fully
+    return [way(image, np.random.default_rng(seed), codecs) for image in images]
 
 
-def _mild_life(image: Picture, rng: np.random.Generator, codecs: str) -> Picture:
+def _degrade_mildly(image: Picture, rng: np.random.Generator, codecs: str) -> Picture:
     out = colour(image, rng, 0.5)
     if rng.random() < 0.3:
         out = grain(out, rng, rng.uniform(0.5, 4), rng.uniform(1, 1.6))
@@ -200,7 +200,7 @@ def _mild_life(image: Picture, rng: np.random.Generator, codecs: str) -> Picture
     return code(out, rng, codecs, rng.uniform(0, 0.4)) if rng.random() < 0.7 else out
 
 
-def _one_life(image: Picture, rng: np.random.Generator, codecs: str) -> Picture:
+def _degrade_fully(image: Picture, rng: np.random.Generator, codecs: str) -> Picture:
     out = colour(image, rng)
     if rng.random() < 0.15:
         out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.4, 1.6))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,9 +17,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from deepscan.errors import UsageError
+from train.command import exit_on_error
 from train.forge.shape import Points
 
 Mesh = NDArray[np.float32]  # (478, 3) x, y in pixels, z in the same unit, negative to the camera
@@ -317,8 +318,12 @@ def read_meshes(folder: Path) -> dict[str, Mesh]:
     }
 
 
+def main(faces: Path) -> None:
+    """Fit the mean mesh of a folder of faces and write it beside this file."""
+    with exit_on_error("mesh", OSError, ValueError, KeyError):
+        _FILE.write_text(json.dumps(fit(faces), separators=(",", ":")) + "\n")
+    typer.echo(f"wrote {_FILE}")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m train.forge.mesh FACES")
-    _FILE.write_text(json.dumps(fit(Path(sys.argv[1])), separators=(",", ":")) + "\n")
-    print(f"wrote {_FILE}")
+    typer.run(main)

@@ -28,7 +28,7 @@ INSIDE = 0.4  # blending weight from which a pixel counts as manipulated
 VISIBLE = 1.0  # grey levels that a forge must change within its mask; less is no manipulation
 SMALLEST = 0.01  # share of the face box that a mask must cover
 _ATTEMPTS = 3
-_MILD_WHEN_SMALL = 0.7  # probability of a mild life for pictures that a forge made smaller
+_MILD_WHEN_SMALL = 0.7  # share of pictures that a forge made smaller which are degraded mildly
 _ALIKE_CANDIDATES = 20  # strangers among whom the most alike is found
 _CANDIDATES = 5  # strangers to choose a swap's other face from
 _TRIM = 1.75  # side of what is degraded over the longer side of the face box: more is never cut
@@ -308,7 +308,7 @@ def cut_pair(
         forged, mild = smaller(forged), max(mild, _MILD_WHEN_SMALL)
     fake, real = degrade([forged.image, forged.original], rng, mild, options.codecs)
     if alike and not _survives(forged.mask, fake, real):
-        # Coding erased the manipulation, and its label with it: a better life for both.
+        # Coding erased the manipulation, and its label with it: both are degraded mildly.
         fake, real = degrade([forged.image, forged.original], rng, 1.0, options.codecs)
     shrink = fake.shape[1] / width
     box = crop_square(person.face, rng, shrink)

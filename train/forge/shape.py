@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import typer
 from numpy.typing import NDArray
+
+from train.command import exit_on_error
 
 Points = NDArray[np.float64]  # (n, 2) x, y in pixels
 
@@ -138,8 +140,12 @@ def fit(landmarks: Path, provenance: Path) -> dict[str, list[list[float]]]:
     }
 
 
+def main(landmarks: Path, provenance: Path) -> None:
+    """Fit the mean face to hand-placed points and write it beside this file."""
+    with exit_on_error("shape", OSError, ValueError, KeyError):
+        _FILE.write_text(json.dumps(fit(landmarks, provenance)) + "\n")
+    typer.echo(f"wrote {_FILE}")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m train.forge.shape LANDMARKS.json PROVENANCE.csv")
-    _FILE.write_text(json.dumps(fit(Path(sys.argv[1]), Path(sys.argv[2]))) + "\n")
-    print(f"wrote {_FILE}")
+    typer.run(main)

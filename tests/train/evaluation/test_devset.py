@@ -127,7 +127,7 @@ def test_the_command_scores_compares_and_counts_looks(folder, tmp_path, monkeypa
     assert done.exit_code == 0, done.output
     assert "| stills | 3 | 3 |" in done.output and "less" in done.output
     report = json.loads(out.read_text())
-    found = report["scored"][0]["summarise"]["stills"]
+    found = report["scored"][0]["figures"]["stills"]
     assert 0 <= found["clips"]["value"] <= 1 and 0 <= found["mask_iou"]["value"] <= 1
     assert set(report["difference"]) == {"clips", "pairs"}
     # The faces are kept: nothing is detected again.
