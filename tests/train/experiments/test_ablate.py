@@ -81,7 +81,7 @@ def test_rows_change_the_base_and_nothing_else():
         ({"seeds": [1], "rows": [{"size": 3}]}, "a row has name, data and fit"),
         ({"seeds": [1], "rows": [{"name": "a"}, {"name": "a"}]}, "two rows are called 'a'"),
         ({"seeds": [1], "rows": [{"name": "a"}], "steps": 3}, "no key 'steps'"),
-        ({"seeds": [1], "rows": [{"name": "a", "fit": {"depth": 3}}]}, "has no 'depth'"),
+        ({"seeds": [1], "rows": [{"name": "a", "fit": {"depth": 3}}]}, "no key 'depth'"),
     ],
 )
 def test_a_wrong_plan_is_named(values, words):
