@@ -24,11 +24,14 @@ _PRIORITY = (ERROR, FOUND, INCONCLUSIVE, OK)
 
 @dataclass(frozen=True, slots=True)
 class ExitPolicy:
-    """How labels become a code. Nothing here can make an error a success but `exit_zero`."""
+    """How labels become a code. Nothing here can make an error a success but `exit_zero`.
+
+    `allow_inconclusive` is the number of inconclusive files up to which they are no code 3.
+    """
 
     fail_on_suspicious: bool = False
     require_face: bool = False
-    allow_inconclusive: bool = False
+    allow_inconclusive: int = 0
     exit_zero: bool = False
 
     def code_of(self, label: Label) -> int:
@@ -41,7 +44,7 @@ class ExitPolicy:
             case Label.SUSPICIOUS:
                 return FOUND if self.fail_on_suspicious else OK
             case Label.INCONCLUSIVE:
-                return OK if self.allow_inconclusive else INCONCLUSIVE
+                return INCONCLUSIVE
             case Label.NOT_APPLICABLE:
                 return INCONCLUSIVE if self.require_face else OK
             case Label.NO_EVIDENCE:
@@ -51,7 +54,10 @@ class ExitPolicy:
         """The exit code of a run."""
         if self.exit_zero:
             return OK
-        codes = {self.code_of(label) for label in labels}
+        counts = Counter(labels)
+        if counts[Label.INCONCLUSIVE] <= self.allow_inconclusive:
+            del counts[Label.INCONCLUSIVE]
+        codes = {self.code_of(label) for label in counts}
         return next((code for code in _PRIORITY if code in codes), OK)
 
 

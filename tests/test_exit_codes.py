@@ -33,9 +33,9 @@ def test_each_label_without_options(label):
     [
         (ExitPolicy(fail_on_suspicious=True), {Label.SUSPICIOUS: 1}),
         (ExitPolicy(require_face=True), {Label.NOT_APPLICABLE: 3}),
-        (ExitPolicy(allow_inconclusive=True), {Label.INCONCLUSIVE: 0}),
+        (ExitPolicy(allow_inconclusive=1), {Label.INCONCLUSIVE: 0}),
         (ExitPolicy(exit_zero=True), dict.fromkeys(Label, 0)),
-        (ExitPolicy(require_face=True, allow_inconclusive=True), {
+        (ExitPolicy(require_face=True, allow_inconclusive=1), {
             Label.NOT_APPLICABLE: 3, Label.INCONCLUSIVE: 0,
         }),
     ],
@@ -52,6 +52,12 @@ def test_over_several_files_2_comes_before_1_before_3_before_0():
             worst = min((PLAIN[label] for label in labels), key=order.index)
             for arranged in permutations(labels):
                 assert ExitPolicy().code(arranged) == worst
+
+
+def test_so_many_inconclusive_files_are_let_pass_and_no_more():
+    policy = ExitPolicy(allow_inconclusive=2)
+    assert policy.code([Label.INCONCLUSIVE] * 2) == OK
+    assert policy.code([Label.INCONCLUSIVE] * 3) == INCONCLUSIVE
 
 
 def test_only_exit_zero_makes_an_error_a_success():

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from deepscan.archive.options import ArchiveOptions
 from deepscan.errors import UsageError
 
 KINDS = {  # what --write names -> the sink and what follows the name given by --out
@@ -29,39 +30,25 @@ _RESULTS, _JUDGING = "What is written", "What is judged, and how"
 _ARCHIVE, _RUNNING = "Archives: which files", "Archives: how they are scanned"
 _CODES, _TELLING = "Exit code", "Output"
 
+
+def _option(panel: str, help_: str, *flags: str, **more: Any) -> Any:
+    """An option under a heading of the help."""
+    return typer.Option(*flags, rich_help_panel=panel, help=help_, **more)
+
+
 # Of several commands
 
-Format = Annotated[
-    str,
-    typer.Option("--format", rich_help_panel=_TELLING, help="The answer on stdout: text or json."),
-]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug", rich_help_panel=_TELLING, help="Show tracebacks; a scan also logs more."
-    ),
-]
-Model = Annotated[str, typer.Option(rich_help_panel=_JUDGING, help="Network to use.")]
+Format = Annotated[str, _option(_TELLING, "The answer on stdout: text or json.", "--format")]
+Debug = Annotated[bool, _option(_TELLING, "Show tracebacks; a scan also logs more.", "--debug")]
+Model = Annotated[str, _option(_JUDGING, "Network to use.")]
 FailOn = Annotated[
-    str,
-    typer.Option(
-        rich_help_panel=_CODES,
-        help="From which label on the exit code is 1: manipulated or suspicious.",
-    ),
+    str, _option(_CODES, "From which label on the exit code is 1: manipulated or suspicious.")
 ]
 RequireFace = Annotated[
-    bool,
-    typer.Option(
-        "--require-face", rich_help_panel=_CODES, help="Exit code 3 for a file without a face."
-    ),
+    bool, _option(_CODES, "Exit code 3 for a file without a face.", "--require-face")
 ]
 ExitZero = Annotated[
-    bool,
-    typer.Option(
-        "--exit-zero",
-        rich_help_panel=_CODES,
-        help="Always exit 0; for those who read the record.",
-    ),
+    bool, _option(_CODES, "Always exit 0; for those who read the record.", "--exit-zero")
 ]
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]
 Reports = Annotated[
@@ -70,7 +57,7 @@ Reports = Annotated[
         help="Which, separated by commas: html, csv, jsonl, sarif, junit, sqlite, parquet."
     ),
 ]
-REPORTS = "html,csv,jsonl,sarif,junit"
+DEFAULT_REPORTS = ",".join(ArchiveOptions().reports)
 
 # Of a scan
 
@@ -84,206 +71,147 @@ Inputs = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        rich_help_panel=_RESULTS,
-        help="Write results: for RESULT.mp4 the verdict video and, beside it, "
-        "RESULT.masks.mkv, RESULT.json, RESULT.frames.jsonl and RESULT.html. "
-        "For several files or an archive: a folder. An existing results folder is resumed; "
-        "finished files are skipped.",
+    _option(
+        _RESULTS,
+        "Write results: for RESULT.mp4 the verdict video and, beside it, RESULT.masks.mkv, "
+        "RESULT.json, RESULT.frames.jsonl and RESULT.html. For several files or an archive: a "
+        "folder. An existing results folder is resumed; finished files are skipped.",
     ),
 ]
 Write = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_RESULTS,
-        help="Which of them, separated by commas: video,masks,json,frames,html. By default "
-        "all, in an archive json.",
+    _option(
+        _RESULTS,
+        "Which of them, separated by commas: video,masks,json,frames,html. By default all, in an "
+        "archive json.",
     ),
 ]
 WriteFound = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_RESULTS,
-        help="Archives: which more where something was found. By default video,masks,frames,html.",
+    _option(
+        _RESULTS,
+        "Archives: which more where something was found. By default video,masks,frames,html.",
     ),
 ]
 Report = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_RESULTS,
-        help="Archives: reports over all files. By default html,csv,jsonl,sarif,junit; there "
-        "are sqlite and parquet too.",
+    _option(
+        _RESULTS,
+        "Archives: reports over all files. By default html,csv,jsonl,sarif,junit; there are "
+        "sqlite and parquet too.",
     ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", rich_help_panel=_RESULTS, help="Overwrite results.")
-]
+Force = Annotated[bool, _option(_RESULTS, "Overwrite results.", "--force")]
 Include = Annotated[
     list[str] | None,
-    typer.Option(
-        rich_help_panel=_ARCHIVE,
+    _option(
+        _ARCHIVE,
+        "Only what matches, such as '*.mp4' or 'cam1/**'. May be given again.",
         metavar="PATTERN",
-        help="Only what matches, such as '*.mp4' or 'cam1/**'. May be given again.",
     ),
 ]
 Exclude = Annotated[
-    list[str] | None,
-    typer.Option(rich_help_panel=_ARCHIVE, metavar="PATTERN", help="Not what matches. Likewise."),
+    list[str] | None, _option(_ARCHIVE, "Not what matches. Likewise.", metavar="PATTERN")
 ]
 FollowLinks = Annotated[
     bool,
-    typer.Option(
-        "--follow-links",
-        rich_help_panel=_ARCHIVE,
-        help="Follow symbolic links; else each is reported as inconclusive.",
+    _option(
+        _ARCHIVE, "Follow symbolic links; else each is reported as inconclusive.", "--follow-links"
     ),
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(
-        rich_help_panel=_RUNNING,
-        min=1,
-        help="Files at once for each device. By default 2 on a CPU, 4 on CUDA.",
-    ),
+    _option(_RUNNING, "Files at once for each device. By default 2 on a CPU, 4 on CUDA.", min=1),
 ]
 Devices = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=_RUNNING, help="cpu, or cuda:0,cuda:1,...: a model process on each."
-    ),
+    str | None, _option(_RUNNING, "cpu, or cuda:0,cuda:1,...: a model process on each.")
 ]
 Watch = Annotated[
     bool,
-    typer.Option(
-        "--watch",
-        rich_help_panel=_RUNNING,
-        help="Keep running: scan what arrives in the folders, until Ctrl-C.",
-    ),
+    _option(_RUNNING, "Keep running: scan what arrives in the folders, until Ctrl-C.", "--watch"),
 ]
 Fresh = Annotated[
     bool,
-    typer.Option(
-        "--fresh",
-        rich_help_panel=_RUNNING,
-        help="Scan everything anew; the old journal is kept beside the new one.",
+    _option(
+        _RUNNING, "Scan everything anew; the old journal is kept beside the new one.", "--fresh"
     ),
 ]
 Paranoid = Annotated[
     bool,
-    typer.Option(
-        "--paranoid",
-        rich_help_panel=_RUNNING,
-        help="Hash also files whose name, size and time are as they were.",
-    ),
+    _option(_RUNNING, "Hash also files whose name, size and time are as they were.", "--paranoid"),
 ]
 Shard = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_RUNNING,
+    _option(
+        _RUNNING,
+        "Only the I-th of N parts, for N machines; `deepscan merge` joins their results.",
         metavar="I/N",
-        help="Only the I-th of N parts, for N machines; `deepscan merge` joins their results.",
     ),
 ]
 Cluster = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_RUNNING,
+    _option(
+        _RUNNING,
+        "Scan on a Ray cluster: ray, ray:HOST:PORT, ray:auto or ray://HOST:PORT. Archive and "
+        "results lie under the same paths on every node.",
         metavar="ray[...]",
-        help="Scan on a Ray cluster: ray, ray:HOST:PORT, ray:auto or ray://HOST:PORT. Archive "
-        "and results lie under the same paths on every node.",
     ),
 ]
-MinFree = Annotated[
-    str,
-    typer.Option(
-        rich_help_panel=_RUNNING, metavar="SIZE", help="Stop when less of the disk is free."
-    ),
-]
-Decoder = Annotated[
-    str,
-    typer.Option(
-        rich_help_panel=_JUDGING,
-        help="auto, decord or pyav.",
-    ),
-]
+MinFree = Annotated[str, _option(_RUNNING, "Stop when less of the disk is free.", metavar="SIZE")]
+Decoder = Annotated[str, _option(_JUDGING, "auto, decord or pyav.")]
 Engine = Annotated[
     str,
-    typer.Option(
-        rich_help_panel=_JUDGING,
-        help="auto, or RUNTIME[-DEVICE][-PRECISION]: openvino-bf16, torch-cuda, tensorrt, "
+    _option(
+        _JUDGING,
+        "auto, or RUNTIME[-DEVICE][-PRECISION]: openvino-bf16, torch-cuda, tensorrt, "
         "torch-cpu-fp32. A named engine runs or fails; only auto looks for another.",
     ),
 ]
-MinFace = Annotated[
-    int,
-    typer.Option(rich_help_panel=_JUDGING, help="Smallest face that is judged, in pixels.", min=20),
-]
+MinFace = Annotated[int, _option(_JUDGING, "Smallest face that is judged, in pixels.", min=20)]
 MinCoverage = Annotated[
-    float,
-    typer.Option(
-        rich_help_panel=_JUDGING,
-        help="Share of faces to be judged for a conclusion.",
-        min=0.0,
-        max=1.0,
-    ),
+    float, _option(_JUDGING, "Share of faces to be judged for a conclusion.", min=0.0, max=1.0)
 ]
-Stride = Annotated[
-    int, typer.Option(rich_help_panel=_JUDGING, help="Judge every n-th frame only.", min=1)
-]
+Stride = Annotated[int, _option(_JUDGING, "Judge every n-th frame only.", min=1)]
 Start = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=_JUDGING, metavar="TIME", help="Judge from here on: 90, 1:30 or 2m."
-    ),
+    str | None, _option(_JUDGING, "Judge from here on: 90, 1:30 or 2m.", metavar="TIME")
 ]
-End = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_JUDGING, metavar="TIME", help="Judge up to here."),
-]
+End = Annotated[str | None, _option(_JUDGING, "Judge up to here.", metavar="TIME")]
 Triage = Annotated[
     bool,
-    typer.Option(
-        "--triage",
-        rich_help_panel=_JUDGING,
-        help="A coarse pass first, then a dense one where it is uncertain.",
-    ),
+    _option(_JUDGING, "A coarse pass first, then a dense one where it is uncertain.", "--triage"),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_JUDGING,
+    _option(
+        _JUDGING,
+        "Time for each file, such as 2m; the verdict names what was left out.",
         metavar="TIME",
-        help="Time for each file, such as 2m; the verdict names what was left out.",
     ),
 ]
 MaxFalseAlarms = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_JUDGING,
-        metavar="N/1000",
-        help="Choose the operating point: so many of 1000 unmanipulated files may be called "
+    _option(
+        _JUDGING,
+        "Choose the operating point: so many of 1000 unmanipulated files may be called "
         "manipulated.",
+        metavar="N/1000",
     ),
 ]
 AllowInconclusive = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=_CODES,
+    _option(
+        _CODES,
+        "Exit code 0 instead of 3; with =N for N inconclusive files at most.",
         metavar="[=N]",
-        help="Exit code 0 instead of 3; with =N for N inconclusive files at most.",
     ),
 ]
 Baseline = Annotated[
     Path | None,
-    typer.Option(
-        rich_help_panel=_CODES,
-        metavar="FILE",
-        help="Archives: verdicts that were reviewed and accepted do not count.",
+    _option(
+        _CODES, "Archives: verdicts that were reviewed and accepted do not count.", metavar="FILE"
     ),
 ]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", rich_help_panel=_TELLING, help="No progress, no log.")
-]
+Quiet = Annotated[bool, _option(_TELLING, "No progress, no log.", "--quiet", "-q")]
 
 
 # Groups and help
@@ -370,10 +298,10 @@ def rate(option: str, text: str | None) -> float | None:
     return float(found[1]) / int(found[2])
 
 
-def count(option: str, text: str | None) -> int | None:
-    """ "all" or a number; None if the option is not there."""
+def count(option: str, text: str | None) -> int:
+    """ "all" or a number of files; 0 if the option is not there."""
     if text is None:
-        return None
+        return 0
     if text == "all":
         return sys.maxsize
     if not re.fullmatch(r"\d{1,12}", text):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepscan.cli import arguments
-from deepscan.cli.arguments import one_of
+from deepscan.cli.arguments import listed, one_of
 from deepscan.cli.console import errors, print_json, print_line, print_message
 from deepscan.errors import UsageError
 from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy, counted
@@ -139,7 +139,7 @@ def merge(
     shards: Annotated[
         list[Path], typer.Argument(metavar="SHARD", help="Results folders, one or more.")
     ],
-    report: arguments.Reports = arguments.REPORTS,
+    report: arguments.Reports = arguments.DEFAULT_REPORTS,
     copy: Annotated[
         bool,
         typer.Option("--copy", help="Copy outputs and check them; else they are hard links."),
@@ -191,14 +191,15 @@ def merge(
             )
         else:
             print_line(counted(outcome.label for outcome in outcomes))
-    policy = ExitPolicy(fail_on == "suspicious", require_face, allow_inconclusive, exit_zero)
+    allowed = sys.maxsize if allow_inconclusive else 0
+    policy = ExitPolicy(fail_on == "suspicious", require_face, allowed, exit_zero)
     code = policy.code(outcome.label for outcome in outcomes)
     raise typer.Exit(ERROR if merged.missing else code)
 
 
 def report(
     results: arguments.Results,
-    report: arguments.Reports = arguments.REPORTS,
+    report: arguments.Reports = arguments.DEFAULT_REPORTS,
     debug: arguments.Debug = False,
 ) -> None:
     """Write the reports of a results folder anew, from its journal. Nothing is scanned."""
@@ -295,7 +296,7 @@ def _report_names(text: str) -> list[str]:
     """
     from deepscan.archive.reports import load_report
 
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    names = list(listed(text))
     if names == ["none"]:
         return []
     for name in names:

@@ -41,7 +41,7 @@ def cache(warm, monkeypatch):
 def quick(monkeypatch):
     """Only the reference is tried, and no process is started."""
     monkeypatch.setattr(doctor, "_every_choice", lambda: [parse_name("torch-cpu-fp32")])
-    monkeypatch.setattr(doctor, "_child", lambda code: Finding("", True, '{"libx": "1.2.3"}'))
+    monkeypatch.setattr(doctor, "_run_child", lambda code: Finding("", True, '{"libx": "1.2.3"}'))
     return ScanOptions(model="tiny", engine="torch-cpu-fp32")
 
 
@@ -133,7 +133,7 @@ def test_without_a_decoder_nothing_works_and_without_decord_all_does(tmp_path, q
         doctor._DECORD: Finding("", False, "No module named 'decord'"),
         doctor._SANDBOX: Finding("", True, "none"),
     }
-    monkeypatch.setattr(doctor, "_child", answers.__getitem__)
+    monkeypatch.setattr(doctor, "_run_child", answers.__getitem__)
     report = examine(quick, folder=tmp_path)
     assert report.ok
     assert [one.works for one in report.decoders] == [True, False]
@@ -145,10 +145,10 @@ def test_without_a_decoder_nothing_works_and_without_decord_all_does(tmp_path, q
 
 
 def test_children_tell_what_they_print_or_why_they_died():
-    assert doctor._child("print('fine')").detail == "fine"
-    failed = doctor._child("raise ImportError('gone')")
+    assert doctor._run_child("print('fine')").detail == "fine"
+    failed = doctor._run_child("raise ImportError('gone')")
     assert not failed.works and "gone" in failed.detail
-    killed = doctor._child("import os; os.abort()")
+    killed = doctor._run_child("import os; os.abort()")
     assert not killed.works and "exit status" in killed.detail
 
 

@@ -1,0 +1,243 @@
+"""The scan of an archive from the command line: who scans, what is printed, the exit code."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepscan.cli.console import print_aside, print_json, print_line, print_message
+from deepscan.errors import UsageError
+from deepscan.exit_codes import INTERRUPTED, ExitPolicy, counted
+from deepscan.sinks.wording import probability, time_span, visible
+
+if TYPE_CHECKING:
+    from deepscan.archive.inputs.listing import Counts
+    from deepscan.archive.options import ArchiveOptions
+    from deepscan.archive.records import Outcome
+    from deepscan.archive.run import RunResult
+    from deepscan.archive.workers.contract import WorkerPool
+    from deepscan.options import ScanOptions
+
+ENDING_SIGNALS = tuple(name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+_QUIET_LABELS = ("no-evidence", "not-applicable")  # counted, not listed
+_PATTERN = re.compile(r"[*?]|\[.+\]")
+
+ScanOnce = Callable[["WorkerPool", "ArchiveOptions"], "RunResult"]
+
+
+def is_archive(inputs: list[str], out: Path | None) -> bool:
+    """Whether an input may be many files, or `out` is a results folder that is to be resumed.
+
+    Raises:
+        UsageError: there is nowhere for the results of many files.
+    """
+    from deepscan.archive.inputs.remote import is_address
+
+    for text in inputs:
+        path = Path(text)
+        if (
+            text == "-"
+            or is_address(text)
+            or path.is_dir()
+            or ((text[:1] == "@" or _PATTERN.search(text)) and not path.exists())
+        ):
+            if out is None:
+                raise UsageError(f"{text} may be many files: name a folder, --out RESULTS")
+            return True
+    if out is None or not out.is_dir():
+        return False
+    from deepscan.archive.journal import is_results
+
+    return is_results(out)
+
+
+def scan_archive(
+    inputs: list[str],
+    out: Path | None,
+    options: ScanOptions,
+    archive_options: ArchiveOptions,
+    policy: ExitPolicy,
+    format_: str,
+    *,
+    quiet: bool,
+) -> int:
+    """Scan an archive and print the answers; its exit code.
+
+    Raises:
+        UsageError: the options do not fit an archive.
+    """
+    if out is None:
+        raise UsageError("an archive needs --out RESULTS, a folder for its results")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: name a folder for the results of an archive")
+    for device in archive_options.devices:
+        if device != "cpu" and not re.fullmatch(r"cuda(:\d{1,3})?", device):
+            raise UsageError(f"--devices {device}: give cpu, or cuda:0,cuda:1,...")
+    from deepscan.archive import run
+    from deepscan.archive.events import StopRequest
+    from deepscan.archive.live import open_view
+
+    answers = _Answers(archive_options.baseline, format_, quiet=quiet)
+    stop_request = StopRequest()
+    signal.signal(signal.SIGINT, lambda *_: stop_request.stop())
+    for name in ENDING_SIGNALS:
+        signal.signal(getattr(signal, name), lambda *_: stop_request.abort())
+
+    def scan_once(pool: WorkerPool, archive_options: ArchiveOptions) -> RunResult:
+        with open_view(sys.stderr, quiet=quiet) as view:
+            result = run.scan_archive(
+                inputs,
+                out,
+                options=options,
+                pool=pool,
+                archive_options=archive_options,
+                on_event=view.take,
+                stop_request=stop_request,
+                code_of=partial(answers.code, policy),
+                stdin=getattr(sys.stdin, "buffer", None),
+            )
+        answers.print_result(result)
+        return result
+
+    pool = _pool(options, archive_options, out)
+    try:
+        if archive_options.watch:
+            _watch(inputs, out, pool, archive_options, scan_once)
+            return INTERRUPTED
+        result = scan_once(pool, archive_options)
+        if not quiet and (skipped := _skipped_text(result.counts)):
+            print_message(skipped)
+        if result.interrupted:
+            print_message("the same command goes on from here")
+        return result.exit_code
+    finally:
+        answers.print_counts()
+
+
+class _Answers:
+    """The outcomes of all runs so far, as they are printed and as they make the exit code."""
+
+    def __init__(self, baseline: Path | None, format_: str, *, quiet: bool) -> None:
+        """
+        Raises:
+            UsageError: the baseline cannot be read.
+        """
+        self._accepts = _acceptance(baseline)
+        self._format, self._quiet = format_, quiet
+        self._printed: dict[str, Outcome] = {}
+
+    def code(self, policy: ExitPolicy, outcomes: Sequence[Outcome]) -> int:
+        """The exit code; what the baseline accepts does not count."""
+        return policy.code(each.label for each in outcomes if not self._accepts(each))
+
+    def print_result(self, result: RunResult) -> None:
+        """A line for each file that somebody has to know of, or in JSON for every file."""
+        for outcome in result.outcomes:
+            if self._format == "json":
+                print_json(outcome.to_json())
+            elif outcome.label not in _QUIET_LABELS:
+                print_line(_file_line(outcome, accepted=self._accepts(outcome)))
+            self._printed[outcome.name] = outcome
+        for error in result.report_errors:
+            print_message(f"a report could not be written: {error}")
+
+    def print_counts(self) -> None:
+        """The last line: how many files got which label; nothing where no run has ended."""
+        if not self._printed:
+            return
+        counts = counted(outcome.label for outcome in self._printed.values())
+        if accepted := sum(map(self._accepts, self._printed.values())):
+            counts += f" ({accepted} accepted by the baseline)"
+        if self._format == "text":
+            print_line(counts)
+        elif not self._quiet:
+            print_aside(counts)
+
+
+def _watch(
+    inputs: list[str],
+    out: Path,
+    pool: WorkerPool,
+    archive_options: ArchiveOptions,
+    scan_once: ScanOnce,
+) -> None:
+    """Scan what arrives in folders until somebody ends it; engines are loaded once."""
+    from deepscan.archive.watch import ReusedPool, watch
+
+    fresh = archive_options.fresh
+    with closing(ReusedPool(pool)) as reused:
+
+        def scan_these(patterns: tuple[str, ...]) -> bool:
+            nonlocal fresh
+            ended = scan_once(
+                reused.lease(), replace(archive_options, include=patterns, fresh=fresh)
+            )
+            fresh = False
+            return not ended.interrupted
+
+        out.mkdir(parents=True, exist_ok=True)
+        watch(inputs, out, scan_these, archive_options=archive_options)
+
+
+def _pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> WorkerPool:
+    """Who scans: this machine, or a cluster."""
+    from deepscan.archive.workers import WORKER_POOLS
+
+    given: dict[str, Any] = {
+        "jobs": archive_options.jobs,
+        "devices": archive_options.devices,
+    }
+    name = "local"
+    if archive_options.cluster is not None:
+        name = "ray"
+        given |= {"results": out, "address": archive_options.cluster}
+    module, _, attribute = WORKER_POOLS[name].partition(":")
+    pool: WorkerPool = getattr(import_module(module), attribute)(options, **given)
+    return pool
+
+
+def _skipped_text(counts: Counts) -> str:
+    """What was not scanned and has no result of its own; nothing goes missing in silence."""
+    parts = [
+        f"{number:,} {what}"
+        for number, what in (
+            (counts.not_media, "without a suffix of video or pictures"),
+            (counts.excluded, "excluded"),
+            (counts.repeated, "named twice"),
+            (len(counts.results), "folders of results"),
+        )
+        if number
+    ]
+    return f"passed over: {', '.join(parts)}" if parts else ""
+
+
+def _acceptance(path: Path | None) -> Callable[[Outcome], bool]:
+    """Whether a baseline accepts an outcome today."""
+    if path is None:
+        return lambda outcome: False
+    from deepscan.archive.baseline import read_baseline
+
+    baseline, today = read_baseline(path), datetime.now(UTC).date()
+    return lambda outcome: baseline.accepts(outcome, today) is not None
+
+
+def _file_line(outcome: Outcome, *, accepted: bool) -> str:
+    """One line about a file of an archive."""
+    text = f"{outcome.name}: {outcome.label}"
+    if outcome.score is not None and outcome.intervals:
+        text += f", P(manipulated) {probability(outcome.score)}"
+        text += f", {time_span(outcome.intervals[0].start, outcome.intervals[-1].end)}"
+    elif outcome.reasons:
+        text += f", {outcome.reasons[0].code}"
+    if outcome.same_as is not None:
+        text += f", the same content as {outcome.same_as}"
+    return visible(text + (" (accepted by the baseline)" if accepted else ""))
