@@ -151,7 +151,9 @@ class Face:
 
     Landmarks are ((x, y), ...) in frame pixels: left eye, right eye, nose, left and right corner of
     the mouth, as seen in the picture. `track_id` is None until the tracker has named the face.
-    `interpolated` says that the box was put between two detections.
+    `interpolated` says that the box was put between two detections. `turn` is by how many degrees
+    clockwise the picture has to be turned for the face to be upright; box and landmarks are those
+    of the picture as it is.
     """
 
     box: Box
@@ -159,11 +161,13 @@ class Face:
     landmarks: tuple[tuple[float, float], ...] | None = None
     track_id: int | None = None
     interpolated: bool = False
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class FaceCrop:
-    """A square cut round a face. `box` is the square that was cut; `image` (S, S, 3) uint8 RGB.
+    """A square cut round a face. `box` is the square that was cut; `image` (S, S, 3) uint8 RGB, in
+    which the face is upright.
 
     `sharpness` is the variance of the Laplacian of the crop's luma (grey levels squared), `detail`
     the share of its pixels, 0 to 1, that an encoder left detail in (`deepscan.faces.quality`).

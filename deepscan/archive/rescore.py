@@ -278,22 +278,29 @@ def _judged(frame: Frame, line: Mapping[str, Any], scanner: Scanner) -> list[tup
 
     from deepscan.engines.parity import predict_all
     from deepscan.faces.crop import cut, square
+    from deepscan.faces.turned import turn_picture
     from deepscan.types import Box, Face, FaceCrop, FacePrediction
 
     engine, scale = scanner.engine, scanner.options.crop_scale
     faces = [face for face in line["faces"] if face["p_manipulated"] is not None]
     boxes = [square(Box(*face["box"]), scale) for face in faces]
-    crops = [cut(frame.image, box, engine.input_size) for box in boxes]
+    turns = [face.get("turn", 0) for face in faces]
+    crops = [
+        turn_picture(cut(frame.image, box, engine.input_size), turn)
+        for box, turn in zip(boxes, turns, strict=True)
+    ]
     found = predict_all(engine, np.stack(crops))
     return [
         (
             face,
             FacePrediction(
-                FaceCrop(Face(Box(*face["box"]), 1.0), box, crop, 0.0), float(score), mask
+                FaceCrop(Face(Box(*face["box"]), 1.0, turn=turn), box, crop, 0.0),
+                float(score),
+                turn_picture(mask, -turn),
             ),
         )
-        for face, box, crop, score, mask in zip(
-            faces, boxes, crops, found.scores, found.masks, strict=True
+        for face, box, turn, crop, score, mask in zip(
+            faces, boxes, turns, crops, found.scores, found.masks, strict=True
         )
     ]
 

@@ -3,23 +3,33 @@
 A search costs more than decoding, so only key frames are searched. Where two key frames tell the
 same story, the frames between get boxes on the straight line between them; where they do not, the
 frame in the middle is searched, down to neighbouring frames if it has to be.
+
+Faces that are not upright are looked for where a key frame shows no upright face that the detector
+is sure of, and beside such faces in every `TURNED_EVERY`-th key frame and at the beginning of a
+shot. One counts if two key frames show it turned the same way, or the only frame of a shot does.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from deepscan.faces.crop import cut, sharpness, square
 from deepscan.faces.detector import Detection, FaceDetector
 from deepscan.faces.quality import detail
 from deepscan.faces.track import Thumbnail, Tracker, is_cut, match, near, thumbnail
+from deepscan.faces.turned import TURNS, find_turned, is_over, is_sure, turn_picture
 from deepscan.options import ScanOptions
 from deepscan.types import Box, Face, FaceCrop, Frame, FrameCrops, UnscoredFace
 
 MAX_FRAMES = 32  # most frames held back between two key frames: 0.4 s at 80 frames/s
 MAX_BYTES = 256 * 2**20  # and most bytes of their pictures; 10 frames of 3840x2160
+ENOUGH = 2  # key frames that must show a turned face
+TURNED_EVERY = 6  # key frames; with 0.5 s between them once in 3 s
 _ROUNDING = 1e-6  # seconds; 1.2 - 0.8 is less than 0.4
 
 
@@ -62,36 +72,46 @@ def find_faces(
         confidence 0 and without a track, is unscored as "limit_faces".
     """
     tracker = Tracker()
+    search = _Search(detector, options)
     previous: _Searched | None = None
     for after_cut, group in _groups(frames, options, sampled):
         if after_cut:
             tracker.cut()
             previous = None
-        searched = [] if previous is None else [previous]
-        for found in _search(previous, [each for each, on in group if on], detector, options):
+        new = []
+        for found in search.search(previous, [each for each, on in group if on]):
             faces = tracker.name(found.time, found.detection.faces)
             named = Detection(faces, found.detection.truncated)
-            searched.append(dataclasses.replace(found, detection=named))
+            new.append(dataclasses.replace(found, detection=named))
+        search.count_turned(new, alone=previous is None and len(new) == 1)
+        searched = new if previous is None else [previous, *new]
+        believed = [search.believed(each) for each in searched]
         position = 0
         for frame, on in group:
             if not on:
                 yield FrameCrops(frame, (), analysed=False)
                 continue
-            while searched[position].index < frame.index:
+            while believed[position].index < frame.index:
                 position += 1
-            detection = _between(searched[max(0, position - 1)], searched[position], frame)
+            detection = _between(believed[max(0, position - 1)], believed[position], frame)
             yield _cut_out(frame, detection, options, size)
-        if searched:
-            previous = searched[-1]
+        if new:
+            previous = new[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """A frame that was searched, without its picture, and what was found in it."""
+    """A frame that was searched, without its picture, and what was found in it.
+
+    `is_key` says that it begins or ends a group; `upright` are the faces that were found without
+    turning it, of which `detection` lacks those that a turned face lies over.
+    """
 
     index: int
     time: float
     detection: Detection
+    upright: tuple[Face, ...] = ()
+    is_key: bool = False
 
 
 def _groups(
@@ -123,42 +143,103 @@ def _groups(
         yield begins, group
 
 
-def _search(
-    previous: _Searched | None,
-    sampled: Sequence[Frame],
-    detector: FaceDetector,
-    options: ScanOptions,
-) -> list[_Searched]:
-    """Search as few frames as tell what lies on all of them; in order, without `previous`."""
-    if not sampled:
-        return []
-    found: dict[int, _Searched] = {}
+class _Search:
+    """Searches frames, and knows how often each turned face was seen in a key frame."""
 
-    def detect(position: int) -> None:
-        frame = sampled[position]
-        found[position] = _Searched(frame.index, frame.time, detector.detect(frame.image))
+    def __init__(self, detector: FaceDetector, options: ScanOptions) -> None:
+        self._detector = detector
+        self._options = options
+        self._since = 0  # key frames since all turns were tried
+        self._turned: Counter[tuple[int | None, int]] = Counter()  # by track and turn
 
-    if previous is None:
-        detect(0)
-    first, last = (0 if previous is None else -1), len(sampled) - 1
-    if last not in found:
-        detect(last)
-    open_spans = [(first, last)]
-    while open_spans:
-        low, high = open_spans.pop()
-        if high - low < 2:
-            continue
-        before = previous if low < 0 and previous is not None else found[low]
-        if _agree(before.detection, found[high].detection, options):
-            continue
-        middle = (low + high) // 2
-        detect(middle)
-        open_spans += [(low, middle), (middle, high)]
-    return [found[position] for position in sorted(found)]
+    def search(self, previous: _Searched | None, sampled: Sequence[Frame]) -> list[_Searched]:
+        """Search as few frames as tell what lies on all of them; in order, without `previous`."""
+        if not sampled:
+            return []
+        found: dict[int, _Searched] = {}
+        if previous is None:
+            self._since = 0
+            found[0] = self._key_frame(sampled[0], set())
+        first, last = (0 if previous is None else -1), len(sampled) - 1
+        before = previous or found[0]
+        if last not in found:
+            found[last] = self._key_frame(sampled[last], _turns(before))
+        expected = self._expected(before, found[last])
+        open_spans = [(first, last)]
+        while open_spans:
+            low, high = open_spans.pop()
+            if high - low < 2:
+                continue
+            before = previous if low < 0 and previous is not None else found[low]
+            if _agree(before.detection, found[high].detection, self._options, expected):
+                continue
+            middle = (low + high) // 2
+            frame = sampled[middle]
+            found[middle] = self._with_turned(frame, self._detector.detect(frame.image), expected)
+            open_spans += [(low, middle), (middle, high)]
+        return [found[position] for position in sorted(found)]
+
+    def count_turned(self, searched: Sequence[_Searched], *, alone: bool) -> None:
+        """Count the named, turned faces of key frames; `alone` says that a shot has no other."""
+        for each in searched:
+            for face in each.detection.faces:
+                if face.turn and each.is_key:
+                    self._turned[face.track_id, face.turn] += ENOUGH if alone else 1
+
+    def believed(self, searched: _Searched) -> _Searched:
+        """The same without turned faces that too few key frames show."""
+        faces = []
+        for face in searched.detection.faces:
+            if not face.turn or self._turned[face.track_id, face.turn] >= ENOUGH:
+                faces.append(face)
+                continue
+            instead = [each for each in searched.upright if is_over(face.box, each)]
+            faces += [dataclasses.replace(each, track_id=face.track_id) for each in instead[:1]]
+        detection = Detection(tuple(faces), searched.detection.truncated)
+        return dataclasses.replace(searched, detection=detection)
+
+    def _key_frame(self, frame: Frame, turns: set[int]) -> _Searched:
+        upright = self._detector.detect(frame.image)
+        if self._since % TURNED_EVERY == 0 or not any(is_sure(face) for face in upright.faces):
+            turns = set(TURNS)
+        self._since += 1
+        return dataclasses.replace(self._with_turned(frame, upright, turns), is_key=True)
+
+    def _with_turned(self, frame: Frame, upright: Detection, turns: set[int]) -> _Searched:
+        turned: tuple[Face, ...] = ()
+        if turns:
+            turned = find_turned(frame.image, self._detector, sorted(turns), upright.faces)
+        kept = (
+            face for face in upright.faces if not any(is_over(face.box, other) for other in turned)
+        )
+        detection = Detection((*kept, *turned), upright.truncated)
+        return _Searched(frame.index, frame.time, detection, upright.faces)
+
+    def _expected(self, low: _Searched, high: _Searched) -> set[int]:
+        """The turns that frames between two key frames are searched in."""
+        return {
+            face.turn
+            for face in low.detection.faces
+            if face.turn
+            and (
+                self._turned[face.track_id, face.turn] >= ENOUGH
+                or any(
+                    face.turn == other.turn and near(face.box, other.box)
+                    for other in high.detection.faces
+                )
+            )
+        }
 
 
-def _agree(a: Detection, b: Detection, options: ScanOptions) -> bool:
-    """Whether two searches saw the same faces in about the same places."""
+def _turns(searched: _Searched) -> set[int]:
+    return {face.turn for face in searched.detection.faces if face.turn}
+
+
+def _agree(a: Detection, b: Detection, options: ScanOptions, turns: set[int]) -> bool:
+    """Whether two searches saw the same faces in about the same places.
+
+    A face that is turned and none of `turns` may be missing.
+    """
 
     def allowed(before: Box, after: Box) -> bool:
         return before.iou(after) >= options.agree_iou and near(before, after)
@@ -168,7 +249,10 @@ def _agree(a: Detection, b: Detection, options: ScanOptions) -> bool:
     alone += [face for j, face in enumerate(b.faces) if j not in {new for _, new in pairs}]
     # A face too small to be judged comes and goes at the edge of what the detector can see; looking
     # for the moment when it does would mean searching every frame of a crowd.
-    return all(_longer_side(face) < options.min_face for face in alone)
+    return all(
+        _longer_side(face) < options.min_face or (face.turn and face.turn not in turns)
+        for face in alone
+    )
 
 
 def _between(low: _Searched, high: _Searched, frame: Frame) -> Detection:
@@ -202,7 +286,10 @@ def _blend(a: Face, b: Face, weight: float) -> Face:
             (mix(px, qx), mix(py, qy))
             for (px, py), (qx, qy) in zip(a.landmarks, b.landmarks, strict=True)
         )
-    return Face(box, mix(a.confidence, b.confidence), landmarks, a.track_id, interpolated=True)
+    turn = a.turn if weight < 0.5 else b.turn
+    return Face(
+        box, mix(a.confidence, b.confidence), landmarks, a.track_id, interpolated=True, turn=turn
+    )
 
 
 def _cut_out(frame: Frame, detection: Detection, options: ScanOptions, size: int) -> FrameCrops:
@@ -218,7 +305,7 @@ def _cut_out(frame: Frame, detection: Detection, options: ScanOptions, size: int
             unscored.append(UnscoredFace(face, "limit_faces"))
             continue
         box = square(face.box, options.crop_scale)
-        image = cut(frame.image, box, size)
+        image = np.ascontiguousarray(turn_picture(cut(frame.image, box, size), face.turn))
         sharp = sharpness(image)
         if sharp < options.min_sharpness:
             unscored.append(UnscoredFace(face, "too_blurred"))

@@ -289,10 +289,11 @@ def _pack_face(face: Face) -> list[Any]:
         marks,
         face.track_id,
         bool(face.interpolated),
+        face.turn,
     ]
 
 
 def _unpack_face(values: list[Any]) -> Face:
-    box, confidence, marks, track_id, interpolated = values
+    box, confidence, marks, track_id, interpolated, turn = values
     landmarks = None if marks is None else tuple((x, y) for x, y in marks)
-    return Face(Box(*box), confidence, landmarks, track_id, interpolated)
+    return Face(Box(*box), confidence, landmarks, track_id, interpolated, turn)

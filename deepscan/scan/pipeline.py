@@ -22,6 +22,7 @@ from deepscan.engines.engine import Engine, Predictions
 from deepscan.errors import EngineError
 from deepscan.faces.detector import FaceDetector
 from deepscan.faces.follow import find_faces
+from deepscan.faces.turned import turn_picture
 from deepscan.options import ScanOptions
 from deepscan.scan.segments import (
     FrameCursor,
@@ -32,6 +33,7 @@ from deepscan.scan.segments import (
 )
 from deepscan.scan.timing import Stopwatch, TimedDetector
 from deepscan.types import (
+    FaceCrop,
     FacePrediction,
     Frame,
     FrameCrops,
@@ -182,8 +184,15 @@ def predict(
             scored += zip(predictions.scores.tolist(), predictions.masks, strict=True)
         while waiting and len(waiting[0].crops) <= len(scored):
             done = waiting.popleft()
-            faces = tuple(FacePrediction(crop, *scored.popleft()) for crop in done.crops)
+            faces = tuple(_prediction(crop, *scored.popleft()) for crop in done.crops)
             yield FrameResult(done.frame, faces, done.unscored, done.analysed)
+
+
+def _prediction(crop: FaceCrop, score: float, mask: Mask) -> FacePrediction:
+    """The crop was turned upright for the network; the mask lies over the picture as it is."""
+    if crop.face.turn:
+        mask = np.ascontiguousarray(turn_picture(mask, -crop.face.turn))
+    return FacePrediction(crop, score, mask)
 
 
 def _check(predictions: Predictions, count: int, name: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from deepscan.errors import OutputError
-from deepscan.types import Box, FrameResult, Output, Scan
+from deepscan.types import Box, Face, FrameResult, Output, Scan
 
 SCHEMA = "deepscan.frames/1"
 
@@ -93,6 +93,7 @@ def line_of(result: FrameResult) -> dict[str, Any]:
             "reason": None,
             "mask_share": _short(float(np.mean(prediction.mask > 0.5)), 4),
             "interpolated": prediction.crop.face.interpolated,
+            **_turn(prediction.crop.face),
         }
         for prediction in result.faces
     ]
@@ -105,6 +106,7 @@ def line_of(result: FrameResult) -> dict[str, Any]:
             "reason": unscored.reason,
             "mask_share": None,
             "interpolated": unscored.face.interpolated,
+            **_turn(unscored.face),
         }
         for unscored in result.unscored
     ]
@@ -115,6 +117,10 @@ def line_of(result: FrameResult) -> dict[str, Any]:
         "analysed": result.analysed,
         "faces": faces,
     }
+
+
+def _turn(face: Face) -> dict[str, int]:
+    return {"turn": face.turn} if face.turn else {}
 
 
 def _box(box: Box) -> list[float]:

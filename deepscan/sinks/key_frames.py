@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepscan.faces.turned import turn_picture
 from deepscan.types import Box, FacePrediction, FaceTrack, FrameResult, Image, Interval, Label
 
 STRONGEST = 6  # frames shown
@@ -162,7 +163,8 @@ def _key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -
     crop = prediction.crop
     image, box = result.frame.image, crop.box
     if not image.size:  # nobody decoded pictures: the crop is all there is
-        image, box = crop.image, Box(0, 0, crop.image.shape[1], crop.image.shape[0])
+        image = np.ascontiguousarray(turn_picture(crop.image, -crop.face.turn))
+        box = Box(0, 0, image.shape[1], image.shape[0])
     context = square(box, CONTEXT)
     mask = np.zeros((SIDE, SIDE), np.float32)
     inner = round(SIDE / CONTEXT)

@@ -99,6 +99,9 @@ def decide(
     label, reasons = _label(intervals, disagree, coverage, unknown, report, model, options)
     if failure is not None:
         label, reasons = Label.ERROR, [failure, *(r for r in reasons if r.code != "complete")]
+    for track_id, turn in sorted(evidence.turned.items()):
+        text = f"face {track_id} is not upright: it was judged turned by {turn} degrees"
+        reasons.append(Reason("turned_face", text))
     best = [track.llr for track in tracks if track.llr is not None]
     operating, review = (float(point) for point in nearest[1])
     return Verdict(

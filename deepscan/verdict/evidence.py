@@ -44,6 +44,7 @@ class Evidence:
         self.unscored: Counter[str] = Counter()
         self.faces = 0
         self.scored = 0
+        self.turned: dict[int, int] = {}  # track -> by how many degrees it was turned upright
         self.first: float | None = None
         self.last = 0.0
         self._judged_seconds = 0.0  # up to the last frame
@@ -66,6 +67,8 @@ class Evidence:
         self.analysed += whole
         for face in result.faces:
             series = self._series(face.crop.face.track_id)
+            if face.crop.face.turn and face.crop.face.track_id is not None:
+                self.turned[face.crop.face.track_id] = face.crop.face.turn
             side = max(face.crop.face.box.width, face.crop.face.box.height)
             series.times.append(time)
             series.sizes.append(side)

@@ -27,6 +27,8 @@ def scene(seed, height=120, width=320):
     return np.array(grown)
 
 
+UPRIGHT = 123  # what the second pixel of a picture holds that nobody has turned
+
 SCENES = [scene(seed) for seed in range(4)]
 
 
@@ -34,7 +36,7 @@ def stream(count, shots=(), rate=25.0, times=None):
     """Frames whose first pixel holds their index; a new scene begins at each index of `shots`."""
     for index in range(count):
         image = SCENES[sum(index >= shot for shot in shots)].copy()
-        image[0, 0] = index % 256
+        image[0, 0], image[0, 1] = index % 256, UPRIGHT
         time = index / rate if times is None else times[index]
         yield Frame(index, index, time, image)
 
@@ -48,6 +50,8 @@ class Script:
         self.searched = []
 
     def detect(self, image):
+        if image[0, 1, 0] != UPRIGHT:
+            return Detection(())
         index = int(image[0, 0, 0])
         self.searched.append(index)
         faces = tuple(
@@ -282,6 +286,7 @@ def test_blurred_faces_are_not_judged():
     flat = np.full((120, 320, 3), 90, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, flat.shape, dtype=np.uint8)
     for image, blurred in ((flat, True), (noise, False)):
+        image[0, 1] = UPRIGHT
         frames = [Frame(0, 0, 0.0, image)]
         (item,) = find_faces(frames, Script(lambda index: [at(50)]), ScanOptions(), size=192)
         assert [face.reason for face in item.unscored] == ["too_blurred"] * blurred
