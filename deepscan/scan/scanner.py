@@ -48,6 +48,7 @@ from deepscan.models.weights import read_card
 from deepscan.options import Decoder, ScanOptions
 from deepscan.scan import segments, triage
 from deepscan.scan.frame_store import FrameStore
+from deepscan.scan.loading import Loading
 from deepscan.scan.pass_result import PassResult
 from deepscan.scan.pipeline import analyze
 from deepscan.scan.segments import Segment, TrackState, segments_of, skip_before
@@ -57,6 +58,7 @@ from deepscan.scan.write import write_outputs
 from deepscan.sinks import sink_class
 from deepscan.sinks.record import error_record, host_facts, write_record
 from deepscan.types import (
+    Frame,
     FrameResult,
     Label,
     Provenance,
@@ -156,7 +158,11 @@ def scan_paths(
 
 
 class Scanner:
-    """A loaded engine and face detector, ready for any number of files. Use it with `with`."""
+    """An engine and a face detector for any number of files. Use it with `with`.
+
+    They are loaded in a thread while the first file that exists is hashed and opened, or as soon as
+    `engine` or `detector` is asked for.
+    """
 
     def __init__(
         self,
@@ -166,32 +172,57 @@ class Scanner:
         detector: FaceDetector | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        """Load what is not given. All of it is closed at the end, given or not.
+        """What is not given is loaded later. All of it is closed at the end, given or not.
 
         Raises:
-            EngineError, ModelError: the network cannot run, or has no calibration.
+            ModelError: no such model, or it has no calibration.
             UsageError: no such face detector, or a part of the media that cannot be.
         """
-        check_part(options)
-        if options.isolate:
-            warm_up()  # while the network is loaded
         self.options = options
-        self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
-        self.calibration.at(options.false_alarm_rate)  # a rate it cannot promise fails here
+        self._given = [each for each in (engine, detector) if each is not None]
         with ExitStack() as held:
-            self.engine: Engine = (
-                load_engine(options.engine, options.model) if engine is None else engine
-            )
-            held.callback(self.engine.close)
-            self.detector = detector or _load_detector(options)
-            held.callback(self.detector.close)
-            self._held = held.pop_all()
+            held.callback(_close, self._given)
+            if options.detector not in DETECTORS:
+                names = ", ".join(DETECTORS)
+                raise UsageError(f"no face detector {options.detector!r}; there are {names}")
+            check_part(options)
+            self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
+            self.calibration.at(options.false_alarm_rate)  # a rate it cannot promise fails here
+            held.pop_all()
+        self._engine = engine
+        self._loading = Loading(functools.partial(_load, options, engine, detector))
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, waited for.
+
+        Raises:
+            EngineError, ModelError: the network cannot run.
+        """
+        return self._engine or self._loading.result()[0]
+
+    @engine.setter
+    def engine(self, engine: Engine) -> None:
+        """Take another engine; it is not closed at the end, the first one is."""
+        self._engine = engine
+
+    @property
+    def detector(self) -> FaceDetector:
+        """The face detector, waited for; raises as `engine` does."""
+        return self._loading.result()[1]
+
+    def load(self) -> None:
+        """Begin to load what is not there yet, and return at once."""
+        if self.options.isolate:
+            warm_up()
+        self._loading.start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._held.close()
+        if not self._loading.close(_close):
+            _close(self._given)
 
     def scan(
         self,
@@ -265,13 +296,6 @@ class _FileScan:
         self._facts = _Facts(request.path, datetime.now(UTC).isoformat(timespec="seconds"))
         self._watch = Stopwatch()
         self._budget = Budget(self._options.budget)
-        self._analyze = functools.partial(
-            analyze,
-            detector=scanner.detector,
-            engine=scanner.engine,
-            options=scanner.options,
-            watch=self._watch,
-        )
 
     def run(self) -> Scanned:
         """Scan the file.
@@ -337,6 +361,7 @@ class _FileScan:
     def _identify(self) -> None:
         """The stage before decoding; what is learnt before an error stays known."""
         file, limits = resolve(self._request.path), self._options.limits
+        self._scanner.load()
         with self._watch.measure("hash"):
             self._facts = replace(self._facts, file=file, identity=identity_of(file))
             self._facts = replace(self._facts, sha256=hash_file(file, limits))
@@ -433,6 +458,18 @@ class _FileScan:
         )  # fmt: skip
         final.failure, final.out_of_time = refined.failure, coarse.out_of_time
         return refined
+
+    def _analyze(self, frames: Iterator[Frame], **given: Any) -> Generator[FrameResult]:
+        """All results of frames. Its threads use what `frames` reads from: close it before that."""
+        scanner = self._scanner
+        return analyze(
+            frames,
+            scanner.detector,
+            scanner.engine,
+            self._options,
+            watch=self._watch,
+            **given,
+        )
 
     def _analyze_again(
         self, parts: Iterable[Segment], tracks: TrackState
@@ -542,9 +579,24 @@ def _check_passed(path: Path, passed: int, known: int) -> None:
         )
 
 
+def _load(
+    options: ScanOptions, engine: Engine | None, detector: FaceDetector | None
+) -> tuple[Engine, FaceDetector]:
+    """What is given, else loaded; neither stays open if one cannot be loaded."""
+    with ExitStack() as held:
+        loaded = engine or load_engine(options.engine, options.model)
+        held.callback(loaded.close)
+        found = loaded, detector or _load_detector(options)
+        held.pop_all()
+    return found
+
+
+def _close(models: Iterable[Engine | FaceDetector]) -> None:
+    for each in models:
+        each.close()
+
+
 def _load_detector(options: ScanOptions) -> FaceDetector:
-    if options.detector not in DETECTORS:
-        raise UsageError(f"no face detector {options.detector!r}; there are {', '.join(DETECTORS)}")
     module, name = DETECTORS[options.detector].split(":")
     detector: FaceDetector = getattr(import_module(module), name)(
         min_face=options.min_face,
