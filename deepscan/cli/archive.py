@@ -210,7 +210,7 @@ def _skipped_text(counts: Counts) -> str:
     parts = [
         f"{number:,} {what}"
         for number, what in (
-            (counts.not_media, "without a suffix of video or pictures"),
+            (counts.not_media, "that are no video or picture"),
             (counts.excluded, "excluded"),
             (counts.repeated, "named twice"),
             (len(counts.results), "folders of results"),

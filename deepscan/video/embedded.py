@@ -19,7 +19,7 @@ from typing import Literal
 from deepscan.errors import LimitError, NoStreamError, UnreadableError
 from deepscan.options import Limits
 from deepscan.video.contract import OTHER_STREAMS
-from deepscan.video.input_file import Source, still_format
+from deepscan.video.input_file import HEIF_BRANDS, Source, still_format
 
 # How a video begins: the first box of an MP4 with its brand, the head of Matroska, that of AVI.
 VIDEO_HEADS = re.compile(
@@ -28,7 +28,6 @@ VIDEO_HEADS = re.compile(
     rb"RIFF....AVI LIST",
     re.DOTALL,
 )
-STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 MOST_BOXES = 100_000  # at the top of an MP4
 PIECE = 2**20  # bytes that are looked through at once
 OVERLAP = 96  # bytes, more than any head
@@ -110,7 +109,7 @@ def _next_video(source: Source, place: int) -> int | None:
     while data := os.pread(source.descriptor, PIECE, place):
         whole = last + data
         for found in VIDEO_HEADS.finditer(whole):
-            if found.group()[8:12] not in STILL_BRANDS:
+            if found.group()[8:12] not in HEIF_BRANDS:
                 return place - len(last) + found.start()
         last = whole[-OVERLAP:]
         place += len(data)

@@ -29,11 +29,11 @@ STILL = {
     b"BM": "BMP",
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
 }
 
 UNSUPPORTED = {
-    b"GIF87a": "a GIF animation",
-    b"GIF89a": "a GIF animation",
     b"#EXTM3U": "a playlist that names other files",
     b"ffconcat": "a playlist that names other files",
     b"[playlist]": "a playlist that names other files",
@@ -42,6 +42,8 @@ UNSUPPORTED = {
     b"%PDF": "a PDF document",
     b"PK\x03\x04": "a ZIP archive",
 }
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 SOUND = {
     b"ID3": "MP3",
@@ -54,6 +56,7 @@ SOUND = {
 }
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+AVIF_BRANDS = (b"avif", b"avis")  # also of a file whose own brand is a general one
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,16 @@ def hash_file(path: Path, limits: Limits) -> str:
         raise UnreadableError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are UTF-8 text; the last character may be cut."""
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        if error.end < len(head) or error.reason != "unexpected end of data":
+            return False
+    return not any(byte < 9 or (13 < byte < 32 and byte != 27) for byte in head)
+
+
 def still_format(source: Source) -> str | None:
     """Pillow's name of the picture format that the first bytes announce, None for anything else.
 
@@ -136,13 +149,21 @@ def still_format(source: Source) -> str | None:
         NoVideoError: a sound file.
     """
     head = source.head()
+    if head.startswith(LFS_POINTER):
+        raise UnsupportedError(
+            f"{source.path}: a Git LFS pointer, not the file itself; run `git lfs pull`"
+        )
+    if head.startswith(APPLE_DOUBLE):
+        raise UnsupportedError(
+            f"{source.path}: metadata that macOS keeps beside a file (AppleDouble), not the file; "
+            f"scan {source.path.name.removeprefix('._')}"
+        )
     for magic, what in UNSUPPORTED.items():
         if head.startswith(magic):
             raise UnsupportedError(f"{source.path}: {what}, not a video that deepscan reads")
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
-        raise UnsupportedError(
-            f"{source.path}: a HEIF or AVIF picture; convert it to PNG or JPEG first"
-        )
+        size = int.from_bytes(head[:4], "big")
+        return "AVIF" if any(brand in head[8:size] for brand in AVIF_BRANDS) else "HEIF"
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         raise NoVideoError(f"{source.path}: a sound file (WAVE) without pictures")
     for magic, what in SOUND.items():

@@ -40,10 +40,13 @@ def choose_reader(
     """
     kind = still_format(source)
     if kind is not None:
+        from deepscan.video.readers.animation import AnimationReader, is_animated
         from deepscan.video.readers.still import StillReader
 
         if decoder not in ("auto", "pyav"):
             raise UnsupportedError(f"{source.path}: {decoder} does not read still pictures")
+        if is_animated(source, kind, limits):
+            return AnimationReader(source, kind, limits=limits, beat=beat)
         return StillReader(source, kind, limits=limits)
     if decoder != "auto":
         return _load(decoder)(

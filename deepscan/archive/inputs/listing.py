@@ -25,6 +25,7 @@ from deepscan.archive.lock import DOWNLOADS
 from deepscan.archive.records import InputFile, SkippedEntry
 from deepscan.errors import UnreadableError, UsageError
 from deepscan.types import Label, Reason
+from deepscan.video.input_file import APPLE_DOUBLE, is_text
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ PICTURE_SUFFIXES = frozenset(
     )
 )
 # fmt: on
+_SOURCE_SUFFIXES = frozenset((".ts", ".mts"))  # of TypeScript too
+_LOOKED_AT = 4096  # bytes that tell text from a stream
 DEPTH = 64  # folders below a named one
 _MEDIA = VIDEO_SUFFIXES | PICTURE_SUFFIXES
 _HEAD = 2**16  # bytes of a list that tell how it is separated; no path is that long
@@ -56,7 +59,8 @@ Entry = InputFile | SkippedEntry
 class Counts:
     """What a listing passed over without an entry of its own.
 
-    `not_media` files in folders have no suffix of video or pictures, `excluded` entries (files, or
+    `not_media` files in folders have no suffix of video or pictures, or are metadata of macOS or
+    source code that share one, `excluded` entries (files, or
     folders with all that is in them) were left out by a pattern, `repeated` entries had been listed
     under another input, `results` holds the folders of results of deepscan that were not entered.
     """
@@ -389,7 +393,8 @@ class _Walk:
             meant = meant or any(
                 each.literal and fnmatchcase(last, each.parts[-1]) for each in matching
             )
-        if meant or _is_media(entry.name) or (target and _is_media(target)):
+        media = meant or _is_media(entry.name) or (target and _is_media(target))
+        if media and not (entry.path and _only_named_like_media(entry.path)):
             return True
         self.counts.not_media += 1
         return False
@@ -471,6 +476,24 @@ def _is_list(text: str) -> bool:
 
 def _is_media(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _MEDIA
+
+
+def _only_named_like_media(path: str) -> bool:
+    """Whether a file is no media by its bytes: AppleDouble of macOS, or TypeScript called `.ts`."""
+    name = os.path.basename(path)
+    suffix = os.path.splitext(name)[1].lower()
+    if not name.startswith("._") and suffix not in _SOURCE_SUFFIXES:
+        return False
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            head = file.read(_LOOKED_AT)
+    except OSError:
+        return False  # whoever opens it will say what is wrong
+    if name.startswith("._"):
+        return head.startswith(APPLE_DOUBLE)
+    return is_text(head)
 
 
 def _root(text: str) -> _Root:

@@ -174,6 +174,7 @@ def load_libraries(*, still: bool, decord: bool) -> None:
     """
     _load_av()
     if still:
+        importlib.import_module("deepscan.video.readers.animation")
         from deepscan.video.readers.still import load_plugins
 
         load_plugins()

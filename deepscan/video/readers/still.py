@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from deepscan.errors import CorruptError, LimitError, UnsupportedError
+from deepscan.errors import CorruptError, LimitError, UnsupportedError, VideoError
 from deepscan.options import Limits
 from deepscan.types import Colour, Frame, Image, ReadReport, VideoInfo
 from deepscan.video.embedded import parts_of, unread
@@ -24,12 +26,18 @@ EXIF_ORIENTATION = 0x0112
 TURNS = {3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}  # EXIF orientation -> clockwise degrees
 DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I"}  # modes that hold 16-bit grey
 REASON = "a still picture, read with Pillow"
+COLOUR = Colour("gbr", True, "unknown", "unknown", False)
+HOW = {
+    "AVIF": "an AVIF picture, for which Pillow 11.3 or newer is needed; or convert it to PNG",
+    "HEIF": "a HEIC picture, for which the package pillow-heif is needed; or convert it to JPEG",
+}
 
 
 def load_plugins() -> None:
     """Import all that Pillow needs; a sandboxed process can import nothing later."""
     from PIL import (
         BmpImagePlugin,
+        GifImagePlugin,
         Image,
         ImageOps,
         JpegImagePlugin,
@@ -39,9 +47,48 @@ def load_plugins() -> None:
         WebPImagePlugin,
     )
 
-    assert BmpImagePlugin and ImageOps and JpegImagePlugin and MpoImagePlugin
+    assert BmpImagePlugin and ImageOps and GifImagePlugin and JpegImagePlugin and MpoImagePlugin
     assert PngImagePlugin and TiffImagePlugin and WebPImagePlugin
     Image.preinit()
+    if find_spec("PIL.AvifImagePlugin"):
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    if find_spec("pillow_heif"):
+        pillow_heif = import_module("pillow_heif")
+        pillow_heif.options.DECODE_THREADS = 1
+        pillow_heif.register_heif_opener()
+
+
+@contextmanager
+def open_picture(source: Source, kind: str, limits: Limits) -> Iterator[Picture]:
+    """Open a picture file of Pillow's format `kind`; it is closed on leaving.
+
+    Raises:
+        CorruptError: the picture is damaged or cut off, also where the body of `with` finds it.
+        UnsupportedError: nothing that is installed reads this format.
+        LimitError: too many pixels, or no memory.
+    """
+    from PIL import Image as Pillow
+
+    load_plugins()
+    Pillow.MAX_IMAGE_PIXELS = None  # our own limit is checked below, before anything is decoded
+    if kind in HOW and kind not in Pillow.OPEN:
+        raise UnsupportedError(f"{source.path}: {HOW[kind]}")
+    source.rewind()
+    with os.fdopen(os.dup(source.descriptor), "rb") as file:
+        try:
+            with Pillow.open(file, formats=[kind]) as picture:
+                check_size(picture.width, picture.height, source, limits)
+                yield picture
+        except MemoryError as error:
+            raise LimitError(
+                "limit_memory", f"{source.path}: no memory left for the picture"
+            ) from error
+        except VideoError:
+            raise
+        except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
+            raise CorruptError(f"{source.path}: a damaged {kind} picture ({error})") from error
 
 
 class StillReader:
@@ -49,13 +96,15 @@ class StillReader:
 
     Raises:
         CorruptError: the picture is damaged or cut off.
-        UnsupportedError: an animation, or several pages.
+        UnsupportedError: nothing that is installed reads this format.
         LimitError: too many pixels.
     """
 
     def __init__(self, source: Source, kind: str, *, limits: Limits, reason: str = REASON) -> None:
         self._done = False
-        image, rotation, mode = _read(source, kind, limits)
+        with open_picture(source, kind, limits) as picture:
+            mode = picture.mode.lower()
+            image, rotation = read_frame(picture)
         inside = len(parts_of(source))
         self._unread = (unread(source, inside),) if inside else ()
         self._image = image
@@ -71,7 +120,7 @@ class StillReader:
             duration=None,
             rotation=rotation,
             sample_aspect_ratio=Fraction(1),
-            colour=Colour("gbr", True, "unknown", "unknown", False),
+            colour=COLOUR,
             audio=(),
             still=True,
             decoder="pillow",
@@ -104,37 +153,14 @@ class StillReader:
         self.close()
 
 
-def _read(source: Source, kind: str, limits: Limits) -> tuple[Image, int, str]:
-    from PIL import Image as Pillow
+def read_frame(picture: Picture) -> tuple[Image, int]:
+    """The frame at which a picture stands, upright and read-only, and by how much it was turned."""
     from PIL import ImageOps
 
-    load_plugins()
-    Pillow.MAX_IMAGE_PIXELS = None  # our own limit is checked below, before anything is decoded
-    source.rewind()
-    path: Path = source.path
-    with os.fdopen(os.dup(source.descriptor), "rb") as file:
-        try:
-            with Pillow.open(file, formats=[kind]) as picture:
-                check_size(picture.width, picture.height, source, limits)
-                _refuse_sequence(picture, path)
-                turned = TURNS.get(picture.getexif().get(EXIF_ORIENTATION, 1), 0)
-                mode = picture.mode
-                upright = ImageOps.exif_transpose(picture)
-                image = np.array(_to_rgb(upright), np.uint8)
-        except MemoryError as error:
-            raise LimitError("limit_memory", f"{path}: no memory left for the picture") from error
-        except (LimitError, UnsupportedError):
-            raise
-        except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
-            raise CorruptError(f"{path}: a damaged {kind} picture ({error})") from error
+    turned = TURNS.get(picture.getexif().get(EXIF_ORIENTATION, 1), 0)
+    image = np.array(_to_rgb(ImageOps.exif_transpose(picture)), np.uint8)
     image.flags.writeable = False
-    return image, turned, mode.lower()
-
-
-def _refuse_sequence(picture: Picture, path: Path) -> None:
-    # An MPO is a JPEG with a preview or a second view behind it: the first is what viewers show.
-    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
-        raise UnsupportedError(f"{path}: holds several pictures (an animation or pages)")
+    return image, turned
 
 
 def _to_rgb(picture: Picture) -> Picture:

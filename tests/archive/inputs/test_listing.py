@@ -404,3 +404,28 @@ def test_patterns_match_as_they_read(pattern: list[str], parts: list[str]) -> No
 
     expected = any(reference(pattern, prefix) for prefix in prefixes())
     assert Pattern.over(tuple(pattern)).matches("/".join(parts)) == expected
+
+
+def test_what_is_only_named_like_media_is_passed_over_and_counted(tree: Path) -> None:
+    double = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(4072)
+    packets = (b"G" + bytes(range(187))) * 40
+    contents = {
+        "a/clip.mp4": b"x",
+        "a/._clip.mp4": double,
+        "a/._real.mp4": b"\0\0\0\x18ftyp",
+        "a/view.ts": "export const größe = 1;\n".encode() * 400,
+        "a/module.mts": b"export {};\n",
+        "a/empty.ts": b"",
+        "a/broadcast.ts": packets,
+        "a/torn.ts": bytes(5000),
+        "a/camera.mts": b"\0\0\0\0" + packets,
+    }
+    for name, data in contents.items():
+        make(name)
+        Path(name).write_bytes(data)
+    media = ["._real.mp4", "broadcast.ts", "camera.mts", "clip.mp4", "torn.ts"]
+    for wanted in ({}, {"include": ("*.ts", "*.mts", "*.mp4")}):
+        listing = list_inputs(["a"], **wanted)
+        assert [entry.name for entry in listing] == media
+        assert listing.counts.not_media == 4
+    assert names("a/view.ts", "a/._clip.mp4") == ["a/view.ts", "a/._clip.mp4"]  # they were named
