@@ -170,7 +170,7 @@ class FaceCrop:
     which the face is upright.
 
     `sharpness` is the variance of the Laplacian of the crop's luma (grey levels squared), `detail`
-    the share of its pixels, 0 to 1, that an encoder left detail in (`deepscan.faces.quality`).
+    the share of its pixels, 0 to 1, that an encoder left detail in (`deepscan.faces.crop`).
     """
 
     face: Face
@@ -374,6 +374,12 @@ class Verdict:
     model: ModelInfo
     engine: EngineInfo
     video: VideoInfo | None
+
+    @property
+    def end(self) -> float:
+        """Seconds from time 0 to the end of the last frame or track."""
+        offset = self.video.time_offset if self.video else 0.0
+        return max([offset + self.coverage.seconds, *(track.end for track in self.tracks)])
 
 
 @dataclass(frozen=True, slots=True)

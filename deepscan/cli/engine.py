@@ -76,13 +76,13 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
         from deepscan.engines.inventory import entries
         from deepscan.engines.recipe import list_recipes
 
-        recipes, kept, folder = list_recipes(), entries(), cache_folder()
+        recipes, cached, folder = list_recipes(), entries(), cache_folder()
         if format_ == "json":
             print_json(
                 {
                     "cache": str(folder) if folder else None,
                     "recipes": [_plain(recipe) for recipe in recipes],
-                    "entries": [_plain(entry) for entry in kept],
+                    "entries": [_plain(entry) for entry in cached],
                 }
             )
             return
@@ -98,7 +98,7 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
                     f"{one.batches.min}/{one.batches.opt}/{one.batches.max}"
                     if one.batches
                     else "any",
-                    _proof_kept(kept, one.model, one.runtime, one.precision),
+                    _has_proof(cached, one.model, one.runtime, one.precision),
                 )
                 for one in recipes
             ],
@@ -106,7 +106,7 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
         print_table(
             f"Cache {folder or '(none)'}",
             ("kind", "what", "fingerprint", "size", "score diff.", "mask IoU"),
-            [_entry_row(entry) for entry in kept],
+            [_entry_row(entry) for entry in cached],
         )
 
 
@@ -231,12 +231,12 @@ def _show_proof(proof: Proof, format_: str) -> None:
         print_line("agrees with torch in fp32")
 
 
-def _proof_kept(kept: tuple[Entry, ...], model: str, runtime: str, precision: str) -> str:
+def _has_proof(cached: tuple[Entry, ...], model: str, runtime: str, precision: str) -> str:
     count = sum(
         entry.model == model
         and entry.engine.split("-")[0] == runtime
         and entry.engine.endswith(f"-{precision}")
-        for entry in kept
+        for entry in cached
         if entry.kind == "parity"
     )
     return "yes" if count else "no"

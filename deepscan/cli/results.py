@@ -224,9 +224,9 @@ def show(
 
         state = read_state(results)
         if format_ == "json":
-            print_json(_facts(state))
+            print_json(_journal_json(state))
         else:
-            for line in _told(state):
+            for line in _journal_lines(state):
                 print_line(visible(line))
 
 
@@ -248,7 +248,7 @@ def repair(
             print_line(f"{kept} lines, none of them lost")
 
 
-def _facts(state: JournalState) -> dict[str, Any]:
+def _journal_json(state: JournalState) -> dict[str, Any]:
     run = state.run
     return {
         "run": None if run is None else run.to_json(),
@@ -266,7 +266,7 @@ def _labels(state: JournalState) -> dict[str, int]:
     return dict(sorted(Counter(str(each.label) for each in state.outcomes.values()).items()))
 
 
-def _told(state: JournalState) -> Iterator[str]:
+def _journal_lines(state: JournalState) -> Iterator[str]:
     run = state.run
     if run is None:
         yield "no run has begun here"

@@ -419,7 +419,15 @@ class _FileScan:
             parts = skip_before(parts, border)
             logger.info("%s: resumed at %.0f s", info.path, border)
         known, passed = found.frames, 0
-        results = self._analyze(reader.frames(), segments=parts, tracks=found.tracks)
+        results = analyze(
+            reader.frames(),
+            self._scanner.detector,
+            self._scanner.engine,
+            self._options,
+            segments=parts,
+            tracks=found.tracks,
+            watch=self._watch,
+        )
         with closing(results):  # its threads use the reader: they end before that is closed
             try:
                 for result in results:
@@ -460,7 +468,7 @@ class _FileScan:
         return refined
 
     def _analyze(self, frames: Iterator[Frame], **given: Any) -> Generator[FrameResult]:
-        """All results of frames. Its threads use what `frames` reads from: close it before that."""
+        """All results of a further reading; close them before what `frames` reads from."""
         scanner = self._scanner
         return analyze(
             frames,

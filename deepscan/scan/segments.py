@@ -67,12 +67,12 @@ def segments_of(options: ScanOptions, every: float = 0.0) -> Iterator[Segment]:
         yield Segment(stop, math.inf, 0)
 
 
-def skip_before(segments: Iterable[Segment], border: float) -> Iterator[Segment]:
-    """The same segments with nothing sampled before `border`, where one of them begins."""
-    yield Segment(0.0, border, 0)
+def skip_before(segments: Iterable[Segment], time: float) -> Iterator[Segment]:
+    """The same segments with nothing sampled before `time`, where one of them begins."""
+    yield Segment(0.0, time, 0)
     for segment in segments:
-        if segment.end > border:
-            yield replace(segment, start=max(segment.start, border))
+        if segment.end > time:
+            yield replace(segment, start=max(segment.start, time))
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ def lay_out(scan: Scan, width: int, height: int, size: int, aspect: float = 1.0)
     sizes = Sizes(width, size, aspect)
     video = scan.verdict.video
     still = video is not None and video.still
-    end = duration(scan)
+    end = scan.verdict.end
     head, left_over = _head(scan, sizes)
     bands = [head]
     axis = None
@@ -214,15 +214,6 @@ def show(picture: Image, footer: Footer, time: float, analysed: bool) -> None:
     content = (time_text if analysed else unanalysed_text)(time, footer.duration)
     sprite = draw.text(content, footer.size, draw.WHITE, footer.aspect)
     draw.blit(picture, sprite, footer.corner[0] - sprite.width, footer.corner[1])
-
-
-def duration(scan: Scan) -> float:
-    """Seconds that the time line spans: as far as anything in the scan reaches."""
-    verdict = scan.verdict
-    ends = [verdict.coverage.seconds + (verdict.video.time_offset if verdict.video else 0.0)]
-    ends += [interval.end for interval in verdict.intervals]
-    ends += [track.end for track in verdict.tracks]
-    return max(ends)
 
 
 def time_text(time: float, end: float) -> str:

@@ -15,6 +15,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from deepscan.errors import OutputError
+from deepscan.faces.crop import square
 from deepscan.sinks import wording
 from deepscan.sinks.key_frames import (
     ORDER,
@@ -22,7 +23,6 @@ from deepscan.sinks.key_frames import (
     KeyFrames,
     data_uri,
     marked,
-    square,
     thumbnail,
 )
 from deepscan.sinks.record import name_bytes, record_of
@@ -56,7 +56,7 @@ class HtmlSink:
         self._path = path
         self._scan = scan
         verdict = scan.verdict
-        self._length = length_of(verdict)
+        self._length = max(verdict.end, 1e-3)  # above zero also for a still picture
         self._tracks = sorted(verdict.tracks, key=lambda track: _rank(track, verdict))[:TRACKS]
         self._lines = {
             track.track_id: ScoreLine(track, self._length, verdict.coverage)
@@ -202,12 +202,6 @@ class Bar:
 class _Portrait:
     quality: float
     picture: Image
-
-
-def length_of(verdict: Verdict) -> float:
-    """Seconds that the time lines span; above zero also for a still picture."""
-    offset = verdict.video.time_offset if verdict.video else 0.0
-    return max([offset + verdict.coverage.seconds, *(track.end for track in verdict.tracks), 1e-3])
 
 
 def bars_of(coverage: Coverage) -> list[Bar]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepscan.faces.crop import square
 from deepscan.faces.turned import turn_picture
 from deepscan.types import Box, FacePrediction, FaceTrack, FrameResult, Image, Interval, Label
 
@@ -111,16 +112,16 @@ def thumbnail(image: Image, box: Box, side: int) -> Image:
     left, top = max(0, x1), max(0, y1)
     right, bottom = min(width, x1 + span), min(height, y1 + span)
     # Scale what is there, not the whole square: a box may reach far beyond the frame.
-    square = np.full((side, side, 3), 118, np.uint8)
+    picture = np.full((side, side, 3), 118, np.uint8)
     if right <= left or bottom <= top:
-        return square
+        return picture
     scale = side / span
     a, b = round((left - x1) * scale), round((top - y1) * scale)
     c, d = max(a + 1, round((right - x1) * scale)), max(b + 1, round((bottom - y1) * scale))
     part = Pictures.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
     small = part.resize((c - a, d - b), Pictures.Resampling.LANCZOS, reducing_gap=2.0)
-    square[b:d, a:c] = np.asarray(small)[: side - b, : side - a]
-    return square
+    picture[b:d, a:c] = np.asarray(small)[: side - b, : side - a]
+    return picture
 
 
 def marked(picture: Image, mask: NDArray[np.float32]) -> Image:
@@ -148,13 +149,6 @@ def data_uri(picture: Image) -> str:
     held = io.BytesIO()
     Pictures.fromarray(picture).save(held, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
-
-
-def square(box: Box, scale: float) -> Box:
-    """The square round a box's centre whose side is `scale` times its longer side."""
-    half = scale * max(box.width, box.height) / 2
-    x, y = box.centre
-    return Box(x - half, y - half, x + half, y + half)
 
 
 def _key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -> KeyFrame:

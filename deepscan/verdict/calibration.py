@@ -75,7 +75,7 @@ class Band:
     """Faces of one quality, and the scales that were fitted on them.
 
     `size` is the longer side of the face box in pixels, `sharpness` as `FaceCrop` has it, `detail`
-    as `deepscan.faces.quality` measures it. `clips` unmanipulated clips stand behind the tails.
+    as `deepscan.faces.crop` measures it. `clips` unmanipulated clips stand behind the tails.
     """
 
     size: Range

@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deepscan.faces.crop import cut, sharpness, square
-from deepscan.faces.quality import detail
+from deepscan.faces.crop import cut, detail, sharpness, square
 from deepscan.models.deploy import Deployed
 from deepscan.types import Box
 from deepscan.verdict.calibration import logit

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from deepscan.engines.engine import Engine
 from deepscan.errors import UsageError
-from deepscan.faces.crop import cut, sharpness, square
-from deepscan.faces.quality import detail
+from deepscan.faces.crop import cut, detail, sharpness, square
 from deepscan.options import ScanOptions
 from deepscan.types import Box, Label
 from deepscan.verdict.calibration import logit, wilson
