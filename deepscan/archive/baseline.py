@@ -21,86 +21,26 @@ from __future__ import annotations
 import logging
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import date, datetime
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.records import Outcome, Results
+from deepscan.archive.records import ACCEPTABLE, Accepted, Baseline, Results
 from deepscan.errors import UsageError
 from deepscan.files import atomic_output
 from deepscan.sinks.wording import visible
 from deepscan.types import Label
 
 FORMAT = "deepscan.baseline/1"
-ACCEPTABLE = (Label.MANIPULATED, Label.SUSPICIOUS, Label.INCONCLUSIVE)
-"""Verdicts from content. An error has none, and the others need no acceptance."""
-
 _SIZE = 64 * 2**20  # bytes; about 200,000 entries
 _KEYS = {"sha256", "label", "reason", "expires", "reviewer", "name"}
 _SHA256 = re.compile("[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """One reviewed verdict: `sha256` of the content, the label that was accepted, and why.
-
-    `expires` is the last day on which it holds. `reviewer` and `name` are for people only.
-    """
-
-    sha256: str
-    label: Label
-    reason: str
-    expires: date
-    reviewer: str | None = None
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """All reviewed verdicts of a file, by content and label."""
-
-    entries: Mapping[tuple[str, Label], Accepted] = field(default_factory=dict)
-
-    def accepts(self, outcome: Outcome, today: date) -> Accepted | None:
-        """The entry that accepts an outcome on that day, None if none does."""
-        entry = self.entry_of(outcome)
-        return entry if entry is not None and today <= entry.expires else None
-
-    def entry_of(self, outcome: Outcome) -> Accepted | None:
-        """The entry for the content and label of an outcome, also if it has expired."""
-        return None if outcome.sha256 is None else self.entries.get((outcome.sha256, outcome.label))
-
-    def knows(self, outcome: Outcome) -> bool:
-        """Whether any verdict over this content was reviewed, this one or another."""
-        return any((outcome.sha256, label) in self.entries for label in ACCEPTABLE)
-
-
-def after_baseline(
-    outcomes: Iterable[Outcome], baseline: Baseline, today: date
-) -> list[tuple[Outcome, Accepted | None]]:
-    """Each outcome with the entry that accepts it, in order.
-
-    For the exit code an accepted outcome counts as accepted, not under its label:
-    `policy.code(outcome.label for outcome, accepted in ... if accepted is None)`. An acceptance
-    that has run out accepts nothing, and is said once in the log.
-    """
-    judged: list[tuple[Outcome, Accepted | None]] = []
-    told: set[Accepted] = set()
-    for outcome in outcomes:
-        entry = baseline.entry_of(outcome)
-        if entry is not None and today > entry.expires and entry not in told:
-            told.add(entry)
-            name = visible(outcome.name)
-            _log.warning("%s: its acceptance as %s expired on %s", name, entry.label, entry.expires)
-        judged.append((outcome, baseline.accepts(outcome, today)))
-    return judged
-
-
 def read_baseline(path: Path) -> Baseline:
-    """The reviewed verdicts of a baseline file.
+    """The reviewed verdicts of a baseline file; one that has expired is named in the log.
 
     Raises:
         UsageError: the file cannot be read, or an entry is malformed or there twice; the message
@@ -131,6 +71,9 @@ def read_baseline(path: Path) -> Baseline:
             told = f"the baseline {path}, entry {number}: {error}"
             raise UsageError(visible(told)) from error
         found[entry.sha256, entry.label] = entry
+        if entry.expires < datetime.now(UTC).date():
+            name = visible(entry.name or entry.sha256)
+            _log.warning("%s: its acceptance as %s expired on %s", name, entry.label, entry.expires)
     return Baseline(found)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from deepscan.archive.records import Baseline
 from deepscan.archive.shard import Shard
 
 WRITE = ("record",)  # sinks of every file, and those that are added where something was found
@@ -30,7 +30,7 @@ class ArchiveOptions:
         shard: scan this part of the archive only.
         watch: keep running and scan what is added to the folders.
         min_free: bytes of the disk that must stay free.
-        baseline: a file of reviewed verdicts that do not count for the exit code.
+        baseline: reviewed verdicts, which do not count for the exit code.
         command: the command line, for the journal.
     """
 
@@ -48,5 +48,5 @@ class ArchiveOptions:
     shard: Shard | None = None
     watch: bool = False
     min_free: int = MIN_FREE
-    baseline: Path | None = None
+    baseline: Baseline | None = None
     command: tuple[str, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,45 @@ class Run:
         return cls(**known)
 
 
+ACCEPTABLE = (Label.MANIPULATED, Label.SUSPICIOUS, Label.INCONCLUSIVE)
+"""Verdicts from content. An error has none, and the others need no acceptance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One reviewed verdict: `sha256` of the content, the label that was accepted, and why.
+
+    `expires` is the last day on which it holds. `reviewer` and `name` are for people only.
+    """
+
+    sha256: str
+    label: Label
+    reason: str
+    expires: date
+    reviewer: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """All reviewed verdicts of a file, by content and label."""
+
+    entries: Mapping[tuple[str, Label], Accepted] = field(default_factory=dict)
+
+    def accepts(self, outcome: Outcome, today: date) -> Accepted | None:
+        """The entry that accepts an outcome on that day, None if none does."""
+        entry = self.entry_of(outcome)
+        return entry if entry is not None and today <= entry.expires else None
+
+    def entry_of(self, outcome: Outcome) -> Accepted | None:
+        """The entry for the content and label of an outcome, also if it has expired."""
+        return None if outcome.sha256 is None else self.entries.get((outcome.sha256, outcome.label))
+
+    def knows(self, outcome: Outcome) -> bool:
+        """Whether any verdict over this content was reviewed, this one or another."""
+        return any((outcome.sha256, label) in self.entries for label in ACCEPTABLE)
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """Everything known in a results folder.
@@ -161,7 +201,7 @@ class Results:
     `outcomes` holds one entry for each item, sorted by name; `superseded` older entries of the same
     items, which other settings, weights or contents have replaced, oldest first. `run` is the last
     start. `finished` is False while files of the last run are without an outcome: interrupted, or
-    still at work.
+    still at work. `baseline` holds reviewed verdicts, where the reports have to know of them.
     """
 
     folder: Path
@@ -169,3 +209,10 @@ class Results:
     outcomes: tuple[Outcome, ...]
     superseded: tuple[Outcome, ...] = ()
     finished: bool = True
+    baseline: Baseline | None = None
+
+    def accepted(self, outcome: Outcome) -> Accepted | None:
+        """The entry of the baseline that accepts an outcome today (UTC), None if none does."""
+        if self.baseline is None:
+            return None
+        return self.baseline.accepts(outcome, datetime.now(UTC).date())

@@ -124,7 +124,7 @@ def scan_archive(
         with stop_request.deferred():
             journal.begin(run)
         on_event(RunStarted(pool_info, len(entries), listing.counts))
-        writer = ReportWriter(folder, journal, reports)
+        writer = ReportWriter(folder, journal, reports, archive_options.baseline)
         context = RunContext(folder, journal, run, options, archive_options, stop_request, on_event)
         scheduler = Scheduler(context, pool, pool_info.slots, writer)
         code, stopped = _work(scheduler, context, entries, code_of)

@@ -20,7 +20,7 @@ from deepscan.archive.inputs.remote import local_path
 from deepscan.archive.journal import Journal, JournalState
 from deepscan.archive.lock import DOWNLOADS, sweep
 from deepscan.archive.options import ArchiveOptions
-from deepscan.archive.records import InputFile, Outcome, OutputFile, Run, SkippedEntry
+from deepscan.archive.records import Baseline, InputFile, Outcome, OutputFile, Run, SkippedEntry
 from deepscan.archive.reports import Report
 from deepscan.archive.settings_hash import result_key
 from deepscan.archive.workers.contract import Task, TaskDone, TaskLost, TaskProgress, WorkerPool
@@ -72,10 +72,17 @@ class RunContext:
 class ReportWriter:
     """Writes the reports from the journal, at the end and now and then."""
 
-    def __init__(self, folder: Path, journal: Journal, reports: list[tuple[str, Report]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        reports: list[tuple[str, Report]],
+        baseline: Baseline | None = None,
+    ) -> None:
         self._folder = folder
         self._journal = journal
         self._reports = reports
+        self._baseline = baseline
         self._next = time.monotonic() + REPORT_INTERVAL
 
     def write_if_due(self) -> None:
@@ -88,7 +95,7 @@ class ReportWriter:
     def write(self) -> tuple[str, ...]:
         """Write all reports; what could not be written, and why. A run never ends for a report."""
         failed = []
-        results = self._journal.state.results(self._folder)
+        results = replace(self._journal.state.results(self._folder), baseline=self._baseline)
         for name, write in self._reports:
             try:
                 write(results, self._folder / name)

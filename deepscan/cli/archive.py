@@ -22,7 +22,7 @@ from deepscan.sinks.wording import probability, time_span, visible
 if TYPE_CHECKING:
     from deepscan.archive.inputs.listing import Counts
     from deepscan.archive.options import ArchiveOptions
-    from deepscan.archive.records import Outcome
+    from deepscan.archive.records import Baseline, Outcome
     from deepscan.archive.run import RunResult
     from deepscan.archive.workers.contract import WorkerPool
     from deepscan.options import ScanOptions
@@ -126,11 +126,7 @@ def scan_archive(
 class _Answers:
     """The outcomes of all runs so far, as they are printed and as they make the exit code."""
 
-    def __init__(self, baseline: Path | None, format_: str, *, quiet: bool) -> None:
-        """
-        Raises:
-            UsageError: the baseline cannot be read.
-        """
+    def __init__(self, baseline: Baseline | None, format_: str, *, quiet: bool) -> None:
         self._accepts = _acceptance(baseline)
         self._format, self._quiet = format_, quiet
         self._printed: dict[str, Outcome] = {}
@@ -220,13 +216,11 @@ def _skipped_text(counts: Counts) -> str:
     return f"passed over: {', '.join(parts)}" if parts else ""
 
 
-def _acceptance(path: Path | None) -> Callable[[Outcome], bool]:
+def _acceptance(baseline: Baseline | None) -> Callable[[Outcome], bool]:
     """Whether a baseline accepts an outcome today."""
-    if path is None:
+    if baseline is None:
         return lambda outcome: False
-    from deepscan.archive.baseline import read_baseline
-
-    baseline, today = read_baseline(path), datetime.now(UTC).date()
+    today = datetime.now(UTC).date()
     return lambda outcome: baseline.accepts(outcome, today) is not None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ import typer
 from deepscan.cli import arguments
 from deepscan.cli.arguments import listed, one_of
 from deepscan.cli.console import errors, print_json, print_line, print_message
-from deepscan.errors import UsageError
+from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy, counted
 from deepscan.options import ScanOptions
 from deepscan.sinks.wording import visible
@@ -59,6 +60,7 @@ def register(app: typer.Typer) -> None:
     app.command("verify", epilog=_CHECKED)(verify)
     app.command("merge", epilog=_MERGED)(merge)
     app.command("report")(report)
+    app.command("baseline")(accept)
     app.add_typer(journal_app, name="journal")
 
 
@@ -158,6 +160,7 @@ def merge(
         bool, typer.Option("--allow-inconclusive", help="Exit code 0 instead of 3.")
     ] = False,
     exit_zero: arguments.ExitZero = False,
+    baseline: arguments.Baseline = None,
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
@@ -175,7 +178,8 @@ def merge(
         from deepscan.archive.merge import merge as unite
 
         merged = unite(out, shards, copy=copy, mixed=mixed, newest=newest, command=tuple(sys.argv))
-        _write_reports(merged.results, wanted)
+        results = _with_baseline(merged.results, baseline)
+        _write_reports(results, wanted)
         for line in merged.missing:
             print_message(line)
         outcomes = merged.results.outcomes
@@ -193,13 +197,14 @@ def merge(
             print_line(counted(outcome.label for outcome in outcomes))
     allowed = sys.maxsize if allow_inconclusive else 0
     policy = ExitPolicy(fail_on == "suspicious", require_face, allowed, exit_zero)
-    code = policy.code(outcome.label for outcome in outcomes)
+    code = policy.code(each.label for each in outcomes if results.accepted(each) is None)
     raise typer.Exit(ERROR if merged.missing else code)
 
 
 def report(
     results: arguments.Results,
     report: arguments.Reports = arguments.DEFAULT_REPORTS,
+    baseline: arguments.Baseline = None,
     debug: arguments.Debug = False,
 ) -> None:
     """Write the reports of a results folder anew, from its journal. Nothing is scanned."""
@@ -207,8 +212,45 @@ def report(
         wanted = _report_names(report)
         from deepscan.archive.journal import read_journal
 
-        for path in _write_reports(read_journal(results), wanted):
+        for path in _write_reports(_with_baseline(read_journal(results), baseline), wanted):
             print_line(visible(f"wrote {path}"))
+
+
+def accept(
+    results: arguments.Results,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The baseline to write.")],
+    reason: Annotated[str, typer.Option(help="Why these verdicts are accepted.")],
+    until: Annotated[str, typer.Option(metavar="DAY", help="The last day, such as 2027-03-31.")],
+    reviewer: Annotated[str | None, typer.Option(help="Who looked at them.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the baseline.")] = False,
+    debug: arguments.Debug = False,
+) -> None:
+    """Write a baseline that accepts every content that is labelled manipulated or suspicious.
+
+    Review the file, then scan with --baseline FILE.
+    """
+    with errors(debug=debug):
+        from datetime import date
+
+        from deepscan.archive.baseline import write_baseline
+        from deepscan.archive.journal import read_journal
+
+        try:
+            expires = date.fromisoformat(until)
+        except ValueError:
+            raise UsageError(f"--until {until}: give a day such as 2027-03-31") from None
+        if out.exists() and not force:
+            raise OutputError(f"{out} is there already: name another, or give --force")
+        made = write_baseline(read_journal(results), out, reason, expires, reviewer=reviewer)
+        print_line(visible(f"wrote {out}: {len(made.entries)} accepted until {expires}"))
+
+
+def _with_baseline(results: Results, baseline: Path | None) -> Results:
+    if baseline is None:
+        return results
+    from deepscan.archive.baseline import read_baseline
+
+    return replace(results, baseline=read_baseline(baseline))
 
 
 @journal_app.command()

@@ -155,6 +155,8 @@ def scan(
             raise typer.Exit(policy.code(labels))
         if force:
             raise UsageError("--force is for single files: an archive is resumed, or use --fresh")
+        from deepscan.archive.baseline import read_baseline
+
         archive_options = ArchiveOptions(
             write=sinks("--write", write) if write else ARCHIVE_DEFAULTS.write,
             write_found=(
@@ -172,7 +174,7 @@ def scan(
             cluster=cluster,
             watch=watch,
             min_free=size_in_bytes("--min-free", min_free),
-            baseline=baseline,
+            baseline=None if baseline is None else read_baseline(baseline),
             command=tuple(sys.argv),
         )
         code = scan_archive(inputs, out, options, archive_options, policy, format_, quiet=quiet)

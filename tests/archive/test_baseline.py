@@ -12,15 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepscan.archive.baseline import (
-    ACCEPTABLE,
-    FORMAT,
-    Accepted,
-    Baseline,
-    after_baseline,
-    read_baseline,
-    write_baseline,
-)
+from deepscan.archive.baseline import FORMAT, read_baseline, write_baseline
+from deepscan.archive.records import ACCEPTABLE, Accepted, Baseline
 from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ExitPolicy
 from deepscan.types import Label
@@ -128,9 +121,8 @@ def test_accepted_findings_do_not_count_and_the_others_do() -> None:
     new = replace(known, name="new.mp4", sha256="5" * 64)
 
     def code(*outcomes: Any, today: date = LAST) -> int:
-        judged = after_baseline(outcomes, baseline, today)
-        assert [each for each, _ in judged] == list(outcomes)
-        return ExitPolicy().code(each.label for each, accepted in judged if accepted is None)
+        counted = [each.label for each in outcomes if baseline.accepts(each, today) is None]
+        return ExitPolicy().code(counted)
 
     assert code(known, outcome()) == 0
     assert code(known, new) == 1
@@ -138,15 +130,17 @@ def test_accepted_findings_do_not_count_and_the_others_do() -> None:
     assert code(known, today=LAST + timedelta(days=1)) == 1
 
 
-def test_an_expired_acceptance_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    baseline = Baseline({("0" * 64, Label.MANIPULATED): _entry()})
-    known = outcome(Label.MANIPULATED, "odd\x1b[31m\u202e.mp4")
+def test_an_expired_acceptance_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = outcome(Label.MANIPULATED, "odd\x1b[31m\u202e.mp4")
+    path = tmp_path / "b.toml"
+    write_baseline(results(tmp_path, found), path, "known", date(2999, 1, 1))
     with caplog.at_level(logging.WARNING):
-        after_baseline([known, known], baseline, LAST)
+        read_baseline(path)
         assert caplog.messages == []
-        after_baseline([known, known, outcome()], baseline, LAST + timedelta(days=1))
+        write_baseline(results(tmp_path, found), path, "known", date(2020, 1, 1))
+        read_baseline(path)
     (message,) = caplog.messages
-    assert "expired on 2026-06-30" in message
+    assert "expired on 2020-01-01" in message
     assert HIDDEN.search(message) is None
 
 
@@ -162,9 +156,9 @@ def test_what_is_written_is_read_back(names: list[str], reason: str, tmp_path: P
     read = read_baseline(path)
     assert HIDDEN.search(path.read_text(encoding="utf-8")) is None
     assert len(read.entries) == len(names)
-    judged = after_baseline(made.outcomes, read, LAST)
-    assert {each.label for each, accepted in judged if accepted is not None} == {Label.MANIPULATED}
-    assert sum(accepted is not None for _, accepted in judged) == len(names)
+    accepted = [each for each in made.outcomes if read.accepts(each, LAST) is not None]
+    assert {each.label for each in accepted} == {Label.MANIPULATED}
+    assert len(accepted) == len(names)
 
 
 def test_twins_stand_in_a_baseline_once(tmp_path: Path) -> None:

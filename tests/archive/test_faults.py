@@ -386,7 +386,7 @@ def test_a_full_disk_ends_the_run_and_more_room_lets_it_go_on(clips, program, tm
     program.check_gone()
     assert "first 2" in ran.stdout and "second 1" in ran.stdout, (ran.stdout, ran.stderr)
     assert "left" not in ran.stdout
-    assert "No space left" in ran.stderr and "goes on from here" in ran.stderr
+    assert "No space left" in ran.stderr and "finished files are skipped" in ran.stderr
     results = check_whole(copy, {f"clip{number:02d}.mp4" for number in range(12)})
     assert set(labels_of(results).values()) == {Label.MANIPULATED}
     assert set(settled_once(copy).values()) == {1}

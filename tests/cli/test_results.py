@@ -92,6 +92,26 @@ def test_merge_answers_like_a_scan(tmp_path):
     assert run("merge", tmp_path / "x", one, "--fail-on", "all").exit_code == 2
 
 
+def test_a_baseline_is_written_and_reaches_every_report(tmp_path):
+    sha256 = "5" * 64
+    results = folder(tmp_path / "1", outcome("a.mp4", sha256, label=Label.MANIPULATED))
+    given = ("baseline", results, tmp_path / "b.toml", "--reason", "our own test clip")
+    assert run(*given, "--until", "someday").exit_code == 2
+    made = run(*given, "--until", "2999-12-31", "--reviewer", "A. Reviewer")
+    assert (made.exit_code, "1 accepted until 2999-12-31" in made.stdout) == (0, True)
+    assert run(*given, "--until", "2999-12-31").exit_code == 2  # it is there already
+    asked = ("--report", "html,csv,sarif,junit", "--baseline", tmp_path / "b.toml")
+    assert run("report", results, *asked).exit_code == 0
+    assert "our own test clip" in (results / "summary.html").read_text()
+    assert "2999-12-31,our own test clip" in (results / "results.csv").read_text()
+    assert 'failures="0"' in (results / "results.junit.xml").read_text()
+    (found,) = json.loads((results / "results.sarif").read_text())["runs"][0]["results"]
+    assert found["baselineState"] == "unchanged"
+    assert found["suppressions"][0]["justification"].startswith("our own test clip")
+    merged = run("merge", tmp_path / "all", results, *asked)
+    assert merged.exit_code == 0
+
+
 def test_report(tmp_path):
     results = folder(tmp_path / "1", outcome("a.mp4"), outcome("b.mp4", "c2"))
     made = run("report", results, "--report", "csv,html")

@@ -39,6 +39,8 @@ COLUMNS = (
     "started",
     "took",
     "path",
+    "accepted_until",
+    "accepted_reason",
 )
 
 # OWASP, "CSV Injection": what starts a formula, with the full-width forms that some programs take
@@ -56,7 +58,10 @@ def write_csv(results: Results, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(COLUMNS)
         for outcome in results.outcomes:
-            writer.writerow([cell(value) for value in _values(outcome)])
+            accepted = results.accepted(outcome)
+            until = None if accepted is None else accepted.expires.isoformat()
+            reason = None if accepted is None else accepted.reason
+            writer.writerow([cell(value) for value in (*_values(outcome), until, reason)])
 
 
 def cell(value: str | int | float | None) -> str:

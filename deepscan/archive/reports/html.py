@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from deepscan.archive.records import Outcome, OutputFile, Results, Run
+from deepscan.archive.records import Accepted, Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import SEVERITY, address, inside
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
@@ -221,7 +221,7 @@ def _small(encoded: bytes) -> str:
         OSError,
         ValueError,
         SyntaxError,
-    ):  # Pillow's archive_options to say that it is no picture
+    ):  # Pillow's ways to say that it is no picture
         return ""
     held = io.BytesIO()
     small.save(held, "JPEG", quality=72, optimize=True)
@@ -263,7 +263,9 @@ def _rows(results: Results, here: Path) -> list[Row]:
                 judged="" if outcome.judged is None else _percent(outcome.judged),
                 length=wording.timestamp(outcome.seconds) if outcome.seconds else "",
                 reason=wording.visible(_sentence(outcome)),
-                notes=_notes(outcome, numbers, twins.get(outcome.name, [])),
+                notes=_notes(
+                    outcome, results.accepted(outcome), numbers, twins.get(outcome.name, [])
+                ),
                 page=links.pop(0)[1] if links and links[0][0] == _KINDS["html"] else None,
                 links=tuple(links),
                 picture=picture,
@@ -295,10 +297,16 @@ def _sentence(outcome: Outcome) -> str:
 
 
 def _notes(
-    outcome: Outcome, numbers: Mapping[str, int], twins: list[str]
+    outcome: Outcome,
+    accepted: Accepted | None,
+    numbers: Mapping[str, int],
+    twins: list[str],
 ) -> tuple[tuple[str, int | None], ...]:
     """What else is to be said in a row, each with the row that it leads to."""
     notes: list[tuple[str, int | None]] = []
+    if accepted is not None:
+        told = f"accepted until {accepted.expires}: {wording.visible(accepted.reason)}"
+        notes.append((told, None))
     if outcome.same_as is not None:
         told = f"same content as {wording.visible(outcome.same_as)}"
         notes.append((told, numbers.get(outcome.same_as)))

@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
-from deepscan.archive.baseline import Baseline
 from deepscan.archive.records import Outcome, Results
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
@@ -28,10 +27,9 @@ def write_junit(
     *,
     fail_on_suspicious: bool = False,
     skip_inconclusive: bool = False,
-    baseline: Baseline | None = None,
     today: date | None = None,
 ) -> None:
-    """Write one test case for each file; what a baseline accepts today passes, with the reason.
+    """Write one test case for each file; what the baseline accepts today passes, with the reason.
 
     Raises:
         OutputError: the file cannot be written.
@@ -40,7 +38,7 @@ def write_junit(
     suite = ElementTree.Element("testsuite")
     counts = {"failure": 0, "error": 0, "skipped": 0}
     for outcome in results.outcomes:
-        accepted = baseline.accepts(outcome, day) if baseline is not None else None
+        accepted = results.baseline.accepts(outcome, day) if results.baseline else None
         state = _state(outcome.label, fail_on_suspicious, skip_inconclusive)
         folder, _, name = outcome.name.rpartition("/")
         case = ElementTree.SubElement(

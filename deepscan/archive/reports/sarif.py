@@ -27,8 +27,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.baseline import Baseline
-from deepscan.archive.records import Outcome, Results, Run
+from deepscan.archive.records import Baseline, Outcome, Results, Run
 from deepscan.archive.reports import SEVERITY, address
 from deepscan.archive.reports.jsonl import encodable
 from deepscan.errors import OutputError
@@ -57,14 +56,13 @@ def write_sarif(
     results: Results,
     path: Path,
     *,
-    baseline: Baseline | None = None,
     today: date | None = None,
 ) -> None:
     """Write the results, in more than one file where they pass GitHub's limits.
 
-    With a baseline every result has a `baselineState`: unchanged if the baseline accepts it today
-    (it is then suppressed too, with the reason), updated if another verdict over the same content
-    was reviewed, else new. `today` is the day in UTC unless it is given.
+    Where the results have a baseline, every result has a `baselineState`: unchanged if the baseline
+    accepts it today (it is then suppressed too, with the reason), updated if another verdict over
+    the same content was reviewed, else new. `today` is the day in UTC unless it is given.
 
     Raises:
         OutputError: a file cannot be written, or a number is NaN or infinite.
@@ -74,7 +72,9 @@ def write_sarif(
     ordered = sorted(results.outcomes, key=lambda each: (ranks[each.label], each.name))
     seen: Counter[str] = Counter()
     found = [
-        _result(each, baseline, day, seen) for each in ordered if each.label is not Label.ERROR
+        _result(each, results.baseline, day, seen)
+        for each in ordered
+        if each.label is not Label.ERROR
     ]
     broken = [_notification(each) for each in ordered if each.label is Label.ERROR]
     logs = _parts(results, found, broken)

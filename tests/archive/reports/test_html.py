@@ -398,7 +398,7 @@ def test_browser_sorts(browser: Browser, tmp_path: Path) -> None:
     assert click(1) == ["7", "8", "9", "10"]
     assert click(1) == ["10", "9", "8", "7"]
     assert click(2) == ["8", "9", "10", "7"]
-    assert click(2) == ["10", "9", "8", "7"]  # what has no score is last both archive_options
+    assert click(2) == ["10", "9", "8", "7"]  # what has no score is last both ways
     assert click(5) == ["10", "9", "8", "7"]
     assert browser.evaluate(
         "[...document.querySelectorAll('[aria-sort]')].map(h => h.innerText.trim() + h.ariaSort)"

@@ -26,8 +26,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepscan.archive.baseline import Accepted, Baseline
-from deepscan.archive.records import Outcome, OutputFile, Results, Run
+from deepscan.archive.records import Accepted, Baseline, Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import REPORTS, load_report, sarif
 from deepscan.archive.reports import csv as csv_report
 from deepscan.archive.reports.csv import COLUMNS, write_csv
@@ -282,7 +281,8 @@ def check_sarif() -> Callable[[dict[str, Any]], None]:
 
 def sarif_of(made: Results, **given_: Any) -> dict[str, Any]:
     path = made.folder / "results.sarif"
-    write_sarif(made, path, **given_)
+    baseline = given_.pop("baseline", None)
+    write_sarif(replace(made, baseline=baseline), path, **given_)
     log: dict[str, Any] = json.loads(path.read_text())
     return log
 
@@ -419,7 +419,8 @@ def test_sarif_is_split_where_github_would_refuse_it(
 
 def junit_of(made: Results, **given_: Any) -> ElementTree.Element:
     path = made.folder / "results.junit.xml"
-    write_junit(made, path, **given_)
+    baseline = given_.pop("baseline", None)
+    write_junit(replace(made, baseline=baseline), path, **given_)
     return ElementTree.fromstring(path.read_bytes())
 
 
