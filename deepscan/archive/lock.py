@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from deepscan import __version__
 from deepscan.errors import OutputError
+from deepscan.files import is_part
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ LOCK = ".lock"
 DOWNLOADS = ".fetched"
 """The folder below the results where remote files lie while they are scanned."""
 
-# What `files.part_name` gives, and files or folders that name the process that makes them.
-_LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.part(\.[^.]*)?|\..*\.tmp\.[0-9]+", re.DOTALL)
+# Files or folders that name the process that makes them.
+_TEMPORARY = re.compile(r"\..*\.tmp\.[0-9]+", re.DOTALL)
 
 
 class Lock:
@@ -127,7 +128,7 @@ def sweep(folder: Path, *, deep: bool = True) -> int:
                 ]
             for path, is_folder in found:
                 ours = here == folder and path.name == DOWNLOADS
-                if not ours and not _LEFTOVER.fullmatch(path.name):
+                if not (ours or is_part(path.name) or _TEMPORARY.fullmatch(path.name)):
                     if is_folder and deep:
                         waiting.append(path)
                     continue
