@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,6 +20,7 @@ from typing import IO, Any
 from deepscan.errors import OutputError, UnreadableError, UsageError
 from deepscan.types import Output, ReadReport
 
+MIN_FREE = 2**20  # bytes of a disk, below which nothing is begun: a record may take as much
 _CHUNK = 4 * 2**20
 _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part(\.[^.]*)?", re.DOTALL)
 
@@ -87,7 +89,8 @@ def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: 
 
     Raises:
         UsageError: two outputs for one file, or an output that is an input.
-        OutputError: the folder is missing, or a file is there and `force` is not set.
+        OutputError: the folder is missing, its disk is full, or a file is there and `force` is not
+            set.
     """
     if len(set(wanted.values())) < len(wanted):
         raise UsageError(f"two outputs have one name: {', '.join(map(str, wanted.values()))}")
@@ -96,6 +99,8 @@ def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: 
             raise OutputError(f"the folder {target.parent} does not exist: create it first")
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise OutputError(f"the folder {target.parent} may not be written to")
+        if shutil.disk_usage(target.parent).free < MIN_FREE:
+            raise OutputError(f"the disk of {target.parent} is full: name another folder")
         if target.is_dir():
             raise OutputError(f"{target} is a folder: name a file")
         if target.exists():

@@ -202,16 +202,20 @@ def _scan_files(
     *,
     quiet: bool,
 ) -> list[Label]:
-    from deepscan.cli.progress import Bar
     from deepscan.files import check_outputs
-    from deepscan.scan.scanner import Scanner
 
     for target in targets:
         check_outputs(target, inputs, force=force)
+    watched = not quiet and is_terminal(sys.stderr)
+    if watched and any(path.is_file() for path in inputs):
+        print_message(f"loading {options.model} ...")  # what is imported from here on takes time
+    from deepscan.cli.progress import Bar
+    from deepscan.scan.scanner import Scanner
+
     labels: list[Label] = []
     with Scanner(options) as scanner:
         try:
-            with Bar(enabled=not quiet and is_terminal(sys.stderr)) as bar:
+            with Bar(enabled=watched) as bar:
                 for path, target in zip(inputs, targets, strict=True):
                     outcome = scanner.scan(path, target, force=force, progress=bar.of(path))
                     labels.append(outcome.label)

@@ -84,7 +84,7 @@ from deepscan.verdict.notes import (
 )
 from deepscan.video import open_video
 from deepscan.video.contract import OTHER_STREAMS, VideoReader
-from deepscan.video.input_file import hash_file
+from deepscan.video.input_file import hash_file, may_hold_pictures
 from deepscan.video.isolation.launcher import warm_up
 
 logger = logging.getLogger(__name__)
@@ -361,7 +361,8 @@ class _FileScan:
     def _identify(self) -> None:
         """The stage before decoding; what is learnt before an error stays known."""
         file, limits = resolve(self._request.path), self._options.limits
-        self._scanner.load()
+        if may_hold_pictures(file, limits):
+            self._scanner.load()
         with self._watch.measure("hash"):
             self._facts = replace(self._facts, file=file, identity=identity_of(file))
             self._facts = replace(self._facts, sha256=hash_file(file, limits))

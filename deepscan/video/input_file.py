@@ -17,6 +17,7 @@ from deepscan.errors import (
     NoVideoError,
     UnreadableError,
     UnsupportedError,
+    VideoError,
 )
 from deepscan.files import sha256_of
 from deepscan.options import Limits
@@ -139,6 +140,24 @@ def is_text(head: bytes) -> bool:
         if error.end < len(head) or error.reason != "unexpected end of data":
             return False
     return not any(byte < 9 or (13 < byte < 32 and byte != 27) for byte in head)
+
+
+def may_hold_pictures(path: Path, limits: Limits) -> bool:
+    """Whether a file is worth loading networks for, by its first bytes; opening it says for sure.
+
+    False for what cannot be opened, is empty or plain text, or is known as no video or picture.
+    """
+    try:
+        source = open_source(path, limits)
+    except VideoError:
+        return False
+    try:
+        still_format(source)
+        return not is_text(source.head())
+    except (VideoError, OSError):
+        return False
+    finally:
+        os.close(source.descriptor)
 
 
 def still_format(source: Source) -> str | None:

@@ -77,6 +77,15 @@ def test_a_scan_imports_what_it_needs_and_no_more(scanned):
     assert {name for name in imported if not name.startswith("_")} - ALLOWED == set()
 
 
+@pytest.mark.parametrize("name", ["mistyped.mp4", "notes.mp4"])
+def test_what_is_no_video_loads_no_network(scanned, name):
+    folder, environment = scanned
+    (folder / "notes.mp4").write_text("what I saw\n" * 9)
+    ran = run([name], folder, environment)
+    assert ran.returncode == 2 and "1 error" in ran.stdout
+    assert not {"openvino", "av", *HEAVY}.intersection(json.loads(ran.stderr))
+
+
 def test_no_process_of_an_archive_imports_torch(scanned):
     folder, environment = scanned
     (folder / "sitecustomize.py").write_text(_REFUSE)

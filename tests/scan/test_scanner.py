@@ -17,6 +17,7 @@ import pytest
 import deepscan.files
 import deepscan.scan.scanner
 import deepscan.scan.write
+from deepscan import files
 from deepscan.errors import (
     CorruptError,
     DecoderCrash,
@@ -477,6 +478,12 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path):
     same = tmp_path / "r.mp4"
     with pytest.raises(UsageError, match="one name"):
         check_outputs({"overlay": same, "html": same}, [], force=True)
+
+
+def test_a_full_disk_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MIN_FREE", 2**70)
+    with pytest.raises(OutputError, match="is full: name another folder"):
+        check_outputs({"overlay": tmp_path / "result.mp4"}, [], force=False)
 
 
 # Several files, and what a scanner holds
