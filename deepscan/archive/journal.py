@@ -87,7 +87,7 @@ class JournalState:
         return known
 
     def by_key(self, key: str) -> Outcome | None:
-        """An outcome with this key whose outputs are its own (not those of a twin).
+        """An outcome with this key whose outputs are its own (not those of a duplicate).
 
         A current one if there is any, else the newest superseded one, so that going back to other
         settings costs nothing; errors among those are left out, since their folder is used again.

@@ -23,7 +23,14 @@ from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.records import Baseline, InputFile, Outcome, OutputFile, Run, SkippedEntry
 from deepscan.archive.reports import Report
 from deepscan.archive.settings_hash import result_key
-from deepscan.archive.workers.contract import Task, TaskDone, TaskLost, TaskProgress, WorkerPool
+from deepscan.archive.workers.contract import (
+    NODE_LOST,
+    Task,
+    TaskDone,
+    TaskLost,
+    TaskProgress,
+    WorkerPool,
+)
 from deepscan.archive.workers.worker import DISK, error_outcome, outputs_of
 from deepscan.errors import OutputError, UnreadableError, VideoError
 from deepscan.files import atomic_outputs, finished, identity_of, resolve
@@ -35,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2  # of a file whose model process died
 MAX_NODE_ATTEMPTS = 6  # of one whose machine was lost, which is not the file's fault
-NODE_LOST = "node_lost"
 REPORT_INTERVAL = 60.0  # seconds between two reports of a run at work ...
 REPORT_SHARE = 20  # ... and at least so many times as long as the last ones took
 # Nothing to do with the content, or perhaps gone by then: the next run tries such files again.

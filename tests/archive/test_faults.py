@@ -529,10 +529,10 @@ def test_forks_without_threads_and_a_clock_that_jumps(clips, program, tmp_path):
     )
     threads = set()
     while process.poll() is None:
-        zygote = find(program, "forkserver")
-        if zygote is not None:
+        forkserver_pid = find(program, "forkserver")
+        if forkserver_pid is not None:
             with suppress(OSError):
-                threads.add(len(os.listdir(f"/proc/{zygote}/task")))
+                threads.add(len(os.listdir(f"/proc/{forkserver_pid}/task")))
         time.sleep(0.05)
     ran = program.end(process)
     assert ran.code == 0, ran.err

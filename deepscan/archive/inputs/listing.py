@@ -535,8 +535,10 @@ def _prefixes(roots: Sequence[_Root]) -> list[str]:
         names = ["/".join(parts[-count:]) for parts, count in zip(whole, used, strict=True)]
         longer = False
         for n, name in enumerate(names):
-            twins = [m for m, other in enumerate(names) if other == name and whole[m] != whole[n]]
-            if twins and used[n] < len(whole[n]):
+            same_name = [
+                m for m, other in enumerate(names) if other == name and whole[m] != whole[n]
+            ]
+            if same_name and used[n] < len(whole[n]):
                 used[n] += 1
                 longer = True
         if not longer:

@@ -10,6 +10,8 @@ from deepscan.archive.records import InputFile, Outcome
 from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
+NODE_LOST = "node_lost"  # reason of a loss that was not the file's fault: its machine went
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from deepscan.archive.workers.contract import PoolEvent, PoolInfo, Task, TaskLost
+from deepscan.archive.workers.contract import NODE_LOST, PoolEvent, PoolInfo, Task, TaskLost
 from deepscan.archive.workers.local import CONTROLS, PROGRESS_TIMEOUT, SCANNER
 from deepscan.archive.workers.messages import error_named
 from deepscan.archive.workers.ray_actor import (
@@ -50,7 +50,6 @@ PLACEMENT_TIMEOUT = 180.0  # seconds for Ray to start an actor: imports on a bus
 NODE_CHECK_INTERVAL = 5.0  # seconds between two checks for new nodes
 RESTART_DELAY, MAX_RESTART_DELAY = 1.0, 600.0  # seconds before a failed actor is replaced
 NO_NODE_TIMEOUT = 600.0  # seconds without any actor that end the run
-NODE_LOST = "node_lost"
 OTHER_CALLS = 3  # of an actor at once beside its scans: start, news and a heartbeat
 
 ActorKey = tuple[str, int]
