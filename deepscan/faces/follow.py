@@ -65,13 +65,14 @@ def find_faces(
 
     Yields:
         Faces in the order of their track ids. A face is unscored as "too_small" if the longer side
-        of its box is below `min_face`, as "limit_faces" if there are more than `max_faces` (the
-        largest are judged), as "too_blurred" if its crop's sharpness is below `min_sharpness`. If
-        the detector had more faces than it returned, a stand-in over the whole frame, with
-        confidence 0 and without a track, is unscored as "limit_faces".
+        of its box is below `min_face`, as "limit_faces" if there are more than `max_faces` (they
+        take turns, the largest first), as "too_blurred" if its crop's sharpness is below
+        `min_sharpness`. If the detector had more faces than it returned, a stand-in over the whole
+        frame, with confidence 0 and without a track, is unscored as "limit_faces".
     """
     tracker = Tracker()
     search = _Search(detector, options)
+    judged: Counter[int] = Counter()
     previous: _Searched | None = None
     for after_cut, group in _groups(frames, options, sampled):
         if after_cut:
@@ -93,7 +94,7 @@ def find_faces(
             while believed[position].index < frame.index:
                 position += 1
             detection = _between(believed[max(0, position - 1)], believed[position], frame)
-            yield _cut_out(frame, detection, options, size)
+            yield _cut_out(frame, detection, options, size, judged)
         if new:
             previous = new[-1]
 
@@ -291,18 +292,23 @@ def _blend(a: Face, b: Face, weight: float) -> Face:
     )
 
 
-def _cut_out(frame: Frame, detection: Detection, options: ScanOptions, size: int) -> FrameCrops:
+def _cut_out(
+    frame: Frame, detection: Detection, options: ScanOptions, size: int, judged: Counter[int]
+) -> FrameCrops:
+    """Cut out the faces of a frame; `judged` counts in how many frames each track was."""
     crops: list[FaceCrop] = []
     unscored: list[UnscoredFace] = []
-    judged = 0
-    for face in sorted(detection.faces, key=lambda face: -face.box.area):
+    left = options.max_faces
+    # Where there are too many, those have their turn that had fewest; of these the largest.
+    for face in sorted(detection.faces, key=lambda face: (judged[_track(face)], -face.box.area)):
         if _longer_side(face) < options.min_face:
             unscored.append(UnscoredFace(face, "too_small"))
             continue
-        judged += 1
-        if judged > options.max_faces:
+        if not left:
             unscored.append(UnscoredFace(face, "limit_faces"))
             continue
+        left -= 1
+        judged[_track(face)] += 1
         box = square(face.box, options.crop_scale)
         image = np.ascontiguousarray(turn_picture(cut(frame.image, box, size), face.turn))
         sharp = sharpness(image)

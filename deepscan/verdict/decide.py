@@ -96,7 +96,8 @@ def decide(
             nearest = max(nearest, (float(margin[peak]), points[peak]), key=lambda pair: pair[0])
     coverage = _in_bands(evidence.coverage(report), seen)
     unknown = sum(each.unknown(still=still) for each in seen.values())
-    label, reasons = _label(intervals, disagree, coverage, unknown, report, model, options)
+    limits = _limits(coverage, evidence.beyond_limit, unknown, report, model, options)
+    label, reasons = _label(intervals, disagree, coverage, limits, report, model, options)
     if failure is not None:
         label, reasons = Label.ERROR, [failure, *(r for r in reasons if r.code != "complete")]
     for track_id, turn in sorted(evidence.turned.items()):
@@ -219,13 +220,12 @@ def _label(
     intervals: list[Interval],
     disagree: list[Interval],
     coverage: Coverage,
-    unknown: int,
+    limits: list[Reason],
     report: ReadReport,
     model: ModelInfo,
     options: ScanOptions,
 ) -> tuple[Label, list[Reason]]:
     """The label and every reason that bears on it, the deciding one first."""
-    limits = _limits(coverage, unknown, report, model, options)
     manipulated = [i for i in intervals if i.label is Label.MANIPULATED]
     suspicious = [i for i in intervals if i.label is Label.SUSPICIOUS]
     if coverage.faces_scored and _below_floor(model):
@@ -256,7 +256,12 @@ def _label(
 
 
 def _limits(
-    coverage: Coverage, unknown: int, report: ReadReport, model: ModelInfo, options: ScanOptions
+    coverage: Coverage,
+    beyond: int,
+    unknown: int,
+    report: ReadReport,
+    model: ModelInfo,
+    options: ScanOptions,
 ) -> list[Reason]:
     """Everything that forbids no-evidence."""
     limits = []
@@ -266,8 +271,8 @@ def _limits(
     if not report.complete:
         limits.append(Reason("partial", "not all of the file was read: " + _listed(report.reasons)))
     unscored = dict(coverage.faces_unscored)
-    if unscored.get("limit_faces"):
-        text = f"{unscored['limit_faces']} face sightings beyond the limit were not judged"
+    if beyond:
+        text = f"{beyond} sightings of faces beyond the limit, of which none was judged"
         limits.append(Reason("limit_faces", text))
     outside = unscored.get(OUTSIDE, 0)
     if unknown or (outside and not coverage.faces_scored):

@@ -88,6 +88,12 @@ class Evidence:
             series.sizes.append(max(unscored.face.box.width, unscored.face.box.height))
             series.unscored[unscored.reason] += 1
 
+    @property
+    def beyond_limit(self) -> int:
+        """Sightings beyond the most faces of a frame, of faces that were judged in no frame."""
+        later = (each for each in self.tracks.values() if each.scored)
+        return self.unscored["limit_faces"] - sum(each.unscored["limit_faces"] for each in later)
+
     def _series(self, track_id: int | None) -> TrackEvidence:
         assert track_id is not None, "find_faces names every face that it hands on"
         return self.tracks.setdefault(track_id, TrackEvidence())

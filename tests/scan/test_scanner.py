@@ -34,9 +34,16 @@ from deepscan.scan.scanner import Scanner, analyze_video, scan_paths, scan_video
 from deepscan.sinks import SINKS, sink_class
 from deepscan.sinks.masks import read_masks
 from deepscan.sinks.record import digest_of, manifest_of
-from deepscan.testing import FakeDetector
-from deepscan.types import Label, Scanned, Skipped
-from tests.conftest import CALIBRATION, blue_engine, fake_scanner, make_face_clip
+from deepscan.testing import FACE_COLOUR, FakeDetector
+from deepscan.types import Box, Label, Scanned, Skipped
+from tests.conftest import (
+    CALIBRATION,
+    FORGED_BLUE,
+    HONEST_BLUE,
+    blue_engine,
+    fake_scanner,
+    make_face_clip,
+)
 
 SUFFIXES = {
     "overlay": ".mp4",
@@ -578,3 +585,28 @@ def test_an_engine_put_in_its_place_stays(clips):
         scanner.engine = shared
         scanner.scan(clips["honest"])
         assert scanner.engine is shared is not own
+
+
+@pytest.mark.parametrize(("forged", "label"), [(None, Label.NO_EVIDENCE), (65, Label.MANIPULATED)])
+def test_a_crowd_takes_turns_and_is_judged(tmp_path, forged, label):
+    """66 faces where 64 are judged in a frame: every one has its turns, and the file a verdict."""
+    side = 60
+    boxes = [
+        Box(x, y, x + side, y + side) for y in range(20, 620, 105) for x in range(20, 1160, 105)
+    ]
+
+    def crowd(index):
+        image = np.full((660, 1200, 3), 70, np.uint8)
+        for place, box in enumerate(boxes):
+            blue = FORGED_BLUE if place == forged else HONEST_BLUE
+            image[box.y1 : box.y2, box.x1 : box.x2] = (*FACE_COLOUR[:2], blue)
+        return image
+
+    path = make_face_clip(tmp_path / "crowd.mp4", draw=crowd, size=(1200, 660), frames=20)
+    detector = FakeDetector(lambda image: boxes if len(image) == 660 else [], max_faces=256)
+    with fake_scanner(HERE, detector=detector) as scanner:
+        outcome = scanner.scan(path)
+    assert outcome.label is label
+    coverage = outcome.scan.verdict.coverage
+    assert coverage.faces == 66 * 20 and coverage.faces_scored == 64 * 20
+    assert all(track.scored >= 18 for track in outcome.scan.verdict.tracks)

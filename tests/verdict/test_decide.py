@@ -139,6 +139,18 @@ WEAK = replace(MODEL, auc=MODEL_FLOOR - 0.01)
             Label.INCONCLUSIVE,
             ["limit_faces"],
         ),
+        (  # one that was judged in other frames, and one that never was
+            [*steady(2, LOW), result(2.0, unscored=(not_judged("limit_faces", 0),))],
+            {},
+            Label.NO_EVIDENCE,
+            ["complete"],
+        ),
+        (
+            [*steady(2, LOW), result(2.0, unscored=(not_judged("limit_faces", 1),))],
+            {},
+            Label.INCONCLUSIVE,
+            ["limit_faces"],
+        ),
         (
             steady(2, LOW, unscored=(not_judged("too_blurred"), not_judged("too_blurred", 51))),
             {},
