@@ -16,17 +16,16 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-import deepscan
 from deepscan.errors import VideoError
 from deepscan.options import Limits
 from deepscan.types import CredentialState, Integrity, Provenance, Trust
 from deepscan.video.input_file import Source, open_source
+from deepscan.video.isolation.launcher import start_interpreter
 from deepscan.video.isolation.sandbox import die_with_parent, limit_resources, lock_down
 
 logger = logging.getLogger(__name__)
@@ -54,11 +53,6 @@ SEARCHED = 64 * 2**20  # bytes; larger files are for somebody else to look throu
 EXTRA = "pip install '.[provenance]' in deepscan's checkout"
 MATROSKA = b"\x1a\x45\xdf\xa3"
 UNTRUSTED = "signingCredential.untrusted"
-# -P and an explicit root: the current folder may be full of untrusted files, some named c2pa.py.
-START = (
-    "import sys; sys.path.append(sys.argv[2]); from deepscan.c2pa import main; main(sys.argv[1])"
-)
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
 OFFLINE = {"verify": {"ocsp_fetch": False, "remote_manifest_fetch": False}}
 
 
@@ -122,29 +116,18 @@ def _is_plain(source: Source) -> bool:
 
 def _ask(source: Source, anchors: str | None) -> Provenance:
     allowed = round(TIME + source.size / PACE)
-    order = {
+    job = {
         "descriptor": source.descriptor,
         "parent": os.getpid(),
         "anchors": anchors,
         "time": allowed,
     }
-    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    kept |= {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
-    root = Path(deepscan.__file__).resolve().parent.parent
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", START, json.dumps(order), os.fspath(root)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        pass_fds=[source.descriptor],
-        env=kept,
-        # Ctrl-C is for the program, whose end this process shares.
-        start_new_session=True,
+    process = start_interpreter(
+        "deepscan.c2pa", json.dumps(job), (source.descriptor,), stdout=subprocess.PIPE
     )
     with process:
         try:
-            said = _hear(process, allowed)
+            said = _receive(process, allowed)
         finally:
             process.kill()
     if said is None:
@@ -158,7 +141,7 @@ def _ask(source: Source, anchors: str | None) -> Provenance:
         return Provenance("unreadable", notes=(f"the process that read them ended with {how}",))
 
 
-def _hear(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+def _receive(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
     """All that a process says until it ends; None if the time passes."""
     assert process.stdout is not None
     until, said = time.monotonic() + seconds, bytearray()

@@ -16,6 +16,7 @@ import pytest
 from deepscan import c2pa as provenance
 from deepscan.c2pa import Provenance, _believable, provenance_of, read_provenance
 from deepscan.testing import make_video
+from deepscan.video.isolation import launcher
 from deepscan.video.isolation.sandbox import DENIED
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -223,7 +224,8 @@ def child(monkeypatch, tmp_path, signed):
     """Puts a process of the test's in the place of the one that reads."""
 
     def play(text):
-        monkeypatch.setattr(provenance, "START", f"import os, sys, time\n{text}")
+        start = f"import os, sys, time\n{text}".replace("{", "{{").replace("}", "}}")
+        monkeypatch.setattr(launcher, "START", start)
         return read_provenance(signed / "signed.mp4")
 
     return play
@@ -262,7 +264,7 @@ def test_the_process_has_no_network(signed, monkeypatch):
         "provenance._read = lambda *given: socket.socket()\n"
         "provenance.main(sys.argv[1])"
     )
-    monkeypatch.setattr(provenance, "START", text)
+    monkeypatch.setattr(launcher, "START", text)
     (note,) = read_provenance(signed / "signed.jpg").notes
     assert note.startswith("PermissionError")
 

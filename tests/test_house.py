@@ -24,7 +24,8 @@ from deepscan.faces import DETECTORS
 from deepscan.faces.detector import FaceDetector
 from deepscan.sinks import SINKS
 from deepscan.sinks.sink import Sink
-from deepscan.video.contract import READERS, VideoReader
+from deepscan.video.contract import VideoReader
+from deepscan.video.readers import READERS
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(

@@ -1,4 +1,4 @@
-"""The account of a reading: whether every sign agrees that all pictures of a stream were read.
+"""Checks that a reading was complete: whether every sign agrees that all pictures were read.
 
 Decoders pass over damage in silence: about one file in six that lost frames to random damage raises
 no error at all. So the pictures are held against what the container promised, and against the
@@ -30,7 +30,7 @@ FEW_INTERVALS = 8  # below this nothing can be said about regularity
 
 
 @dataclass(slots=True)
-class Account:
+class CompletenessCheck:
     """Counters of one reading. `step` is the usual time between two frames in seconds.
 
     `promised_frames` and `promised_duration` (s) come from the container, None where it says

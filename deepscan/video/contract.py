@@ -1,8 +1,4 @@
-"""The reader contract and the table of readers: what turns a file into upright RGB frames.
-
-To add a reader, write one file with a class that has this shape and add one line to `READERS`; the
-conformance suite in tests/video/ runs over every reader and every clip.
-"""
+"""The reader contract: what turns a file into upright RGB frames."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ class VideoReader(Protocol):
         ...
 
     def report(self) -> ReadReport:
-        """The account of the reading so far; final once `frames` is exhausted or has raised."""
+        """How complete the reading was so far; final once `frames` is exhausted or has raised."""
         ...
 
     def close(self) -> None: ...
@@ -44,8 +40,3 @@ class VideoReader(Protocol):
 
 OTHER_STREAMS = "not_all_streams_scanned"
 """Begins the reason for a file that holds more picture streams than the one that was read."""
-
-READERS: dict[str, str] = {
-    "pyav": "deepscan.video.readers.pyav:PyAVReader",
-    "decord": "deepscan.video.readers.decord:DecordReader",
-}

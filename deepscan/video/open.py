@@ -1,4 +1,4 @@
-"""Chooses the reader of a file, and opens it in this process or behind a worker process."""
+"""Opens a file and its reader, in this process or behind a worker process."""
 
 from __future__ import annotations
 
@@ -6,82 +6,18 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Self
 
-from deepscan.errors import DecoderCrash, DecoderHang, LimitError, UnsupportedError
+from deepscan.errors import DecoderCrash, DecoderHang, LimitError
 from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
-from deepscan.video.contract import READERS, VideoReader
+from deepscan.video.contract import VideoReader
 from deepscan.video.embedded import cut_out
 from deepscan.video.input_file import Source, open_source, still_format
 from deepscan.video.isolation.reader import IsolatedReader
-from deepscan.video.readers.fallback import TakeoverReader
-
-SAFE = "the safe choice"
-
-
-def choose_reader(
-    source: Source,
-    decoder: Decoder,
-    limits: Limits,
-    *,
-    reason: str | None = None,
-    beat: Callable[[], None] | None = None,
-) -> VideoReader:
-    """Open the reader that fits the file and the wish; it leaves `source` open.
-
-    `reason` is why `decoder` was named, None if a person asked for it.
-
-    Raises:
-        UnsupportedError: decord was asked for and is not trusted with this file.
-        VideoError: the file cannot be read at all.
-    """
-    kind = still_format(source)
-    if kind is not None:
-        from deepscan.video.readers.animation import AnimationReader, is_animated
-        from deepscan.video.readers.still import StillReader
-
-        if decoder not in ("auto", "pyav"):
-            raise UnsupportedError(f"{source.path}: {decoder} does not read still pictures")
-        if is_animated(source, kind, limits):
-            return AnimationReader(source, kind, limits=limits, beat=beat)
-        return StillReader(source, kind, limits=limits)
-    if decoder != "auto":
-        return _load(decoder)(
-            source.path, limits=limits, source=source, reason=reason or "asked for", beat=beat
-        )
-    return _choose_best(source, limits, beat)
-
-
-def _choose_best(source: Source, limits: Limits, beat: Callable[[], None] | None) -> VideoReader:
-    from deepscan.video.readers.pyav import PyAVReader
-
-    if not may_need_decord(source, "auto"):
-        return PyAVReader(source.path, limits=limits, source=source, reason=SAFE, beat=beat)
-    from deepscan.video.readers.decord import DecordReader, DistrustError, objection
-
-    pyav = PyAVReader(source.path, limits=limits, source=source, reason=SAFE, beat=beat)
-    why = objection(pyav.info, pyav.probe, source.size)
-    if why is not None:
-        pyav.because(why)
-        return pyav
-    pyav.close()
-    proven = "short and plain; its first frames are those of PyAV"
-    try:
-        return DecordReader(source.path, limits=limits, source=source, reason=proven, beat=beat)
-    except DistrustError as error:
-        return PyAVReader(source.path, limits=limits, source=source, reason=error.why, beat=beat)
-
-
-def may_need_decord(source: Source, decoder: Decoder) -> bool:
-    """Whether decord might be asked to read this file: a look at its first bytes and its size."""
-    if decoder == "pyav":
-        return False
-    from deepscan.video.readers.decord import is_installed, may_fit
-
-    return is_installed() if decoder == "decord" else may_fit(source)
+from deepscan.video.readers.choose import choose_reader, may_need_decord
+from deepscan.video.readers.fallback import FallbackReader
 
 
 def open_here(path: Path, decoder: Decoder, limits: Limits, stream: int = 0) -> VideoReader:
@@ -127,15 +63,9 @@ def _open(
                 raise
             reader = reopen(f"a decoder failed on opening the file: {error}")
         if decoder == "auto":
-            reader = TakeoverReader(reader, reopen)
+            reader = FallbackReader(reader, reopen)
         held.push(reader)
         return OpenedReader(reader, held.pop_all())
-
-
-def _load(name: str) -> Callable[..., VideoReader]:
-    module, _, attribute = READERS[name].partition(":")
-    reader: Callable[..., VideoReader] = getattr(import_module(module), attribute)
-    return reader
 
 
 class OpenedReader:

@@ -131,7 +131,7 @@ def open_container(source: Source, limits: Limits) -> Iterator[InputContainer]:
         ) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise CorruptError(
-            f"{source.path}: not a video, or its header is damaged ({_words(error)})"
+            f"{source.path}: not a video, or its header is damaged ({_strerror(error)})"
         ) from error
     with container:
         if len(container.streams) > limits.streams:
@@ -142,7 +142,7 @@ def open_container(source: Source, limits: Limits) -> Iterator[InputContainer]:
         yield container
 
 
-def _words(error: BaseException) -> str:
+def _strerror(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -16,7 +16,7 @@ JOINT = 10.0  # seconds; a jump beyond this is another clock from here on, FFmpe
 LARGEST = 2**62  # pts beyond this are damage, and would overflow when added to
 
 
-class Clock:
+class Timestamps:
     """Repairs time stamps one by one, in order of presentation.
 
     A frame without a time stamp comes one usual step after the last; one that does not rise comes

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deepscan.errors import OutputError
 from deepscan.types import VideoInfo
-from deepscan.video.audio import Sound
+from deepscan.video.audio import Audio
 from deepscan.video.colour import HD_HEIGHT, HD_WIDTH, MATRICES, PRIMARIES, SCALER, TRANSFERS
 from deepscan.video.timestamps import SENT
 
@@ -92,10 +92,10 @@ class VideoWriter:
             )
         try:
             self._stream = self._add_stream(preset, crf, threads)
-            self._sound = None
+            self._audio = None
             if source and not info.still:
-                self._sound = Sound(source, self._out, joined=info.container in SENT)
-                self._sound.start_at(self._start * self._time_base)
+                self._audio = Audio(source, self._out, joined=info.container in SENT)
+                self._audio.start_at(self._start * self._time_base)
         except BaseException:
             self.abort()
             raise
@@ -103,7 +103,7 @@ class VideoWriter:
     @property
     def notes(self) -> tuple[str, ...]:
         """What could not be kept of the source's sound, for people."""
-        return self._sound.notes if self._sound else ()
+        return self._audio.notes if self._audio else ()
 
     def write(self, image: NDArray[np.uint8], pts: int) -> None:
         """Take the next picture, (H, W, 3) uint8 RGB or (H, W) uint8 gray, of the writer's size.
@@ -138,8 +138,8 @@ class VideoWriter:
                     self._mux(None)
                 else:
                     self._out.start_encoding()
-                if self._sound is not None:
-                    self._sound.copy_rest()
+                if self._audio is not None:
+                    self._audio.copy_rest()
                 out, self._out = self._out, None
                 out.close()
             self._check()
@@ -147,8 +147,8 @@ class VideoWriter:
             self.abort()
             raise
         finally:
-            if self._sound is not None:
-                self._sound.close()
+            if self._audio is not None:
+                self._audio.close()
 
     def abort(self) -> None:
         """Give up and release what is held; what lies at `path` is not a video."""
@@ -156,7 +156,7 @@ class VideoWriter:
         if out is not None:
             with contextlib.suppress(Exception):
                 out.close()
-        sound = getattr(self, "_sound", None)
+        sound = getattr(self, "_audio", None)
         if sound is not None:
             sound.close()
 
@@ -216,8 +216,8 @@ class VideoWriter:
     def _mux(self, frame: VideoFrame | None) -> None:
         assert self._out is not None
         for packet in self._stream.encode(frame):
-            if self._sound is not None and packet.dts is not None and packet.time_base:
-                self._sound.copy_until(packet.dts * packet.time_base)
+            if self._audio is not None and packet.dts is not None and packet.time_base:
+                self._audio.copy_until(packet.dts * packet.time_base)
             self._out.mux(packet)
 
     def _to_frame(self, image: NDArray[np.uint8]) -> VideoFrame:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deepscan.testing import make_video
-from deepscan.video.isolation.launcher import _NURSERY
+from deepscan.video.isolation.launcher import _FORKSERVER
 
 Clip = Callable[..., Path]
 
@@ -32,6 +32,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def zygote() -> None:
+def server() -> None:
     """What all files share is there before anybody counts descriptors."""
-    _NURSERY.zygote()
+    _FORKSERVER.server()

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from deepscan.types import ReadReport
 from deepscan.video.colour import Turn, turn_of
-from deepscan.video.completeness import Account, may_repeat, shows_nothing
-from deepscan.video.timestamps import Clock
+from deepscan.video.completeness import CompletenessCheck, may_repeat, shows_nothing
+from deepscan.video.timestamps import Timestamps
 
 
 def account(times: list[float], **fields: object) -> ReadReport:
-    made = Account(step=0.04, **fields)  # type: ignore[arg-type]
+    made = CompletenessCheck(step=0.04, **fields)  # type: ignore[arg-type]
     made.times.extend(times)
     return made.report("pyav", "asked for", finished=True)
 
@@ -70,7 +70,7 @@ def test_what_is_no_sign(times: list[float], fields: dict[str, object]) -> None:
 
 def fed(packets: list[int], frames: list[int], **fields: object) -> ReadReport:
     """An account of packets and frames with those pts, in steps of 0.04 s."""
-    made = Account(step=0.04, gaps_told=True, packets=len(packets), **fields)  # type: ignore[arg-type]
+    made = CompletenessCheck(step=0.04, gaps_told=True, packets=len(packets), **fields)  # type: ignore[arg-type]
     made.packet_pts.extend(packets)
     for pts in frames:
         made.shown(pts * 0.04, pts * 0.04, 0.04)
@@ -95,7 +95,7 @@ def test_pictures_that_lead_the_first_key_frame_are_not_missed() -> None:
 
 
 def test_a_last_picture_may_stand_as_long_as_the_container_says() -> None:
-    made = Account(step=0.04, promised_duration=5.0)
+    made = CompletenessCheck(step=0.04, promised_duration=5.0)
     made.shown(0.0, 0.0, 0.04)
     made.shown(0.04, 0.04, 4.96)
     assert made.report("pyav", "asked for", finished=True).complete
@@ -103,7 +103,7 @@ def test_a_last_picture_may_stand_as_long_as_the_container_says() -> None:
 
 def test_a_duration_may_count_from_time_zero() -> None:
     for from_zero in (True, False):
-        made = Account(step=0.04, promised_duration=3.0, from_zero=from_zero)
+        made = CompletenessCheck(step=0.04, promised_duration=3.0, from_zero=from_zero)
         for time in regular(25):
             made.shown(time, time + 2.0)
         assert made.report("pyav", "asked for", finished=True).complete is from_zero
@@ -125,7 +125,7 @@ def test_a_picture_that_is_not_coded_may_be_missing() -> None:
 
 
 def test_a_reading_left_early_is_incomplete() -> None:
-    made = Account(step=0.04)
+    made = CompletenessCheck(step=0.04)
     made.times.extend(regular(3))
     report = made.report("pyav", "asked for", finished=False)
     assert (report.complete, report.decoded) == (False, 3)
@@ -142,7 +142,7 @@ def test_hidden_pictures_of_vpx_show_nothing() -> None:
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=50))
 def test_repaired_times_always_rise(stated: list[int | None]) -> None:
-    clock = Clock(Fraction(1, 90000), 0, 0.04)
+    clock = Timestamps(Fraction(1, 90000), 0, 0.04)
     ticks = [clock.tick(pts) for pts in stated]
     assert all(earlier[0] < later[0] for earlier, later in pairwise(ticks))
     assert all(earlier[1] <= later[1] for earlier, later in pairwise(ticks))
@@ -150,7 +150,7 @@ def test_repaired_times_always_rise(stated: list[int | None]) -> None:
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, unique=True))
 def test_sound_times_are_not_touched(stated: list[int]) -> None:
-    clock = Clock(Fraction(1, 1000), None, 0.04)
+    clock = Timestamps(Fraction(1, 1000), None, 0.04)
     assert [clock.tick(pts)[0] for pts in sorted(stated)] == sorted(stated)
 
 
@@ -158,7 +158,7 @@ def test_sound_times_are_not_touched(stated: list[int]) -> None:
     ("start", "first", "time"), [(0, 0, 0.0), (None, 7200, 0.0), (0, 90, 0.09), (500, 90, 0.0)]
 )
 def test_time_zero_is_the_stated_start(start: int | None, first: int, time: float) -> None:
-    pts, seconds = Clock(Fraction(1, 1000), start, 0.04).tick(first)
+    pts, seconds = Timestamps(Fraction(1, 1000), start, 0.04).tick(first)
     assert pts == first
     assert seconds == pytest.approx(time)
 

@@ -13,8 +13,6 @@ import pytest
 import deepscan
 from deepscan.archive.diff import compare
 from deepscan.options import ScanOptions
-from deepscan.sinks.footer import duration
-from deepscan.sinks.html import length_of
 from deepscan.sinks.record import digest_of
 from deepscan.types import Scanned
 from tests.conftest import fake_scanner
@@ -59,8 +57,7 @@ def test_a_face_is_where_the_player_shows_it(name: str, tmp_path: Path) -> None:
     assert track["start"]["seconds"] == pytest.approx(offset, abs=0.001)
     assert track["end"]["seconds"] == pytest.approx(offset + LASTS, abs=0.01)
     # The time lines reach to the end of the picture, and what was seen is no longer for it.
-    assert duration(outcome.scan) == pytest.approx(offset + LASTS, abs=0.01)
-    assert length_of(outcome.scan.verdict) == pytest.approx(offset + LASTS, abs=0.01)
+    assert outcome.scan.verdict.end == pytest.approx(offset + LASTS, abs=0.01)
     assert record["coverage"]["seconds"] == pytest.approx(LASTS, abs=0.01)
 
 

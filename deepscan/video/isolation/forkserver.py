@@ -1,12 +1,12 @@
 """The process that worker processes are forked off, so that no file waits for an interpreter.
 
 It has imported everything that a decoder may need, holds one thread and no file of anybody, and
-does nothing but fork, wait and kill: orders come from the parent as messages with descriptors
+does nothing but fork, wait and kill: jobs come from the parent as messages with descriptors
 (launcher.py), and each worker gives up its rights (worker.py) before it looks at its file. Workers
-of one zygote share its address layout, but nothing else.
+of one fork server share its address layout, but nothing else.
 
-A worker lives no longer than its line to the parent is open: closing it is the order to kill. The
-zygote goes when the parent goes, and its workers go with it.
+A worker lives no longer than its line to the parent is open: closing it has it killed.
+The fork server goes when the parent goes, and its workers go with it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import NoReturn
 
 from deepscan.video.isolation.launcher import PID, READY, STATUS
 from deepscan.video.isolation.sandbox import die_with_parent
-from deepscan.video.isolation.worker import Order, load_libraries, obey
+from deepscan.video.isolation.worker import Job, load_libraries, run_job
 
-LONGEST_ORDER = 2**17  # bytes
-DESCRIPTORS = 6  # of an order: line, stderr, video, ring, talk, lifeline
+LONGEST_JOB = 2**17  # bytes
+DESCRIPTORS = 6  # of a job: line, stderr, video, ring, channel, lifeline
 
 
 def main(argument: str) -> NoReturn:
@@ -40,12 +40,12 @@ def main(argument: str) -> NoReturn:
         gc.freeze()
         parent.sendall(READY)
         with suppress(BrokenPipeError, ConnectionResetError):
-            Zygote(parent).serve()
+            Server(parent).serve()
     os._exit(0)
 
 
-class Zygote:
-    """Forks a worker for each order, and tells how each of them ended."""
+class Server:
+    """Forks a worker for each job, and tells how each of them ended."""
 
     def __init__(self, parent: socket.socket) -> None:
         self._parent = parent
@@ -64,7 +64,7 @@ class Zygote:
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._parent:
-                    if not self._take_order():
+                    if not self._take_job():
                         for worker in self._lines:
                             os.kill(worker, signal.SIGKILL)
                         return
@@ -76,9 +76,9 @@ class Zygote:
                     os.kill(key.data, signal.SIGKILL)
                     self._selector.unregister(key.fileobj)
 
-    def _take_order(self) -> bool:
+    def _take_job(self) -> bool:
         """Fork a worker; False if the parent has gone."""
-        text, descriptors, flags, _ = socket.recv_fds(self._parent, LONGEST_ORDER, DESCRIPTORS)
+        text, descriptors, flags, _ = socket.recv_fds(self._parent, LONGEST_JOB, DESCRIPTORS)
         if not text:
             return False
         if len(descriptors) != DESCRIPTORS or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -88,16 +88,16 @@ class Zygote:
             for descriptor in descriptors[1:]:
                 os.close(descriptor)
             return True
-        line_end, words, *given = descriptors
+        line_end, stderr, *given = descriptors
         line = socket.socket(fileno=line_end)
-        zygote = os.getpid()
+        server = os.getpid()
         try:
             worker = os.fork()
         except OSError as error:
             worker = -(error.errno or errno.EAGAIN)
         if worker == 0:
-            _become_worker(text, given, words, zygote)
-        for descriptor in (*given, words):
+            _become_worker(text, given, stderr, server)
+        for descriptor in (*given, stderr):
             os.close(descriptor)
         with suppress(BrokenPipeError, ConnectionResetError):
             line.sendall(PID.pack(worker))
@@ -124,28 +124,28 @@ class Zygote:
                 line.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
 
 
-def _become_worker(text: bytes, given: list[int], words: int, zygote: int) -> NoReturn:
-    """Turn the forked process into one that has nothing of the zygote but its libraries."""
+def _become_worker(text: bytes, given: list[int], stderr: int, server: int) -> NoReturn:
+    """Turn the forked process into one that has nothing of the fork server but its libraries."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        os.dup2(words, 2)
+        os.dup2(stderr, 2)
         keep = sorted({0, 1, 2, *given})
         for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(low + 1, high)
-        video, ring, talk, lifeline = given
-        order = replace(
-            Order.read(text.decode()),
+        video, ring, channel, lifeline = given
+        job = replace(
+            Job.read(text.decode()),
             video=video,
             ring=ring,
-            talk=talk,
+            channel=channel,
             lifeline=lifeline,
-            parent=zygote,
+            parent=server,
         )
-        # The zygote's only thread lives as long as the zygote, so this is sure.
+        # The fork server's only thread lives as long as the fork server, so this is sure.
         die_with_parent()
-        obey(order)
+        run_job(job)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

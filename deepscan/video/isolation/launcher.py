@@ -1,9 +1,9 @@
-"""How a worker process comes to life: forked off the zygote, or as an interpreter of its own.
+"""Starts worker processes: forked off a fork server, or as interpreters of their own.
 
-The zygote (forkserver.py) is started once a program, when the first file is opened, and again if it
-has died. It is always a fresh interpreter, never a fork of this process, which may hold threads and
-a GPU. Where there is none (not Linux, or it cannot start), every file pays for an interpreter of
-its own; the reason stands in the log.
+The fork server (forkserver.py) is started once a program, when the first file is opened, and again
+if it has died. It is always a fresh interpreter, never a fork of this process, which may hold
+threads and a GPU. Where there is none (not Linux, or it cannot start), every file pays for an
+interpreter of its own; the reason stands in the log.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import deepscan
 
 log = logging.getLogger(__name__)
 
-START_UP = 30.0  # seconds until the zygote has imported its libraries, also on a busy machine
-FAREWELL = 5.0  # seconds that the zygote gets to leave
-AFTERMATH = 0.5  # seconds in which a zygote that has closed its lines is seen to have died
+START_UP = 30.0  # seconds until the fork server has imported its libraries, also on a busy machine
+FAREWELL = 5.0  # seconds that the fork server gets to leave
+AFTERMATH = 0.5  # seconds in which a fork server that has closed its lines is seen to have died
 LOST = -(2**31)  # exit code of a worker of which nobody can say how it ended
 
-# What the zygote says: that it is ready, and on the line of each worker its number (or minus errno
-# if there is none), then its exit code (minus the signal that ended it).
+# What the fork server sends: that it is ready, and on the line of each worker its number (or minus
+# errno if there is none), then its exit code (minus the signal that ended it).
 READY = b"ready"
 PID = struct.Struct("<i")
 STATUS = struct.Struct("<i")
@@ -51,10 +51,8 @@ FIXED = {
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
 }
 # -P and an explicit root: the current folder may be full of untrusted files, some named av.py.
-START = (
-    "import sys; sys.path.append(sys.argv[2]); "
-    "from deepscan.video.isolation.{module} import main; main(sys.argv[1])"
-)
+START = "import sys; sys.path.append(sys.argv[2]); from {module} import main; main(sys.argv[1])"
+MODULE = "deepscan.video.isolation.{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +61,14 @@ class Given:
 
     video: int
     ring: int
-    talk: int
+    channel: int
     lifeline: int
 
 
 class Worker(Protocol):
-    """A process that works on one file. `words` is its stderr; the caller closes it."""
+    """A process that works on one file. `stderr` is its stderr; the caller closes it."""
 
-    words: IO[bytes]
+    stderr: IO[bytes]
 
     def kill(self) -> None:
         """End it at once; also for one that has ended."""
@@ -81,44 +79,44 @@ class Worker(Protocol):
         ...
 
 
-def start_worker(order: dict[str, object], given: Given) -> Worker:
-    """Start a worker for an order (`worker.Order` without descriptors and parent)."""
-    for _ in range(2):  # a zygote that has died is replaced once
-        zygote = _NURSERY.zygote()
-        if zygote is None:
+def start_worker(job: dict[str, object], given: Given) -> Worker:
+    """Start a worker for a job (`worker.Job` without descriptors and parent)."""
+    for _ in range(2):  # a fork server that has died is replaced once
+        server = _FORKSERVER.server()
+        if server is None:
             break
         try:
-            worker = zygote.fork(order, given)
-        except ZygoteError as error:
+            worker = server.fork(job, given)
+        except ForkserverError as error:
             log.warning("the process that starts decoders is replaced: %s", error)
-            _NURSERY.discard(zygote)
+            _FORKSERVER.discard(server)
             continue
         if worker is None:
             break
         return worker
-    return SpawnedWorker(order, given)
+    return SpawnedWorker(job, given)
 
 
 def warm_up() -> None:
-    """Have the zygote get ready while the program does something else."""
-    _NURSERY.start()
+    """Have the fork server get ready while the program does something else."""
+    _FORKSERVER.start()
 
 
-class ZygoteError(Exception):
-    """The zygote cannot start, or has died."""
+class ForkserverError(Exception):
+    """The fork server cannot start, or has died."""
 
 
 class ForkedWorker:
-    """A worker of the zygote, known by the line on which its end will be told."""
+    """A worker of the fork server, known by the line on which its end will be told."""
 
-    def __init__(self, line: socket.socket, words: IO[bytes]) -> None:
-        self.words = words
+    def __init__(self, line: socket.socket, stderr: IO[bytes]) -> None:
+        self.stderr = stderr
         self._line = line
         self._code: int | None = None
 
     def kill(self) -> None:
         if self._code is None:
-            with suppress(OSError):  # the zygote has gone, and its workers with it
+            with suppress(OSError):  # the fork server has gone, and its workers with it
                 self._line.shutdown(socket.SHUT_WR)
 
     def wait(self, timeout: float | None) -> int | None:
@@ -134,15 +132,18 @@ class ForkedWorker:
 class SpawnedWorker:
     """A worker that is a child of this process."""
 
-    def __init__(self, order: dict[str, object], given: Given) -> None:
+    def __init__(self, job: dict[str, object], given: Given) -> None:
         # The kernel's death signal follows the thread, not the process.
         sure = threading.current_thread() is threading.main_thread()
-        whole = {**order, **asdict(given), "parent": os.getpid(), "kill_with_parent": sure}
-        self._process = _interpreter(
-            "worker", json.dumps(whole), tuple(asdict(given).values()), subprocess.PIPE
+        whole = {**job, **asdict(given), "parent": os.getpid(), "kill_with_parent": sure}
+        self._process = start_interpreter(
+            MODULE.format("worker"),
+            json.dumps(whole),
+            tuple(asdict(given).values()),
+            stderr=subprocess.PIPE,
         )
         assert self._process.stderr is not None
-        self.words: IO[bytes] = self._process.stderr
+        self.stderr: IO[bytes] = self._process.stderr
 
     def kill(self) -> None:
         self._process.kill()
@@ -154,70 +155,72 @@ class SpawnedWorker:
             return None
 
 
-class ZygoteProcess:
-    """The parent's end of the zygote; any thread may ask it for workers."""
+class ForkserverProcess:
+    """The parent's end of the fork server; any thread may ask it for workers."""
 
     def __init__(self) -> None:
         """Start it; it gets ready by itself."""
         self._ready = False
-        self._talk, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ExitStack() as held, theirs:
-            held.callback(self._talk.close)
+            held.callback(self._channel.close)
             # A file takes what it says until it is ready, and all its life: nobody has to read.
-            self._words = held.enter_context(tempfile.TemporaryFile())
+            self._stderr = held.enter_context(tempfile.TemporaryFile())
             number = theirs.fileno()
-            self._process = _interpreter("forkserver", str(number), (number,), self._words.fileno())
+            self._process = start_interpreter(
+                MODULE.format("forkserver"), str(number), (number,), stderr=self._stderr.fileno()
+            )
             held.pop_all()
 
     def wait(self) -> None:
         """Wait until it is ready.
 
         Raises:
-            ZygoteError: it does not come up.
+            ForkserverError: it does not come up.
         """
         if self._ready:
             return
-        if not (_readable(self._talk, START_UP) and self._talk.recv(len(READY)) == READY):
+        if not (_readable(self._channel, START_UP) and self._channel.recv(len(READY)) == READY):
             self._process.kill()
-            self._words.seek(0)
-            said = self._words.read().decode(errors="replace").strip().splitlines()
-            raise ZygoteError(said[-1][:200] if said else "it says nothing")
+            self._stderr.seek(0)
+            said = self._stderr.read().decode(errors="replace").strip().splitlines()
+            raise ForkserverError(said[-1][:200] if said else "it says nothing")
         self._ready = True
 
-    def fork(self, order: dict[str, object], given: Given) -> ForkedWorker | None:
+    def fork(self, job: dict[str, object], given: Given) -> ForkedWorker | None:
         """Have it fork a worker; None if it cannot, or does not answer.
 
         Raises:
-            ZygoteError: it has died.
+            ForkserverError: it has died.
         """
         # Numbers of descriptors are those of the other side, which fills them in.
         blank = dict.fromkeys((*asdict(given), "parent"), -1)
-        text = json.dumps({**order, **blank, "kill_with_parent": True}).encode()
+        text = json.dumps({**job, **blank, "kill_with_parent": True}).encode()
         with ExitStack() as held:
             line, their_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             held.enter_context(line)
             held.enter_context(their_line)
             reading, writing = os.pipe()
-            words = held.enter_context(open(reading, "rb", buffering=0))
+            stderr = held.enter_context(open(reading, "rb", buffering=0))
             with open(writing, "wb", buffering=0), their_line:
                 handed = (their_line.fileno(), writing, *asdict(given).values())
                 try:
-                    socket.send_fds(self._talk, [text], handed)
+                    socket.send_fds(self._channel, [text], handed)
                 except OSError as error:
-                    raise ZygoteError(f"it has gone ({error.strerror})") from error
+                    raise ForkserverError(f"it has gone ({error.strerror})") from error
             told = b""
             if _readable(line, START_UP):
                 with suppress(OSError):
                     told = line.recv(PID.size)
             if len(told) != PID.size and self._has_died():
-                raise ZygoteError("it died over an order")
+                raise ForkserverError("it died over a job")
             # Whatever else ails it: others may have workers there, which must not die for this one.
             (number,) = PID.unpack(told) if len(told) == PID.size else (-errno.ETIMEDOUT,)
             if number < 0:
                 log.warning("no decoder can be forked: %s", os.strerror(-number))
                 return None
             held.pop_all()
-            return ForkedWorker(line, words)
+            return ForkedWorker(line, stderr)
 
     def _has_died(self) -> bool:
         try:
@@ -227,13 +230,13 @@ class ZygoteProcess:
         return True
 
     def leave(self) -> None:
-        """Close this end of a zygote that belongs to another process."""
-        self._talk.close()
-        self._words.close()
+        """Close this end of a fork server that belongs to another process."""
+        self._channel.close()
+        self._stderr.close()
 
     def close(self) -> None:
         """End it, and all of its workers."""
-        self._talk.close()
+        self._channel.close()
         if not self._ready:
             self._process.kill()  # it listens only once it has its libraries
         try:
@@ -241,37 +244,37 @@ class ZygoteProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._words.close()
+        self._stderr.close()
 
 
-class Nursery:
-    """The one zygote of this program, if there is one."""
+class Forkserver:
+    """The one fork server of this program, if there is one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._zygote: ZygoteProcess | None = None
-        self._foreign: ZygoteProcess | None = None
+        self._process: ForkserverProcess | None = None
+        self._foreign: ForkserverProcess | None = None
         self._hopeless = sys.platform != "linux"  # others cannot fork safely, or not at all
 
     def start(self) -> None:
-        """Have the zygote get ready, if there can be one and there is none."""
+        """Have the fork server get ready, if there can be one and there is none."""
         with self._lock, suppress(OSError):  # the first file will meet it again, and say so
             self._launch()
 
-    def zygote(self) -> ZygoteProcess | None:
-        """The zygote, ready; None where there can be none."""
+    def server(self) -> ForkserverProcess | None:
+        """The fork server, ready; None where there can be none."""
         with self._lock:
             try:
                 self._launch()
-                if self._zygote is not None:
-                    self._zygote.wait()
-            except (ZygoteError, OSError) as error:
+                if self._process is not None:
+                    self._process.wait()
+            except (ForkserverError, OSError) as error:
                 self._give_up(error)
-            return self._zygote
+            return self._process
 
     def _launch(self) -> None:
-        if self._zygote is None and not self._hopeless:
-            self._zygote = ZygoteProcess()
+        if self._process is None and not self._hopeless:
+            self._process = ForkserverProcess()
 
     def _give_up(self, error: Exception) -> None:
         self._hopeless = True
@@ -280,49 +283,57 @@ class Nursery:
             "decoders does not come up: %s",
             error,
         )
-        if self._zygote is not None:
-            self._zygote.close()
-            self._zygote = None
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
-    def discard(self, zygote: ZygoteProcess) -> None:
-        """Give up a zygote that does not work."""
+    def discard(self, server: ForkserverProcess) -> None:
+        """Give up a fork server that does not work."""
         with self._lock:
-            if self._zygote is zygote:
-                self._zygote = None
-                zygote.close()
+            if self._process is server:
+                self._process = None
+                server.close()
 
     def close(self) -> None:
-        """End the zygote; the next file starts another."""
+        """End the fork server; the next file starts another."""
         with self._lock:
-            if self._zygote is not None:
-                self._zygote.close()
-                self._zygote = None
+            if self._process is not None:
+                self._process.close()
+                self._process = None
 
     def inherit(self) -> None:
-        """After a fork of this program: the zygote is the parent's."""
+        """After a fork of this program: the fork server is the parent's."""
         self._lock = threading.Lock()
-        self._foreign, self._zygote = self._zygote, None
+        self._foreign, self._process = self._process, None
         if self._foreign is not None:
             self._foreign.leave()
 
 
-_NURSERY = Nursery()
-atexit.register(_NURSERY.close)
+_FORKSERVER = Forkserver()
+atexit.register(_FORKSERVER.close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_NURSERY.inherit)
+    os.register_at_fork(after_in_child=_FORKSERVER.inherit)
 
 
-def _interpreter(
-    module: str, argument: str, descriptors: tuple[int, ...], stderr: int
+def start_interpreter(
+    module: str,
+    argument: str,
+    descriptors: tuple[int, ...],
+    *,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Start `main(argument)` of a module of this package in a fresh interpreter."""
+    """Start `main(argument)` of a module in a fresh interpreter, for files that are not trusted.
+
+    It inherits the given descriptors and no more of the environment than it needs.
+    """
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     kept |= {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
     root = Path(deepscan.__file__).resolve().parent.parent
     return subprocess.Popen(
         [sys.executable, "-P", "-c", START.format(module=module), argument, os.fspath(root)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=stderr,
         bufsize=0,
         pass_fds=descriptors,

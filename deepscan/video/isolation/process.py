@@ -26,9 +26,9 @@ from deepscan.video.isolation.protocol import ProtocolError
 
 log = logging.getLogger(__name__)
 
-Task = Literal["frames", "sound"]
+Task = Literal["frames", "audio"]
 
-LAST_WORDS = 8 * 1024  # bytes of the worker's stderr that are kept
+KEPT_STDERR = 8 * 1024  # bytes of the worker's stderr that are kept
 START_UP = 30.0  # seconds until a worker has its libraries, also on a busy machine
 FAREWELL = 5.0  # seconds that a finished worker gets to leave
 
@@ -36,7 +36,7 @@ FAREWELL = 5.0  # seconds that a finished worker gets to leave
 class DecoderProcess:
     """The process, its socket, its stderr and the watch over them.
 
-    `reason` and `fault` are as in `worker.Order`.
+    `reason` and `fault` are as in `worker.Job`.
     """
 
     def __init__(
@@ -51,20 +51,20 @@ class DecoderProcess:
     ) -> None:
         self._path = source.path
         self._limits = limits
-        self._heard = bytearray()
-        self._words = bytearray()
+        self._received_bytes = bytearray()
+        self._stderr = bytearray()
         self._waited = 0.0
         self._started = False
         with contextlib.ExitStack() as held:
             self._ring = _anonymous_file()
             held.callback(os.close, self._ring)
-            self._talk, theirs = socket.socketpair()
-            held.enter_context(self._talk)
+            self._channel, theirs = socket.socketpair()
+            held.enter_context(self._channel)
             lifeline, ours = os.pipe()
             held.callback(os.close, ours)
             with theirs:
                 try:
-                    order = {
+                    job = {
                         "path": os.fspath(source.path),
                         "size": source.size,
                         "stream": source.stream,
@@ -75,15 +75,15 @@ class DecoderProcess:
                         "fault": fault,
                     }
                     given = Given(source.descriptor, self._ring, theirs.fileno(), lifeline)
-                    self._process = start_worker(order, given)
+                    self._process = start_worker(job, given)
                 finally:
                     os.close(lifeline)
-            held.enter_context(self._process.words)
-            os.set_blocking(self._process.words.fileno(), False)
-            self._talk.setblocking(False)
+            held.enter_context(self._process.stderr)
+            os.set_blocking(self._process.stderr.fileno(), False)
+            self._channel.setblocking(False)
             self._selector = held.enter_context(selectors.DefaultSelector())
-            self._selector.register(self._talk, selectors.EVENT_READ)
-            self._selector.register(self._process.words, selectors.EVENT_READ)
+            self._selector.register(self._channel, selectors.EVENT_READ)
+            self._selector.register(self._process.stderr, selectors.EVENT_READ)
             # Also for a reader that nobody closes: no process may outlive it.
             self._finalizer = weakref.finalize(self, _end, self._process, held.pop_all())
 
@@ -112,12 +112,12 @@ class DecoderProcess:
                 fcntl.fcntl(self._ring, fcntl.F_ADD_SEALS, seals)
         return mmap.mmap(self._ring, size, prot=mmap.PROT_READ)
 
-    def say(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         # A few bytes a frame: the socket's buffer cannot be full unless the worker is dead.
         with contextlib.suppress(OSError):
-            self._talk.send(data)
+            self._channel.send(data)
 
-    def hear(self, allowed: float) -> tuple[int, bytes]:
+    def receive(self, allowed: float) -> tuple[int, bytes]:
         """Wait for one message; `allowed` is how many seconds of waiting the file may cost.
 
         Raises:
@@ -146,42 +146,42 @@ class DecoderProcess:
 
     def _take(self) -> tuple[int, bytes] | None:
         start = protocol.HEADER.size
-        if len(self._heard) < start:
+        if len(self._received_bytes) < start:
             return None
-        kind, length = protocol.HEADER.unpack_from(self._heard)
+        kind, length = protocol.HEADER.unpack_from(self._received_bytes)
         if length > protocol.LARGEST:
             raise ProtocolError("a message too long")
-        if len(self._heard) < start + length:
+        if len(self._received_bytes) < start + length:
             return None
-        payload = bytes(self._heard[start : start + length])
-        del self._heard[: start + length]
+        payload = bytes(self._received_bytes[start : start + length])
+        del self._received_bytes[: start + length]
         return kind, payload
 
     def _listen(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._talk:
+            if key.fileobj is self._channel:
                 try:
-                    data = self._talk.recv(protocol.LARGEST)
+                    data = self._channel.recv(protocol.LARGEST)
                 except BlockingIOError:
                     continue
                 except OSError:
                     data = b""
                 if not data:
                     raise self._death()
-                self._heard += data
+                self._received_bytes += data
             else:
-                self._read_words()
+                self._read_stderr()
 
-    def _read_words(self) -> None:
+    def _read_stderr(self) -> None:
         """Keep the last of what the worker writes to stderr; a flood must not fill memory."""
-        words = self._process.words
+        stderr = self._process.stderr
         try:
-            data = os.read(words.fileno(), 2**16)
+            data = os.read(stderr.fileno(), 2**16)
         except BlockingIOError:
             return
         if not data:
-            self._selector.unregister(words)
-        self._words = (self._words + data)[-LAST_WORDS:]
+            self._selector.unregister(stderr)
+        self._stderr = (self._stderr + data)[-KEPT_STDERR:]
 
     def _death(self) -> VideoError:
         """Say why the worker has gone without a last message."""
@@ -190,10 +190,10 @@ class DecoderProcess:
             self.kill()
             code = 0
         with contextlib.suppress(KeyError):  # its stderr may be at its end already
-            self._read_words()
-        words = self._words.decode(errors="replace").strip().splitlines()
-        log.debug("last words of the worker for %s: %s", self._path, "\n".join(words))
-        last = f" ({words[-1][:200]})" if words else ""
+            self._read_stderr()
+        lines = self._stderr.decode(errors="replace").strip().splitlines()
+        log.debug("the worker for %s ended with: %s", self._path, "\n".join(lines))
+        last = f" ({lines[-1][:200]})" if lines else ""
         if code == -signal.SIGXCPU:
             return LimitError("limit_time", f"{self._path}: decoding used up its CPU time")
         if code == -signal.SIGKILL:
@@ -212,7 +212,7 @@ class DecoderProcess:
     def close(self, *, finished: bool) -> None:
         """Let a finished worker leave, kill any other, and free everything."""
         if finished and self._finalizer.alive:
-            self._talk.close()
+            self._channel.close()
             self._process.wait(FAREWELL)
         self._finalizer()
 

@@ -1,4 +1,4 @@
-"""The words that a decoder process and its parent exchange, and how the parent checks them.
+"""The messages that a decoder process and its parent exchange, and how the parent checks them.
 
 A message is one byte of kind, four bytes of length, then the payload. The worker may be in the
 hands of a hostile file: every field that it sends is checked before it is believed.
@@ -66,7 +66,7 @@ def pack_info(info: VideoInfo) -> bytes:
 
 
 def unpack_info(payload: bytes, path: Path, limits: Limits) -> VideoInfo:
-    """Rebuild the VideoInfo of `path` from a worker's words.
+    """Rebuild the VideoInfo of `path` from a worker's message.
 
     Raises:
         ProtocolError: a field is missing, of the wrong type or out of range.

@@ -30,7 +30,7 @@ class IsolatedReader:
     """Reads a video through a worker process. `source` stays open and belongs to the caller.
 
     `reason` is why `decoder` was named. `fault` makes the worker fail on purpose, for tests; see
-    `worker.Order`.
+    `worker.Job`.
 
     Raises:
         VideoError: what the worker found, or what became of the worker.
@@ -76,7 +76,7 @@ class IsolatedReader:
             return
         try:
             while True:
-                kind, payload = self._hear()
+                kind, payload = self._receive()
                 if kind == protocol.FRAME:
                     yield self._frame(payload)
                 elif kind == protocol.END:
@@ -111,10 +111,10 @@ class IsolatedReader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _hear(self) -> tuple[int, bytes]:
+    def _receive(self) -> tuple[int, bytes]:
         """The next message that is not a beat."""
         while True:
-            kind, payload = self._worker.hear(self._allowed())
+            kind, payload = self._worker.receive(self._allowed())
             if kind != protocol.BEAT:
                 return kind, payload
 
@@ -126,7 +126,7 @@ class IsolatedReader:
 
     def _greet(self) -> None:
         try:
-            kind, payload = self._hear()
+            kind, payload = self._receive()
             if kind == protocol.FAILED:
                 raise protocol.unpack_failure(payload, 0)[0]
             if kind != protocol.HELLO:
@@ -140,7 +140,7 @@ class IsolatedReader:
         # The worker maps whole slots: their size is what both sides compute offsets with.
         self._ring = self._worker.make_ring(self._slots * size)
         memory = self._limits.memory * (2 if info.width * info.height > FOUR_K else 1)
-        self._worker.say(protocol.READY_FIELDS.pack(self._slots, size, memory))
+        self._worker.send(protocol.READY_FIELDS.pack(self._slots, size, memory))
 
     def _frame(self, payload: bytes) -> Frame:
         if len(payload) != protocol.FRAME_FIELDS.size:
@@ -154,7 +154,7 @@ class IsolatedReader:
         if not rising or not math.isfinite(seconds) or not self._last <= seconds:
             raise ProtocolError("bad time")
         image = self._copy(slot)
-        self._worker.say(b"\0")  # the slot is free again
+        self._worker.send(b"\0")  # the slot is free again
         self._received += 1
         self._last, self._last_pts = seconds, pts
         return Frame(index, pts, seconds, image)
@@ -170,4 +170,4 @@ class IsolatedReader:
 
     def _distrusted(self, error: ProtocolError) -> DecoderCrash:
         self._worker.kill()
-        return DecoderCrash(f"{self._path}: the decoder process spoke nonsense ({error})")
+        return DecoderCrash(f"{self._path}: the decoder process sent an invalid message ({error})")

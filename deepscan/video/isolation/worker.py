@@ -1,8 +1,8 @@
 """The decoder process: opens one file, decodes it into shared memory, and is thrown away.
 
-Started by launcher.py: forked off the zygote, where all that it may need is imported already, or as
-an interpreter of its own. It gives up every right (sandbox.py), and only then looks at the file.
-Whatever happens to it happens to one file.
+Started by launcher.py: forked off the fork server, where all that it may need is imported already,
+or as an interpreter of its own. It gives up every right (sandbox.py), and only then looks at the
+file. Whatever happens to it happens to one file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import numpy as np
 from deepscan.errors import DecoderCrash, LimitError, VideoError
 from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, ReadReport
-from deepscan.video.audio import read_sound
 from deepscan.video.contract import VideoReader
 from deepscan.video.input_file import Source, still_format
 from deepscan.video.isolation import protocol
@@ -37,13 +36,14 @@ from deepscan.video.isolation.sandbox import (
     lock_down,
     raise_memory_limit,
 )
-from deepscan.video.open import choose_reader, may_need_decord
+from deepscan.video.readers.audio import read_audio
+from deepscan.video.readers.choose import choose_reader, may_need_decord
 
 BEAT_EVERY = 0.25  # seconds between two signs of life while no frame comes
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Job:
     """What the parent wants: descriptors, file and limits.
 
     `fault` is for tests of the watchdog: (what, at which frame), what being "crash", "hang",
@@ -52,21 +52,21 @@ class Order:
 
     video: int
     ring: int
-    talk: int
+    channel: int
     lifeline: int
     parent: int
     kill_with_parent: bool
     path: str
     size: int
     stream: int
-    task: Literal["frames", "sound"]
+    task: Literal["frames", "audio"]
     decoder: Decoder
     limits: Limits
     reason: str | None
     fault: tuple[str, int] | None
 
     @classmethod
-    def read(cls, text: str) -> Order:
+    def read(cls, text: str) -> Job:
         said: dict[str, Any] = json.loads(text)
         said["limits"] = Limits(**said["limits"])
         said["fault"] = tuple(said["fault"]) if said["fault"] else None
@@ -74,46 +74,46 @@ class Order:
 
 
 def main(argument: str) -> NoReturn:
-    """Do what `argument`, an `Order` in JSON, says; never returns."""
-    order = Order.read(argument)
-    if order.kill_with_parent:
+    """Do what `argument`, a `Job` in JSON, says; never returns."""
+    job = Job.read(argument)
+    if job.kill_with_parent:
         die_with_parent()
-    obey(order)
+    run_job(job)
 
 
-def obey(order: Order) -> NoReturn:
-    """Do what an order says, in a process that is there for nothing else."""
-    if os.getppid() != order.parent:
+def run_job(job: Job) -> NoReturn:
+    """Do what a job says, in a process that is there for nothing else."""
+    if os.getppid() != job.parent:
         os._exit(0)
-    os.set_blocking(order.talk, True)
-    talk = Talk(socket.socket(fileno=order.talk))
-    source = Source(Path(order.path), order.video, order.size, order.stream)
+    os.set_blocking(job.channel, True)
+    channel = Channel(socket.socket(fileno=job.channel))
+    source = Source(Path(job.path), job.video, job.size, job.stream)
     status = 0
     try:
-        _prepare(source, order)
-        talk.say(protocol.BEAT)
-        _watch(order.lifeline)
-        if order.task == "sound":
-            _serve_sound(talk, source, order.limits)
+        _prepare(source, job)
+        channel.send(protocol.BEAT)
+        _watch(job.lifeline)
+        if job.task == "audio":
+            _serve_audio(channel, source, job.limits)
         else:
-            _serve(talk, source, order)
+            _serve(channel, source, job)
     except VideoError as error:
-        talk.say(protocol.FAILED, protocol.pack_failure(error, None))
+        channel.send(protocol.FAILED, protocol.pack_failure(error, None))
     except BrokenPipeError:
         status = 1
-    talk.wait_for_end()
+    channel.wait_for_end()
     # Native libraries may hang or crash while they are taken down.
     os._exit(status)
 
 
-class Talk:
+class Channel:
     """The worker's end of the conversation."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._beaten = time.monotonic()
 
-    def say(self, kind: int, payload: bytes = b"") -> None:
+    def send(self, kind: int, payload: bytes = b"") -> None:
         self._connection.sendall(protocol.message(kind, payload))
 
     def beat(self) -> None:
@@ -121,20 +121,20 @@ class Talk:
         now = time.monotonic()
         if now - self._beaten >= BEAT_EVERY:
             self._beaten = now
-            self.say(protocol.BEAT)
+            self.send(protocol.BEAT)
 
-    def hear(self, size: int) -> bytes:
+    def receive(self, size: int) -> bytes:
         """Wait for exactly `size` bytes; the process ends if the parent has gone."""
-        heard = b""
-        while len(heard) < size:
-            more = self._connection.recv(size - len(heard))
+        received = b""
+        while len(received) < size:
+            more = self._connection.recv(size - len(received))
             if not more:
                 os._exit(0)
-            heard += more
-        return heard
+            received += more
+        return received
 
     def wait_for_end(self) -> None:
-        """Take in all that is under way: a socket closed with unread bytes loses our last words."""
+        """Read until the end: a socket closed with unread bytes loses what was sent last."""
         try:
             while self._connection.recv(4096):
                 continue
@@ -145,7 +145,7 @@ class Talk:
 class Ring:
     """Shared memory of `slots` pictures; a slot is written only when the parent has freed it."""
 
-    def __init__(self, descriptor: int, slots: int, size: int, talk: Talk) -> None:
+    def __init__(self, descriptor: int, slots: int, size: int, channel: Channel) -> None:
         try:
             self._memory = mmap.mmap(descriptor, slots * size)
         except OSError as error:
@@ -153,12 +153,12 @@ class Ring:
         self._slots = slots
         self._size = size
         self._free = slots
-        self._talk = talk
+        self._channel = channel
 
     def put(self, frame: Frame) -> int:
         """Copy the picture into its slot, waiting until that is free; give the slot's number."""
         if not self._free:
-            self._talk.hear(1)
+            self._channel.receive(1)
             self._free += 1
         self._free -= 1
         slot = frame.index % self._slots
@@ -196,12 +196,12 @@ def _load_av() -> None:
     importlib.import_module("deepscan.video.readers.pyav")
 
 
-def _prepare(source: Source, order: Order) -> None:
+def _prepare(source: Source, job: Job) -> None:
     """Import everything, then give up every right."""
     load_libraries(
-        still=still_format(source) is not None, decord=may_need_decord(source, order.decoder)
+        still=still_format(source) is not None, decord=may_need_decord(source, job.decoder)
     )
-    limits = order.limits
+    limits = job.limits
     limit_resources(
         memory=limits.memory,
         most_memory=2 * limits.memory,
@@ -225,43 +225,45 @@ def _watch(lifeline: int) -> None:
         raise LimitError("limit_memory", "no memory left for a thread") from error
 
 
-def _serve(talk: Talk, source: Source, order: Order) -> None:
+def _serve(channel: Channel, source: Source, job: Job) -> None:
     reader: VideoReader | None = None
     try:
         reader = choose_reader(
-            source, order.decoder, order.limits, reason=order.reason, beat=talk.beat
+            source, job.decoder, job.limits, reason=job.reason, beat=channel.beat
         )
-        talk.say(protocol.HELLO, protocol.pack_info(reader.info))
-        slots, size, memory = protocol.READY_FIELDS.unpack(talk.hear(protocol.READY_FIELDS.size))
+        channel.send(protocol.HELLO, protocol.pack_info(reader.info))
+        slots, size, memory = protocol.READY_FIELDS.unpack(
+            channel.receive(protocol.READY_FIELDS.size)
+        )
         raise_memory_limit(memory)
-        ring = Ring(order.ring, slots, size, talk)
+        ring = Ring(job.ring, slots, size, channel)
         for frame in reader.frames():
-            if order.fault is not None and order.fault[1] == frame.index:
-                _fail(order.fault[0], talk)
+            if job.fault is not None and job.fault[1] == frame.index:
+                _fail(job.fault[0], channel)
             slot = ring.put(frame)
             fields = protocol.FRAME_FIELDS.pack(frame.index, frame.pts, frame.time, slot)
             del frame  # a kept picture costs a fresh allocation for the next
-            talk.say(protocol.FRAME, fields)
-        talk.say(protocol.END, protocol.pack_report(reader.report()))
+            channel.send(protocol.FRAME, fields)
+        channel.send(protocol.END, protocol.pack_report(reader.report()))
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)
     except VideoError as error:
-        talk.say(protocol.FAILED, protocol.pack_failure(error, _report(reader)))
+        channel.send(protocol.FAILED, protocol.pack_failure(error, _report(reader)))
     except MemoryError:
         gone = LimitError("limit_memory", f"{source.path}: the decoder ran out of memory")
-        talk.say(protocol.FAILED, protocol.pack_failure(gone, _report(reader)))
+        channel.send(protocol.FAILED, protocol.pack_failure(gone, _report(reader)))
     except Exception as error:
         odd = DecoderCrash(f"{source.path}: the decoder failed: {type(error).__name__}: {error}")
-        talk.say(protocol.FAILED, protocol.pack_failure(odd, _report(reader)))
+        channel.send(protocol.FAILED, protocol.pack_failure(odd, _report(reader)))
 
 
-def _serve_sound(talk: Talk, source: Source, limits: Limits) -> None:
+def _serve_audio(channel: Channel, source: Source, limits: Limits) -> None:
     notes: list[str] = []
     try:
-        for kind, payload in read_sound(source, limits, notes):
-            talk.say(kind, payload)
-        talk.say(protocol.NOTES, protocol.pack_notes(notes))
-        talk.say(protocol.END)
+        for kind, payload in read_audio(source, limits, notes):
+            channel.send(kind, payload)
+        channel.send(protocol.NOTES, protocol.pack_notes(notes))
+        channel.send(protocol.END)
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)
     except VideoError:
@@ -274,14 +276,14 @@ def _report(reader: VideoReader | None) -> ReadReport | None:
     return None if reader is None else reader.report()
 
 
-def _fail(what: str, talk: Talk) -> None:
+def _fail(what: str, channel: Channel) -> None:
     """Break down as a test has asked for."""
     if what == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif what == "exit":
         os._exit(3)
     elif what == "garbage":
-        talk.say(protocol.FRAME, b"\xff" * protocol.FRAME_FIELDS.size)
+        channel.send(protocol.FRAME, b"\xff" * protocol.FRAME_FIELDS.size)
     elif what == "memory":
         bytearray(2**42)  # more than any limit allows
     while what == "hang":

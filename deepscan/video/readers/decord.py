@@ -23,11 +23,11 @@ import numpy as np
 from deepscan.errors import CorruptError, LimitError, UnsupportedError, VideoError
 from deepscan.options import Limits
 from deepscan.types import Frame, Image, ReadReport, VideoInfo
-from deepscan.video.completeness import Account, shows_nothing
+from deepscan.video.completeness import CompletenessCheck, shows_nothing
 from deepscan.video.input_file import Source, open_source
 from deepscan.video.probe import Probe, open_container, pick_stream
 from deepscan.video.readers.pyav import PyAVReader
-from deepscan.video.timestamps import Clock
+from deepscan.video.timestamps import Timestamps
 
 CONTAINERS = ("mp4", "mov", "matroska", "webm")
 CODECS = ("h264", "vp8", "vp9")
@@ -157,8 +157,8 @@ class DecordReader:
             _insist(path, _doubt(contents, probe, info))
             self._pts = contents.pts
             self._info = replace(info, decoder="decord", decoder_reason=reason)
-            self._clock = Clock(probe.time_base, probe.start, probe.step)
-            self._account = Account(
+            self._timestamps = Timestamps(probe.time_base, probe.start, probe.step)
+            self._completeness = CompletenessCheck(
                 step=probe.step,
                 promised_frames=probe.promised_frames,
                 promised_duration=probe.promised_duration,
@@ -187,12 +187,12 @@ class DecordReader:
             if self._index >= limits.frames:
                 raise LimitError("limit_frames", f"{path}: more than {limits.frames} frames")
             image = self._checked.pop(0) if self._checked else self._next()
-            pts, time = self._clock.tick(self._pts[self._index])
+            pts, time = self._timestamps.tick(self._pts[self._index])
             if time > limits.duration:
                 raise LimitError(
                     "limit_time", f"{path}: runs past {limits.duration:.0f} s of media time"
                 )
-            self._account.shown(time, float(self._pts[self._index] * self._info.time_base))
+            self._completeness.shown(time, float(self._pts[self._index] * self._info.time_base))
             frame = Frame(self._index, pts, time, image)
             self._index += 1
             del image
@@ -201,7 +201,9 @@ class DecordReader:
         self._finished = True
 
     def report(self) -> ReadReport:
-        return self._account.report("decord", self._info.decoder_reason, finished=self._finished)
+        return self._completeness.report(
+            "decord", self._info.decoder_reason, finished=self._finished
+        )
 
     def close(self) -> None:
         self._checked = []

@@ -25,7 +25,7 @@ GRID = 16  # samples along each side of a picture that are kept for the comparis
 MEAN_DIFFERENCE = 3.0  # levels over the grid; single samples may lie on a chroma edge
 
 
-class TakeoverReader:
+class FallbackReader:
     """Reads with `first`; if that is decord and fails, reads on with what `reopen(why)` gives."""
 
     def __init__(self, first: VideoReader, reopen: Callable[[str], VideoReader]) -> None:

@@ -26,7 +26,7 @@ from deepscan.testing import read_number
 from deepscan.video import open_video
 from deepscan.video.input_file import open_source
 from deepscan.video.isolation import protocol
-from deepscan.video.isolation.launcher import _NURSERY
+from deepscan.video.isolation.launcher import _FORKSERVER
 from deepscan.video.isolation.protocol import ProtocolError
 from deepscan.video.isolation.reader import IsolatedReader
 from deepscan.video.readers.pyav import PyAVReader
@@ -39,10 +39,10 @@ def descriptors() -> set[str]:
 
 
 def children() -> int:
-    """How many processes there are under this one beside the zygote, unreaped ones included."""
-    zygote = _NURSERY.zygote()
-    if zygote is not None:
-        return len(set(offspring(os.getpid())) - {str(zygote._process.pid)})
+    """How many processes there are under this one, unreaped too, beside the fork server."""
+    server = _FORKSERVER.server()
+    if server is not None:
+        return len(set(offspring(os.getpid())) - {str(server._process.pid)})
     try:
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -318,7 +318,7 @@ def test_the_worker_dies_with_its_parent(clip: Clip) -> None:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "ready\n"
         workers = offspring(parent.pid)
-        assert len(workers) == 2 or not Path("/proc").exists()  # the zygote and its worker
+        assert len(workers) == 2 or not Path("/proc").exists()  # the fork server and its worker
         parent.kill()
     deadline = time.monotonic() + 10
     alive = list(workers)
@@ -345,7 +345,7 @@ def _runs(pid: str) -> bool:
 
 def test_decord_dying_on_opening_lets_pyav_take_over(clip: Clip, tmp_path: Path) -> None:
     from deepscan.video.open import _open
-    from deepscan.video.open import choose_reader as choose
+    from deepscan.video.readers.choose import choose_reader as choose
 
     path = clip("h264.mp4")
     asked = []

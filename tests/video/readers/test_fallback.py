@@ -11,7 +11,7 @@ import pytest
 from deepscan.errors import CorruptError, VideoError
 from deepscan.testing import read_number
 from deepscan.types import Frame
-from deepscan.video.readers.fallback import TakeoverReader
+from deepscan.video.readers.fallback import FallbackReader
 from deepscan.video.readers.pyav import PyAVReader
 
 Clip = Callable[..., Path]
@@ -34,8 +34,8 @@ class FailingReader(PyAVReader):
         return replace(super().info, decoder="decord")
 
 
-def taking_over(path: Path, failing: type[FailingReader]) -> TakeoverReader:
-    return TakeoverReader(failing(path), lambda why: PyAVReader(path, reason=why))
+def taking_over(path: Path, failing: type[FailingReader]) -> FallbackReader:
+    return FallbackReader(failing(path), lambda why: PyAVReader(path, reason=why))
 
 
 def test_pyav_goes_on_behind_the_frames_that_came(clip: Clip) -> None:

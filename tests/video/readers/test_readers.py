@@ -24,7 +24,7 @@ from deepscan.testing import (
 )
 from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video import open_video
-from deepscan.video.contract import READERS
+from deepscan.video.readers import READERS
 from deepscan.video.readers.decord import is_installed
 from deepscan.video.readers.pyav import PyAVReader
 

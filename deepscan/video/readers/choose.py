@@ -1,0 +1,82 @@
+"""Chooses the reader that fits a file and the wish, and opens it in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from deepscan.errors import UnsupportedError
+from deepscan.options import Decoder, Limits
+from deepscan.video.contract import VideoReader
+from deepscan.video.input_file import Source, still_format
+from deepscan.video.readers import READERS
+
+SAFE = "the safe choice"
+
+
+def choose_reader(
+    source: Source,
+    decoder: Decoder,
+    limits: Limits,
+    *,
+    reason: str | None = None,
+    beat: Callable[[], None] | None = None,
+) -> VideoReader:
+    """Open the reader that fits the file and the wish; it leaves `source` open.
+
+    `reason` is why `decoder` was named, None if a person asked for it.
+
+    Raises:
+        UnsupportedError: decord was asked for and is not trusted with this file.
+        VideoError: the file cannot be read at all.
+    """
+    kind = still_format(source)
+    if kind is not None:
+        from deepscan.video.readers.animation import AnimationReader, is_animated
+        from deepscan.video.readers.still import StillReader
+
+        if decoder not in ("auto", "pyav"):
+            raise UnsupportedError(f"{source.path}: {decoder} does not read still pictures")
+        if is_animated(source, kind, limits):
+            return AnimationReader(source, kind, limits=limits, beat=beat)
+        return StillReader(source, kind, limits=limits)
+    if decoder != "auto":
+        return _load(decoder)(
+            source.path, limits=limits, source=source, reason=reason or "asked for", beat=beat
+        )
+    return _choose_best(source, limits, beat)
+
+
+def _choose_best(source: Source, limits: Limits, beat: Callable[[], None] | None) -> VideoReader:
+    from deepscan.video.readers.pyav import PyAVReader
+
+    if not may_need_decord(source, "auto"):
+        return PyAVReader(source.path, limits=limits, source=source, reason=SAFE, beat=beat)
+    from deepscan.video.readers.decord import DecordReader, DistrustError, objection
+
+    pyav = PyAVReader(source.path, limits=limits, source=source, reason=SAFE, beat=beat)
+    why = objection(pyav.info, pyav.probe, source.size)
+    if why is not None:
+        pyav.because(why)
+        return pyav
+    pyav.close()
+    proven = "short and plain; its first frames are those of PyAV"
+    try:
+        return DecordReader(source.path, limits=limits, source=source, reason=proven, beat=beat)
+    except DistrustError as error:
+        return PyAVReader(source.path, limits=limits, source=source, reason=error.why, beat=beat)
+
+
+def may_need_decord(source: Source, decoder: Decoder) -> bool:
+    """Whether decord might be asked to read this file: a look at its first bytes and its size."""
+    if decoder == "pyav":
+        return False
+    from deepscan.video.readers.decord import is_installed, may_fit
+
+    return is_installed() if decoder == "decord" else may_fit(source)
+
+
+def _load(name: str) -> Callable[..., VideoReader]:
+    module, _, attribute = READERS[name].partition(":")
+    reader: Callable[..., VideoReader] = getattr(import_module(module), attribute)
+    return reader
