@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from skimage import data
 
-from deepscan.cli.progress import Bar
+from deepscan.cli.progress import open_progress
 from deepscan.cli.text_answer import text_answer
 from deepscan.errors import DeepscanError
 from deepscan.exit_codes import counted
@@ -164,10 +164,10 @@ def main(
     outputs = {kind: out / name for kind, name in names.items()}
     try:
         with (
-            Bar(enabled=not quiet and sys.stderr.isatty()) as bar,
+            open_progress(sys.stderr, quiet=quiet) as shown,
             Scanner(ScanOptions()) as scanner,
         ):
-            outcome = scanner.scan(clip, outputs, force=True, progress=bar.of(clip))
+            outcome = scanner.scan(clip, outputs, force=True, progress=shown.of(clip))
     except DeepscanError as error:
         typer.echo(f"demo: {error}", err=True)
         raise typer.Exit(2) from error

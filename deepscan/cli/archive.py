@@ -44,6 +44,13 @@ def is_archive(inputs: list[str], out: Path | None) -> bool:
 
     for text in inputs:
         path = Path(text)
+        if text == "-":
+            _check_stdin()
+        elif (out is None or out.suffix) and re.match("https?://", text, re.IGNORECASE):
+            raise UsageError(
+                f"{text} is a web address, and deepscan scans files: save the video to a file "
+                "first, with a browser or a downloader, then scan that: deepscan FILE"
+            )
         if (
             text == "-"
             or is_address(text)
@@ -58,6 +65,24 @@ def is_archive(inputs: list[str], out: Path | None) -> bool:
     from deepscan.archive.journal import is_results
 
     return is_results(out)
+
+
+def _check_stdin() -> None:
+    """Refuse a video that is piped in: what comes after `-` is a list of names.
+
+    Raises:
+        UsageError: standard input holds something else than names.
+    """
+    from deepscan.archive.inputs.listing import is_list
+
+    stdin = getattr(sys.stdin, "buffer", None)
+    if stdin is None or not hasattr(stdin, "peek") or sys.stdin.isatty():
+        return
+    if not is_list(stdin.peek()):
+        raise UsageError(
+            "- stands for a list of names on stdin, and what comes there is no such list: save it "
+            "to a file first, then scan that: deepscan FILE"
+        )
 
 
 def scan_archive(
@@ -206,7 +231,7 @@ def _skipped_text(counts: Counts) -> str:
     parts = [
         f"{number:,} {what}"
         for number, what in (
-            (counts.not_media, "that are no video or picture"),
+            (counts.not_media, "not a video or picture"),
             (counts.excluded, "excluded"),
             (counts.repeated, "named twice"),
             (len(counts.results), "folders of results"),

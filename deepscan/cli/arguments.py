@@ -280,6 +280,14 @@ def seconds(option: str, text: str | None) -> float | None:
     return int(found[1] or 0) * 3600 + int(found[2] or 0) * 60 + float(found[3]) * unit
 
 
+def time_limit(option: str, text: str | None) -> float | None:
+    """Like `seconds`, but never none at all: who wants no limit leaves the option out."""
+    found = seconds(option, text)
+    if found == 0:
+        raise UsageError(f"{option} {text}: give a time above 0, or leave it out for no limit")
+    return found
+
+
 def size_in_bytes(option: str, text: str) -> int:
     """ "512M", "2G", "0" in bytes."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text, re.IGNORECASE)

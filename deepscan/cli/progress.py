@@ -1,11 +1,12 @@
-"""The progress bar on stderr: stage, share done, frames per second, time left."""
+"""How far a scan has come, on stderr: a bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
+from deepscan.cli.console import is_terminal, print_message
 from deepscan.sinks.wording import visible
 
 if TYPE_CHECKING:
@@ -15,35 +16,48 @@ if TYPE_CHECKING:
     from deepscan.scan.scanner import Progress
 
 
-class Bar:
-    """One line that is redrawn; nothing at all when not enabled."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
-        if enabled:
-            from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as RichProgress
-
-            self._bar = RichProgress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f} %"),
-                TextColumn("{task.fields[rate]:>5.1f} frames/s"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+class Silence:
+    """For --quiet: nothing is shown."""
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        """Nothing is held."""
+
+    def of(self, path: Path) -> Progress:
+        """What a scan of that file is to call after every frame."""
+        return lambda stage, frames, seconds, duration: None
+
+    def finish(self) -> None:
+        """Nothing is shown."""
+
+
+class Bar(Silence):
+    """One line that is redrawn: stage, share done, frames per second, time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._task: TaskID | None = None
+        self._bar: RichProgress = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[rate]:>5.1f} frames/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
 
     def of(self, path: Path) -> Progress:
         """What a scan of that file is to call after every frame."""
@@ -52,8 +66,6 @@ class Bar:
 
         def tell(stage: str, frames: int, seconds: float, duration: float | None) -> None:
             nonlocal stage_now, began
-            if self._bar is None:
-                return
             if stage != stage_now:
                 self.finish()
                 stage_now, began = stage, time.monotonic()
@@ -68,6 +80,48 @@ class Bar:
 
     def finish(self) -> None:
         """Take the line away."""
-        if self._bar is not None and self._task is not None:
+        if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+
+
+class Lines(Silence):
+    """A line every ten seconds, for logs and pipes; a scan that is done before has none."""
+
+    def __init__(self) -> None:
+        from deepscan.archive.live import EVERY, duration
+
+        self._every, self._in_words = EVERY, duration
+        self._last = time.monotonic()
+
+    def of(self, path: Path) -> Progress:
+        """What a scan of that file is to call after every frame."""
+        # Where the stage (or one more reading of the file) began: wall clock, frames, media time.
+        stage_now, began, base, start = "", 0.0, 0, 0.0
+        before = 0
+
+        def tell(stage: str, frames: int, seconds: float, duration: float | None) -> None:
+            nonlocal stage_now, began, base, start, before
+            now = time.monotonic()
+            if stage != stage_now or frames < before:
+                stage_now, began, base, start = stage, now, frames, seconds
+            before = frames
+            if now - self._last < self._every:
+                return
+            self._last = now
+            text = f"{path.name}: {stage}, {frames:,} frames"
+            if frames > base and now > began:
+                text += f", {(frames - base) / (now - began):.1f} frames/s"
+                if duration is not None and seconds > start:
+                    left = max(0.0, duration - seconds) * (now - began) / (seconds - start)
+                    text += f", {self._in_words(left)} left"
+            print_message(text)
+
+        return tell
+
+
+def open_progress(stream: TextIO | None, *, quiet: bool) -> Silence:
+    """What fits a stream, which is stderr. Use it with `with`."""
+    if quiet or stream is None:
+        return Silence()
+    return Bar() if is_terminal(stream) else Lines()

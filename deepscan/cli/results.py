@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepscan.cli import arguments
-from deepscan.cli.arguments import listed, one_of
+from deepscan.cli.arguments import KINDS, listed, one_of
 from deepscan.cli.console import errors, print_json, print_line, print_message
 from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy, counted
@@ -97,7 +97,12 @@ def diff(
 
 def verify(
     result: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="A result.json or a results folder.")
+        Path,
+        typer.Argument(
+            metavar="RESULT",
+            help="A record (result.json), any file beside it, their common name (result) or "
+            "folder; or a results folder.",
+        ),
     ],
     frames: Annotated[
         int,
@@ -127,13 +132,42 @@ def verify(
         one_of("--format", format_, ("text", "json"))
         from deepscan.archive.verify import verify as check
 
-        found = check(result, frames=frames, seed=seed, input=input_, engine=engine)
+        named = _record_named(result)
+        found = check(named, frames=frames, seed=seed, input=input_, engine=engine)
         if format_ == "json":
             print_json(found.to_json())
         else:
             for line in found.to_text(everything=not quiet):
                 print_line(line)
     raise typer.Exit({"ok": OK, "differs": FOUND, "unchecked": ERROR}[found.state])
+
+
+def _record_named(path: Path) -> Path:
+    """The record, or the results folder, that a person means.
+
+    That is the thing itself; the record beside another output (result.mp4) or of a common name
+    (result); the one record in a folder.
+
+    Raises:
+        UsageError: there is no record there, or several.
+    """
+    if path.is_dir():
+        from deepscan.archive.journal import is_results
+
+        records = sorted(path.glob("*.json"))
+        if is_results(path) or not records:
+            return path
+        if len(records) > 1:
+            raise UsageError(f"{path} holds {len(records)} records: name one of them")
+        return records[0]
+    if path.suffix == ".json":
+        return path
+    suffixes = sorted((suffix for _, suffix in KINDS.values()), key=len, reverse=True)
+    end = next((each for each in suffixes if path.name.endswith(each)), "")
+    record = path.with_name(path.name.removesuffix(end) + ".json")
+    if record.is_file():
+        return record
+    raise UsageError(f"{path}: there is no record {record}; name a record or a results folder")
 
 
 def merge(

@@ -32,6 +32,7 @@ from deepscan.cli.arguments import (
     seconds,
     sinks,
     size_in_bytes,
+    time_limit,
 )
 from deepscan.cli.console import (
     errors,
@@ -137,7 +138,7 @@ def scan(
             start=seconds("--start", start) or 0.0,
             end=seconds("--end", end),
             triage=triage,
-            budget=seconds("--budget", budget),
+            budget=time_limit("--budget", budget),
             false_alarm_rate=rate("--max-false-alarms", max_false_alarms),
         )
         one_of("--format", format_, ("text", "json"))
@@ -206,20 +207,19 @@ def _scan_files(
 
     for target in targets:
         check_outputs(target, inputs, force=force)
-    watched = not quiet and is_terminal(sys.stderr)
-    if watched and any(path.is_file() for path in inputs):
+    if not quiet and is_terminal(sys.stderr) and any(path.is_file() for path in inputs):
         print_message(f"loading {options.model} ...")  # what is imported from here on takes time
-    from deepscan.cli.progress import Bar
+    from deepscan.cli.progress import open_progress
     from deepscan.scan.scanner import Scanner
 
     labels: list[Label] = []
     with Scanner(options) as scanner:
         try:
-            with Bar(enabled=watched) as bar:
+            with open_progress(sys.stderr, quiet=quiet) as shown:
                 for path, target in zip(inputs, targets, strict=True):
-                    outcome = scanner.scan(path, target, force=force, progress=bar.of(path))
+                    outcome = scanner.scan(path, target, force=force, progress=shown.of(path))
                     labels.append(outcome.label)
-                    bar.finish()
+                    shown.finish()
                     _print_answer(outcome, format_)
         finally:  # also what was done before an error or Ctrl-C is counted
             if format_ == "text":
@@ -253,21 +253,36 @@ def _targets(inputs: list[Path], out: Path | None, write: str | None) -> list[di
         stem = out.name.removesuffix(out.suffix)
         if out.suffix.lower() not in (".mp4", ".json", ".html", ""):
             raise UsageError(f"--out {out}: name the verdict video, RESULT.mp4")
+        _make_folder(out.parent)
         return [{KINDS[k][0]: out.with_name(stem + KINDS[k][1]) for k in chosen}]
     if out.suffix and not out.is_dir():
         raise UsageError(f"--out {out} is one file for {len(inputs)} inputs: name a folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {out} cannot be made: {error.strerror}") from error
+    _make_folder(out)
     stems = [path.stem for path in inputs]
     if len({stem.casefold() for stem in stems}) < len(stems):
         stems = [f"{stem}-{number}" for number, stem in enumerate(stems, start=1)]
     return [{KINDS[k][0]: out / (stem + KINDS[k][1]) for k in chosen} for stem in stems]
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {path} cannot be made: {error.strerror}") from error
+
+
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _usage_text(error: Exception, text: str) -> str:
+    """What is wrong with the command line; of the options that a misspelt one may mean, click
+    lists all in the order of the alphabet, and the nearest alone is named here."""
+    near = getattr(error, "possibilities", None)
+    if not near:
+        return text
+    name = getattr(error, "option_name", "")
+    return f"No such option: {name}. Did you mean {near[0]}?"
 
 
 def run() -> NoReturn:
@@ -290,7 +305,7 @@ def run() -> NoReturn:
             traceback.print_exc()
             print_message("this is a bug, please report it with the lines above")
         else:
-            print_message(f"{wrong_usage()} See deepscan --help")
+            print_message(f"{_usage_text(error, wrong_usage())} See deepscan --help")
         code = ERROR
     # All is done: a second Ctrl-C must not change the code.
     for name in ("SIGINT", *ENDING_SIGNALS):

@@ -71,6 +71,30 @@ def test_verify(tmp_path):
     assert run("verify", tmp_path / "nowhere.json").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "named",
+    ["r.json", "r.mp4", "r.masks.mkv", "r.frames.jsonl", "r.html", "r", ""],
+)
+def test_verify_finds_the_record_that_is_meant(tmp_path, named):
+    write_record(tmp_path / "r.json", record_of(build.scan()))
+    for name in ("r.mp4", "r.masks.mkv", "r.frames.jsonl", "r.html"):
+        (tmp_path / name).touch()
+    found = run("verify", tmp_path / named, "--frames", 0)
+    assert found.exit_code == 2  # the clip never was
+    assert "the record has the shape of deepscan.result/1" in found.stdout
+
+
+def test_verify_says_what_it_cannot_find(tmp_path):
+    for name in ("nowhere", "nowhere.mp4"):
+        missing = run("verify", tmp_path / name)
+        assert missing.exit_code == 2
+        assert f"there is no record {tmp_path / 'nowhere.json'}" in missing.stderr
+    for name in ("a.json", "b.json"):
+        write_record(tmp_path / name, record_of(build.scan()))
+    several = run("verify", tmp_path)
+    assert several.exit_code == 2 and "holds 2 records: name one" in several.stderr
+
+
 def test_merge_answers_like_a_scan(tmp_path):
     one = folder(tmp_path / "1", outcome("a.mp4"), run=replace(RUN, shard=(1, 2)))
     two = folder(

@@ -112,7 +112,10 @@ def test_version():
         ("{clip}", "--write", "poem", "--out", "{out}/r.mp4"),
         ("{clip}", "--write", "json"),
         ("{clip}", "--out", "{out}/r.avi"),
-        ("{clip}", "--out", "{out}/no/r.mp4"),
+        ("{clip}", "--out", "{clip}/r.mp4"),
+        ("{clip}", "--budget", "0"),
+        ("https://example.org/clip.mp4",),
+        ("https://example.org/clip.mp4", "--out", "{out}/r.mp4"),
         ("{clip}", "{clip}", "--out", "{out}/r.mp4"),
         ("{clip}", "--out", "{clip}", "--force"),
         ("{out}",),
@@ -132,6 +135,49 @@ def test_wrong_usage_is_one_line_and_code_2(deepscan_cli, clips, tmp_path, args)
     assert re.fullmatch(r"deepscan: [^\n]+\n", ran.err)
     assert names(tmp_path / "out") == []
     assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("--foce", "--force"), ("--quite", "--quiet"), ("--min-fase", "--min-face"),
+     ("--treage", "--triage"), ("--max-false-alarm", "--max-false-alarms")],
+)  # fmt: skip
+def test_a_misspelt_option_names_the_nearest(deepscan_cli, given, meant):
+    ran = deepscan_cli("x.mp4", given)
+    assert ran.code == 2
+    assert ran.err == (
+        f"deepscan: No such option: {given}. Did you mean {meant}? See deepscan --help\n"
+    )
+
+
+def test_the_folder_of_the_results_is_made(deepscan_cli, clips, tmp_path):
+    out = tmp_path / "new" / "folder" / "r.mp4"
+    assert deepscan_cli(clips["forged"], "--out", out).code == 1
+    assert names(out.parent) == ALL
+
+
+def test_a_web_address_says_what_to_do(deepscan_cli):
+    ran = deepscan_cli("https://example.org/watch?v=1")
+    assert (ran.code, ran.out) == (2, "")
+    assert "save the video to a file first" in ran.err and "deepscan FILE" in ran.err
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "{out}"]], ids=["alone", "out"])
+@pytest.mark.parametrize("how", ["-", "@"])
+def test_a_video_in_place_of_a_list_of_names(clips, tmp_path, how, out):
+    out = [each.format(out=tmp_path / "out") for each in out]
+    given = "-" if how == "-" else f"@{clips['honest']}"
+    with open(clips["honest"], "rb") as stdin:
+        ran = subprocess.run(
+            with_fakes(given, *out),
+            stdin=stdin, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert re.fullmatch(r"deepscan: [^\n]+\n", ran.stderr)
+    if how == "-":
+        assert "save it to a file first" in ran.stderr
+    elif out:
+        assert "without the @" in ran.stderr
 
 
 def test_wrong_usage_in_a_real_process():
@@ -269,7 +315,7 @@ def test_hostile_names_are_written_out(deepscan_cli, clips, tmp_path):
         deepscan_cli(path),
         deepscan_cli(tmp_path / "gone\x1b[2J\n.mp4"),
         deepscan_cli(path, path, "--out", path),
-        deepscan_cli(path, "--out", tmp_path / "no\x1b[2J\n" / "r.mp4"),
+        deepscan_cli(path, "--out", tmp_path / "no\x1b[2J\n.mp4" / "r.avi"),
         deepscan_cli("--x\x1b[2J\n"),
     ):
         told = ran.out + ran.err
@@ -544,7 +590,7 @@ def test_a_watched_inbox(archive, tmp_path):
 def test_what_was_passed_over_is_said(deepscan_cli, pools, archive, tmp_path):
     (archive / "notes.txt").write_text("x")
     given = (archive, "--out", tmp_path / "out", "--report", "jsonl", "--exclude", "sub")
-    assert "passed over: 1 without a suffix" in deepscan_cli(*given).err
+    assert "passed over: 1 not a video or picture" in deepscan_cli(*given).err
     assert "1 excluded" in deepscan_cli(*given).err
     assert deepscan_cli(*given, "-q").err == ""
 
@@ -751,6 +797,46 @@ def test_progress_is_shown_on_a_terminal_and_taken_away(clips, tmp_path):
     assert "Traceback" not in shown
     assert "a\\x1b[2Jb.mp4" in shown and "a\x1b[2J" not in shown
     assert ran.stdout.splitlines()[-1] == "1 file: 1 no-evidence"
+
+
+def test_a_line_every_ten_seconds_without_a_terminal(capsys, monkeypatch):
+    from deepscan.cli import progress
+
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.open_progress(sys.stderr, quiet=False) as shown:
+        tell = shown.of(Path("a\x1b[2J.mp4"))
+        for frame in range(751):
+            now = 100 + frame / 30
+            tell("analysing", frame, frame / 25, 60.0)
+        for frame in range(1, 81):
+            now += 0.125
+            tell("writing", frame, frame / 25, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "deepscan: a\\x1b[2J.mp4: analysing, 300 frames, 30.0 frames/s, 40 s left",
+        "deepscan: a\\x1b[2J.mp4: analysing, 600 frames, 30.0 frames/s, 30 s left",
+        "deepscan: a\\x1b[2J.mp4: writing, 40 frames, 8.0 frames/s",
+    ]
+    with progress.open_progress(sys.stderr, quiet=True) as shown:
+        tell = shown.of(Path("a.mp4"))
+        now += 60
+        tell("analysing", 1, 1.0, 60.0)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_second_reading_is_timed_anew(capsys, monkeypatch):
+    """A triage looks closely at what the coarse pass left open."""
+    from deepscan.cli import progress
+
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    tell = progress.open_progress(sys.stderr, quiet=False).of(Path("a.mp4"))
+    for frames, at in ((1, 0.0), (90, 9.0), (1, 9.0), (21, 11.0)):
+        now = at
+        tell("analysing", frames, frames / 10, 10.0)
+    assert capsys.readouterr().err == (
+        "deepscan: a.mp4: analysing, 21 frames, 10.0 frames/s, 8 s left\n"
+    )
 
 
 def test_a_broken_installation_is_no_finding(tmp_path):

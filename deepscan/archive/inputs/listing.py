@@ -202,11 +202,16 @@ class _Walk:
             return
         if _is_list(text):
             try:
-                with open(text[1:], "rb"):
-                    return
+                with open(text[1:], "rb") as file:
+                    head = file.read(_HEAD)
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
                 raise UsageError(f"the list {text[1:]} cannot be read: {why}") from error
+            if not is_list(head):
+                raise UsageError(
+                    f"{text[1:]} is no list of names: to scan it, name it without the @"
+                )
+            return
         if root.remote:
             connect(root.base)
         elif os.path.isdir(root.base) and self._in_results(os.path.realpath(root.base)):
@@ -543,6 +548,15 @@ def _prefixes(roots: Sequence[_Root]) -> list[str]:
                 longer = True
         if not longer:
             return names
+
+
+def is_list(head: bytes) -> bool:
+    """Whether bytes can begin a list of names.
+
+    Names that end with NUL are never empty, and media always have two NULs in a row near their
+    start. UTF-16, which some shells of Windows write, would be read as names of one letter.
+    """
+    return b"\0\0" not in head and not head.startswith((b"\xff\xfe", b"\xfe\xff"))
 
 
 def _read_list(file: BinaryIO) -> Iterator[str]:
