@@ -106,14 +106,14 @@ def detect_hardware() -> Hardware:
         return Hardware(cpu, flags, _cores(), None)
     import torch
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         there = torch.cuda.is_available()  # warns where the driver is too old for this torch
     gpus = []
     for number in range(torch.cuda.device_count() if there else 0):
         facts = torch.cuda.get_device_properties(number)
         gpus.append(Gpu(facts.name, (facts.major, facts.minor), facts.total_memory))
-    trouble = "" if there or not told else _first_sentence(str(told[0].message))
+    trouble = "" if there or not caught else _first_sentence(str(caught[0].message))
     return Hardware(cpu, flags, _cores(), gpus[0].name if gpus else None, tuple(gpus), trouble)
 
 

@@ -98,23 +98,23 @@ class MTCNNDetector:
         self._cascade.close()
 
     def _find(self, image: Image) -> Candidates:
-        """What the cascade finds, tried again with a wide border where it fails.
+        """What the cascade finds, tried again with a wide margin where it fails.
 
         A candidate that lies wholly outside the picture breaks MTCNN's bookkeeping. It needs a face
-        at the very edge, which a border moves inwards.
+        at the very edge, which a margin moves inwards.
         """
         try:
             return self._cascade.find(_pad(image, 0))
         except (IndexError, ValueError, RuntimeError):
-            border = max(image.shape[:2]) // 2
+            margin = max(image.shape[:2]) // 2
         try:
-            found = self._cascade.find(_pad(image, border))
+            found = self._cascade.find(_pad(image, margin))
         except (IndexError, ValueError, RuntimeError) as error:
             raise EngineError(
                 f"MTCNN failed on a picture of {image.shape[1]}x{image.shape[0]}: {error}"
             ) from error
         return Candidates(
-            found.boxes - border, found.confidences, found.landmarks - border, found.truncated
+            found.boxes - margin, found.confidences, found.landmarks - margin, found.truncated
         )
 
 
@@ -138,9 +138,9 @@ def load_cascade(smallest: float, device: str = "cpu") -> Cascade:
     return TorchCascade(smallest, device)
 
 
-def _pad(image: Image, border: int) -> Image:
-    """With a black border all round, and to at least `SIDE` on the right and at the bottom."""
-    rest = [max(0, SIDE - side - 2 * border) for side in image.shape[:2]]
-    if border == 0 and rest == [0, 0]:
+def _pad(image: Image, margin: int) -> Image:
+    """With a black margin all round, and to at least `SIDE` on the right and at the bottom."""
+    rest = [max(0, SIDE - side - 2 * margin) for side in image.shape[:2]]
+    if margin == 0 and rest == [0, 0]:
         return image
-    return np.pad(image, ((border, border + rest[0]), (border, border + rest[1]), (0, 0)))
+    return np.pad(image, ((margin, margin + rest[0]), (margin, margin + rest[1]), (0, 0)))

@@ -33,7 +33,8 @@ from deepscan.types import Image
 NETWORKS = ("pnet", "rnet", "onet")
 CELL, STRIDE = 12, 2  # pixels that one cell of P-Net sees, and between two of them
 SIDES = (24, 48)  # of the crops for R-Net and O-Net
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # filled up to: each other one is compiled anew
+# Filled up to: OpenVINO compiles each other batch anew.
+BATCHES = (*range(1, 4), *range(4, 16, 4), *range(16, 64, 8), *range(64, 512, 32), 512)
 TOLERANCE = 1e-4  # largest difference from torch of any output, measured when converted: 1e-6
 
 Floats = NDArray[np.float32]
@@ -69,8 +70,8 @@ class OpenVINOCascade:
             offsets, scores = self._judge(1, sums, image, boxes, SIDES[0])
             passed = scores > np.float32(THRESHOLDS[1])
             boxes = np.column_stack([boxes[passed, :4], scores[passed]])
-            kept = greedy_nms(boxes[:, :4], boxes[:, 4], 0.7)
-            boxes = _squared(_moved(boxes[kept], offsets[passed][kept]))
+            chosen = greedy_nms(boxes[:, :4], boxes[:, 4], 0.7)
+            boxes = _squared(_moved(boxes[chosen], offsets[passed][chosen]))
         if len(boxes):
             offsets, points, scores = self._judge(2, sums, image, boxes, SIDES[1])
             passed = scores > np.float32(THRESHOLDS[2])
@@ -79,8 +80,8 @@ class OpenVINOCascade:
             landmarks = sides[:, None] * np.stack([points[:, :5], points[:, 5:]], axis=2)
             landmarks = landmarks + boxes[:, None, :2] - 1
             boxes = _moved(boxes, offsets[passed])
-            remaining = _nms_over_smaller(boxes, 0.7)
-            boxes, landmarks = boxes[remaining], landmarks[remaining]
+            chosen = _nms_over_smaller(boxes, 0.7)
+            boxes, landmarks = boxes[chosen], landmarks[chosen]
         if not len(boxes):
             return Candidates.none(truncated)
         return Candidates(
@@ -181,15 +182,15 @@ def _nms_over_smaller(boxes: Floats, threshold: float) -> list[int]:
     x1, y1, x2, y2, scores = boxes.T
     areas = (x2 - x1 + 1) * (y2 - y1 + 1)
     order = np.argsort(scores)
-    kept = []
+    chosen = []
     while order.size:
         best, rest = order[-1], order[:-1]
-        kept.append(int(best))
+        chosen.append(int(best))
         width = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest]) + 1
         height = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest]) + 1
         both = np.maximum(0, width) * np.maximum(0, height)
         order = rest[both / np.minimum(areas[best], areas[rest]) <= threshold]
-    return kept
+    return chosen
 
 
 def _graphs(openvino: Any) -> tuple[Graph, ...]:
