@@ -177,7 +177,7 @@ def _squared(boxes: Floats) -> Floats:
     return np.column_stack([corner, corner + longer, boxes[:, 4]])
 
 
-def _nms_over_smaller(boxes: Floats, threshold: float) -> list[int]:
+def _nms_over_smaller(boxes: Floats, threshold: float) -> NDArray[np.int64]:
     """Greedy suppression by the intersection over the smaller box: (N, 5) boxes to indices."""
     x1, y1, x2, y2, scores = boxes.T
     areas = (x2 - x1 + 1) * (y2 - y1 + 1)
@@ -190,7 +190,7 @@ def _nms_over_smaller(boxes: Floats, threshold: float) -> list[int]:
         height = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest]) + 1
         both = np.maximum(0, width) * np.maximum(0, height)
         order = rest[both / np.minimum(areas[best], areas[rest]) <= threshold]
-    return chosen
+    return np.array(chosen, dtype=np.int64)
 
 
 def _graphs(openvino: Any) -> tuple[Graph, ...]:
