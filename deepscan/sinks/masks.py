@@ -1,7 +1,7 @@
 """The mask video: what the network said about every pixel of every source frame, without loss.
 
 A mask has three values: manipulated, not manipulated and *not analysed*, so that black never hides
-that nobody looked. Each frame is grey, 8 bit, FFV1, and stands at the time of its source frame:
+that nobody looked. Each frame is grey, 8 bit, lossless H.264, and stands at the time of its source:
 
     0          not analysed
     1 .. 255   1 + round(254 * P(manipulated)); 1 is judged with P = 0, 128 is P = 0.5
@@ -28,6 +28,7 @@ from deepscan.types import FrameResult, Output, Scan
 from deepscan.video.writer import VideoWriter, read_gray
 
 STEPS = 254  # the levels above 1
+Region = tuple[slice, slice]
 
 
 class MaskSink:
@@ -40,6 +41,8 @@ class MaskSink:
         self._path = path
         self._video = scan.verdict.video
         self._writer: VideoWriter | None = None
+        self._levels = np.zeros((0, 0), np.uint8)
+        self._marked: list[Region] = []
 
     def write(self, result: FrameResult) -> None:
         """Add the mask of the next frame.
@@ -51,9 +54,12 @@ class MaskSink:
             raise OutputError(f"{self._path}: no mask video without the facts of the stream")
         if self._writer is None:
             # One mask for one frame, also of a still picture, which the writer would repeat.
-            self._writer = VideoWriter(self._path, replace(self._video, still=False), codec="ffv1")
-        levels = to_levels(result, self._video.height, self._video.width)
-        self._writer.write(levels, result.frame.pts)
+            self._writer = VideoWriter(self._path, replace(self._video, still=False), kind="masks")
+            self._levels = np.zeros((self._video.height, self._video.width), np.uint8)
+        for region in self._marked:
+            self._levels[region] = 0
+        self._marked = _mark(self._levels, result)
+        self._writer.write(self._levels, result.frame.pts)
 
     def close(self, made: tuple[Output, ...] = ()) -> None:
         """Complete the file.
@@ -101,13 +107,22 @@ def read_masks(path: Path) -> Iterator[MaskFrame]:
 def to_levels(result: FrameResult, height: int, width: int) -> NDArray[np.uint8]:
     """The frame of the mask video for one result: (height, width) uint8."""
     levels = np.zeros((height, width), np.uint8)
-    if not result.analysed:
-        return levels
-    for prediction in result.faces:
-        region, values = paste(prediction.mask, prediction.crop.box, height, width)
-        level = np.rint(np.clip(values, 0, 1) * STEPS).astype(np.uint8) + np.uint8(1)
-        np.maximum(levels[region], level, out=levels[region])
+    _mark(levels, result)
     return levels
+
+
+def _mark(levels: NDArray[np.uint8], result: FrameResult) -> list[Region]:
+    """Write the values of a result into `levels`, which is 0; give the regions that changed."""
+    marked: list[Region] = []
+    if not result.analysed:
+        return marked
+    for prediction in result.faces:
+        region, values = paste(prediction.mask, prediction.crop.box, *levels.shape)
+        values *= STEPS
+        level = np.rint(values, out=values).clip(0, STEPS).astype(np.uint8) + np.uint8(1)
+        np.maximum(levels[region], level, out=levels[region])
+        marked.append(region)
+    return marked
 
 
 def from_levels(levels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -1,6 +1,7 @@
 """Writes frames back to video with the times of the source, and its sound untouched.
 
-H.264 in MP4 is what people look at; FFV1 in Matroska is lossless and what machines read masks from.
+The verdict video is H.264 in MP4, for people. Masks are H.264 too, grey and lossless, in Matroska:
+what did not change since the frame before costs next to nothing, neither time nor bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
     from av.container import OutputContainer
 
-Codec = Literal["libx264", "ffv1"]
+Kind = Literal["video", "masks"]
 
-FORMATS = {"libx264": "mp4", "ffv1": "matroska"}
+FORMATS = {"video": "mp4", "masks": "matroska"}
 KEY_FRAME_EVERY = 2  # seconds; a viewer that jumps decodes at most this much
 STILL_RATE = 5  # frames a second of the clip that shows a still picture
 STILL_SECONDS = 2
@@ -44,12 +45,13 @@ PRESET, CRF = "ultrafast", 21
 
 
 class VideoWriter:
-    """Encodes frames into `path`, whatever its suffix: MP4 for libx264, Matroska for ffv1.
+    """Encodes frames into `path`, whatever its suffix: a video into MP4, masks into Matroska.
 
     `info` is of the source: its time base, frame rate, colour and sample aspect ratio are kept.
-    libx264 gives 4:2:0 with faststart, odd sizes padded to even ones by repeating the edge; ffv1
-    gives lossless gray. Each frame keeps its time, counted from where the source starts, so that no
-    picture lies before zero, where a player would not show it; Matroska rounds to milliseconds.
+    A video is 4:2:0 with faststart, odd sizes padded to even ones by repeating the edge; masks are
+    gray, full range and without loss. Each frame keeps its time, counted from where the source
+    starts, so that no picture lies before zero, where a player would not show it; Matroska rounds
+    to milliseconds.
 
     `source` is a file whose sound is copied packet by packet where MP4 can hold it, else encoded
     as AAC; `notes` then says so. A still picture becomes a clip of two seconds.
@@ -63,7 +65,7 @@ class VideoWriter:
         path: Path,
         info: VideoInfo,
         *,
-        codec: Codec = "libx264",
+        kind: Kind = "video",
         size: tuple[int, int] | None = None,
         source: Path | None = None,
         preset: str = PRESET,
@@ -76,7 +78,7 @@ class VideoWriter:
         av.logging.set_level(None)
         self._path = path
         self._info = info
-        self._codec = codec
+        self._kind = kind
         self._size = size or (info.width, info.height)
         self._written = 0
         self._last: NDArray[np.uint8] | None = None
@@ -86,9 +88,9 @@ class VideoWriter:
         with self._reporting():
             path.open("wb").close()  # FFmpeg would find out only at the first frame
             # Matroska would draw a random number for the file; the same scan gives the same bytes.
-            options = {"movflags": "+faststart"} if codec == "libx264" else {"fflags": "+bitexact"}
+            options = {"movflags": "+faststart"} if kind == "video" else {"fflags": "+bitexact"}
             self._out: OutputContainer | None = av.open(
-                f"file:{os.path.abspath(path)}", "w", format=FORMATS[codec], options=options
+                f"file:{os.path.abspath(path)}", "w", format=FORMATS[kind], options=options
             )
         try:
             self._stream = self._add_stream(preset, crf, threads)
@@ -179,20 +181,21 @@ class VideoWriter:
         assert out is not None
         rate = Fraction(STILL_RATE) if info.still else info.frame_rate
         # The rate is a hint for the encoder, which takes 32-bit numbers; times come from the pts.
-        stream = out.add_stream(self._codec, rate=rate.limit_denominator(100_000))
+        stream = out.add_stream("libx264", rate=rate.limit_denominator(100_000))
         context = stream.codec_context
         width, height = self._size
         context.thread_count = threads
         stream.time_base = context.time_base = self._time_base
         context.sample_aspect_ratio = info.sample_aspect_ratio
-        if self._codec == "ffv1":
+        usual = str(max(12, min(250, round(KEY_FRAME_EVERY * rate))))
+        if self._kind == "masks":
             stream.width, stream.height, stream.pix_fmt = width, height, "gray"
-            stream.options = {"level": "3", "slices": "4", "slicecrc": "1"}
+            stream.options = {"preset": "ultrafast", "qp": "0", "g": usual}
+            context.color_range = FULL_RANGE  # so that no reader stretches the values
             return stream
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
-        usual = max(12, min(250, round(KEY_FRAME_EVERY * rate)))
-        stream.options = {"preset": preset, "crf": str(crf), "g": str(usual)}
+        stream.options = {"preset": preset, "crf": str(crf), "g": usual}
         colour = info.colour
         default = BT709 if width >= HD_WIDTH or height >= HD_HEIGHT else BT601
         self._matrix = MATRIX_NUMBERS.get(colour.matrix, default)
@@ -224,9 +227,10 @@ class VideoWriter:
         from av import VideoFrame
         from av.video.reformatter import Interpolation
 
-        if self._codec == "ffv1":
+        if self._kind == "masks":
             gray = image if image.ndim == 2 else image[:, :, 0]
-            return VideoFrame.from_ndarray(np.ascontiguousarray(gray), format="gray")
+            # Not copied: the encoder reads it before the caller can paint it anew.
+            return VideoFrame.from_numpy_buffer(np.ascontiguousarray(gray), format="gray")
         if image.ndim == 2:
             image = np.repeat(image[:, :, None], 3, axis=2)
         height, width = image.shape[:2]
@@ -258,7 +262,7 @@ class VideoWriter:
 
     def _check(self) -> None:
         """FFmpeg may lose the error of the last write: look whether the file is whole."""
-        if self._codec == "libx264" and not _is_whole(self._path):
+        if self._kind == "video" and not _is_whole(self._path):
             raise OutputError(
                 f"{self._path}: is incomplete; free some space or choose another folder"
             )
@@ -286,6 +290,8 @@ def _is_whole(path: Path) -> bool:
 def read_gray(path: Path) -> Iterator[tuple[int, float, NDArray[np.uint8]]]:
     """Yield (pts, time in seconds, (H, W) uint8 gray) of a mask video that `VideoWriter` wrote.
 
+    Masks in FFV1, as they were written before, are read too.
+
     Raises:
         OutputError: the file is not a gray video of ours, or is damaged.
     """
@@ -298,6 +304,13 @@ def read_gray(path: Path) -> Iterator[tuple[int, float, NDArray[np.uint8]]]:
             for frame in container.decode(video=0):
                 pts = frame.pts or 0
                 time = float(pts * (frame.time_base or 0))
-                yield pts, time, frame.to_ndarray(format="gray").astype(np.uint8, copy=False)
+                yield pts, time, _luma(frame)
     except (av.error.FFmpegError, OSError, IndexError) as error:
         raise OutputError(f"{path}: cannot be read back as a mask video ({error})") from error
+
+
+def _luma(frame: VideoFrame) -> NDArray[np.uint8]:
+    """The first plane of a frame as it is: converting to gray could stretch its values."""
+    plane = frame.planes[0]
+    rows: NDArray[np.uint8] = np.frombuffer(cast("bytes", plane), np.uint8)  # a buffer
+    return rows.reshape(frame.height, plane.line_size)[:, : frame.width]
