@@ -310,6 +310,30 @@ class _Run:
             ) from error
 
 
+def write_snapshot(recipe: Recipe, run: Path, path: Path) -> int:
+    """Write the averaged weights of an unfinished run in half precision; returns its step.
+
+    The file is half as large as finished weights. A run may start from it (`--start`, with a
+    warm-up of its own), and `train.evaluation.devset` can score it; it is no model to scan with.
+
+    Raises:
+        UsageError: the run has no checkpoint, or it is not of this recipe.
+    """
+    try:
+        saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+        state, step = saved["average"], int(saved["step"])
+        halved = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
+        size = recipe.schedule.stage_at(step).size
+        config = replace(recipe.config, input_size=size)
+        build(config).load_state_dict(halved)
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UsageError(f"{run} has no checkpoint of this recipe: {line}") from error
+    made_with = {"recipe": recipe.to_json(), "seed": str(recipe.seed), "steps": str(step)}
+    save_weights(path, config, halved, made_with)
+    return step
+
+
 def learn(
     network: nn.Module,
     crops: Tensor,
@@ -458,6 +482,10 @@ def main(
         typer.Option(help="Weights of an earlier run of this network to start from"),
     ] = None,
     until: Annotated[int | None, typer.Option(help="Save and stop at this step")] = None,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(help="Do not train: write the run's averaged weights to this file as fp16"),
+    ] = None,
     pack: Pack = None,
     smoke: Annotated[
         bool, typer.Option(help="A few tiny steps; without --data on a picture that ships")
@@ -479,6 +507,10 @@ def main(
                     pack = Path(scratch) / "pack.npz"
                     write_plain_pack(data, pack)
             out = out or Path(scratch) / "run"
+        if snapshot is not None and out is not None:
+            step = write_snapshot(chosen, out, snapshot)
+            typer.echo(f"weights of step {step} of {chosen.schedule.steps}: {snapshot}")
+            return
         if data is None or out is None:
             raise UsageError("--data and --out are needed, except with --smoke")
         path = train(

@@ -347,6 +347,26 @@ def test_frozen_parts_of_a_backbone_stay_as_they_are(stages: int, norms: bool) -
     assert stages == 0 or all(key.startswith(tuple(ends)) for key in statistics)
 
 
+def test_a_snapshot_of_an_unfinished_run_is_half_and_can_be_started_from(
+    data: Path, tmp_path: Path
+) -> None:
+    assert go(FACES, data, tmp_path / "run", until=2) is None
+    path = tmp_path / "half.safetensors"
+    assert training.write_snapshot(FACES, tmp_path / "run", path) == 2
+    saved = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["average"]
+    half = load_file(path)
+    assert all(half[key].dtype == torch.float16 for key in saved if saved[key].is_floating_point())
+    network = training.build(FACES.config)
+    training.start_from(network, path)
+    assert all(
+        torch.allclose(value, saved[key], atol=1e-3, rtol=1e-3)
+        for key, value in network.state_dict().items()
+    )
+    other = replace(FACES, network={"channels": 64, "dct_k": 4})
+    with pytest.raises(UsageError, match="no checkpoint of this recipe"):
+        training.write_snapshot(other, tmp_path / "run", path)
+
+
 def test_a_network_starts_from_the_weights_of_another_run(tmp_path: Path) -> None:
     one, two = (training.build(FACES.config) for _ in range(2))
     path = tmp_path / "weights.safetensors"
