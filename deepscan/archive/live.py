@@ -113,8 +113,21 @@ class RunCounter:
         return ", ".join(parts)
 
 
-class LiveView:
-    """A view that is redrawn in place and leaves nothing behind. Use it with `with`."""
+class View:
+    """What shows a run while it goes on; this one shows nothing. Use it with `with`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is held."""
+
+    def take(self, event: RunEvent) -> None:
+        """Show what happened, if it is worth it."""
+
+
+class LiveView(View):
+    """A view that is redrawn in place and leaves nothing behind."""
 
     def __init__(self) -> None:
         self.tally = RunCounter()
@@ -140,7 +153,6 @@ class LiveView:
             self._live.stop()
 
     def take(self, event: RunEvent) -> None:
-        """Show what happened."""
         self.tally.take(event)
 
     def _shown(self) -> RenderableType:
@@ -173,8 +185,8 @@ class LiveView:
         return table
 
 
-class PlainLog:
-    """One line every ten seconds at most, and one for each finding. Use it with `with`."""
+class PlainLog(View):
+    """One line every ten seconds at most, and one for each finding."""
 
     def __init__(self, stream: TextIO, *, every: float = EVERY) -> None:
         self.tally = RunCounter()
@@ -182,14 +194,7 @@ class PlainLog:
         self._every = every
         self._last = float("-inf")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing is held."""
-
     def take(self, event: RunEvent) -> None:
-        """Tell what happened, if it is worth a line."""
         self.tally.take(event)
         if isinstance(event, ItemDone):
             outcome = event.outcome
@@ -227,23 +232,10 @@ class PlainLog:
             self._stream = None  # nobody reads it any more; the run goes on
 
 
-class Silence:
-    """For --quiet: nothing is shown."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing is held."""
-
-    def take(self, event: RunEvent) -> None:
-        """Nothing is shown."""
-
-
-def open_view(stream: TextIO | None, *, quiet: bool) -> LiveView | PlainLog | Silence:
+def open_view(stream: TextIO | None, *, quiet: bool) -> View:
     """The view that fits a stream, which is stderr."""
     if quiet or stream is None:
-        return Silence()
+        return View()
     return LiveView() if stream.isatty() else PlainLog(stream)
 
 

@@ -19,7 +19,7 @@ from threading import Event
 from deepscan.archive.inputs.listing import list_inputs
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.records import InputFile
-from deepscan.archive.workers.contract import PoolEvent, PoolInfo, Task, WorkerPool
+from deepscan.archive.workers.contract import PoolInfo, WorkerPool
 from deepscan.errors import DeepscanError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -118,45 +118,19 @@ def watch(
 
 
 class ReusedPool:
-    """A pool that stays between the runs of a watch: its models are loaded once.
-
-    Give `lease` to each run and close this at the end.
-    """
+    """A pool for all runs of a watch: its models are loaded once, and no run closes it."""
 
     def __init__(self, pool: WorkerPool) -> None:
-        self._pool = pool
+        """`pool` is closed by whoever made it, when the watch has ended."""
         self._pool_info: PoolInfo | None = None
+        self._start = pool.start
+        self.submit, self.wait, self.busy = pool.submit, pool.wait, pool.busy
 
     def start(self) -> PoolInfo:
         """Start the pool the first time; later, say what it said then."""
         if self._pool_info is None:
-            self._pool_info = self._pool.start()
+            self._pool_info = self._start()
         return self._pool_info
-
-    def lease(self) -> WorkerPool:
-        """The pool for one run, which may close it."""
-        return _Lease(self, self._pool)
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class _Lease:
-    def __init__(self, reused: ReusedPool, pool: WorkerPool) -> None:
-        self._reused = reused
-        self._pool = pool
-
-    def start(self) -> PoolInfo:
-        return self._reused.start()
-
-    def submit(self, task: Task) -> None:
-        self._pool.submit(task)
-
-    def wait(self, timeout: float) -> list[PoolEvent]:
-        return self._pool.wait(timeout)
-
-    def busy(self) -> dict[str, float]:
-        return self._pool.busy()
 
     def close(self) -> None:
         """Nothing: the pool stays for the next run."""

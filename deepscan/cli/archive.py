@@ -194,14 +194,12 @@ def _watch(
     """Scan what arrives in folders until somebody ends it; engines are loaded once."""
     from deepscan.archive.watch import ReusedPool, watch
 
-    fresh = archive_options.fresh
-    with closing(ReusedPool(pool)) as reused:
+    fresh, reused = archive_options.fresh, ReusedPool(pool)
+    with closing(pool):
 
         def scan_these(patterns: tuple[str, ...]) -> bool:
             nonlocal fresh
-            ended = scan_once(
-                reused.lease(), replace(archive_options, include=patterns, fresh=fresh)
-            )
+            ended = scan_once(reused, replace(archive_options, include=patterns, fresh=fresh))
             fresh = False
             return not ended.interrupted
 

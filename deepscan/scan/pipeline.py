@@ -9,11 +9,10 @@ length of the file; a 25 frames/s video needs about half.
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
 from typing import TypeVar
 
 import numpy as np
@@ -55,47 +54,19 @@ def prefetch(items: Iterable[T], depth: int = DEPTH) -> Generator[T]:
     An error in `items` is raised here, after the items before it. Closing this iterator, or leaving
     the loop over it, stops the thread, closes `items` there and joins it.
     """
-    waiting: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(entry: tuple[bool, T | BaseException | None]) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
+    iterator = iter(items)
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(depth + 1))
         try:
-            iterator = iter(items)
-            try:
-                for item in iterator:
-                    if not put((True, item)):
-                        return
-            finally:
-                close = getattr(iterator, "close", None)
-                if close is not None:
-                    close()
-            put((False, None))
-        except BaseException as error:
-            put((False, error))
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            is_item, value = waiting.get()
-            if is_item:
-                yield value  # type: ignore[misc]
-            elif isinstance(value, BaseException):
-                raise value
-            else:
-                return
-    finally:
-        stopped.set()
-        thread.join()
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, iterator, end))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in waiting:
+                future.cancel()
+            if (close := getattr(iterator, "close", None)) is not None:
+                thread.submit(close).result()
 
 
 def fan_out(
@@ -108,51 +79,30 @@ def fan_out(
     reason, no consumer runs any more.
     """
     failures: list[BaseException] = []
-    stopped = threading.Event()
 
-    def work(waiting: queue.Queue[tuple[T] | None], consume: Callable[[T], None]) -> None:
-        while not stopped.is_set():
-            try:
-                entry = waiting.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if entry is None:
-                return
-            try:
-                consume(entry[0])
-            except BaseException as error:
-                failures.append(error)
-                stopped.set()
+    def consume(consumer: Callable[[T], None], item: T) -> None:
+        try:
+            if not failures:
+                consumer(item)
+        except BaseException as error:
+            failures.append(error)
 
-    def put(waiting: queue.Queue[tuple[T] | None], entry: tuple[T] | None) -> None:
-        while not stopped.is_set():
-            try:
-                return waiting.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    lines: list[queue.Queue[tuple[T] | None]] = []
-    threads = []
-    try:
-        for consume in consumers:
-            waiting: queue.Queue[tuple[T] | None] = queue.Queue(depth)
-            lines.append(waiting)
-            threads.append(threading.Thread(target=work, args=(waiting, consume), daemon=True))
-            threads[-1].start()
+    with ExitStack() as held:
+        lines = []
+        for consumer in consumers:
+            thread = ThreadPoolExecutor(1, thread_name_prefix="fan out")
+            held.callback(thread.shutdown, cancel_futures=True)
+            lines.append((thread, consumer, deque[Future[None]]()))
         for item in items:
-            for waiting in lines:
-                put(waiting, (item,))
+            for thread, consumer, waiting in lines:
+                if len(waiting) > depth:
+                    waiting.popleft().result()
+                waiting.append(thread.submit(consume, consumer, item))
             if failures:
                 break
             yield item
-        for waiting in lines:
-            put(waiting, None)
-    except BaseException:
-        stopped.set()
-        raise
-    finally:
-        for thread in threads:
-            thread.join()
+        for *_, waiting in lines:
+            wait(waiting)
     if failures:
         raise failures[0]
 

@@ -39,7 +39,7 @@ class Watched:
     def _scan(self, inbox, include):
         self.batches.append(include)
         ended = scan_archive(
-            [str(inbox)], self.out, options=ScanOptions(), pool=self.kept.lease(),
+            [str(inbox)], self.out, options=ScanOptions(), pool=self.kept,
             archive_options=ArchiveOptions(reports=(), write_found=(), min_free=0, include=include),
         )  # fmt: skip
         return not ended.interrupted
@@ -60,7 +60,7 @@ class Watched:
     def __exit__(self, *_):
         self.stop.set()
         self._thread.join(30)
-        self.kept.close()
+        self.pool.close()
         assert not self._thread.is_alive()
         assert self.errors == []
 

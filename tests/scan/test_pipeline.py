@@ -38,7 +38,7 @@ def no_thread_is_left():
 
 
 def running():
-    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 class Source:

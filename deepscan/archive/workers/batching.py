@@ -11,7 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,6 @@ from numpy.typing import NDArray
 from deepscan.engines.engine import Engine, Predictions
 from deepscan.engines.validation import check_crops
 from deepscan.errors import DeepscanError, EngineError
-from deepscan.types import EngineInfo, ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +84,12 @@ class SharedEngine:
             self._changed.notify_all()
         while True:
             with self._changed:
-                while not mine.done and (self._running or not self._is_ready()):
+                while not mine.answer.done() and (self._running or not self._is_ready()):
                     # Who runs the engine calls everybody when it is done.
                     wait = None if self._running else self._waiting[0].until - time.monotonic()
                     self._changed.wait(wait if wait is None else max(wait, 0.0))
-                if mine.done:
-                    return mine.result()
+                if mine.answer.done():
+                    return mine.answer.result()
                 batch = self._take()
                 self._running = True
             try:
@@ -97,8 +98,9 @@ class SharedEngine:
                 with self._changed:
                     self._running = False
                     for request in batch:
-                        if not request.done:  # an error that is no engine's, such as Ctrl-C
-                            request.error = EngineError("the engine was stopped in its work")
+                        if not request.answer.done():  # an error that is no engine's: Ctrl-C
+                            stopped = EngineError("the engine was stopped in its work")
+                            request.answer.set_exception(stopped)
                     self._changed.notify_all()
 
     def _is_ready(self) -> bool:
@@ -128,7 +130,7 @@ class SharedEngine:
             found = self._predict_in_pieces(crops[0] if len(crops) == 1 else np.concatenate(crops))
         except (DeepscanError, ValueError) as error:
             if len(batch) == 1:
-                batch[0].error = error
+                batch[0].answer.set_exception(error)
                 return
             for request in batch:
                 self._run([request])
@@ -136,7 +138,8 @@ class SharedEngine:
         start = 0
         for request in batch:
             end = start + len(request.crops)
-            request.found = Predictions(found.scores[start:end], found.masks[start:end])
+            part = Predictions(found.scores[start:end], found.masks[start:end])
+            request.answer.set_result(part)
             start = end
 
     def _predict_in_pieces(self, crops: NDArray[np.uint8]) -> Predictions:
@@ -178,56 +181,23 @@ class EngineClient:
     """The engine of one scan: the shared one, which `close` leaves open."""
 
     def __init__(self, shared: SharedEngine) -> None:
+        engine = shared.engine
+        self.name, self.model, self.info = engine.name, engine.model, engine.info
+        self.input_size, self.max_batch = engine.input_size, engine.max_batch
         self._shared = shared
 
-    @property
-    def name(self) -> str:
-        return self._shared.engine.name
-
-    @property
-    def input_size(self) -> int:
-        return self._shared.engine.input_size
-
-    @property
-    def max_batch(self) -> int:
-        return self._shared.engine.max_batch
-
-    @property
-    def model(self) -> ModelInfo:
-        return self._shared.engine.model
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._shared.engine.info
-
     def predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        """Predict scores and masks of (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
-
-        Raises:
-            ValueError: the crops are of another shape or type.
-            EngineError: these crops could not be predicted.
-        """
+        """As `SharedEngine.predict`."""
         return self._shared.predict(crops)
 
     def close(self) -> None:
         """Nothing: the engine serves others."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    """What one thread asks, and later its result."""
+    """What one thread asks; `until` is when its delay ends, by the monotonic clock."""
 
-    def __init__(self, crops: NDArray[np.uint8], until: float) -> None:
-        self.crops = crops
-        self.until = until  # when the delay ends, by the monotonic clock
-        self.found: Predictions | None = None
-        self.error: Exception | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.found is not None or self.error is not None
-
-    def result(self) -> Predictions:
-        if self.error is not None:
-            raise self.error
-        assert self.found is not None
-        return self.found
+    crops: NDArray[np.uint8]
+    until: float
+    answer: Future[Predictions] = field(default_factory=Future)
