@@ -23,12 +23,11 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from deepscan.errors import OutputError
-from deepscan.sinks.wording import Wording, wording_of, wording_without_verdict
+from deepscan.sinks.wording import wording_of, wording_without_verdict
 from deepscan.types import (
-    CalibrationInfo,
     Coverage,
     EngineInfo,
     FaceTrack,
@@ -38,11 +37,13 @@ from deepscan.types import (
     Output,
     Parity,
     Provenance,
-    Reason,
     Scan,
     Skipped,
     VideoInfo,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA = "deepscan.result/1"
 
@@ -100,7 +101,7 @@ def record_of(
             "label": str(verdict.label),
             "p_manipulated": _rounded(verdict.score),
             "looks": _rounded(verdict.looks),
-            "reasons": _reasons(verdict.reasons),
+            "reasons": [_values(each) for each in verdict.reasons],
             "intervals": [_interval(each, base, first_pts) for each in verdict.intervals],
             "tracks": [_track(each, base, first_pts) for each in verdict.tracks],
         },
@@ -121,10 +122,10 @@ def record_of(
         "decoder": {"name": scan.report.decoder, "reason": scan.report.decoder_reason},
         "model": _model(verdict.model),
         "engine": _engine(verdict.engine),
-        "calibration": _calibration(verdict.calibration),
+        "calibration": _values(verdict.calibration),
         "settings": dict(scan.settings),
         "versions": dict(scan.versions),
-        "wording": _wording(wording_of(verdict)),
+        "wording": _values(wording_of(verdict)),
         "ignored": list(scan.ignored),
         "provenance": None if scan.provenance is None else scan.provenance.to_json(),
         "outputs": [_output(each) for each in outputs],
@@ -161,7 +162,7 @@ def error_record(
             "label": str(skipped.label),
             "p_manipulated": None,
             "looks": 0,
-            "reasons": _reasons((skipped.reason,)),
+            "reasons": [_values(skipped.reason)],
             "intervals": [],
             "tracks": [],
         },
@@ -169,7 +170,7 @@ def error_record(
         **dict.fromkeys(("coverage", "reading", "decoder", "model", "engine", "calibration")),
         "settings": dict(settings),
         "versions": dict(versions),
-        "wording": _wording(wording_without_verdict(skipped.label)),
+        "wording": _values(wording_without_verdict(skipped.label)),
         "ignored": [],
         "provenance": None if provenance is None else provenance.to_json(),
         "outputs": [_output(each) for each in skipped.outputs],
@@ -253,8 +254,15 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(float(value), 6)
 
 
-def _reasons(reasons: Iterable[Reason]) -> list[dict[str, str]]:
-    return [{"code": reason.code, "text": reason.text} for reason in reasons]
+def _values(thing: DataclassInstance) -> Record:
+    """The fields of a record of ours as they stand, numbers rounded and tuples as lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(each) for each in value]
+        return _rounded(value) if isinstance(value, float) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(thing).items()}
 
 
 def _name(path: Path) -> dict[str, str]:
@@ -329,13 +337,7 @@ def _stream(video: VideoInfo, first_pts: int) -> Record:
         "duration": _rounded(video.duration),
         "rotation": video.rotation,
         "sample_aspect_ratio": _rational(video.sample_aspect_ratio),
-        "colour": {
-            "matrix": video.colour.matrix,
-            "full_range": video.colour.full_range,
-            "primaries": video.colour.primaries,
-            "transfer": video.colour.transfer,
-            "tagged": video.colour.tagged,
-        },
+        "colour": _values(video.colour),
         "audio": list(video.audio),
         "still": video.still,
     }
@@ -354,39 +356,17 @@ def _model(model: ModelInfo) -> Record:
             "auc": _rounded(model.auc),
             "auc_interval": [_rounded(each) for each in model.auc_interval],
             "evaluated_on": model.evaluated_on,
-            "figures": [
-                {
-                    "what": each.what,
-                    "on": each.on,
-                    "value": _rounded(each.value),
-                    "interval": [_rounded(bound) for bound in each.interval],
-                }
-                for each in model.evidence
-            ],
+            "figures": [_values(each) for each in model.evidence],
         },
     }
 
 
 def _engine(engine: EngineInfo) -> Record:
+    unknown = dict.fromkeys(field.name for field in dataclasses.fields(Parity))
     return {
         "name": engine.name,
         "reason": engine.reason,
-        "parity": {
-            field.name: _rounded(getattr(engine.parity, field.name, None))
-            for field in dataclasses.fields(Parity)
-        },
-    }
-
-
-def _calibration(calibration: CalibrationInfo) -> Record:
-    return {
-        "name": calibration.name,
-        "population": calibration.population,
-        "operating_point": _rounded(calibration.operating_point),
-        "review_point": _rounded(calibration.review_point),
-        "false_alarm_rate": _rounded(calibration.false_alarm_rate),
-        "false_alarm_interval": [_rounded(each) for each in calibration.false_alarm_interval],
-        "clips": calibration.clips,
+        "parity": _values(engine.parity) if engine.parity else unknown,
     }
 
 
@@ -396,16 +376,4 @@ def _output(output: Output) -> Record:
         "file": _SURROGATE.sub("\ufffd", output.path.name),
         "sha256": output.sha256,
         "size": output.size,
-    }
-
-
-def _wording(wording: Wording) -> Record:
-    return {
-        "language": wording.language,
-        "label": wording.label,
-        "headline": wording.headline,
-        "means": wording.means,
-        "does_not_mean": wording.does_not_mean,
-        "sentences": list(wording.sentences),
-        "scale": wording.scale,
     }
