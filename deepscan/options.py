@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 Decoder = Literal["auto", "decord", "pyav"]
+Setting = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,11 @@ class ScanOptions:
     # Limits
     limits: Limits = field(default_factory=Limits)
     isolate: bool = True  # decode in a process of its own
+
+    def flat(self) -> tuple[tuple[str, Setting], ...]:
+        """(name, value) of every setting, those of `limits` as "limits.name"; ready for JSON."""
+        flat: dict[str, Setting] = {}
+        for name, value in asdict(self).items():
+            inner = value if isinstance(value, dict) else {}
+            flat |= {f"{name}.{key}": each for key, each in inner.items()} or {name: value}
+        return tuple(flat.items())

@@ -7,7 +7,6 @@ workers do, and this process imports neither torch nor a decoder.
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -244,7 +243,7 @@ def _describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
         calibration=calibration.name,
         operating_point=sigmoid(calibration.points(1.0, still=False)[0]),
         false_alarm_rate=calibration.measured,
-        settings=_flat(options),
+        settings=options.flat(),
         versions=installed_versions(),
         settings_hash="",
         shard=None if shard is None else (shard.number, shard.count),
@@ -262,13 +261,3 @@ def _with_pool(run: Run, pool_info: PoolInfo, options: ScanOptions) -> Run:
         controls=pool_info.controls,
         controls_passed=pool_info.controls_passed,
     )
-
-
-def _flat(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:
-    flat: dict[str, str | int | float | bool | None] = {}
-    for key, value in dataclasses.asdict(options).items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{inner}": given for inner, given in value.items()})
-        else:
-            flat[key] = value
-    return tuple(flat.items())

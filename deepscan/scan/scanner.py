@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -350,7 +350,7 @@ class _FileScan:
                 skipped,
                 sha256=facts.sha256,
                 size=None if facts.identity is None else facts.identity[2],
-                settings=_settings(self._options),
+                settings=self._options.flat(),
                 versions=installed_versions(),
                 started=facts.started,
                 host=host_facts(),
@@ -395,7 +395,7 @@ class _FileScan:
         facts = {
             "format": 2,  # of the frame store
             "content": self._facts.sha256,
-            "settings": _settings(self._options),
+            "settings": self._options.flat(),
             "model": engine.model.sha256,
             "engine": engine.name,
             "versions": installed_versions(),
@@ -572,7 +572,7 @@ class _FileScan:
             size=facts.identity[2],
             verdict=verdict,
             report=report,
-            settings=_settings(self._options),
+            settings=self._options.flat(),
             versions=installed_versions(),
             timings=self._watch.timings,
             started=facts.started,
@@ -614,13 +614,3 @@ def _load_detector(options: ScanOptions) -> FaceDetector:
         max_faces=CROWD * options.max_faces,
     )
     return detector
-
-
-def _settings(options: ScanOptions) -> tuple[tuple[str, str | int | float | bool | None], ...]:
-    flat: dict[str, Any] = {}
-    for key, value in asdict(options).items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{inner}": given for inner, given in value.items()})
-        else:
-            flat[key] = value
-    return tuple(flat.items())

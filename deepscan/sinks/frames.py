@@ -84,32 +84,15 @@ class FramesSink:
 
 def line_of(result: FrameResult) -> dict[str, Any]:
     """What one line says: judged faces first, then those that were seen but not judged."""
-    faces: list[dict[str, Any]] = [
-        {
-            "track": prediction.crop.face.track_id,
-            "box": _box(prediction.crop.face.box),
-            "confidence": _short(prediction.crop.face.confidence, 4),
-            "p_manipulated": _short(prediction.score, 5),
-            "reason": None,
-            "mask_share": _short(float(np.mean(prediction.mask > 0.5)), 4),
-            "interpolated": prediction.crop.face.interpolated,
-            **_turn(prediction.crop.face),
-        }
+    faces = [
+        _line_of_face(
+            prediction.crop.face,
+            p_manipulated=_short(prediction.score, 5),
+            mask_share=_short(float(np.mean(prediction.mask > 0.5)), 4),
+        )
         for prediction in result.faces
     ]
-    faces += [
-        {
-            "track": unscored.face.track_id,
-            "box": _box(unscored.face.box),
-            "confidence": _short(unscored.face.confidence, 4),
-            "p_manipulated": None,
-            "reason": unscored.reason,
-            "mask_share": None,
-            "interpolated": unscored.face.interpolated,
-            **_turn(unscored.face),
-        }
-        for unscored in result.unscored
-    ]
+    faces += [_line_of_face(each.face, reason=each.reason) for each in result.unscored]
     return {
         "index": result.frame.index,
         "pts": result.frame.pts,
@@ -119,8 +102,23 @@ def line_of(result: FrameResult) -> dict[str, Any]:
     }
 
 
-def _turn(face: Face) -> dict[str, int]:
-    return {"turn": face.turn} if face.turn else {}
+def _line_of_face(
+    face: Face,
+    *,
+    p_manipulated: float | None = None,
+    mask_share: float | None = None,
+    reason: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "track": face.track_id,
+        "box": _box(face.box),
+        "confidence": _short(face.confidence, 4),
+        "p_manipulated": p_manipulated,
+        "reason": reason,
+        "mask_share": mask_share,
+        "interpolated": face.interpolated,
+        **({"turn": face.turn} if face.turn else {}),
+    }
 
 
 def _box(box: Box) -> list[float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from deepscan.archive.records import Outcome, Results
+from deepscan.archive.records import Accepted, Outcome, Results
 from deepscan.files import atomic_output
 from deepscan.sinks.wording import visible
 
@@ -58,10 +58,7 @@ def write_csv(results: Results, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(COLUMNS)
         for outcome in results.outcomes:
-            accepted = results.accepted(outcome)
-            until = None if accepted is None else accepted.expires.isoformat()
-            reason = None if accepted is None else accepted.reason
-            writer.writerow([cell(value) for value in (*_values(outcome), until, reason)])
+            writer.writerow([cell(value) for value in _values(outcome, results.accepted(outcome))])
 
 
 def cell(value: str | int | float | None) -> str:
@@ -77,30 +74,21 @@ def cell(value: str | int | float | None) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
-def _values(outcome: Outcome) -> tuple[str | int | float | None, ...]:
+def _values(outcome: Outcome, accepted: Accepted | None) -> list[str | int | float | None]:
+    """One value for each of `COLUMNS`: what is reckoned here, else the outcome's own."""
     intervals = outcome.intervals
-    return (
-        outcome.name,
-        str(outcome.label),
-        outcome.score,
-        len(intervals),
-        min((each.start for each in intervals), default=None),
-        max((each.end for each in intervals), default=None),
-        outcome.tracks,
-        outcome.frames,
-        outcome.seconds,
-        outcome.judged,
-        " ".join(reason.code for reason in outcome.reasons),
-        "; ".join(reason.text for reason in outcome.reasons),
-        outcome.same_as,
-        outcome.provenance,
-        outcome.sha256,
-        outcome.size,
-        outcome.engine,
-        outcome.decoder,
-        outcome.folder,
-        " ".join(output.kind for output in outcome.outputs),
-        outcome.started,
-        outcome.took,
-        outcome.path,
-    )
+    reckoned = {
+        "label": str(outcome.label),
+        "stretches": len(intervals),
+        "first_start": min((each.start for each in intervals), default=None),
+        "last_end": max((each.end for each in intervals), default=None),
+        "reason_codes": " ".join(reason.code for reason in outcome.reasons),
+        "reasons": "; ".join(reason.text for reason in outcome.reasons),
+        "outputs": " ".join(output.kind for output in outcome.outputs),
+        "accepted_until": None if accepted is None else accepted.expires.isoformat(),
+        "accepted_reason": None if accepted is None else accepted.reason,
+    }
+    return [
+        reckoned[name] if name in reckoned else getattr(outcome, name)  # type: ignore[misc]
+        for name in COLUMNS
+    ]

@@ -11,6 +11,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from deepscan.archive.records import Outcome, Results, Run
 from deepscan.archive.reports import utf8
@@ -81,8 +82,7 @@ def _fill(database: sqlite3.Connection, results: Results) -> None:
     # The file is thrown away if anything fails: no journal is needed.
     database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA user_version={VERSION};{_TABLES}")
     with database:
-        row = _run(results.run, results.finished)
-        database.execute(f"INSERT INTO runs VALUES ({_places(row)})", row)
+        _insert(database, "runs", [_run(results.run) | {"finished": results.finished}])
         number = 0
         for current, outcomes in ((1, results.outcomes), (0, results.superseded)):
             for outcome in outcomes:
@@ -92,75 +92,30 @@ def _fill(database: sqlite3.Connection, results: Results) -> None:
 
 
 def _add(database: sqlite3.Connection, number: int, current: int, outcome: Outcome) -> None:
-    row = (
-        number,
-        current,
-        utf8(outcome.name),
-        name_bytes(outcome.name),
-        utf8(outcome.path),
-        str(outcome.label),
-        outcome.score,
-        outcome.judged,
-        outcome.tracks,
-        outcome.frames,
-        outcome.seconds,
-        outcome.sha256,
-        outcome.size,
-        outcome.key,
-        outcome.engine,
-        outcome.decoder,
-        _text(outcome.provenance),
-        _text(outcome.folder),
-        _text(outcome.same_as),
-        outcome.started,
-        outcome.took,
-    )
-    database.execute(f"INSERT INTO files VALUES ({_places(row)})", row)
-    database.executemany(
-        "INSERT INTO intervals VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            (number, each.start, each.end, each.track_id, each.score, each.llr, str(each.label))
-            for each in outcome.intervals
-        ),
-    )
-    database.executemany(
-        "INSERT INTO outputs VALUES (?, ?, ?, ?, ?)",
-        ((number, each.kind, utf8(each.path), each.sha256, each.size) for each in outcome.outputs),
-    )
-    database.executemany(
-        "INSERT INTO reasons VALUES (?, ?, ?, ?)",
-        ((number, place, each.code, utf8(each.text)) for place, each in enumerate(outcome.reasons)),
-    )
+    row = outcome.to_json() | {"id": number, "current": current}
+    del row["identity"]  # device and inode of another day
+    parts = {table: row.pop(table) for table in ("intervals", "outputs", "reasons")}
+    parts["reasons"] = [{"place": place, **each} for place, each in enumerate(parts["reasons"])]
+    _insert(database, "files", [row | {"name_bytes": name_bytes(outcome.name)}])
+    for table, rows in parts.items():
+        _insert(database, table, [{"file": number, **each} for each in rows])
 
 
-def _run(run: Run, finished: bool) -> tuple[str | int | float | None, ...]:
-    return (
-        run.id,
-        run.started,
-        int(finished),
-        _json(run.command),
-        run.version,
-        run.model,
-        run.model_sha256,
-        run.engine,
-        run.calibration,
-        run.operating_point,
-        run.false_alarm_rate,
-        _json(dict(run.settings)),
-        _json(dict(run.versions)),
-        run.settings_hash,
-        _json(dict(run.controls)),
-        None if run.controls_passed is None else int(run.controls_passed),
-        None if run.shard is None else f"{run.shard[0]}/{run.shard[1]}",
-    )
+def _insert(database: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
+    """Insert rows that all have the same columns, named as the table names them."""
+    if rows:
+        names = ", ".join(f'"{name}"' for name in rows[0])
+        values = (
+            [utf8(each) if isinstance(each, str) else each for each in row.values()] for row in rows
+        )
+        places = ", ".join("?" * len(rows[0]))
+        database.executemany(f"INSERT INTO {table} ({names}) VALUES ({places})", values)
 
 
-def _places(row: tuple[object, ...]) -> str:
-    return ", ".join("?" * len(row))
-
-
-def _text(value: str | None) -> str | None:
-    return None if value is None else utf8(value)
+def _run(run: Run) -> dict[str, Any]:
+    pairs = {name: _json(dict(getattr(run, name))) for name in ("settings", "versions", "controls")}
+    shard = None if run.shard is None else f"{run.shard[0]}/{run.shard[1]}"
+    return run.to_json() | pairs | {"command": _json(run.command), "shard": shard}
 
 
 def _json(value: object) -> str:
