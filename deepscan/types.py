@@ -71,7 +71,8 @@ class Colour:
     """How the samples of a stream encode colour, in FFmpeg's names ("bt709", "unknown", ...).
 
     `matrix` is the one that the conversion to RGB used, also where the stream names none;
-    `tagged` says whether the stream named it.
+    `tagged` says whether the stream named it. `tone_mapped` says that HDR was mapped to BT.709: the
+    pictures are that, whatever the other fields say of the stream.
     """
 
     matrix: str
@@ -79,6 +80,7 @@ class Colour:
     primaries: str
     transfer: str
     tagged: bool
+    tone_mapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,12 +386,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file that a scan wrote: which sink, where, its SHA-256 and size in bytes."""
+    """A file that a scan wrote: which sink, where, its SHA-256 and size in bytes.
+
+    `notes` say what of the source could not be kept in it as it was.
+    """
 
     kind: str
     path: Path
     sha256: str
     size: int
+    notes: tuple[str, ...] = ()
 
 
 CredentialState = Literal["absent", "valid", "invalid", "unsupported", "unreadable", "unknown"]

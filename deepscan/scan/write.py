@@ -51,7 +51,8 @@ def write_outputs(
             for kind, sink in sinks.items():
                 with watch.measure(kind):
                     sink.close(made)
-                made += (finished(kind, parts[kind], paths[kind]),)
+                output = finished(kind, parts[kind], paths[kind])
+                made += (replace(output, notes=getattr(sink, "notes", ())),)
             held.pop_all()
         if "record" in parts:
             timed = replace(scan, timings=watch.timings)

@@ -33,6 +33,11 @@ class OverlaySink:
         self._scan = scan
         self._open: tuple[Canvas, VideoWriter] | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be kept of the source's sound."""
+        return self._open[1].notes if self._open is not None else ()
+
     def write(self, result: FrameResult) -> None:
         """Paint and encode the next frame.
 
@@ -53,7 +58,7 @@ class OverlaySink:
         _, writer = self._open
         writer.close()
         for note in writer.notes:
-            logger.warning("%s: %s", self._path, note)
+            logger.warning("%s: %s", self._scan.path, note)
 
     def abort(self) -> None:
         """Give up; what lies at the path is not a video."""

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from deepscan.errors import OutputError
 from deepscan.sinks.wording import wording_of, wording_without_verdict
 from deepscan.types import (
+    Colour,
     Coverage,
     EngineInfo,
     FaceTrack,
@@ -337,10 +338,15 @@ def _stream(video: VideoInfo, first_pts: int) -> Record:
         "duration": _rounded(video.duration),
         "rotation": video.rotation,
         "sample_aspect_ratio": _rational(video.sample_aspect_ratio),
-        "colour": _values(video.colour),
+        "colour": _colour(video.colour),
         "audio": list(video.audio),
         "still": video.still,
     }
+
+
+def _colour(colour: Colour) -> Record:
+    values = _values(colour)
+    return values if colour.tone_mapped else {k: v for k, v in values.items() if k != "tone_mapped"}
 
 
 def _rational(value: Fraction) -> str:
@@ -376,4 +382,5 @@ def _output(output: Output) -> Record:
         "file": _SURROGATE.sub("\ufffd", output.path.name),
         "sha256": output.sha256,
         "size": output.size,
+        **({"notes": list(output.notes)} if output.notes else {}),
     }

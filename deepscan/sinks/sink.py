@@ -18,6 +18,9 @@ class Sink(Protocol):
     `suffix` is what the file's name ends with. `needs_images` is False if the sink never looks at
     `FrameResult.frame.image`, which then may be empty.
 
+    A sink may have `notes`, a tuple of sentences: what of the source its file could not keep as it
+    was. They stand in the record and on the page.
+
     The constructor takes the path and the scan with its verdict.
     """
 

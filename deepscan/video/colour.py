@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from deepscan.types import Colour, Image
+from deepscan.video.tone import TRANSFERS as HDR_TRANSFERS
+from deepscan.video.tone import ToneMapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -144,6 +146,11 @@ def is_full_range(frame: VideoFrame) -> bool:
     return int(frame.color_range) == FULL_RANGE
 
 
+def is_hdr(frame: VideoFrame) -> bool:
+    """Whether the samples are HLG or PQ, and no RGB that somebody labelled so."""
+    return int(frame.color_trc) in HDR_TRANSFERS and not is_rgb(frame.format.name)
+
+
 def colour_of(frame: VideoFrame) -> Colour:
     """How the samples of `frame` are read, and whether the stream said so."""
     matrix = matrix_for(frame)
@@ -153,6 +160,7 @@ def colour_of(frame: VideoFrame) -> Colour:
         primaries=PRIMARIES.get(int(frame.color_primaries), "unknown"),
         transfer=TRANSFERS.get(int(frame.color_trc), "unknown"),
         tagged=int(frame.colorspace) == matrix,
+        tone_mapped=is_hdr(frame),
     )
 
 
@@ -160,7 +168,8 @@ class Converter:
     """Turns decoded frames into upright (H, W, 3) uint8 RGB of one size.
 
     Holds one swscale context: building it for each frame costs up to 4.7 times the time. `width`
-    and `height` are of the picture as decoded, before `turn`; frames of another size are scaled.
+    and `height` are of the picture as decoded, before `turn`; frames of another size are scaled
+    until they fit, with black beside them. HDR is mapped to BT.709 (tone.py).
     """
 
     def __init__(self, width: int, height: int, turn: Turn) -> None:
@@ -168,6 +177,7 @@ class Converter:
 
         self.size = (width, height)
         self._turn = turn
+        self._tones = ToneMapper()
         self._reformatter: VideoReformatter = VideoReformatter()
 
     def convert(self, frame: VideoFrame) -> Image:
@@ -176,17 +186,42 @@ class Converter:
         Raises:
             av.error.FFmpegError: swscale cannot read this pixel format or matrix.
         """
+        hdr = is_hdr(frame)
+        width, height = self._fitting(frame)
         converted = self._reformatter.reformat(
             frame,
-            width=self.size[0],
-            height=self.size[1],
-            format="rgb24",
+            width=width,
+            height=height,
+            format="rgb48le" if hdr else "rgb24",
             src_colorspace=SCALER.get(matrix_for(frame)),
             src_color_range=FULL_RANGE if is_full_range(frame) else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,
             threads=1,
         )
-        decoded = converted.to_ndarray().astype(np.uint8, copy=False)  # a view of FFmpeg's memory
+        decoded = converted.to_ndarray()  # a view of FFmpeg's memory
+        if hdr:
+            wide = decoded.astype(np.uint16, copy=False)
+            decoded = self._tones.convert(wide, int(frame.color_trc))
+        decoded = self._whole(decoded.astype(np.uint8, copy=False))
         image = np.ascontiguousarray(self._turn.apply(decoded))
         image.flags.writeable = False
         return image
+
+    def _fitting(self, frame: VideoFrame) -> tuple[int, int]:
+        """Width and height of a frame once it fits."""
+        width, height = self.size
+        if (frame.width, frame.height) == self.size:
+            return self.size
+        scale = min(width / frame.width, height / frame.height)
+        fitting = (round(frame.width * scale), round(frame.height * scale))
+        return min(width, max(1, fitting[0])), min(height, max(1, fitting[1]))
+
+    def _whole(self, picture: Image) -> Image:
+        width, height = self.size
+        rows, columns = picture.shape[:2]
+        if (columns, rows) == self.size:
+            return picture
+        whole = np.zeros((height, width, 3), np.uint8)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        whole[top : top + rows, left : left + columns] = picture
+        return whole

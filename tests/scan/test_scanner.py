@@ -610,3 +610,17 @@ def test_a_crowd_takes_turns_and_is_judged(tmp_path, forged, label):
     coverage = outcome.scan.verdict.coverage
     assert coverage.faces == 66 * 20 and coverage.faces_scored == 64 * 20
     assert all(track.scored >= 18 for track in outcome.scan.verdict.tracks)
+
+
+def test_sound_that_is_encoded_anew_is_said_in_record_and_page(tmp_path):
+    schema = json.loads((SCHEMAS / "result-1.json").read_text())
+    for audio, told in (("pcm_s16le", True), ("aac", False)):
+        path = make_face_clip(tmp_path / "clip.mkv", audio=audio)
+        outcome = scan(path, outputs_in(tmp_path, "overlay", "html", "record", stem=audio))
+        record = json.loads((tmp_path / f"{audio}.json").read_text())
+        jsonschema.validate(record, schema)
+        (video,) = (each for each in record["outputs"] if each["kind"] == "overlay")
+        note = "sound encoded as AAC: MP4 cannot hold pcm_s16le"
+        assert video.get("notes") == ([note] if told else None)
+        assert (note in (tmp_path / f"{audio}.html").read_text()) == told
+        assert outcome.label is Label.NO_EVIDENCE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image as Pillow
 
 from deepscan.errors import OutputError
 from deepscan.testing import PATCHES, draw_numbered, make_video, read_number, read_patches
-from deepscan.types import Frame, VideoInfo
+from deepscan.types import Colour, Frame, VideoInfo
 from deepscan.video import open_video
 from deepscan.video.writer import VideoWriter, read_gray
 from tests.sinks import build
@@ -271,3 +272,17 @@ def test_a_full_disk_is_an_output_error(kind: str, room: int, clip: Clip, tmp_pa
     )
     assert done.stdout.startswith("said"), done.stdout + done.stderr
     assert str(target) in done.stdout
+
+
+def test_a_tone_mapped_video_is_tagged_as_what_it_is(clip: Clip, tmp_path: Path) -> None:
+    import av
+
+    hdr = Colour("bt2020nc", False, "bt2020", "smpte2084", True, tone_mapped=True)
+    with open_video(clip("h264.mp4", frames=5), isolate=False) as reader:
+        info = replace(reader.info, colour=hdr)
+        with VideoWriter(tmp_path / "out.mp4", info) as writer:
+            for frame in reader.frames():
+                writer.write(frame.image, frame.pts)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)

@@ -98,6 +98,7 @@ def unpack_info(payload: bytes, path: Path, limits: Limits) -> VideoInfo:
             primaries=_text(colour, "primaries"),
             transfer=_text(colour, "transfer"),
             tagged=_truth(colour, "tagged"),
+            tone_mapped=_truth(colour, "tone_mapped"),
         ),
         audio=_texts(said, "audio"),
         still=_truth(said, "still"),

@@ -94,32 +94,39 @@ class DistrustError(UnsupportedError):
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All packets of a stream, demuxed and not decoded: the pts in order of presentation."""
+    """All packets of a stream: the pts in order of presentation, and sizes of its key frames."""
 
     pts: tuple[int, ...]
-    sound: bool  # no packet is damaged, hidden or without a time
+    intact: bool  # no packet is damaged, hidden or without a time
+    sizes: frozenset[tuple[int, int]]
 
 
 def list_packets(source: Source, limits: Limits) -> Contents:
-    """Demux the whole stream; only for files that have passed `objection`."""
+    """Demux the stream and decode its key frames; only for files that have passed `objection`."""
     import av.error
 
-    sound = True
+    intact = True
     pts: list[int] = []
+    sizes: set[tuple[int, int]] = set()
     with open_container(source, limits) as container:
         stream, probe = pick_stream(container, source, limits)
+        stream.thread_type = "SLICE"
+        stream.codec_context.thread_count = 1
         try:
             for packet in container.demux(stream):
                 if not packet.size or shows_nothing(probe.codec, bytes(packet)):
                     continue
+                if packet.is_keyframe:  # where a picture of another size begins
+                    sizes |= {(frame.width, frame.height) for frame in packet.decode()}
                 if packet.pts is None or packet.is_corrupt or packet.is_discard:
-                    sound = False
+                    intact = False
                 else:
                     pts.append(packet.pts)
+            sizes |= {(frame.width, frame.height) for frame in stream.codec_context.decode(None)}
         except (av.error.FFmpegError, IndexError):
-            sound = False
+            intact = False
     rising = all(earlier < later for earlier, later in pairwise(sorted(pts)))
-    return Contents(tuple(sorted(pts)), sound and rising and bool(pts))
+    return Contents(tuple(sorted(pts)), intact and rising and bool(pts), frozenset(sizes))
 
 
 class DecordReader:
@@ -286,8 +293,10 @@ def _first_frames(reader: PyAVReader) -> list[Image]:
 
 def _doubt(contents: Contents, probe: Probe, info: VideoInfo) -> str | None:
     promised = probe.promised_frames
-    if not contents.sound:
+    if not contents.intact:
         return "the file is damaged"
+    if len(contents.sizes) > 1:
+        return "decord squeezes pictures that change their size"
     if promised is not None and promised != len(contents.pts):
         return f"the file promises {promised} frames and holds {len(contents.pts)} packets"
     if len(contents.pts) * info.width * info.height * 3 > READ_AHEAD:

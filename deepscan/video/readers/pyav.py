@@ -81,6 +81,8 @@ class PyAVReader:
                 time_offset=time,
             )
             self._reason, self._remarks = reason, list[str]()
+            if self._info.colour.tone_mapped:
+                self._remark(f"HDR ({self._info.colour.transfer}) was mapped to BT.709")
             if self.probe.hidden:
                 self._remark(f"edit_list: {self.probe.hidden} frames are not to be shown")
             self._held = held.pop_all()

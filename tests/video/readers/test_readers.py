@@ -473,6 +473,81 @@ def test_a_change_of_size_is_scaled_to_the_first(
     assert any("resolution_change" in reason for reason in report.reasons) != complete
 
 
+@pytest.mark.parametrize(
+    ("name", "decoder"), [("x.webm", "auto"), ("x.webm", "pyav"), ("x.ts", "pyav")]
+)
+def test_a_change_of_shape_is_noted_and_not_squeezed(
+    name: str, decoder: Decoder, tmp_path: Path
+) -> None:
+    """A square in a square picture, behind a wide one, stays a square between black bars."""
+    import av
+
+    square = np.full((96, 96, 3), 40, np.uint8)
+    square[24:72, 24:72] = 220
+    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    wide, tall = (tmp_path / f"{part}.{name.partition('.')[2]}" for part in ("wide", "tall"))
+    make_video(wide, frames=20, size=(160, 120), codec=codec)
+    make_video(tall, frames=20, size=(96, 96), codec=codec, draw=lambda index: square)
+    path = tmp_path / name
+    if codec == "libx264":
+        path.write_bytes(wide.read_bytes() + tall.read_bytes())
+    else:
+        with av.open(str(path), "w") as out, av.open(str(wide)) as one, av.open(str(tall)) as two:
+            stream = out.add_stream_from_template(one.streams.video[0])
+            for shift, part in ((0, one), (800, two)):
+                for packet in part.demux(video=0):
+                    if packet.dts is not None:
+                        packet.pts += shift
+                        packet.dts += shift
+                        packet.stream = stream
+                        out.mux(packet)
+    _, frames, report = read(path, decoder)
+    assert len(frames) == 40 and report.decoder == "pyav"
+    assert "resolution_change: 96x96 from frame 20 on" in report.decoder_reason
+    picture = frames[-1].image[:, :, 0]
+    assert picture.shape == (120, 160)
+    assert picture[:, :18].max() == picture[:, 142:].max() == 0
+    bright = picture > 130
+    assert abs(int(bright.any(0).sum()) - 60) <= 2 and abs(int(bright.any(1).sum()) - 60) <= 2
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_hdr_is_shown_as_its_sdr_would_be(transfer: int, tmp_path: Path) -> None:
+    """A BT.709 picture whose white lies at 203 cd/m2, sent as PQ or HLG in BT.2020."""
+    import av
+
+    from deepscan.video.tone import _light, to_bt709
+
+    shown = draw_numbered(5, (320, 240))
+    shown[90:110] = 255
+    light = (shown / 255.0) ** 2.4 * 203  # cd/m2
+    to_2020 = np.array(
+        [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    )
+    levels = np.searchsorted(_light(transfer), light @ to_2020.T).clip(0, 4095).astype(np.uint16)
+    deep = (levels << 4) | (levels >> 8)
+    mapped = to_bt709(deep, transfer).astype(int)
+    mid = shown <= 200  # below the knee
+    assert np.abs(mapped - shown)[mid].max() <= 4
+    path = tmp_path / "hdr.mov"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx265", rate=25, options={"x265-params": "log-level=none:crf=8"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_primaries, context.color_trc = 9, 9, transfer
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(deep, "rgb48le")
+            frame = frame.reformat(format="yuv420p10le", dst_colorspace=9, dst_color_range=1)
+            frame.color_trc, frame.color_primaries = transfer, 9
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    info, frames, _ = read(path)
+    assert info.colour.tone_mapped and "was mapped to BT.709" in info.decoder_reason
+    assert read_number(frames[0].image) == 5
+    for seen, wanted in zip(read_patches(frames[0].image), PATCHES, strict=True):
+        assert np.abs(np.array(seen) - wanted).max() <= 14, (seen, wanted)
+
+
 def test_a_mirrored_picture_is_mirrored_back(clip: Clip, tmp_path: Path) -> None:
     data = bytearray(clip("h264.mp4").read_bytes())
     matrix = data.find(b"tkhd") + 44
