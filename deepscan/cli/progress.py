@@ -50,11 +50,8 @@ class Bar(Silence):
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            redirect_stdout=False,  # it would send the answer to stderr
         )
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
@@ -68,6 +65,7 @@ class Bar(Silence):
             nonlocal stage_now, began
             if stage != stage_now:
                 self.finish()
+                self._bar.start()
                 stage_now, began = stage, time.monotonic()
                 self._task = self._bar.add_task(
                     f"{visible(path.name)}: {stage}", total=duration, rate=0.0
@@ -81,6 +79,7 @@ class Bar(Silence):
     def finish(self) -> None:
         """Take the line away."""
         if self._task is not None:
+            self._bar.stop()
             self._bar.remove_task(self._task)
             self._task = None
 

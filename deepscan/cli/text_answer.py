@@ -1,39 +1,97 @@
 """The text answer on stdout: what was found in a file, where, and what it does not mean.
 
-Headline, sentences and caveat are those of the record and the page.
+Headline, coverage and caveat are the sentences of the record and the page. A face has one line; the
+false-alarm rate stands once, and the population that it was measured on in record and page only.
 """
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
+from itertools import groupby
+
 from deepscan.sinks.wording import (
+    false_alarm_sentence,
+    phrase,
     probability,
+    ratio,
+    screening_sentence,
     time_span,
+    verbal,
     visible,
     wording_of,
     wording_without_verdict,
 )
-from deepscan.types import Scanned, Skipped
+from deepscan.types import Interval, Scanned, Skipped, Verdict
+
+FACES = 8  # with a line of their own
 
 
-def text_answer(outcome: Scanned | Skipped) -> str:
-    """Several lines about one file; names are made harmless for a terminal."""
+def text_answer(outcome: Scanned | Skipped, width: int | None = None) -> str:
+    """Several lines about one file; names are made harmless for a terminal.
+
+    Args:
+        width: columns in which sentences are broken into lines; None: each is one line.
+    """
     if isinstance(outcome, Skipped):
         words, reasons = wording_without_verdict(outcome.label), [outcome.reason]
-        lines = [words.headline]
+        sentences = [words.headline]
     else:
         verdict = outcome.scan.verdict
         words, reasons = wording_of(verdict), list(verdict.reasons)
-        lines = [words.headline]
-        for interval, sentence in zip(verdict.intervals, words.sentences, strict=False):
-            lines.append(
-                f"face {interval.track_id}  {time_span(interval.start, interval.end)}  "
-                f"{interval.label}, P(manipulated) {probability(interval.score)}"
+        sentences = [words.headline]
+        sentences += _faces(verdict)
+        if verdict.intervals:
+            sentences.append(false_alarm_sentence(verdict))
+        sentences.append(screening_sentence(verdict))
+    sentences += [f"{reason.code}: {reason.text}" for reason in reasons]
+    sentences.append(words.does_not_mean)
+    head = visible(f"{outcome.path}: {outcome.label}")
+    wrote = [f"  {visible(f'wrote {output.path}')}" for output in outcome.outputs]
+    return "\n".join([head, *_wrapped(sentences, width), *wrote])
+
+
+def _wrapped(sentences: list[str], width: int | None) -> Iterator[str]:
+    for sentence in map(visible, sentences):
+        if width is None:
+            yield f"  {sentence}"
+        else:
+            yield from textwrap.wrap(
+                sentence,
+                max(width, 40),
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_long_words=False,
+                break_on_hyphens=False,
             )
-            lines.append(f"  {sentence}")
-        if not verdict.intervals:
-            lines += words.sentences
-    lines += [f"{reason.code}: {reason.text}" for reason in reasons]
-    lines.append(words.does_not_mean)
-    lines += [f"wrote {output.path}" for output in outcome.outputs]
-    head = f"{outcome.path}: {outcome.label}"
-    return "\n".join([visible(head), *(f"  {visible(line)}" for line in lines)])
+
+
+def _faces(verdict: Verdict) -> Iterator[str]:
+    """A line for each face with a finding, the strongest first: its strongest stretch."""
+    by_face = groupby(
+        sorted(verdict.intervals, key=lambda each: (each.track_id, -each.score)),
+        key=lambda each: each.track_id,
+    )
+    faces = [list(found) for _, found in by_face]
+    faces.sort(key=lambda found: -found[0].score)
+    rows = [_face(found) for found in faces[:FACES]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)]
+        yield "  ".join(cells).rstrip()
+    if len(faces) > FACES:
+        yield f"and {len(faces) - FACES} more faces: page and record have them all"
+
+
+def _face(found: list[Interval]) -> tuple[str, ...]:
+    best, more = found[0], len(found) - 1
+    support = "neither way" if best.llr == 0 else phrase(f"verbal.{verbal(best.llr)}") + " support"
+    if best.llr < 0:
+        support += " against it"
+    return (
+        f"face {best.track_id}",
+        str(best.label),
+        time_span(best.start, best.end),
+        f"P(manipulated) {probability(best.score)}, LR {ratio(best.llr)}, {support}",
+        f"and {more} more stretch{'es' * (more > 1)}" if more else "",
+    )

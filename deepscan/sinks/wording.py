@@ -93,6 +93,7 @@ WORDING: dict[str, str] = {
     "coverage.still": "{judged} of the {faces} faces in the picture were judged.",
     "coverage.no-face": "{frames} frames were looked at; no face was found.",
     "coverage.none": "Nothing of the file was analysed.",
+    "false-alarms": "False-alarm rate at this setting {rate} [95 % interval {low} to {high}].",
     "proof": "This is a screening result and not proof.",
     "verbal.limited": "limited",
     "verbal.moderate": "moderate",
@@ -147,7 +148,7 @@ def wording_of(verdict: Verdict) -> Wording:
     """All words for a verdict."""
     sentences = [interval_sentence(interval, verdict) for interval in verdict.intervals]
     if not sentences:
-        sentences = [f"{coverage_sentence(verdict)} {phrase('proof')}"]
+        sentences = [screening_sentence(verdict)]
     scale = phrase("scale") if verdict.intervals else ""
     return _of_label(verdict.label, tuple(sentences), scale)
 
@@ -202,6 +203,19 @@ def coverage_sentence(verdict: Verdict) -> str:
         scored=f"{coverage.seconds_scored:.1f}",
         seconds=f"{coverage.seconds:.1f}",
     )
+
+
+def screening_sentence(verdict: Verdict) -> str:
+    """What the verdict rests on, and that it is no proof: how every interval's sentence ends."""
+    return f"{coverage_sentence(verdict)} {phrase('proof')}"
+
+
+def false_alarm_sentence(verdict: Verdict) -> str:
+    """How often unmanipulated video is called manipulated, for all intervals of a verdict."""
+    calibration = verdict.calibration
+    low, high = map(percent, calibration.false_alarm_interval)
+    rate = percent(calibration.false_alarm_rate)
+    return phrase("false-alarms", rate=rate, low=low, high=high)
 
 
 def evidence_sentence(verdict: Verdict) -> str:

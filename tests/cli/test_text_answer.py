@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from deepscan.cli.text_answer import text_answer
 from deepscan.sinks.html import HtmlSink
 from deepscan.sinks.record import error_record, record_of
-from deepscan.sinks.wording import coverage_sentence, wording_of
+from deepscan.sinks.wording import coverage_sentence, screening_sentence, wording_of
 from deepscan.types import Label, Output, Reason, Scanned, Skipped
 from tests.sinks import build
 
@@ -31,10 +32,38 @@ def test_the_first_line_is_the_verdict():
 
 def test_every_interval_has_its_face_time_and_strength():
     text = text_answer(scanned())
-    assert "face 0  0:00.3 to 0:00.7  manipulated, P(manipulated) 0.97" in text
-    assert "face 1  0:00.7 to 0:01.0  suspicious, P(manipulated) 0.71" in text
-    assert "false-alarm rate at this setting" in text
-    assert "not proof" in text
+    assert re.search(
+        r"^  face 0  manipulated  0:00.3 to 0:00.7  P\(manipulated\) 0.97, LR \S+, [a-z ]+t$",
+        text,
+        re.MULTILINE,
+    )
+    assert "  face 1  suspicious   0:00.7 to 0:01.0  P(manipulated) 0.71, LR " in text
+    assert text.count("False-alarm rate at this setting") == 1
+    assert text.count("not proof") == 2  # of screening, and of this label
+    assert build.scan().verdict.calibration.population not in text
+
+
+def test_a_face_has_one_line_however_many_stretches():
+    outcome = scanned()
+    first = outcome.scan.verdict.intervals[0]
+    weaker = replace(first, start=1.5, end=1.7, score=0.96, label=Label.SUSPICIOUS)
+    others = [replace(first, track_id=n, score=0.9 - n / 100) for n in range(1, 12)]
+    verdict = replace(outcome.scan.verdict, intervals=(weaker, first, *others, weaker))
+    outcome = replace(outcome, scan=replace(outcome.scan, verdict=verdict))
+    lines = text_answer(outcome).splitlines()
+    faces = [line.strip() for line in lines if "P(manipulated)" in line]
+    assert len(faces) == 8
+    assert faces[0].startswith("face 0  manipulated  0:00.3 to 0:00.7")
+    assert faces[0].endswith("support  and 2 more stretches")
+    assert "  and 4 more faces: page and record have them all" in lines
+
+
+def test_a_clip_with_two_faces_fits_a_screen():
+    outputs = tuple(Output("html", Path(f"out/r{n}.html"), "0" * 64, 5) for n in range(5))
+    lines = text_answer(scanned(outputs=outputs), 80).splitlines()
+    assert len(lines) <= 22 and max(map(len, lines)) <= 80
+    plain = text_answer(scanned(outputs=outputs))
+    assert " ".join(" ".join(lines).split()) == " ".join(plain.split())
 
 
 @pytest.mark.parametrize("label", Label)
@@ -56,10 +85,12 @@ def test_terminal_record_and_page_say_the_same(found, tmp_path):
     page = HtmlSink(tmp_path / "r.html", outcome.scan)
     page.close()
     html = unescape((tmp_path / "r.html").read_text())
-    for sentence in (words["headline"], *words["sentences"], words["does_not_mean"]):
+    last = screening_sentence(outcome.scan.verdict)
+    assert last.endswith("This is a screening result and not proof.")
+    assert all(sentence.endswith(last) for sentence in words["sentences"])
+    for sentence in (words["headline"], last, words["does_not_mean"]):
         assert sentence in text_answer(outcome)
         assert sentence in html
-    assert all("not proof" in sentence for sentence in words["sentences"])
 
 
 def test_a_file_without_a_verdict_says_why_and_what_it_does_not_mean():
