@@ -167,7 +167,7 @@ def test_the_install_step_takes_the_action_or_a_version(tmp_path, version, what)
 
 
 def test_the_options_that_the_action_uses_exist(deepscan_cli):
-    text = " ".join(deepscan_cli("--help").out.split())
+    text = " ".join(deepscan_cli("--help-all").out.split())
     for option in re.findall(r"--[a-z][a-z-]+", STEPS["Scan"]["run"]):
         assert option in text
     assert "sarif" in text and "jsonl" in text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,9 +27,12 @@ KINDS = {  # what --write names -> the sink and what follows the name given by -
 
 # Headings of the help of a scan
 
-_RESULTS, _JUDGING = "What is written", "What is judged, and how"
-_ARCHIVE, _RUNNING = "Archives: which files", "Archives: how they are scanned"
-_CODES, _TELLING = "Exit code", "Output"
+_RESULTS, _JUDGING = "What is written", "What is judged"
+_ARCHIVE, _RUNNING = "Files of an archive", "Scan of an archive"
+_CODES, _TELLING, _GENERAL = "Exit code", "Output", "General"
+
+_MOST_USED = ("--out", "--write", "--force", "--fail-on", "--format", "--quiet")
+_ALL = "deepscan.help_all"  # in a context's notes: every option is explained
 
 
 def _option(panel: str, help_: str, *flags: str, **more: Any) -> Any:
@@ -38,18 +42,20 @@ def _option(panel: str, help_: str, *flags: str, **more: Any) -> Any:
 
 # Of several commands
 
-Format = Annotated[str, _option(_TELLING, "The answer on stdout: text or json.", "--format")]
-Debug = Annotated[bool, _option(_TELLING, "Show tracebacks; a scan also logs more.", "--debug")]
-Model = Annotated[str, _option(_JUDGING, "Network to use.")]
+DEFAULT_REPORTS = ",".join(ArchiveOptions().reports)
+Format = Annotated[
+    str, _option(_TELLING, "Print the answer as text or as json.", "--format", metavar="FORMAT")
+]
+Debug = Annotated[bool, _option(_TELLING, "Log more, and show tracebacks.", "--debug")]
+Model = Annotated[str, _option(_JUDGING, "Judge with this network.", metavar="NAME")]
 FailOn = Annotated[
-    str, _option(_CODES, "From which label on the exit code is 1: manipulated or suspicious.")
+    str,
+    _option(_CODES, "Exit with 1 from this label on: manipulated or suspicious.", metavar="LABEL"),
 ]
 RequireFace = Annotated[
-    bool, _option(_CODES, "Exit code 3 for a file without a face.", "--require-face")
+    bool, _option(_CODES, "Exit with 3 if a file shows no face.", "--require-face")
 ]
-ExitZero = Annotated[
-    bool, _option(_CODES, "Always exit 0; for those who read the record.", "--exit-zero")
-]
+ExitZero = Annotated[bool, _option(_CODES, "Exit with 0 whatever was found.", "--exit-zero")]
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]
 Reports = Annotated[
     str,
@@ -57,10 +63,22 @@ Reports = Annotated[
         help="Which, separated by commas: html, csv, jsonl, sarif, junit, sqlite, parquet."
     ),
 ]
-DEFAULT_REPORTS = ",".join(ArchiveOptions().reports)
 
 # Of a scan
 
+
+def _show_all(ctx: typer.Context, wanted: bool) -> None:
+    """Print the whole help and end."""
+    if wanted:
+        ctx.meta[_ALL] = True
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option("--help-all", help="Explain every option.", is_eager=True, callback=_show_all),
+]
 Inputs = Annotated[
     list[str],
     typer.Argument(
@@ -73,32 +91,36 @@ Out = Annotated[
     Path | None,
     _option(
         _RESULTS,
-        "Write results: for RESULT.mp4 the verdict video and, beside it, RESULT.masks.mkv, "
-        "RESULT.json, RESULT.frames.jsonl and RESULT.html. For several files or an archive: a "
-        "folder. An existing results folder is resumed; finished files are skipped.",
+        "Write the results to RESULT.mp4 and files beside it; of several files or an archive into "
+        "a folder.",
+        metavar="RESULT",
     ),
 ]
 Write = Annotated[
     str | None,
     _option(
         _RESULTS,
-        "Which of them, separated by commas: video,masks,json,frames,html. By default all, in an "
-        "archive json.",
+        "Write only some of video,masks,json,frames,html.",
+        metavar="KINDS",
+        show_default="all; in an archive json",
     ),
 ]
 WriteFound = Annotated[
     str | None,
     _option(
         _RESULTS,
-        "Archives: which more where something was found. By default video,masks,frames,html.",
+        "Archives: write these too where something was found.",
+        metavar="KINDS",
+        show_default="video,masks,frames,html",
     ),
 ]
 Report = Annotated[
     str | None,
     _option(
         _RESULTS,
-        "Archives: reports over all files. By default html,csv,jsonl,sarif,junit; there are "
-        "sqlite and parquet too.",
+        "Archives: write these reports over all files; there are sqlite and parquet too.",
+        metavar="NAMES",
+        show_default=DEFAULT_REPORTS,
     ),
 ]
 Force = Annotated[bool, _option(_RESULTS, "Overwrite results.", "--force")]
@@ -106,45 +128,57 @@ Include = Annotated[
     list[str] | None,
     _option(
         _ARCHIVE,
-        "Only what matches, such as '*.mp4' or 'cam1/**'. May be given again.",
+        "Scan only what matches, such as '*.mp4' or 'cam1/**' (may be given again).",
         metavar="PATTERN",
     ),
 ]
 Exclude = Annotated[
-    list[str] | None, _option(_ARCHIVE, "Not what matches. Likewise.", metavar="PATTERN")
+    list[str] | None,
+    _option(_ARCHIVE, "Leave out what matches (may be given again).", metavar="PATTERN"),
 ]
 FollowLinks = Annotated[
     bool,
     _option(
-        _ARCHIVE, "Follow symbolic links; else each is reported as inconclusive.", "--follow-links"
+        _ARCHIVE,
+        "Follow symbolic links, which are otherwise reported as inconclusive.",
+        "--follow-links",
     ),
 ]
 Jobs = Annotated[
     int | None,
-    _option(_RUNNING, "Files at once for each device. By default 2 on a CPU, 4 on CUDA.", min=1),
+    _option(
+        _RUNNING,
+        "Scan so many files at once on each device.",
+        min=1,
+        metavar="N",
+        show_default="2 on a CPU, 4 on CUDA",
+    ),
 ]
 Devices = Annotated[
-    str | None, _option(_RUNNING, "cpu, or cuda:0,cuda:1,...: a model process on each.")
+    str | None,
+    _option(
+        _RUNNING,
+        "Start a model process on each of these: cpu, or cuda:0,cuda:1,...",
+        metavar="NAMES",
+    ),
 ]
 Watch = Annotated[
     bool,
-    _option(_RUNNING, "Keep running: scan what arrives in the folders, until Ctrl-C.", "--watch"),
+    _option(_RUNNING, "Keep running and scan what arrives in the folders.", "--watch"),
 ]
 Fresh = Annotated[
     bool,
-    _option(
-        _RUNNING, "Scan everything anew; the old journal is kept beside the new one.", "--fresh"
-    ),
+    _option(_RUNNING, "Scan everything anew and put the old journal aside.", "--fresh"),
 ]
 Paranoid = Annotated[
     bool,
-    _option(_RUNNING, "Hash also files whose name, size and time are as they were.", "--paranoid"),
+    _option(_RUNNING, "Hash also files whose name, size and time have not changed.", "--paranoid"),
 ]
 Shard = Annotated[
     str | None,
     _option(
         _RUNNING,
-        "Only the I-th of N parts, for N machines; `deepscan merge` joins their results.",
+        "Scan the I-th of N parts, one for each machine; `deepscan merge` joins the results.",
         metavar="I/N",
     ),
 ]
@@ -152,39 +186,53 @@ Cluster = Annotated[
     str | None,
     _option(
         _RUNNING,
-        "Scan on a Ray cluster: ray, ray:HOST:PORT, ray:auto or ray://HOST:PORT. Archive and "
-        "results lie under the same paths on every node.",
-        metavar="ray[...]",
+        "Scan on a Ray cluster whose nodes all see the archive and the results: ray, "
+        "ray:HOST:PORT, ray:auto or ray://HOST:PORT.",
+        metavar="ADDRESS",
     ),
 ]
 MinFree = Annotated[str, _option(_RUNNING, "Stop when less of the disk is free.", metavar="SIZE")]
-Decoder = Annotated[str, _option(_JUDGING, "auto, decord or pyav.")]
+Decoder = Annotated[
+    str, _option(_JUDGING, "Decode with decord or pyav; auto chooses.", metavar="NAME")
+]
 Engine = Annotated[
     str,
     _option(
         _JUDGING,
-        "auto, or RUNTIME[-DEVICE][-PRECISION]: openvino-bf16, torch-cuda, tensorrt, "
-        "torch-cpu-fp32. A named engine runs or fails; only auto looks for another.",
+        "Run the network on this engine, such as openvino-bf16, torch-cuda or torch-cpu-fp32; "
+        "auto chooses.",
+        metavar="NAME",
     ),
 ]
-MinFace = Annotated[int, _option(_JUDGING, "Smallest face that is judged, in pixels.", min=20)]
-MinCoverage = Annotated[
-    float, _option(_JUDGING, "Share of faces to be judged for a conclusion.", min=0.0, max=1.0)
+MinFace = Annotated[
+    int, _option(_JUDGING, "Judge faces from this size on, in pixels.", min=20, metavar="PIXELS")
 ]
-Stride = Annotated[int, _option(_JUDGING, "Judge every n-th frame only.", min=1)]
+MinCoverage = Annotated[
+    float,
+    _option(
+        _JUDGING,
+        "Conclude only if this share of the faces was judged.",
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+    ),
+]
+Stride = Annotated[int, _option(_JUDGING, "Judge every n-th frame only.", min=1, metavar="N")]
 Start = Annotated[
     str | None, _option(_JUDGING, "Judge from here on: 90, 1:30 or 2m.", metavar="TIME")
 ]
 End = Annotated[str | None, _option(_JUDGING, "Judge up to here.", metavar="TIME")]
 Triage = Annotated[
     bool,
-    _option(_JUDGING, "A coarse pass first, then a dense one where it is uncertain.", "--triage"),
+    _option(
+        _JUDGING, "Look at two frames a second first, and closely where doubt is left.", "--triage"
+    ),
 ]
 Budget = Annotated[
     str | None,
     _option(
         _JUDGING,
-        "Time for each file, such as 2m; the verdict names what was left out.",
+        "Spend at most this time on each file, with triage; the verdict names what was left out.",
         metavar="TIME",
     ),
 ]
@@ -192,8 +240,7 @@ MaxFalseAlarms = Annotated[
     str | None,
     _option(
         _JUDGING,
-        "Choose the operating point: so many of 1000 unmanipulated files may be called "
-        "manipulated.",
+        "Let so many of 1000 unmanipulated files be called manipulated.",
         metavar="N/1000",
     ),
 ]
@@ -201,17 +248,17 @@ AllowInconclusive = Annotated[
     str | None,
     _option(
         _CODES,
-        "Exit code 0 instead of 3; with =N for N inconclusive files at most.",
+        "Exit with 0 in place of 3; with =N for N inconclusive files at most.",
         metavar="[=N]",
     ),
 ]
 Baseline = Annotated[
     Path | None,
     _option(
-        _CODES, "Archives: verdicts that were reviewed and accepted do not count.", metavar="FILE"
+        _CODES, "Archives: do not count findings that were reviewed and accepted.", metavar="FILE"
     ),
 ]
-Quiet = Annotated[bool, _option(_TELLING, "No progress, no log.", "--quiet", "-q")]
+Quiet = Annotated[bool, _option(_TELLING, "Show no progress and no log.", "--quiet", "-q")]
 
 
 # Groups and help
@@ -236,15 +283,44 @@ class Grouped(TyperCommand):
         args = [f"{bare}=all" if arg == bare else arg for arg in args[:end]] + args[end:]
         return super().parse_args(ctx, args)
 
+    def format_usage(self, ctx, formatter):  # type: ignore[no-untyped-def]
+        formatter.write("Usage: deepscan VIDEO... [--out RESULT.mp4] [OPTIONS]\n")
+        formatter.write("       deepscan ARCHIVE --out RESULTS [OPTIONS]\n")
+
     def format_options(self, ctx, formatter):  # type: ignore[no-untyped-def]
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[tuple[str, tuple[str, str]]]] = {}
         for parameter in self.get_params(ctx):
-            if (told := parameter.get_help_record(ctx)) is not None:
-                panel = getattr(parameter, "rich_help_panel", None) or "Options"
-                groups.setdefault(panel, []).append(told)
-        for panel, lines in groups.items():
-            with formatter.section(panel):
-                formatter.write_dl(lines)
+            if (record := parameter.get_help_record(ctx)) is not None:
+                panel = getattr(parameter, "rich_help_panel", None) or _GENERAL
+                groups.setdefault(panel, []).append((parameter.opts[0], record))
+        if ctx.meta.get(_ALL):
+            for panel, options in groups.items():
+                with formatter.section(panel):
+                    _write_rows(formatter, [record for _, record in options])
+            return
+        every = dict(option for options in groups.values() for option in options)
+        with formatter.section("Most used"):
+            _write_rows(formatter, [every[name] for name in _MOST_USED])
+        with formatter.section("More, explained by deepscan --help-all"):
+            names = {
+                panel: [name for name, _ in options if name not in _MOST_USED]
+                for panel, options in groups.items()
+                if panel != _GENERAL
+            }
+            _write_rows(formatter, [(panel, " ".join(more)) for panel, more in names.items()])
+
+
+def _write_rows(formatter: Any, rows: list[tuple[str, str]]) -> None:
+    """Two columns, as click writes them, but the names of options stay whole."""
+    indent = formatter.current_indent
+    first = max(len(name) for name, _ in rows) + 2
+    for name, text in rows:
+        text = re.sub(r"\[default: \((.*)\)", r"[default: \1", text)  # as typer marks our words
+        lines = textwrap.wrap(
+            re.sub(r"\s+", " ", text), formatter.width - indent - first, break_on_hyphens=False
+        )
+        for line, start in zip(lines, [name, *[""] * len(lines)], strict=False):
+            formatter.write(f"{'':{indent}}{start:{first}}{line}\n")
 
 
 # From words to numbers

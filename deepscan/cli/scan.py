@@ -57,10 +57,8 @@ Exit codes: 0 no finding; 1 at least one file manipulated; 2 a file or the scan 
 finding, but at least one file inconclusive; 130 interrupted. Over several files 2 comes before 1
 before 3 before 0. No label says "real": deepscan can only fail to find.
 
-Other commands: `deepscan doctor` tells what works on this machine and why; `deepscan engine`
-builds, lists, checks, measures and removes engines. Over results: `deepscan diff` tells which
-verdicts moved, `deepscan verify` checks a result, `deepscan merge` joins the results of shards,
-`deepscan report` writes reports again, `deepscan journal` shows and repairs a journal.
+Other commands, each with --help: doctor (what works on this machine), engine; over results: diff,
+verify, merge, report, baseline, journal.
 """
 
 app = typer.Typer(
@@ -81,7 +79,7 @@ def _group(version: Annotated[bool, typer.Option("--version")] = False) -> None:
         raise typer.Exit
 
 
-@app.command(cls=arguments.Grouped, epilog=_EPILOG)
+@app.command(cls=arguments.Grouped, epilog=_EPILOG, context_settings={"max_content_width": 100})
 def scan(
     inputs: arguments.Inputs,
     out: arguments.Out = None,
@@ -119,13 +117,9 @@ def scan(
     format_: arguments.Format = "text",
     quiet: arguments.Quiet = False,
     debug: arguments.Debug = False,
+    help_all: arguments.HelpAll = False,
 ) -> None:
-    """Scan videos for manipulated faces: a verdict for each, masks, a record and a report.
-
-    deepscan video.mp4 --out result.mp4
-
-    deepscan ARCHIVE --out RESULTS
-    """
+    """Look for manipulated faces in videos and pictures; print a verdict for each."""
     log_to_stderr(quiet=quiet, debug=debug)
     with errors(debug=debug):
         options = ScanOptions(
@@ -230,12 +224,15 @@ def _scan_files(
 
 
 def _print_answer(outcome: Scanned | Skipped, format_: str) -> None:
+    from shutil import get_terminal_size
+
     from deepscan.cli.text_answer import text_answer
     from deepscan.sinks.record import error_record, host_facts, record_of
     from deepscan.types import Scanned
 
     if format_ == "text":
-        print_line(text_answer(outcome))
+        wide = min(100, get_terminal_size().columns) if is_terminal(sys.stdout) else None
+        print_line(text_answer(outcome, wide))
     elif isinstance(outcome, Scanned):
         print_json(record_of(outcome.scan, outcome.outputs, host=host_facts()))
     else:
