@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from deepscan.types import EngineInfo, ModelInfo
 
 if TYPE_CHECKING:
-    from deepscan.engines.hardware import Hardware
     from deepscan.models.weights import Card
 
 
@@ -58,15 +57,20 @@ class Engine(Protocol):
         ...
 
 
-class EngineEntry(Protocol):
-    """An entry of the table: an `Engine`, and how it comes about.
+class EngineEntry:
+    """An entry of the table: the base of an `Engine`, and how it comes about.
 
     `CHOICES` are its (device, precision) pairs, best first. `fingerprint` changes with all that its
     numbers depend on; a proof of parity holds for one fingerprint.
 
-    Where the constructor may take minutes there are also, with the same arguments as that,
-    `cached`, which takes what was built earlier or raises `EngineError`, and `build_key`, which
-    names what would be built, and is None where nothing can be.
+    The constructor takes the model's card, the hardware and, by name, `device` ("cpu", "cuda" or
+    "cuda:N"), `precision` and `threads` of a CPU; what is left out is chosen to fit the machine. It
+    raises `EngineError` where the engine cannot run here, saying why and what would, and
+    `ModelError` where the weights are missing, damaged or of another network.
+
+    Where the constructor may take minutes it has `allow_build` too: False takes what was built
+    earlier or raises `EngineError`. There is `build_key` then, which names what would be built, and
+    is None where nothing can be.
     """
 
     CHOICES: ClassVar[tuple[tuple[str, str], ...]]
@@ -76,38 +80,6 @@ class EngineEntry(Protocol):
     model: ModelInfo
     info: EngineInfo
     fingerprint: str
-
-    def __init__(
-        self,
-        card: Card,
-        hardware: Hardware,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        """Set it up; what is left out is chosen to fit the machine.
-
-        Args:
-            card: the model.
-            hardware: what is there to run it on.
-            device: "cpu", "cuda" or, for another than the first, "cuda:N".
-            precision: one of its precisions.
-            threads: CPU threads, where that has a meaning.
-
-        Raises:
-            EngineError: it cannot run here; says why and what would.
-            ModelError: the weights are missing, damaged or of another network.
-        """
-        ...
-
-    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        """As `Engine.predict`."""
-        ...
-
-    def close(self) -> None:
-        """As `Engine.close`."""
-        ...
 
     def _set_identity(self, name: str, card: Card, max_batch: int) -> None:
         """Set what every engine says of itself."""

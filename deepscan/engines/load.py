@@ -247,8 +247,15 @@ def create_engine(
 ) -> Any:
     """One engine, not yet proven; raises as `build` does."""
     found = engine_class(choice.runtime)
-    make = found if allow_build else getattr(found, "cached", found)
-    return make(card, hardware, device=choice.device, precision=choice.precision, threads=threads)
+    building = {"allow_build": allow_build} if hasattr(found, "build_key") else {}
+    return found(
+        card,
+        hardware,
+        device=choice.device,
+        precision=choice.precision,
+        threads=threads,
+        **building,
+    )
 
 
 def measure(engine: Engine, card: Card, hardware: Hardware, *, fresh: bool = False) -> Parity:

@@ -123,25 +123,6 @@ class TensorRTEngine(EngineEntry):
                 self._start(trt, cached[0])
         self.fingerprint = fingerprint_of(facts, *cached)
 
-    @classmethod
-    def cached(
-        cls,
-        card: Card,
-        hardware: Hardware,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> TensorRTEngine:
-        """The engine if it lies ready in the cache; never builds one.
-
-        Raises:
-            EngineError: it does not, or cannot be run.
-        """
-        return cls(
-            card, hardware, device=device, precision=precision, threads=threads, allow_build=False
-        )
-
     @staticmethod
     def build_key(
         card: Card, hardware: Hardware, precision: str = "fp16", device: str = "cuda"

@@ -26,13 +26,22 @@ def check_crops(crops: NDArray[np.uint8], input_size: int, max_batch: int) -> No
 
 
 def check_predictions(
-    scores: NDArray[np.float32], masks: NDArray[np.float32], name: str
+    scores: NDArray[np.float32], masks: NDArray[np.float32], name: str, count: int | None = None
 ) -> Predictions:
-    """Make predictions of what an engine computed.
+    """Make predictions of what an engine computed: no verdict may rest on anything else.
+
+    Args:
+        count: of the crops; None: as many as there are scores.
 
     Raises:
-        EngineError: a value is not finite or not a probability.
+        EngineError: a row is missing, or a value is not finite or not a probability.
     """
+    count = len(scores) if count is None else count
+    if scores.shape != (count,) or masks.ndim != 3 or len(masks) != count or not masks.size:
+        raise EngineError(
+            f"engine {name} answered {scores.shape} scores and {masks.shape} masks to {count} "
+            "crops. Run: deepscan doctor"
+        )
     for kind, values in (("score", scores), ("mask", masks)):
         if not np.isfinite(values).all():
             raise EngineError(

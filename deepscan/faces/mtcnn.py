@@ -1,14 +1,13 @@
 """MTCNN (Zhang et al., 2016) with facenet-pytorch's weights behind the face detector contract.
 
 Most of MTCNN's time goes into its own resizing of the full frame, so the frame is shrunk once,
-until the smallest face that is wanted is just large enough to be found. On a CPU OpenVINO runs its
-three networks (mtcnn_openvino.py); torch (mtcnn_torch.py) is the reference and runs on CUDA.
+until the smallest face that is wanted is just large enough to be found. OpenVINO runs its three
+networks (mtcnn_openvino.py); torch (mtcnn_torch.py) is the reference.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 import numpy as np
 
@@ -27,22 +26,15 @@ SIDE = 64  # pixels; smaller pictures are padded, MTCNN fails below 20
 class MTCNNDetector:
     """Finds faces from `min_face` pixels up. Deterministic; on one thread of a CPU."""
 
-    def __init__(
-        self,
-        min_face: int,
-        min_confidence: float,
-        max_faces: int,
-        device: Literal["cpu", "cuda"] = "cpu",
-    ) -> None:
+    def __init__(self, min_face: int, min_confidence: float, max_faces: int) -> None:
         """
         Args:
             min_face: side of the smallest face that has to be found, frame pixels, at least 12.
             min_confidence: faces below it are left out, 0 to 1.
             max_faces: most faces of one picture.
-            device: where the networks run.
 
         Raises:
-            UsageError: a number is out of range, or there is no such device.
+            UsageError: a number is out of range.
         """
         if min_face < 12:
             raise UsageError(f"min_face={min_face}: MTCNN finds faces from 12 pixels; give >= 12")
@@ -50,12 +42,10 @@ class MTCNNDetector:
             raise UsageError(f"min_confidence={min_confidence}: give a number from 0 to 1")
         if max_faces < 1:
             raise UsageError(f"max_faces={max_faces}: give at least 1")
-        if device not in ("cpu", "cuda"):
-            raise UsageError(f"device={device} for the face detector; there are cpu and cuda")
         self._min_confidence = min_confidence
         self._max_faces = max_faces
         self._scale = min(1.0, SMALLEST / min_face)
-        self._cascade = load_cascade(min_face * self._scale, device)
+        self._cascade = load_cascade(min_face * self._scale)
 
     def detect(self, image: Image) -> Detection:
         """Look at one (H, W, 3) uint8 RGB picture of any size, also smaller than a face.
@@ -118,24 +108,17 @@ class MTCNNDetector:
         )
 
 
-def load_cascade(smallest: float, device: str = "cpu") -> Cascade:
-    """The three networks where they run fastest: OpenVINO on a CPU, torch on CUDA.
+def load_cascade(smallest: float) -> Cascade:
+    """The three networks in OpenVINO; in torch where that cannot run them, with a warning why."""
+    from deepscan.faces.mtcnn_openvino import OpenVINOCascade
 
-    Where OpenVINO cannot run them, torch does, and a warning says why.
-
-    Raises:
-        UsageError: there is no such device.
-    """
-    if device == "cpu":
-        from deepscan.faces.mtcnn_openvino import OpenVINOCascade
-
-        try:
-            return OpenVINOCascade(smallest)
-        except EngineError as error:
-            logger.warning("torch searches for faces instead of OpenVINO: %s", error)
+    try:
+        return OpenVINOCascade(smallest)
+    except EngineError as error:
+        logger.warning("torch searches for faces instead of OpenVINO: %s", error)
     from deepscan.faces.mtcnn_torch import TorchCascade
 
-    return TorchCascade(smallest, device)
+    return TorchCascade(smallest)
 
 
 def _pad(image: Image, margin: int) -> Image:

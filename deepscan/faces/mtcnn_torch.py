@@ -1,4 +1,4 @@
-"""MTCNN's three networks in torch, as facenet-pytorch runs them: the reference, and for CUDA."""
+"""MTCNN's three networks in torch, as facenet-pytorch runs them: the reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepscan.errors import UsageError
 from deepscan.faces.cascade import CANDIDATES, FACTOR, THRESHOLDS, Candidates
 from deepscan.models.torchvision_compat import import_torchvision
 from deepscan.types import Image
@@ -20,26 +19,16 @@ from facenet_pytorch import MTCNN  # noqa: E402
 
 
 class TorchCascade:
-    """Runs facenet-pytorch; on a CPU on one thread of torch."""
+    """Runs facenet-pytorch on one thread of torch."""
 
-    def __init__(self, smallest: float, device: str = "cpu") -> None:
-        """
-        Args:
-            smallest: side of the smallest face in pixels, at least 12.
-            device: "cpu" or "cuda".
-
-        Raises:
-            UsageError: there is no such device.
-        """
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UsageError("device=cuda for the face detector, but torch finds no GPU; use cpu")
+    def __init__(self, smallest: float) -> None:
+        """`smallest` is the side of the smallest face in pixels, at least 12."""
         self._network = MTCNN(
             keep_all=True,
             post_process=False,
             min_face_size=smallest,
             factor=FACTOR,
             thresholds=list(THRESHOLDS),
-            device=torch.device(device),
         ).eval()
         for net in (self._network.pnet, self._network.rnet, self._network.onet):
             # torch's pooling is vectorised for this layout only: a search takes half the time.
@@ -65,8 +54,7 @@ class TorchCascade:
         )
 
     def close(self) -> None:
-        """Give back the device."""
-        self._network.to("cpu")
+        """Nothing is held."""
 
 
 class _Capped(nn.Module):

@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from deepscan.engines.engine import Engine, Predictions
-from deepscan.errors import EngineError
+from deepscan.engines.engine import Engine
+from deepscan.engines.validation import check_predictions
 from deepscan.faces.detector import FaceDetector
 from deepscan.faces.follow import find_faces
 from deepscan.faces.turned import turn_picture
@@ -129,9 +129,9 @@ def predict(
             batch = np.stack(images[: engine.max_batch])
             del images[: engine.max_batch]
             with watch.measure("network"):
-                predictions = engine.predict(batch)
-            _check(predictions, len(batch), engine.name)
-            scored += zip(predictions.scores.tolist(), predictions.masks, strict=True)
+                found = engine.predict(batch)
+            found = check_predictions(found.scores, found.masks, engine.name, len(batch))
+            scored += zip(found.scores.tolist(), found.masks, strict=True)
         while waiting and len(waiting[0].crops) <= len(scored):
             done = waiting.popleft()
             faces = tuple(_prediction(crop, *scored.popleft()) for crop in done.crops)
@@ -143,22 +143,6 @@ def _prediction(crop: FaceCrop, score: float, mask: Mask) -> FacePrediction:
     if crop.face.turn:
         mask = np.ascontiguousarray(turn_picture(mask, -crop.face.turn))
     return FacePrediction(crop, score, mask)
-
-
-def _check(predictions: Predictions, count: int, name: str) -> None:
-    """No verdict may rest on a NaN, a missing row or a number that is no probability."""
-    scores, masks = predictions.scores, predictions.masks
-    if scores.shape != (count,) or masks.ndim != 3 or len(masks) != count or not masks.size:
-        raise EngineError(
-            f"engine {name} answered {scores.shape} scores and {masks.shape} masks to {count} "
-            "crops: run `deepscan doctor`"
-        )
-    for what in (scores, masks):
-        if not (np.isfinite(what).all() and what.min() >= 0 and what.max() <= 1):
-            raise EngineError(
-                f"engine {name} gave values that are no probabilities (NaN, infinity or out of "
-                "0 to 1): run `deepscan doctor`"
-            )
 
 
 def analyze(

@@ -376,7 +376,7 @@ def test_an_engine_of_another_network_is_refused(trt, models, monkeypatch):
     right = tensorrt.export.OUTPUTS
     monkeypatch.setattr(tensorrt.export, "OUTPUTS", ("scores", "heat"))
     with pytest.raises(EngineError, match="not ours"):
-        tensorrt.TensorRTEngine.cached(read_card("tiny", models), GPU, precision="fp16")
+        tensorrt.TensorRTEngine(read_card("tiny", models), GPU, precision="fp16", allow_build=False)
     assert right == ("scores", "masks")
 
 
@@ -459,7 +459,7 @@ def test_a_recipe_is_built_kept_and_proven(trt, models, monkeypatch, tmp_path):
     assert proof.engine == "tensorrt-cuda-fp16" and proof.violations == ()
     assert proof.parity.max_score_difference < 5e-3
     kinds = [entry.kind for entry in entries(tmp_path / "own" / "engines")]
-    assert kinds == ["parity", "tensorrt", "timings"]
+    assert kinds == ["parity", "reference", "tensorrt", "timings"]
     build_recipe("tiny-tensorrt-fp16", models=models, recipes=folder)
     assert len(named(trt, "build")) == 1
 

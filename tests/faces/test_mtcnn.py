@@ -19,8 +19,8 @@ from deepscan.faces.mtcnn_torch import TorchCascade
 def build(request):
     """Makes a detector whose networks run in OpenVINO, or in torch."""
 
-    def made(*given, device="cpu"):
-        detector = MTCNNDetector(*given, device)
+    def made(*given):
+        detector = MTCNNDetector(*given)
         assert isinstance(detector._cascade, OpenVINOCascade)
         if request.param == "torch":
             detector._cascade = TorchCascade(given[0] * detector._scale)
@@ -30,24 +30,17 @@ def build(request):
 
 
 @pytest.mark.parametrize(
-    ("min_face", "min_confidence", "max_faces", "device", "word"),
+    ("min_face", "min_confidence", "max_faces", "word"),
     [
-        (11, 0.9, 64, "cpu", "min_face"),
-        (40, 1.1, 64, "cpu", "min_confidence"),
-        (40, -0.1, 64, "cpu", "min_confidence"),
-        (40, 0.9, 0, "cpu", "max_faces"),
-        (40, 0.9, 64, "tpu", "device"),
+        (11, 0.9, 64, "min_face"),
+        (40, 1.1, 64, "min_confidence"),
+        (40, -0.1, 64, "min_confidence"),
+        (40, 0.9, 0, "max_faces"),
     ],
 )
-def test_numbers_out_of_range_are_refused(min_face, min_confidence, max_faces, device, word):
+def test_numbers_out_of_range_are_refused(min_face, min_confidence, max_faces, word):
     with pytest.raises(UsageError, match=word):
-        MTCNNDetector(min_face, min_confidence, max_faces, device)
-
-
-def test_a_missing_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UsageError, match="no GPU"):
-        MTCNNDetector(40, 0.9, 64, "cuda")
+        MTCNNDetector(min_face, min_confidence, max_faces)
 
 
 @pytest.mark.parametrize(

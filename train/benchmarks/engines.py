@@ -22,7 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepscan.engines import ENGINES
-from deepscan.engines.engine import EngineEntry
+from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import engine_class
 from deepscan.engines.torch import TYPES
@@ -200,10 +200,10 @@ def _rate(run: Callable[[], object], seconds: float) -> float:
 
 def _engines(
     card: Card, hardware: Hardware, device: str, absent: dict[str, str]
-) -> Sequence[EngineEntry]:
+) -> Sequence[Engine]:
     """Those that can be set up on the device; TensorRT's are built where they have to be."""
     kind = device.partition(":")[0]
-    found: list[EngineEntry] = []
+    found: list[Engine] = []
     for runtime in ENGINES:
         try:
             choices = engine_class(runtime).CHOICES
@@ -224,7 +224,7 @@ def _engines(
 
 
 def _rates(
-    engine: EngineEntry,
+    engine: Engine,
     model: str,
     batches: Sequence[int],
     gmac: float,

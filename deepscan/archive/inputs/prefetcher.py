@@ -7,6 +7,7 @@ leave half-written the next run sweeps away.
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 from deepscan.archive.inputs.remote import fetch
@@ -19,17 +20,19 @@ class Prefetcher:
         """`size` is the largest file that is taken, in bytes."""
         self._folder = folder
         self._size = size
-        self._under_way: dict[str, _Fetch] = {}
+        self._under_way: dict[str, Future[Path]] = {}
 
     def request(self, address: str) -> None:
         """Begin to fetch a file, unless that has begun."""
         if address not in self._under_way:
-            self._under_way[address] = _Fetch(address, self._folder, self._size)
+            future = self._under_way[address] = Future()
+            wanted = address, future
+            threading.Thread(target=self._fetch, args=wanted, name="fetch", daemon=True).start()
 
     def wait(self, address: str, timeout: float) -> bool:
         """Wait at most `timeout` seconds; whether the file has come, or failed."""
         self.request(address)
-        return self._under_way[address].ended.wait(timeout)
+        return bool(wait([self._under_way[address]], timeout).done)
 
     def take(self, address: str) -> None:
         """The file is wanted now, and lies where `local_path` says when this returns.
@@ -38,26 +41,10 @@ class Prefetcher:
             UnreadableError, LimitError, UsageError, OutputError: as `fetch` does.
         """
         self.request(address)
-        under_way = self._under_way.pop(address)
-        under_way.ended.wait()
-        if under_way.error is not None:
-            raise under_way.error
+        self._under_way.pop(address).result()
 
-
-class _Fetch:
-    """One file on its way."""
-
-    def __init__(self, address: str, folder: Path, size: int) -> None:
-        self.ended = threading.Event()
-        self.error: Exception | None = None
-        self._wanted = address, folder, size
-        threading.Thread(target=self._run, name="fetch", daemon=True).start()
-
-    def _run(self) -> None:
-        address, folder, size = self._wanted
+    def _fetch(self, address: str, future: Future[Path]) -> None:
         try:
-            fetch(address, folder, size=size)
+            future.set_result(fetch(address, self._folder, size=self._size))
         except Exception as error:
-            self.error = error
-        finally:
-            self.ended.set()
+            future.set_exception(error)

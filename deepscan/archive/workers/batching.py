@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.engines.engine import Engine, Predictions
-from deepscan.engines.validation import check_crops
+from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import DeepscanError, EngineError
 
 logger = logging.getLogger(__name__)
@@ -162,15 +162,9 @@ class SharedEngine:
                 continue
             finally:
                 self._seconds += time.monotonic() - began
-            if len(found.scores) != len(piece) or len(found.masks) != len(piece):
-                raise EngineError(
-                    f"engine {self.engine.name} answered {found.scores.shape} scores and "
-                    f"{found.masks.shape} masks to {len(piece)} crops: run `deepscan doctor`"
-                )
-            parts.append(found)
+            name = self.engine.name
+            parts.append(check_predictions(found.scores, found.masks, name, len(piece)))
             place += len(piece)
-        if len(parts) == 1:
-            return parts[0]
         return Predictions(
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.masks for part in parts]),
