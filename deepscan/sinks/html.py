@@ -1,9 +1,12 @@
 """The page for people: one self-contained HTML file with verdict, time lines, faces and provenance.
 
-It has to be safe to open and to pass on: no script, no request to anywhere, pictures only as data
-URIs, everything from the input escaped. Memory stays small however long the video is: a score line
-keeps the maximum of each of at most 1,000 bins, and only the strongest frames are held, as
-thumbnails. Colours are Okabe and Ito's, always with a shape, hatching or word beside them.
+It has to be safe to open and to pass on: no request to a server, pictures only as data URIs,
+everything from the input escaped. If the verdict video lies beside the page, the page plays it, and
+a script jumps to where a person clicks. The script holds nothing from the input, and its hash
+stands in the page's policy, so no other can run. Without script or video all else is there. Memory
+stays small however long the video is: a score line keeps the maximum of each of at most 1,000 bins,
+and only the strongest frames are held, as thumbnails. Colours are Okabe and Ito's, always with a
+shape, hatching or word beside them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from urllib.parse import quote
 from deepscan.errors import OutputError
 from deepscan.faces.crop import square
 from deepscan.sinks import wording
+from deepscan.sinks.content_policy import policy_hash
 from deepscan.sinks.key_frames import (
     ORDER,
     KeyFrame,
@@ -122,6 +126,7 @@ class HtmlSink:
         environment.filters.update(
             timestamp=wording.timestamp,
             percent=wording.percent,
+            policy_hash=policy_hash,
             probability=wording.probability,
             visible=wording.visible,
         )
@@ -130,6 +135,7 @@ class HtmlSink:
         scan, verdict = self._scan, self._scan.verdict
         record = record_of(scan, made)
         words = wording.wording_of(verdict)
+        still = verdict.video is not None and verdict.video.still
         intervals = sorted(verdict.intervals, key=lambda each: (ORDER[each.label], -each.score))
         return template.render(
             scan=scan,
@@ -151,6 +157,7 @@ class HtmlSink:
             bars=bars_of(verdict.coverage),
             provenance=provenance_of(scan),
             links=[_link(output) for output in made],
+            video=None if still else next((_link(o)[1] for o in made if o.kind == "overlay"), None),
             digest=record["digest"],
         )
 

@@ -34,9 +34,12 @@ class Chart:
     """A time line ready to draw: `lines` are SVG point lists on a 1000 x 100 canvas.
 
     `levels` are (distance from the top in percent, kind), `ticks` (x in percent, text,
-    anchor). `locator` says where a chart that shows only a part of the file lies in it.
+    anchor). `start` and `end` are the seconds at its two sides. `locator` says where a chart that
+    shows only a part of the file lies in it.
     """
 
+    start: float
+    end: float
     lines: tuple[str, ...]
     bands: tuple[Band, ...]
     levels: tuple[tuple[float, str], ...]
@@ -90,6 +93,8 @@ class ScoreLine:
             (100 * (1 - calibration.review_point), "review"),
         )
         return Chart(
+            start=round(self.start, 3),
+            end=round(self.end, 3),
             lines=points,
             bands=tuple(bands),
             levels=tuple(level for level in levels if 0 <= level[0] <= 100),

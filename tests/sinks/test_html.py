@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -32,6 +34,7 @@ from deepscan.sinks.html import TRACKS, HtmlSink
 from deepscan.sinks.key_frames import SIDE, STRONGEST, marked, thumbnail
 from deepscan.sinks.record import RecordSink, name_bytes
 from deepscan.sinks.score_chart import BINS, ScoreLine
+from deepscan.testing import make_video
 from deepscan.types import (
     Box,
     Frame,
@@ -60,6 +63,7 @@ class Seen:
     links: list[str] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
     policy: str = ""
+    scripts: list[str] = field(default_factory=list)
     headings: list[int] = field(default_factory=list)
     text: str = ""
 
@@ -97,7 +101,9 @@ class Reader(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
+        if self._open and self._open[-1] == "script":
+            self.seen.scripts.append(data)
+        elif self._open and self._open[-1] != "style":
             self.seen.text += data
 
 
@@ -189,8 +195,10 @@ def test_every_picture_is_a_jpeg_in_the_page(tmp_path: Path) -> None:
 def test_outputs_are_linked_relatively_with_their_hashes(tmp_path: Path) -> None:
     odd = Output("masks", Path("out/a b#?%:é.mkv"), "c" * 64, 1)
     seen = parsed(page_of(tmp_path / "p.html", scan_of(), made=(*OUTPUTS, odd)))
-    assert seen.links[:2] == ["./clip.overlay.mp4", "./clip.masks.mkv"]
-    assert seen.links[2] == "./a%20b%23%3F%25%3A%C3%A9.mkv"
+    player, *links = seen.links
+    assert player == "./clip.overlay.mp4"
+    assert links[:2] == ["./clip.overlay.mp4", "./clip.masks.mkv"]
+    assert links[2] == "./a%20b%23%3F%25%3A%C3%A9.mkv"
     assert all(output.sha256 in seen.text for output in OUTPUTS)
 
 
@@ -250,15 +258,17 @@ def hostile_scan(name: str) -> Scan:
 def test_nothing_from_the_input_becomes_markup(name: str, tmp_path: Path) -> None:
     def made(text: str) -> Seen:
         path = tmp_path / "p.html"
-        output = Output("masks", Path("out") / text, "c" * 64, 1)
+        output = Output("overlay", Path("out") / text, "c" * 64, 1)
         HtmlSink(path, hostile_scan(text)).close((output,))
         return parsed(path.read_text(encoding="utf-8"))
 
     plain, hostile = made("plain"), made(name)
     assert hostile.tags == plain.tags
-    assert not any(tag == "script" for tag, _ in hostile.tags)
+    assert hostile.scripts == plain.scripts and len(plain.scripts) == 1
+    assert hostile.policy == plain.policy
     assert not any(attr.startswith("on") for _, attrs in hostile.tags for attr in attrs)
-    (link,) = hostile.links
+    player, link = hostile.links
+    assert player == link
     assert re.fullmatch(r"\./[A-Za-z0-9_.~%-]*", link)
     assert unquote_to_bytes(link[2:]) == name_bytes(Path("out", name).name)
 
@@ -269,6 +279,27 @@ def test_policy_forbids_everything_but_styles_and_data_pictures(tmp_path: Path) 
     assert seen.policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
     assert "//" not in re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", page)
     assert "@import" not in page and set(re.findall(r"url\((.)", page)) == {"#"}
+    assert "script" not in seen.policy and not seen.scripts
+
+
+def test_policy_lets_one_script_run_and_the_video_beside_the_page_play(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "p.html", scan_of(), made=OUTPUTS)
+    seen = parsed(page)
+    (script,) = seen.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert seen.policy == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; media-src 'self' file:;"
+        f" script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    assert "//" not in re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", page)
+    other = page_of(tmp_path / "q.html", scan_of(Label.INCONCLUSIVE, 5), made=OUTPUTS)
+    assert parsed(other).scripts == [script]  # nothing of the input is in it
+
+
+def test_a_still_picture_has_nothing_to_play(tmp_path: Path) -> None:
+    scan = build.scan(info=build.video(still=True, frames=1), faces=1, unjudged=0, frames=1)
+    page = page_of(tmp_path / "p.html", scan, frames=1, made=OUTPUTS)
+    assert "<video" not in page and not parsed(page).scripts
 
 
 # Bounds
@@ -580,8 +611,9 @@ def test_browser_shows_the_page(
     assert outside == []
     assert browser.evaluate("[...document.images].filter(i => !i.naturalWidth).length") == 0
     assert browser.evaluate("document.images.length") >= (2 if faces else 0)
-    logged = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
-    assert [event for event in browser.events if event.get("method") in logged] == []
+    assert complaints(browser) == ["net::ERR_FILE_NOT_FOUND"]  # the verdict video is not there
+    assert browser.evaluate("document.getElementById('player').hidden") is True
+    assert browser.evaluate("document.querySelectorAll('button').length") == 1  # in the player
     asked = [
         event["params"]["request"]["url"]
         for event in browser.events
@@ -590,6 +622,85 @@ def test_browser_shows_the_page(
     assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
     shot = base64.b64decode(browser.ask("Page.captureScreenshot", format="png")["data"])
     assert Pictures.open(io.BytesIO(shot)).size == (width, 900)
+
+
+def complaints(browser: Browser) -> list[str]:
+    """What the browser logged: the last word of each entry."""
+    logged = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
+    return [
+        event["params"].get("entry", {}).get("text", str(event)).rpartition(" ")[2]
+        for event in browser.events
+        if event.get("method") in logged
+    ]
+
+
+def wait_for(browser: Browser, condition: str) -> None:
+    deadline = time.monotonic() + 20
+    while not browser.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def played(browser: Browser, tmp_path: Path) -> Browser:
+    """A page of two faces open beside its verdict video of a second."""
+    make_video(tmp_path / "clip.overlay.mp4", frames=25, rate=25, size=(160, 120))
+    scan = scan_of(faces=2, unjudged=0)
+    page_of(tmp_path / "p.html", scan, made=OUTPUTS)
+    browser.ask(
+        "Emulation.setDeviceMetricsOverride",
+        width=1280, height=900, deviceScaleFactor=1, mobile=False,
+    )  # fmt: skip
+    browser.open(tmp_path / "p.html")
+    wait_for(browser, "!document.getElementById('player').hidden")
+    return browser
+
+
+NOW = "document.getElementById('video').currentTime"
+
+
+@pytest.mark.browser
+def test_browser_plays_the_verdict_video_and_a_click_jumps(played: Browser) -> None:
+    assert complaints(played) == []
+    assert abs(played.evaluate("document.getElementById('video').duration") - 1) < 0.1
+    assert played.evaluate(f"document.querySelector('tbody button').click(); {NOW}") == (
+        pytest.approx(0.32, abs=0.05)
+    )
+    assert played.evaluate("document.querySelector('tbody button').innerText") == "0:00.3"
+    click = (
+        "(() => { const chart = [...document.querySelectorAll('.chart')].at(-1);"
+        " chart.scrollIntoView(); const box = chart.getBoundingClientRect();"
+        " return [box.left + 0.6 * box.width, box.top + box.height / 2]; })()"
+    )
+    x, y = played.evaluate(click)
+    for kind in ("mousePressed", "mouseReleased"):
+        played.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    start, end = (
+        float(played.evaluate(f"[...document.querySelectorAll('.chart')].at(-1).dataset.{side}"))
+        for side in ("start", "end")
+    )
+    wanted = start + 0.6 * (end - start)
+    wait_for(played, f"Math.abs({NOW} - {wanted}) < 0.02")
+    wait_for(played, "document.querySelector('.docked') !== null")  # the video is far above
+    marks = "[...document.querySelectorAll('.now')].map(each => each.getAttribute('visibility'))"
+    wait_for(played, f"{marks}.includes('visible')")
+    played.evaluate("document.getElementById('undock').click()")
+    assert played.evaluate("document.querySelector('.docked')") is None
+
+
+@pytest.mark.browser
+def test_browser_shows_the_page_without_script(browser: Browser, tmp_path: Path) -> None:
+    make_video(tmp_path / "clip.overlay.mp4", frames=5, rate=25, size=(160, 120))
+    page_of(tmp_path / "p.html", scan_of(), made=OUTPUTS)
+    browser.ask("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(tmp_path / "p.html")
+        assert browser.evaluate("document.getElementById('player').hidden") is True
+        assert browser.evaluate("document.querySelectorAll('tbody button').length") == 0
+        assert browser.evaluate("document.querySelectorAll('.chart').length") > 0
+        assert complaints(browser) == []
+    finally:
+        browser.ask("Emulation.setScriptExecutionDisabled", value=False)
 
 
 @pytest.mark.browser

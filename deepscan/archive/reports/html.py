@@ -11,7 +11,6 @@ archive is. Rows outside the window cost no layout (`content-visibility`).
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import os
 import re
@@ -25,6 +24,7 @@ from deepscan.archive.records import Accepted, Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import SEVERITY, address, inside
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
+from deepscan.sinks.content_policy import policy_hash
 from deepscan.types import Interval, Label
 
 ROWS = 10_000  # 5 MB of page
@@ -117,7 +117,7 @@ def _page(results: Results, here: Path) -> str:
         probability=wording.probability,
         visible=wording.visible,
         thousands="{:,}".format,
-        policy_hash=_hash,
+        policy_hash=policy_hash,
         title_of=lambda label: wording.phrase(f"label.{label}"),
     )
     source = resources.files("deepscan.archive.reports").joinpath("summary.html.j2")
@@ -435,9 +435,3 @@ def _plain(value: str | int | float | bool | None) -> str:
         return "none"
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return wording.visible(text)
-
-
-def _hash(content: str) -> str:
-    """What the page's policy calls a script or style that may be in it."""
-    digest = hashlib.sha256(content.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
