@@ -6,7 +6,8 @@ frame in the middle is searched, down to neighbouring frames if it has to be.
 
 Faces that are not upright are looked for where a key frame shows no upright face that the detector
 is sure of, and beside such faces in every `TURNED_EVERY`-th key frame and at the beginning of a
-shot. One counts if two key frames show it turned the same way, or the only frame of a shot does.
+shot; there also small ones are found. One counts if two key frames show it turned the same way, or
+the only frame of a shot does.
 """
 
 from __future__ import annotations
@@ -200,15 +201,22 @@ class _Search:
 
     def _key_frame(self, frame: Frame, turns: set[int]) -> _Searched:
         upright = self._detector.detect(frame.image)
-        if self._since % TURNED_EVERY == 0 or not any(is_sure(face) for face in upright.faces):
+        is_due = self._since % TURNED_EVERY == 0
+        halved = not (is_due or turns)
+        if is_due or not any(is_sure(face) for face in upright.faces):
             turns = set(TURNS)
         self._since += 1
-        return dataclasses.replace(self._with_turned(frame, upright, turns), is_key=True)
+        found = self._with_turned(frame, upright, turns, halved=halved)
+        return dataclasses.replace(found, is_key=True)
 
-    def _with_turned(self, frame: Frame, upright: Detection, turns: set[int]) -> _Searched:
+    def _with_turned(
+        self, frame: Frame, upright: Detection, turns: set[int], *, halved: bool = False
+    ) -> _Searched:
         turned: tuple[Face, ...] = ()
         if turns:
-            turned = find_turned(frame.image, self._detector, sorted(turns), upright.faces)
+            turned = find_turned(
+                frame.image, self._detector, sorted(turns), upright.faces, halved=halved
+            )
         kept = (
             face for face in upright.faces if not any(is_over(face.box, other) for other in turned)
         )

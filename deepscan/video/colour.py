@@ -135,6 +135,8 @@ def matrix_for(frame: VideoFrame) -> int:
         return 0
     named = int(frame.colorspace)
     if named in (0, UNTAGGED) or named not in MATRICES:
+        if int(frame.color_trc) in HDR_TRANSFERS:
+            return 9  # of BT.2100
         return 1 if frame.height >= HD_HEIGHT or frame.width >= HD_WIDTH else 6
     return named
 

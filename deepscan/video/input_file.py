@@ -133,12 +133,9 @@ def hash_file(path: Path, limits: Limits) -> str:
 
 
 def is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are UTF-8 text; the last character may be cut."""
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        if error.end < len(head) or error.reason != "unexpected end of data":
-            return False
+    """Whether the first bytes of a file are text, in any encoding: a stream has control bytes."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16
+        return True
     return not any(byte < 9 or (13 < byte < 32 and byte != 27) for byte in head)
 
 

@@ -487,7 +487,8 @@ def _only_named_like_media(path: str) -> bool:
     """Whether a file is no media by its bytes: AppleDouble of macOS, or TypeScript called `.ts`."""
     name = os.path.basename(path)
     suffix = os.path.splitext(name)[1].lower()
-    if not name.startswith("._") and suffix not in _SOURCE_SUFFIXES:
+    beside = name.startswith("._") or os.path.basename(os.path.dirname(path)) == ".AppleDouble"
+    if not beside and suffix not in _SOURCE_SUFFIXES:
         return False
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
@@ -496,9 +497,9 @@ def _only_named_like_media(path: str) -> bool:
             head = file.read(_LOOKED_AT)
     except OSError:
         return False  # whoever opens it will say what is wrong
-    if name.startswith("._"):
-        return head.startswith(APPLE_DOUBLE)
-    return is_text(head)
+    if beside and head.startswith(APPLE_DOUBLE):
+        return True
+    return suffix in _SOURCE_SUFFIXES and is_text(head)
 
 
 def _root(text: str) -> _Root:

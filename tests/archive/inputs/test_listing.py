@@ -416,6 +416,8 @@ def test_what_is_only_named_like_media_is_passed_over_and_counted(tree: Path) ->
         "a/view.ts": "export const größe = 1;\n".encode() * 400,
         "a/module.mts": b"export {};\n",
         "a/empty.ts": b"",
+        "a/old.ts": "// größe\n".encode("latin-1") * 9,
+        "a/.AppleDouble/clip.mp4": double,
         "a/broadcast.ts": packets,
         "a/torn.ts": bytes(5000),
         "a/camera.mts": b"\0\0\0\0" + packets,
@@ -427,5 +429,5 @@ def test_what_is_only_named_like_media_is_passed_over_and_counted(tree: Path) ->
     for wanted in ({}, {"include": ("*.ts", "*.mts", "*.mp4")}):
         listing = list_inputs(["a"], **wanted)
         assert [entry.name for entry in listing] == media
-        assert listing.counts.not_media == 4
+        assert listing.counts.not_media == 6
     assert names("a/view.ts", "a/._clip.mp4") == ["a/view.ts", "a/._clip.mp4"]  # they were named
