@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deepscan.archive.inputs.listing import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from deepscan.options import ScanOptions
 from tests.conftest import make_face_clip
 
@@ -187,15 +188,30 @@ def test_the_python_that_it_installs_is_supported():
 # The pre-commit hook
 
 
-def test_the_hook_asks_for_videos_and_pictures():
+def test_the_hook_takes_the_suffixes_that_a_scan_takes():
     assert HOOK["id"] == "deepscan" and HOOK["language"] == "python"
-    assert set(HOOK["types_or"]) == {"video", "image"}
+    taken = re.compile(HOOK["files"])  # as pre-commit does: searched, with Python's flags
+    suffixes = VIDEO_SUFFIXES | PICTURE_SUFFIXES
+    assert {s for s in suffixes if not taken.search(f"in/a{s}")} == {".ts", ".mts"}
+    assert all(taken.search(f"A{s.upper()}") for s in suffixes - {".ts", ".mts"})
+    assert not any(map(taken.search, ("mp4", "a.mp4.part", "a.svg", "a.mp4/b.txt", "app.ts")))
     assert HOOK.get("pass_filenames", True) and HOOK["require_serial"]
     assert "deepscan" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 
-def test_the_hook_stops_a_commit_with_a_forged_clip(tmp_path):
-    """Its entry over the staged files, with the whole command line behind it and a fake network."""
+def test_pre_commit_accepts_the_manifest():
+    ran = subprocess.run(
+        [sys.executable, "-m", "pre_commit", "validate-manifest", ROOT / ".pre-commit-hooks.yaml"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_pre_commit_stops_a_commit_with_a_forged_clip(tmp_path):
+    """Run by pre-commit, with the whole command line behind it and a fake network.
+
+    Only the language is another: pre-commit would install deepscan into an environment of its own.
+    """
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "deepscan").write_text(
@@ -208,6 +224,7 @@ def test_the_hook_stops_a_commit_with_a_forged_clip(tmp_path):
     environment = {
         **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
         "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
+        "PRE_COMMIT_HOME": str(tmp_path / "cache"), "PRE_COMMIT_COLOR": "never",
     }  # fmt: skip
 
     def run(*command):
@@ -216,17 +233,22 @@ def test_the_hook_stops_a_commit_with_a_forged_clip(tmp_path):
             check=False,
         )  # fmt: skip
 
+    def check():
+        run("git", "add", ".")
+        return run(sys.executable, "-m", "pre_commit", "run")
+
     run("git", "init", "--quiet")
+    hook = {**HOOK, "language": "system"}
+    config = {"repos": [{"repo": "local", "hooks": [hook]}]}
+    (repository / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
+    (repository / "app.ts").write_text("export const answer = 42;\n")
+    assert "no files to check" in check().stdout
     make_face_clip(repository / "honest clip.mp4")
-    run("git", "add", ".")
-    staged = run("git", "diff", "--cached", "--name-only", "-z").stdout.split("\0")[:-1]
-    assert staged == ["honest clip.mp4"]
-    entry = shlex.split(HOOK["entry"]) + HOOK.get("args", [])
-    assert run(*entry, *staged).returncode == 0
+    make_face_clip(repository / "-odd.mkv")
+    passed = check()
+    assert passed.returncode == 0 and "Passed" in passed.stdout, passed.stdout
     make_face_clip(repository / "forged.mp4", forged=range(20))
-    run("git", "add", ".")
-    staged = run("git", "diff", "--cached", "--name-only", "-z").stdout.split("\0")[:-1]
-    stopped = run(*entry, *staged)
+    stopped = check()
     assert stopped.returncode == 1, stopped.stderr
     assert "forged.mp4: manipulated" in stopped.stdout
 
