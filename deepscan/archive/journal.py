@@ -5,6 +5,8 @@ time leaves whole lines and at most one torn line at the end. A line is a JSON o
 
     {"v":1,"seq":n,"time":"UTC","kind":...,...,"sum":"16 hex of the SHA-256 of all before it"}
 
+Who may read it is for the umask to say, as with the reports, which hold the same.
+
 `seq` counts from 1 without a gap. Kinds, and what they hold:
 
     run      "run": Run                               a start of the program
@@ -459,7 +461,7 @@ def _write_anew(path: Path, entries: Iterable[Mapping[str, Any]]) -> tuple[int, 
 
 def _open(path: Path, flags: int) -> int:
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     except OSError as error:
         raise OutputError(f"{path}: the journal cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

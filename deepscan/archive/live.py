@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from deepscan.archive.events import Heartbeat, ItemDone, RunEvent, RunStarted, RunStopping
 from deepscan.archive.workers.contract import TaskProgress
-from deepscan.sinks.wording import probability, visible
+from deepscan.sinks.wording import file_count, probability, visible
 from deepscan.types import Label
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 EVERY = 10.0  # seconds between two plain lines
+WATCH_EVERY = 600.0  # the same for a watch, also while nothing arrives
 RECENT = 20.0  # seconds over which frames a second are counted
 SHOWN = 8  # files in flight that are shown
 STAGES = {
@@ -101,7 +102,10 @@ class RunCounter:
 
     def line(self) -> str:
         """All of it in one line."""
-        parts = [f"{self.settled:,} of {self.total:,} files", f"{len(self.in_flight)} in flight"]
+        parts = [
+            f"{self.settled:,} of {file_count(self.total)}",
+            f"{len(self.in_flight)} in flight",
+        ]
         parts += [f"{self.found:,} found", f"{self.failed:,} failed", f"{self.rate:.0f} frames/s"]
         if self.stopping:
             parts.append("stopping: Ctrl-C once more ends it at once")
@@ -186,19 +190,24 @@ class LiveView(View):
 
 
 class PlainLog(View):
-    """One line every ten seconds at most, and one for each finding."""
+    """One line every ten seconds at most, and one for each finding.
 
-    def __init__(self, stream: TextIO, *, every: float = EVERY) -> None:
+    `verbose` gives every file a line. `watching` is for the many short runs of a watch: none of
+    them is announced, and one that goes on has a line every ten minutes.
+    """
+
+    def __init__(self, stream: TextIO, *, verbose: bool = False, watching: bool = False) -> None:
         self.tally = RunCounter()
         self._stream: TextIO | None = stream
-        self._every = every
+        self._verbose, self._watching = verbose, watching
+        self._every = WATCH_EVERY if watching else EVERY
         self._last = float("-inf")
 
     def take(self, event: RunEvent) -> None:
         self.tally.take(event)
         if isinstance(event, ItemDone):
             outcome = event.outcome
-            if event.fresh and outcome.label in FOUND:
+            if event.fresh and (self._verbose or outcome.label in FOUND):
                 score = (
                     ""
                     if outcome.score is None
@@ -208,15 +217,14 @@ class PlainLog(View):
         elif isinstance(event, RunStarted):
             self._last = time.monotonic()
             pool_info = event.pool_info
-            self._say(
-                f"{event.total:,} files, {pool_info.slots} at once, engine {pool_info.engine}"
-            )
+            if not self._watching or self._verbose:
+                files = file_count(event.total)
+                self._say(f"{files}, {pool_info.slots} at once, engine {pool_info.engine}")
         elif isinstance(event, RunStopping):
             one = event.in_flight == 1
-            flying = "1 file in flight is" if one else f"{event.in_flight} files in flight are"
             self._say(
-                f"stopping: {flying} brought to {'its' if one else 'their'} end; Ctrl-C once more "
-                "ends it at once"
+                f"stopping: {file_count(event.in_flight)} in flight {'is' if one else 'are'} "
+                f"brought to {'its' if one else 'their'} end; Ctrl-C once more ends it at once"
             )
         elif isinstance(event, Heartbeat) and time.monotonic() - self._last >= self._every:
             self._say(self.tally.line())
@@ -232,11 +240,15 @@ class PlainLog(View):
             self._stream = None  # nobody reads it any more; the run goes on
 
 
-def open_view(stream: TextIO | None, *, quiet: bool) -> View:
-    """The view that fits a stream, which is stderr."""
+def open_view(
+    stream: TextIO | None, *, quiet: bool, verbose: bool = False, watching: bool = False
+) -> View:
+    """The view that fits a stream, which is stderr; the rest as `PlainLog` takes it."""
     if quiet or stream is None:
         return View()
-    return LiveView() if stream.isatty() else PlainLog(stream)
+    if stream.isatty() and not verbose:
+        return LiveView()
+    return PlainLog(stream, verbose=verbose, watching=watching)
 
 
 def bottleneck(busy: Mapping[str, float]) -> str:

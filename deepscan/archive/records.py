@@ -132,6 +132,8 @@ class Run:
     controls: tuple[tuple[str, float], ...] = ()
     controls_passed: bool | None = None
     shard: tuple[int, int] | None = None  # (i, n), i from 1
+    listed: int | None = None  # files and skipped entries of the listing, of all shards
+    passed_over: tuple[tuple[str, int], ...] = ()  # what was not listed, and how often
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self)
@@ -147,7 +149,7 @@ class Run:
         """
         known = {key: values[key] for key in cls.__slots__ if key in values}
         known["settings_hash"] = values["decides"]
-        for name in ("settings", "versions", "controls"):
+        for name in ("settings", "versions", "controls", "passed_over"):
             known[name] = tuple((key, value) for key, value in known.get(name, ()))
         known["command"] = tuple(known["command"])
         if known.get("shard") is not None:

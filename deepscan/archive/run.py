@@ -31,6 +31,7 @@ from deepscan.errors import EngineError, OutputError, UsageError
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
 from deepscan.models.weights import read_card
 from deepscan.options import ScanOptions
+from deepscan.sinks.wording import passed_over_text
 
 _OLD_JOURNAL = "journal.before-"  # how a journal begins that --fresh has put aside
 
@@ -110,13 +111,17 @@ def scan_archive(
         if not entries:  # a wrong path must not look clean
             raise UsageError(
                 f"nothing to scan: {', '.join(inputs)} holds no video or picture "
-                f"({listing.counts.not_media} other files, {listing.counts.excluded} excluded)"
+                f"({passed_over_text(listing.counts.passed_over()) or 'no file at all'})"
             )
         # A model or rate that cannot work is refused before anything is loaded.
         run = _describe_run(options, archive_options)
         journal = None if archive_options.fresh else held.enter_context(Journal(folder))
         pool_info = _start(pool)
-        run = _with_pool(run, pool_info, options)
+        run = replace(
+            _with_pool(run, pool_info, options),
+            listed=len(entries),
+            passed_over=listing.counts.passed_over(),
+        )
         if journal is None:  # the old one is put aside only when there will be a new one
             _put_journal_aside(folder)
             journal = held.enter_context(Journal(folder))

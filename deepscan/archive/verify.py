@@ -26,6 +26,7 @@ from deepscan.errors import UsageError, VideoError
 from deepscan.files import resolve
 from deepscan.options import Limits
 from deepscan.sinks.record import digest_of, manifest_of
+from deepscan.sinks.wording import file_count
 from deepscan.video.input_file import hash_file
 
 FRAMES = 8
@@ -139,7 +140,7 @@ def _verify_folder(
         raise UsageError(f"{folder} is no results folder: it holds no {JOURNAL}")
     lists = [CheckList(JOURNAL)]
     results = read_state(folder).results(folder)
-    lists[0].add("lines", "ok", f"whole, {len(results.outcomes)} files")
+    lists[0].add("lines", "ok", f"whole, {file_count(len(results.outcomes))}")
     if not results.finished:
         lists[0].add("finished", "unchecked", "files of the last run are without a result")
     scored: list[VerifiedRecord] = []

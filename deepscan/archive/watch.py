@@ -52,6 +52,7 @@ def watch(
     stop: Event | None = None,
     archive_options: ArchiveOptions | None = None,
     clock: Callable[[], float] = time.monotonic,
+    on_look: Callable[[int], None] | None = None,
 ) -> int:
     """Look for files until `stop` is set, and scan those that have stopped growing.
 
@@ -66,6 +67,7 @@ def watch(
         settled: seconds that a file must have kept its size, time and place on the disk.
         archive_options: which files are looked for.
         clock: tells seconds, never backwards.
+        on_look: called after each listing with the number of files that are new or have changed.
 
     Returns:
         How many scans there were.
@@ -98,6 +100,8 @@ def watch(
         scanned = {name: state for name, state in scanned.items() if name in seen}
         late = clock() - settled
         due = [n for n, s in seen.items() if s.since <= late and scanned.get(n) != s.state]
+        if on_look is not None:
+            on_look(sum(scanned.get(name) != each.state for name, each in seen.items()))
         batch = due[:BATCH]
         if batch:
             scans += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -17,10 +18,15 @@ from typing import TYPE_CHECKING, Any
 from deepscan.cli.console import print_aside, print_json, print_line, print_message
 from deepscan.errors import UsageError
 from deepscan.exit_codes import INTERRUPTED, ExitPolicy, counted
-from deepscan.sinks.wording import probability, time_span, visible
+from deepscan.sinks.wording import (
+    file_count,
+    passed_over_text,
+    probability,
+    time_span,
+    visible,
+)
 
 if TYPE_CHECKING:
-    from deepscan.archive.inputs.listing import Counts
     from deepscan.archive.options import ArchiveOptions
     from deepscan.archive.records import Baseline, Outcome
     from deepscan.archive.run import RunResult
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 
 ENDING_SIGNALS = tuple(name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _QUIET_LABELS = ("no-evidence", "not-applicable")  # counted, not listed
+_UNJUDGED = ("error", "inconclusive")  # the reason is the news
 _PATTERN = re.compile(r"[*?]|\[.+\]")
 
 ScanOnce = Callable[["WorkerPool", "ArchiveOptions"], "RunResult"]
@@ -94,6 +101,7 @@ def scan_archive(
     format_: str,
     *,
     quiet: bool,
+    verbose: bool = False,
 ) -> int:
     """Scan an archive and print the answers; its exit code.
 
@@ -118,7 +126,8 @@ def scan_archive(
         signal.signal(getattr(signal, name), lambda *_: stop_request.abort())
 
     def scan_once(pool: WorkerPool, archive_options: ArchiveOptions) -> RunResult:
-        with open_view(sys.stderr, quiet=quiet) as view:
+        watching = archive_options.watch
+        with open_view(sys.stderr, quiet=quiet, verbose=verbose, watching=watching) as view:
             result = run.scan_archive(
                 inputs,
                 out,
@@ -136,11 +145,12 @@ def scan_archive(
     pool = _pool(options, archive_options, out)
     try:
         if archive_options.watch:
-            _watch(inputs, out, pool, archive_options, scan_once)
+            heartbeat = None if quiet else _WatchHeartbeat(answers)
+            _watch(inputs, out, pool, archive_options, scan_once, heartbeat)
             return INTERRUPTED
         result = scan_once(pool, archive_options)
-        if not quiet and (skipped := _skipped_text(result.counts)):
-            print_message(skipped)
+        if not quiet and (passed := passed_over_text(result.counts.passed_over())):
+            print_message(passed)
         if result.interrupted:
             print_message("the same command goes on from here")
         return result.exit_code
@@ -171,17 +181,38 @@ class _Answers:
         for error in result.report_errors:
             print_message(f"a report could not be written: {error}")
 
+    def counts(self) -> str:
+        """How many files got which label."""
+        counts = counted(outcome.label for outcome in self._printed.values())
+        if accepted := sum(map(self._accepts, self._printed.values())):
+            counts += f" ({accepted} accepted by the baseline)"
+        return counts
+
     def print_counts(self) -> None:
         """The last line: how many files got which label; nothing where no run has ended."""
         if not self._printed:
             return
-        counts = counted(outcome.label for outcome in self._printed.values())
-        if accepted := sum(map(self._accepts, self._printed.values())):
-            counts += f" ({accepted} accepted by the baseline)"
+        counts = self.counts()
         if self._format == "text":
             print_line(counts)
         elif not self._quiet:
             print_aside(counts)
+
+
+class _WatchHeartbeat:
+    """A line on stderr now and then while a watch goes on, so that silence means that it ended."""
+
+    def __init__(self, answers: _Answers) -> None:
+        self._answers = answers
+        self._next = 0.0
+
+    def __call__(self, waiting: int) -> None:
+        """Tell what was scanned so far and how many files wait, if it is time to."""
+        from deepscan.archive.live import WATCH_EVERY
+
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + WATCH_EVERY
+            print_message(f"watching: {self._answers.counts()}; {file_count(waiting)} waiting")
 
 
 def _watch(
@@ -190,6 +221,7 @@ def _watch(
     pool: WorkerPool,
     archive_options: ArchiveOptions,
     scan_once: ScanOnce,
+    heartbeat: Callable[[int], None] | None,
 ) -> None:
     """Scan what arrives in folders until somebody ends it; engines are loaded once."""
     from deepscan.archive.watch import ReusedPool, watch
@@ -204,7 +236,7 @@ def _watch(
             return not ended.interrupted
 
         out.mkdir(parents=True, exist_ok=True)
-        watch(inputs, out, scan_these, archive_options=archive_options)
+        watch(inputs, out, scan_these, archive_options=archive_options, on_look=heartbeat)
 
 
 def _pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> WorkerPool:
@@ -224,21 +256,6 @@ def _pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> W
     return pool
 
 
-def _skipped_text(counts: Counts) -> str:
-    """What was not scanned and has no result of its own; nothing goes missing in silence."""
-    parts = [
-        f"{number:,} {what}"
-        for number, what in (
-            (counts.not_media, "not a video or picture"),
-            (counts.excluded, "excluded"),
-            (counts.repeated, "named twice"),
-            (len(counts.results), "folders of results"),
-        )
-        if number
-    ]
-    return f"passed over: {', '.join(parts)}" if parts else ""
-
-
 def _acceptance(baseline: Baseline | None) -> Callable[[Outcome], bool]:
     """Whether a baseline accepts an outcome today."""
     if baseline is None:
@@ -255,6 +272,8 @@ def _file_line(outcome: Outcome, *, accepted: bool) -> str:
         text += f", {time_span(outcome.intervals[0].start, outcome.intervals[-1].end)}"
     elif outcome.reasons:
         text += f", {outcome.reasons[0].code}"
+        if outcome.label in _UNJUDGED:
+            text += f": {outcome.reasons[0].text}"
     if outcome.same_as is not None:
         text += f", the same content as {outcome.same_as}"
     return visible(text + (" (accepted by the baseline)" if accepted else ""))

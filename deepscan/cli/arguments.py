@@ -258,6 +258,9 @@ Baseline = Annotated[
         _CODES, "Archives: do not count findings that were reviewed and accepted.", metavar="FILE"
     ),
 ]
+Verbose = Annotated[
+    bool, _option(_TELLING, "Archives: print a line for every file.", "--verbose", "-v")
+]
 Quiet = Annotated[bool, _option(_TELLING, "Show no progress and no log.", "--quiet", "-q")]
 
 

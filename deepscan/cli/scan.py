@@ -115,6 +115,7 @@ def scan(
     baseline: arguments.Baseline = None,
     exit_zero: arguments.ExitZero = False,
     format_: arguments.Format = "text",
+    verbose: arguments.Verbose = False,
     quiet: arguments.Quiet = False,
     debug: arguments.Debug = False,
     help_all: arguments.HelpAll = False,
@@ -172,7 +173,9 @@ def scan(
             baseline=None if baseline is None else read_baseline(baseline),
             command=tuple(sys.argv),
         )
-        code = scan_archive(inputs, out, options, archive_options, policy, format_, quiet=quiet)
+        code = scan_archive(
+            inputs, out, options, archive_options, policy, format_, quiet=quiet, verbose=verbose
+        )
     raise typer.Exit(code)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from deepscan.types import Interval, Label, Verdict
@@ -260,6 +261,17 @@ def ratio(llr: float) -> str:
         value = round(value, 1 - math.floor(math.log10(value)))
     text = f"{value:,.{digits}f}"
     return text if llr >= 0 else f"1/{text}"
+
+
+def file_count(count: int) -> str:
+    """ "1 file", "2,000 files"."""
+    return f"{count:,} file{'s' * (count != 1)}"
+
+
+def passed_over_text(counts: Iterable[tuple[str, int]]) -> str:
+    """What a listing passed over, "" for nothing: "passed over: 2 .zip, 1 excluded"."""
+    parts = [f"{count:,} {visible(what)}" for what, count in counts]
+    return f"passed over: {', '.join(parts)}" if parts else ""
 
 
 def percent(share: float) -> str:

@@ -229,7 +229,7 @@ def test_the_model_that_ships(tmp_path, shipped_model):
     ran = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
     assert ran.returncode == 2, ran.stderr
     assert ran.stdout.splitlines()[-1].startswith("4 files: ")
-    assert "junk.mp4: error, corrupt" in ran.stdout
+    assert "junk.mp4: error, corrupt: " in ran.stdout
     results = read_journal(out)
     assert len(results.outcomes) == 4 and results.finished
     assert results.run.model == shipped_model and results.run.controls_passed

@@ -124,6 +124,26 @@ def test_the_plain_log_is_short(monkeypatch):
     assert len(lines) <= 9
 
 
+def test_the_log_of_a_watch_does_not_announce_its_many_short_runs(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    events = (standing(1), settled("clean.mp4"), Heartbeat((), {}))
+    quiet, verbose = io.StringIO(), io.StringIO()
+    with PlainLog(quiet, watching=True) as log:
+        for event in events:
+            log.take(event)
+        now[0] += live.WATCH_EVERY + 1
+        log.take(Heartbeat(("long.mp4",), {}))
+    with live.open_view(verbose, quiet=False, verbose=True, watching=True) as log:
+        for event in events:
+            log.take(event)
+    (line,) = quiet.getvalue().splitlines()
+    assert line.startswith("deepscan: 1 of 1 file, 1 in flight")
+    assert [line.partition(",")[0] for line in verbose.getvalue().splitlines()] == [
+        "deepscan: 1 file", "deepscan: clean.mp4: no-evidence",
+    ]  # fmt: skip
+
+
 def test_names_are_harmless_in_the_log():
     stream = io.StringIO()
     PlainLog(stream).take(settled(NASTY, Label.MANIPULATED))

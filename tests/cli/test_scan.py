@@ -609,13 +609,30 @@ def test_a_watched_inbox(archive, tmp_path):
     assert process.returncode == 130, errors
     assert told.splitlines()[-1] == "4 files: 3 manipulated, 1 no-evidence"
     assert told.count("late.mp4: manipulated") == 1
+    # A line now and then, and none for a clean file or for each short run.
+    assert errors.count("watching: 0 files: nothing scanned; 3 files waiting") == 1
+    assert "engine" not in errors and "a.mp4" not in errors
+
+
+def test_verbose_tells_of_every_file(deepscan_cli, pools, archive, tmp_path):
+    given = (archive, "--report", "jsonl")
+    assert "a.mp4" not in deepscan_cli(*given, "--out", tmp_path / "quiet").err
+    assert "deepscan: a.mp4: no-evidence" in deepscan_cli(*given, "--out", tmp_path / "v", "-v").err
+
+
+def test_an_error_and_its_reason_stand_in_one_line(deepscan_cli, pools, archive, tmp_path):
+    (archive / "link.mp4").symlink_to("gone.mp4")
+    ran = deepscan_cli(archive, "--out", tmp_path / "out", "--report", "csv")
+    assert "link.mp4: inconclusive, skipped_symlink: a symbolic link" in ran.out.splitlines()
 
 
 def test_what_was_passed_over_is_said(deepscan_cli, pools, archive, tmp_path):
-    (archive / "notes.txt").write_text("x")
+    for name in ("notes.txt", "LICENSE", "sub/a.ZIP", "videos.zip", "odd.\u202e\x1b"):
+        (archive / name).write_text("x")
     given = (archive, "--out", tmp_path / "out", "--report", "jsonl", "--exclude", "sub")
-    assert "passed over: 1 not a video or picture" in deepscan_cli(*given).err
-    assert "1 excluded" in deepscan_cli(*given).err
+    told = "passed over: 1 .txt, 1 .zip, 1 without a suffix, 1 with other suffixes, 1 excluded\n"
+    assert told in deepscan_cli(*given).err
+    assert told in deepscan_cli(*given).err
     assert deepscan_cli(*given, "-q").err == ""
 
 

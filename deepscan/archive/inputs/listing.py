@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import stat
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -47,6 +49,8 @@ PICTURE_SUFFIXES = frozenset(
 # fmt: on
 _SOURCE_SUFFIXES = frozenset((".ts", ".mts"))  # of TypeScript too
 _LOOKED_AT = 4096  # bytes that tell text from a stream
+_SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")  # that is named where files are counted
+_SUFFIXES = 20  # named; the rest is one number
 DEPTH = 64  # folders below a named one
 _MEDIA = VIDEO_SUFFIXES | PICTURE_SUFFIXES
 _HEAD = 2**16  # bytes of a list that tell how it is separated; no path is that long
@@ -60,15 +64,38 @@ class Counts:
     """What a listing passed over without an entry of its own.
 
     `not_media` files in folders have no suffix of video or pictures, or are metadata of macOS or
-    source code that share one, `excluded` entries (files, or
-    folders with all that is in them) were left out by a pattern, `repeated` entries had been listed
-    under another input, `results` holds the folders of results of deepscan that were not entered.
+    source code that share one, `excluded` entries (files, or folders with all that is in them) were
+    left out by a pattern, `repeated` entries had been listed under another input, `results` holds
+    the folders of results of deepscan that were not entered.
+    `suffixes` are those of the files that are not media.
     """
 
     not_media: int = 0
     excluded: int = 0
     repeated: int = 0
     results: list[Path] = field(default_factory=list)
+    suffixes: Counter[str] = field(default_factory=Counter)
+
+    def pass_file(self, name: str) -> None:
+        """Count a file that is not media."""
+        self.not_media += 1
+        suffix = os.path.splitext(name)[1].lower()
+        if not suffix:
+            self.suffixes["without a suffix"] += 1
+        elif _SUFFIX.fullmatch(suffix):  # others are counted together
+            self.suffixes[suffix] += 1
+
+    def passed_over(self) -> tuple[tuple[str, int], ...]:
+        """What was passed over and how often: suffixes, the most frequent first, then the rest."""
+        ranked = sorted(self.suffixes.items(), key=lambda item: (-item[1], item[0]))
+        rest = self.not_media - sum(count for _, count in ranked[:_SUFFIXES])
+        others = (
+            ("with other suffixes", rest),
+            ("excluded", self.excluded),
+            ("named twice", self.repeated),
+            ("results folder" if len(self.results) == 1 else "results folders", len(self.results)),
+        )
+        return (*ranked[:_SUFFIXES], *((what, count) for what, count in others if count))
 
 
 @dataclass(slots=True)
@@ -352,6 +379,14 @@ class _Walk:
                     if found.kind != "file":
                         yield _skipped(given, path, *_REMOTE[found.kind])
                         continue
+                elif found.kind in ("unreadable", "too_deep"):  # a folder: it has no suffix
+                    if self._is_excluded(name):
+                        self.counts.excluded += 1
+                        continue
+                    code, text, label = _REMOTE[found.kind]
+                    inside = self._own(inside or own[-1], found.address)
+                    yield _skipped(inside, path, code, found.why or text, label)
+                    continue
                 elif not self._is_wanted_below(name, root):
                     continue
                 elif found.kind == "file":
@@ -401,7 +436,7 @@ class _Walk:
         media = meant or _is_media(entry.name) or (target and _is_media(target))
         if media and not (entry.path and _only_named_like_media(entry.path)):
             return True
-        self.counts.not_media += 1
+        self.counts.pass_file(entry.name)
         return False
 
     def _is_excluded(self, name: str) -> bool:

@@ -66,8 +66,9 @@ def connect(address: str) -> tuple[Any, str]:
 def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) -> Iterator[Found]:
     """Yield what is at an address: itself if it is a file, all below it if it is a folder.
 
-    Each folder is sorted. What lies deeper than `depth` is "too_deep"; links (where a driver tells)
-    are "link" unless `follow_links`.
+    Each folder is sorted. Object stores have keys with empty parts ("in//x.mp4"): they come after
+    the files of their folder. What lies deeper than `depth` is "too_deep"; links (where a driver
+    tells) are "link" unless `follow_links`.
 
     Raises:
         UsageError: fsspec or the driver is missing, or the address holds a password.
@@ -86,15 +87,18 @@ def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) ->
     while waiting:
         name, path, level = waiting.pop()
         try:
-            entries = {str(entry["name"]).rstrip("/"): entry for entry in system.ls(path, True)}
+            entries = {str(entry["name"]): entry for entry in system.ls(path, True)}
             system.invalidate_cache(path)  # drivers keep every listing: memory would grow
         except Exception as error:
             yield Found(name, _address(system, path), "unreadable", _why(error))
             continue
         folders = []
-        for inner, entry in sorted(entries.items()):
+        empty = False
+        for key, entry in sorted(entries.items()):
+            inner = key.rstrip("/")
             last = inner.rpartition("/")[2]
-            if inner == path.rstrip("/") or not last:  # how object stores mark an empty folder
+            if inner == path.rstrip("/") or not last:  # an empty folder's mark, or an empty part
+                empty = empty or (key != inner and entry["type"] == "directory")
                 continue
             below = f"{name}/{last}" if name else last
             where = _address(system, inner)
@@ -109,7 +113,25 @@ def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) ->
             else:
                 is_file = system.isfile(inner) if is_link else entry["type"] == "file"
                 yield Found(below, where, "file" if is_file else "special")
+        if empty:
+            yield from _below_empty_part(system, name, path.rstrip("/"))
         waiting.extend(reversed(folders))
+
+
+def _below_empty_part(system: Any, name: str, path: str) -> Iterator[Found]:
+    """The files whose keys go on with an empty part; drivers list them only by their prefix."""
+    try:
+        keys = sorted(map(str, system.find(path, prefix="/")))
+        system.invalidate_cache(path)
+    except Exception as error:
+        address = f"{_address(system, path)}//"
+        why = f"keys with an empty part are not listed: {_why(error)}"
+        yield Found(f"{name}/" if name else "/", address, "unreadable", why)
+        return
+    for key in keys:
+        below = key.removeprefix(path)
+        if below.startswith("//") and not below.endswith("/"):
+            yield Found(name + below, _address(system, key))
 
 
 def local_path(address: str, folder: Path) -> Path:

@@ -154,7 +154,7 @@ def headline(counts: Mapping[Label, int]) -> str:
     found, weak = counts.get(Label.MANIPULATED, 0), counts.get(Label.SUSPICIOUS, 0)
     clear = counts.get(Label.NO_EVIDENCE, 0)
     open_ = counts.get(Label.INCONCLUSIVE, 0) + counts.get(Label.ERROR, 0)
-    files = f"{total:,} file{'s' * (total != 1)}"
+    files = wording.file_count(total)
     if not total:
         return "No file was scanned."
     if found:
@@ -343,12 +343,12 @@ def _figures(outcomes: tuple[Outcome, ...]) -> list[tuple[str, str, str]]:
         (
             "Judged",
             wording.percent(judged / len(outcomes)) if outcomes else "nothing",
-            f"{judged:,} of {len(outcomes):,} files",
+            f"{judged:,} of {wording.file_count(len(outcomes))}",
         ),
         (
             "Faces judged",
             "none" if share is None else wording.percent(share),
-            f"of what was seen, in {len(faces):,} files with a face",
+            f"of what was seen, in {wording.file_count(len(faces))} with a face",
         ),
         ("Media", _long(seconds), f"{sum(each.frames for each in scanned):,} frames"),
         (

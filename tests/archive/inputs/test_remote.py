@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -60,6 +63,91 @@ def test_filters_patterns_and_names_of_several_inputs(store: Any, tmp_path: Path
         f"{tmp_path.name}/own.mp4",
         "b/2.mp4",
     ]
+
+
+def test_a_key_with_an_empty_part_is_scanned(store: Any, tmp_path: Path) -> None:
+    for name in ("/b/sub//3.mp4", "/b/sub//deep//4.mp4", "/b//5.mp4", "/b//notes.txt"):
+        store.pipe(name, name.encode())
+    listing = list_inputs(["memory://b"], skip=tmp_path)
+    items = {item.name: item for item in listing}
+    assert len(items) == 6 and listing.counts.not_media == 2
+    assert {"5.mp4", "sub/3.mp4", "sub/deep/4.mp4"} <= items.keys()
+    (twin,) = items.keys() - {"1.MKV", "2.mp4", "5.mp4", "sub/3.mp4", "sub/deep/4.mp4"}
+    assert twin.startswith("sub/3~")  # each has a name of its own
+    for item in items.values():
+        assert isinstance(item, InputFile) and item.address is not None
+        content = fetch(item.address, item.path.parent).read_bytes().decode()
+        assert item.address.endswith(f"/{content.lstrip('/')}")
+
+
+def test_folders_of_a_store_that_are_not_listed_are_told(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.pipe("/b/sub//3.mp4", b"x")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no such listing")
+
+    monkeypatch.setattr(type(store), "find", refuse)
+    told = {entry.name: entry for entry in list_inputs(["memory://b"], skip=tmp_path)}
+    skipped = told["sub"]
+    assert isinstance(skipped, SkippedEntry) and skipped.label is Label.ERROR
+    assert "empty part" in skipped.reason.text and "no such listing" in skipped.reason.text
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """As much of S3 as a listing needs: one bucket of empty objects."""
+
+    keys = ("in//x.mp4", "in/a.mp4", "in/", "in/sub/b.mp4", "/top.mp4")
+
+    def do_GET(self) -> None:
+        asked = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        prefix, mark = asked.get("prefix", ""), asked.get("delimiter", "")
+        objects, folders = [], set()
+        for key in (key for key in self.keys if key.startswith(prefix)):
+            head, found, _ = key[len(prefix) :].partition(mark) if mark else (key, "", "")
+            if found:
+                folders.add(prefix + head + mark)
+            else:
+                objects.append(key)
+        body = "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>"
+        body += "".join(f"<Contents><Key>{k}</Key><Size>0</Size></Contents>" for k in objects)
+        for folder in sorted(folders):
+            body += f"<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>"
+        data = f"{body}</ListBucketResult>".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.path == "/b" else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_s3_lists_keys_with_empty_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver itself against a server here: what it says of such keys is its own."""
+    pytest.importorskip("s3fs")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bucket) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "made-up")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        try:
+            found = [each.address for each in list_remote("s3://b/in")]
+            top = [each.address for each in list_remote("s3://b")]
+        finally:
+            server.shutdown()
+            thread.join()
+    assert found == ["s3://b/in/a.mp4", "s3://b/in//x.mp4", "s3://b/in/sub/b.mp4"]
+    assert sorted(top) == sorted([*found, "s3://b//top.mp4"])
 
 
 def test_addresses_in_lists(store: Any, tmp_path: Path) -> None:
