@@ -13,7 +13,8 @@ Who may read it is for the umask to say, as with the reports, which hold the sam
     started  "name", "attempt", "identity", "key"     an item is taken up (again)
     lost     "name", "attempt", "reason": Reason      what worked on it died without an outcome
     done     "outcome": Outcome                       the item has its outcome (also if refused)
-    ended    "finished": bool, "exit": int            the run is over; finished: nothing left out
+    ended    "finished": bool, "exit": int            the run is over; finished: nothing left out;
+                                                      else "left": int, files without an outcome
 
 Unknown kinds are ignored; so is "segment", which older journals hold. The newest outcome of a name
 is the current one; older ones with another key are superseded. Text is ASCII; bytes of names that
@@ -58,12 +59,13 @@ class JournalState:
 
     `outcomes` are the current ones by name, `superseded` the older ones that other settings,
     weights or contents have replaced, oldest first. `run` is the last start, `finished` whether it
-    has ended and left nothing out.
+    has ended and left nothing out, `left` how many files it left out, where that is known.
     """
 
     def __init__(self) -> None:
         self.run: Run | None = None
         self.finished = False
+        self.left: int | None = None
         self.outcomes: dict[str, Outcome] = {}
         self._runs: list[Run] = []
         self._older: dict[tuple[str, str | None], Outcome] = {}
@@ -126,6 +128,7 @@ class JournalState:
             outcomes=tuple(self.outcomes[name] for name in sorted(self.outcomes)),
             superseded=self.superseded,
             finished=self.finished,
+            left=self.left,
         )
 
     def apply(self, entry: Mapping[str, Any]) -> None:
@@ -138,13 +141,13 @@ class JournalState:
             case "run":
                 self.run = Run.from_json(entry["run"])
                 self._runs.append(self.run)
-                self.finished = False
+                self.finished, self.left = False, None
             case "started":
                 self._attempts[entry["name"]] += 1
             case "done":
                 self._replace(Outcome.from_json(entry["outcome"]))
             case "ended":
-                self.finished = bool(entry["finished"])
+                self.finished, self.left = bool(entry["finished"]), entry.get("left")
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """The lines that a journal needs to give this state again."""
@@ -158,8 +161,8 @@ class JournalState:
         for name, count in self._attempts.items():
             for attempt in range(1, count + 1):
                 yield _entry("started", name=name, attempt=attempt, identity=None, key=None)
-        if self.finished:
-            yield _entry("ended", finished=True, exit=None)
+        if self.finished or self.left is not None:
+            yield _entry("ended", finished=self.finished, exit=None, left=self.left)
 
     def size(self) -> int:
         """How many lines `entries` gives."""
@@ -168,7 +171,7 @@ class JournalState:
             + len(self._older)
             + len(self.outcomes)
             + self._attempts.total()
-            + self.finished
+            + (self.finished or self.left is not None)
         )
 
     def _replace(self, outcome: Outcome) -> None:
@@ -240,9 +243,11 @@ class Journal:
         """An item has its outcome; its outputs are complete and on the disk before this."""
         self._append("done", outcome=outcome.to_json())
 
-    def ended(self, *, finished: bool, exit_code: int) -> None:
-        """The run is over. `finished` says that every item of the listing has its outcome."""
-        self._append("ended", finished=finished, exit=exit_code)
+    def ended(self, *, finished: bool, exit_code: int, left: int | None = None) -> None:
+        """The run is over. `finished` says that every item of the listing has its outcome; `left`
+        how many have none, if not."""
+        told = {} if finished else {"left": left}
+        self._append("ended", finished=finished, exit=exit_code, **told)
 
     def compact(self) -> None:
         """Write the journal anew without what no longer matters; whole or as it was.

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -237,7 +238,27 @@ def _run(parts: Sequence[_Part], command: tuple[str, ...]) -> Run:
         ),
         controls_passed=_all_passed(parts),
         shard=None,
+        listed=_sum_or_none([part.run.listed for part in _listings(parts)]),
+        passed_over=_passed_over(parts),
     )
+
+
+def _listings(parts: Sequence[_Part]) -> list[_Part]:
+    """Parts whose listings are different ones: every shard has listed the whole archive."""
+    shards = [part for part in parts if part.run.shard is not None]
+    return [part for part in parts if part.run.shard is None] + shards[:1]
+
+
+def _passed_over(parts: Sequence[_Part]) -> tuple[tuple[str, int], ...]:
+    counts: Counter[str] = Counter()
+    for part in _listings(parts):
+        counts.update(dict(part.run.passed_over))
+    return tuple(counts.items())
+
+
+def _sum_or_none(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _all_passed(parts: Sequence[_Part]) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from deepscan.archive.records import Baseline
 from deepscan.archive.shard import Shard
@@ -31,6 +32,9 @@ class ArchiveOptions:
         watch: keep running and scan what is added to the folders.
         min_free: bytes of the disk that must stay free.
         baseline: reviewed verdicts, which do not count for the exit code.
+        sarif_root: the folder that places in results.sarif are relative to; None: the top of the
+            git repository around the working folder, or that folder.
+        sarif_category: begins the category of results.sarif, for several uploads of one commit.
         command: the command line, for the journal.
     """
 
@@ -49,4 +53,6 @@ class ArchiveOptions:
     watch: bool = False
     min_free: int = MIN_FREE
     baseline: Baseline | None = None
+    sarif_root: Path | None = None
+    sarif_category: str = ""
     command: tuple[str, ...] = ()

@@ -203,7 +203,8 @@ class Results:
     `outcomes` holds one entry for each item, sorted by name; `superseded` older entries of the same
     items, which other settings, weights or contents have replaced, oldest first. `run` is the last
     start. `finished` is False while files of the last run are without an outcome: interrupted, or
-    still at work. `baseline` holds reviewed verdicts, where the reports have to know of them.
+    still at work; `left` says how many, where that is known. `baseline` holds reviewed verdicts,
+    where the reports have to know of them.
     """
 
     folder: Path
@@ -211,6 +212,7 @@ class Results:
     outcomes: tuple[Outcome, ...]
     superseded: tuple[Outcome, ...] = ()
     finished: bool = True
+    left: int | None = None
     baseline: Baseline | None = None
 
     def accepted(self, outcome: Outcome) -> Accepted | None:

@@ -95,7 +95,7 @@ def scan_archive(
     """
     archive_options = archive_options or ArchiveOptions()
     stop_request = stop_request or StopRequest()
-    reports = [_load_report(name) for name in archive_options.reports]
+    reports = [_load_report(name, archive_options) for name in archive_options.reports]
     folder = _make_results_folder(out)
     with Lock(folder), closing(pool), ExitStack() as held:
         sweep(folder)
@@ -157,7 +157,7 @@ def _work(
         stopped = stop_request.requested  # who asks from here on asks for what is done
         code = INTERRUPTED if stopped else code_of(scheduler.outcomes())
         with stop_request.deferred():
-            journal.ended(finished=not stopped, exit_code=code)
+            journal.ended(finished=not stopped, exit_code=code, left=scheduler.left)
         return code, stopped
     except BaseException as error:
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else ERROR
@@ -165,16 +165,20 @@ def _work(
         with suppress(OutputError, EngineError):
             scheduler.abandon()
         with suppress(OutputError), stop_request.deferred():
-            journal.ended(finished=False, exit_code=code)
+            journal.ended(finished=False, exit_code=code, left=scheduler.left)
             sweep(context.folder)
         raise
     finally:
         stop_request.graceful = False
 
 
-def _load_report(name: str) -> tuple[str, Report]:
+def _load_report(name: str, archive_options: ArchiveOptions) -> tuple[str, Report]:
     try:
-        return load_report(name)
+        return load_report(
+            name,
+            sarif_root=archive_options.sarif_root,
+            sarif_category=archive_options.sarif_category,
+        )
     except KeyError:
         raise UsageError(f"no report {name!r}") from None
     except ImportError as error:

@@ -135,6 +135,7 @@ class Scheduler:
             context.folder / DOWNLOADS, size=context.options.limits.file_size
         )
         self._listed: set[str] = set()
+        self._waiting: deque[Entry] = deque()
         self._in_flight: dict[str, _InFlight] = {}
         self._retries: deque[InputFile | Task] = deque()  # and duplicates whose first is done
         self._suspects: deque[Task] = deque()  # may have killed their worker: alone, at the end
@@ -180,9 +181,15 @@ class Scheduler:
         known = self._context.state.outcomes
         return tuple(known[name] for name in sorted(self._listed) if name in known)
 
+    @property
+    def left(self) -> int:
+        """How many entries have no outcome; of all shards, since nobody has looked at them yet."""
+        in_flight = sum(1 + len(each.duplicates) for each in self._in_flight.values())
+        return len(self._waiting) + len(self._retries) + len(self._suspects) + in_flight
+
     def _next(self, entries: Sequence[Entry]) -> Iterator[Entry | Task]:
         """What comes next: retries, then new entries, then suspects one by one."""
-        waiting = deque(entries)
+        waiting = self._waiting = deque(entries)
         while not self._stopped():
             if self._retries:
                 yield self._retries.popleft()
@@ -342,6 +349,7 @@ class Scheduler:
         while len(self._in_flight) >= self._slots and not self._stopped():
             self._receive()
         if self._stopped() or not self._has_room():
+            self._waiting.appendleft(task.file)  # it is counted among what is left
             return
         key = self._keys.get(task.file.name)
         with self._context.stop_request.deferred():

@@ -63,6 +63,24 @@ Reports = Annotated[
         help="Which, separated by commas: html, csv, jsonl, sarif, junit, sqlite, parquet."
     ),
 ]
+SarifRoot = Annotated[
+    Path | None,
+    _option(
+        _RESULTS,
+        "Archives: write paths in results.sarif relative to this folder, not to the top of the git "
+        "repository or the working folder.",
+        metavar="FOLDER",
+    ),
+]
+SarifCategory = Annotated[
+    str,
+    _option(
+        _RESULTS,
+        "Archives: begin the category of results.sarif with this, such as a matrix value of CI.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 
 # Of a scan
 
@@ -394,6 +412,14 @@ def count(option: str, text: str | None) -> int:
     if not re.fullmatch(r"\d{1,12}", text):
         raise UsageError(f"{option}={text}: give a number of files, or nothing")
     return int(text)
+
+
+def sarif_category(text: str) -> str:
+    """The prefix of a category, without slashes at its ends."""
+    name = text.strip("/")
+    if not re.fullmatch(r"[\w.,:+ /-]{0,100}", name):
+        raise UsageError(f"--sarif-category {text}: give letters, digits and . , : + - / only")
+    return name
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:

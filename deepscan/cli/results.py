@@ -176,6 +176,8 @@ def merge(
         list[Path], typer.Argument(metavar="SHARD", help="Results folders, one or more.")
     ],
     report: arguments.Reports = arguments.DEFAULT_REPORTS,
+    sarif_root: arguments.SarifRoot = None,
+    sarif_category: arguments.SarifCategory = "",
     copy: Annotated[
         bool,
         typer.Option("--copy", help="Copy outputs and check them; else they are hard links."),
@@ -209,11 +211,12 @@ def merge(
         if fail_on not in ("manipulated", "suspicious"):
             raise UsageError(f"--fail-on {fail_on}: must be one of manipulated, suspicious")
         wanted = _report_names(report)
+        category = arguments.sarif_category(sarif_category)
         from deepscan.archive.merge import merge as unite
 
         merged = unite(out, shards, copy=copy, mixed=mixed, newest=newest, command=tuple(sys.argv))
         results = _with_baseline(merged.results, baseline)
-        _write_reports(results, wanted)
+        _write_reports(results, wanted, sarif_root, category)
         for line in merged.missing:
             print_message(line)
         outcomes = merged.results.outcomes
@@ -238,15 +241,19 @@ def merge(
 def report(
     results: arguments.Results,
     report: arguments.Reports = arguments.DEFAULT_REPORTS,
+    sarif_root: arguments.SarifRoot = None,
+    sarif_category: arguments.SarifCategory = "",
     baseline: arguments.Baseline = None,
     debug: arguments.Debug = False,
 ) -> None:
     """Write the reports of a results folder anew, from its journal. Nothing is scanned."""
     with errors(debug=debug):
         wanted = _report_names(report)
+        category = arguments.sarif_category(sarif_category)
         from deepscan.archive.journal import read_journal
 
-        for path in _write_reports(_with_baseline(read_journal(results), baseline), wanted):
+        found = _with_baseline(read_journal(results), baseline)
+        for path in _write_reports(found, wanted, sarif_root, category):
             print_line(visible(f"wrote {path}"))
 
 
@@ -389,12 +396,14 @@ def _report_names(text: str) -> list[str]:
     return names
 
 
-def _write_reports(results: Results, names: list[str]) -> list[Path]:
+def _write_reports(
+    results: Results, names: list[str], sarif_root: Path | None, sarif_category: str
+) -> list[Path]:
     from deepscan.archive.reports import load_report
 
     written = []
     for name in names:
-        file, write = load_report(name)
+        file, write = load_report(name, sarif_root=sarif_root, sarif_category=sarif_category)
         write(results, results.folder / file)
         written.append(results.folder / file)
     return written

@@ -86,6 +86,8 @@ def scan(
     write: arguments.Write = None,
     write_found: arguments.WriteFound = None,
     report: arguments.Report = None,
+    sarif_root: arguments.SarifRoot = None,
+    sarif_category: arguments.SarifCategory = "",
     force: arguments.Force = False,
     include: arguments.Include = None,
     exclude: arguments.Exclude = None,
@@ -142,7 +144,7 @@ def scan(
         policy = ExitPolicy(fail_on == "suspicious", require_face, allowed, exit_zero)
         only_archives = (
             write_found, report, include, exclude, follow_links, jobs, devices, watch, fresh,
-            paranoid, shard, cluster, baseline,
+            paranoid, shard, cluster, baseline, sarif_root, sarif_category,
         )  # fmt: skip
         if not any(only_archives) and not is_archive(inputs, out):
             paths = [Path(text) for text in inputs]
@@ -171,6 +173,8 @@ def scan(
             watch=watch,
             min_free=size_in_bytes("--min-free", min_free),
             baseline=None if baseline is None else read_baseline(baseline),
+            sarif_root=sarif_root,
+            sarif_category=arguments.sarif_category(sarif_category),
             command=tuple(sys.argv),
         )
         code = scan_archive(

@@ -26,7 +26,10 @@ from tests.archive.made import RUN, outcome
 
 @pytest.fixture
 def archive(tmp_path):
-    """Fourteen files: twins in different folders, a forged one, a broken one, a link, odd names."""
+    """Fourteen files: twins in different folders, a forged one, a broken one, a link, odd names.
+
+    And one that is no media: it is counted once, however many shards have seen it.
+    """
     folder = tmp_path / "archive"
     (folder / "sub").mkdir(parents=True)
     for number in range(9):
@@ -36,6 +39,7 @@ def archive(tmp_path):
     (folder / "junk.mkv").write_bytes(b"junk")
     (folder / "sub" / "=1+1 \U0001f600.mov").write_bytes(b"formula")
     (folder / "link.mp4").symlink_to("clip0.mp4")
+    (folder / "notes.txt").touch()
     return folder
 
 
@@ -121,6 +125,7 @@ def test_missing_and_unfinished_parts_are_told(archive, tmp_path):
             replace(RUN, settings_hash=read_journal(first).run.settings_hash, shard=(1, 3))
         )
     merged = merge(tmp_path / "all", [first])
+    assert merged.results.run.listed is None  # an older journal's, which does not say
     told = " ".join(merged.missing)
     assert "shard 2/3, shard 3/3" in told and "is not finished" in told
     assert not merged.results.finished

@@ -471,6 +471,8 @@ def test_a_stop_request_lets_what_is_in_flight_end(archive):
     assert ended.interrupted and ended.exit_code == 130
     assert len(pool.scanned) == 2 and len(ended.outcomes) == 2
     assert not ended.results.finished
+    assert (ended.results.left, ended.results.run.listed) == (2, 4)
+    assert read_journal(archive.parent / "out").left == 2
     assert any(isinstance(event, RunStopping) for event in told)
     pool, ended = scan(archive)
     assert len(pool.scanned) == 1 and ended.results.finished
@@ -692,7 +694,7 @@ def test_a_report_that_fails_does_not_cost_the_run(archive, monkeypatch):
     def fails(results, path):
         raise RuntimeError("oops")
 
-    monkeypatch.setattr(running, "load_report", lambda name: ("x.txt", fails))
+    monkeypatch.setattr(running, "load_report", lambda name, **_: ("x.txt", fails))
     _, ended = scan(archive)
     assert ended.report_errors == ("x.txt: oops",)
     assert ended.exit_code == 2 and len(ended.outcomes) == 4
@@ -706,7 +708,7 @@ def test_reports_are_written_now_and_then(archive, monkeypatch):
     def write(results, path):
         seen.append((len(results.outcomes), results.finished))
 
-    monkeypatch.setattr(running, "load_report", lambda name: ("x.txt", write))
+    monkeypatch.setattr(running, "load_report", lambda name, **_: ("x.txt", write))
     scan(archive)
     assert len(seen) > 1 and seen[-1] == (4, True)
     assert not any(finished for _, finished in seen[:-1])

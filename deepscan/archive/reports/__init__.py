@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from deepscan.archive.records import Results
 from deepscan.sinks.record import name_bytes
+from deepscan.sinks.wording import file_count
 from deepscan.types import Label
 
 SEVERITY = (
@@ -36,6 +38,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def utf8(text: str) -> str:
     """A text that can be encoded: what stands for a byte that is no UTF-8 becomes U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
+
+
+def unfinished_text(results: Results) -> str:
+    """What is missing of a run that was stopped or is at work, "" for one that has finished."""
+    if results.finished:
+        return ""
+    listed = "" if results.run.listed is None else f" of {file_count(results.run.listed)}"
+    if results.left is None:
+        return f"the run has not finished: not all{listed or ' files'} have a result"
+    most = "up to " if results.run.shard else ""
+    verb = "was" if results.left == 1 else "were"
+    return f"the run was stopped: {most}{results.left:,}{listed} {verb} not scanned"
 
 
 def inside(path: str) -> bool:
@@ -63,13 +77,21 @@ REPORTS: dict[str, tuple[str, str]] = {
 """Name of a report -> the file in the results folder, and the function that writes it."""
 
 
-def load_report(name: str) -> tuple[str, Report]:
+def load_report(
+    name: str, *, sarif_root: Path | None = None, sarif_category: str = ""
+) -> tuple[str, Report]:
     """File name and function of a report.
+
+    Args:
+        sarif_root, sarif_category: as `write_sarif` takes them; of no use to the others.
 
     Raises:
         KeyError: no report has that name.
     """
     file, where = REPORTS[name]
     module, function = where.split(":")
-    report: Report = getattr(import_module(module), function)
+    write = getattr(import_module(module), function)
+    if name == "sarif":
+        write = partial(write, root=sarif_root, category=sarif_category)
+    report: Report = write
     return file, report

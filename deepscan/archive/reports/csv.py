@@ -3,6 +3,7 @@
 RFC 4180: UTF-8, CRLF, a header line, quotes where they are needed. What hides or moves text is
 spelled out, and a cell that a spreadsheet could take for a formula begins with an apostrophe, as
 OWASP advises; so does one that begins with an apostrophe itself, which makes the rule reversible.
+What a listing passed over stands in a last line without a name, its label "passed-over".
 The exact names are in results.jsonl.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from deepscan.archive.records import Accepted, Outcome, Results
 from deepscan.files import atomic_output
-from deepscan.sinks.wording import visible
+from deepscan.sinks.wording import passed_over_text, visible
 
 COLUMNS = (
     "name",
@@ -59,6 +60,9 @@ def write_csv(results: Results, path: Path) -> None:
         writer.writerow(COLUMNS)
         for outcome in results.outcomes:
             writer.writerow([cell(value) for value in _values(outcome, results.accepted(outcome))])
+        if passed := passed_over_text(results.run.passed_over):
+            told = {"label": "passed-over", "reasons": passed}
+            writer.writerow([cell(told.get(column)) for column in COLUMNS])
 
 
 def cell(value: str | int | float | None) -> str:

@@ -21,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 
 from deepscan.archive.records import Accepted, Outcome, OutputFile, Results, Run
-from deepscan.archive.reports import SEVERITY, address, inside
+from deepscan.archive.reports import SEVERITY, address, inside, unfinished_text
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
 from deepscan.sinks.content_policy import policy_hash
@@ -145,6 +145,8 @@ def _page(results: Results, here: Path) -> str:
         older=_older(results),
         older_left=max(0, len(results.superseded) - SUPERSEDED),
         reasons=_reasons(outcomes),
+        unfinished=unfinished_text(results),
+        passed_over=wording.passed_over_text(results.run.passed_over),
     )
 
 

@@ -2,7 +2,8 @@
 
 Sorted keys, no blanks, numbers that are numbers, ASCII only: no tool splits a line at U+2028, and
 nothing in a name can move the cursor of a terminal. A name or path that is no UTF-8 has U+FFFD in
-its place and its bytes in `name_b64` or `path_b64`.
+its place and its bytes in `name_b64` or `path_b64`. What a listing passed over stands in a last
+line of its own, with the schema `deepscan.passed-over/1`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from deepscan.files import atomic_output
 from deepscan.sinks.record import name_bytes
 
 SCHEMA = "deepscan.outcome/1"
+PASSED_OVER = "deepscan.passed-over/1"
 
 
 def write_jsonl(results: Results, path: Path) -> None:
@@ -30,6 +32,9 @@ def write_jsonl(results: Results, path: Path) -> None:
     with atomic_output(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
         for outcome in results.outcomes:
             file.write(line_of(outcome) + "\n")
+        if results.run.passed_over:
+            last = {"schema": PASSED_OVER, "passed_over": dict(results.run.passed_over)}
+            file.write(json.dumps(last, sort_keys=True, separators=(",", ":")) + "\n")
 
 
 def line_of(outcome: Outcome) -> str:

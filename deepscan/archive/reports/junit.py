@@ -1,7 +1,8 @@
 """results.junit.xml: one test case a file, for CI servers.
 
 manipulated is a failure; inconclusive and error are errors; not-applicable is skipped; no-evidence
-passes, and so does suspicious with a note in its output. `fail_on_suspicious` and
+passes, and so does suspicious with a note in its output. A run that was stopped has one more
+case, an error. `fail_on_suspicious` and
 `skip_inconclusive` are for pipelines that see the last two otherwise, as the exit code does.
 """
 
@@ -13,8 +14,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from deepscan.archive.records import Outcome, Results
+from deepscan.archive.reports import unfinished_text
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
+from deepscan.sinks.wording import passed_over_text
 from deepscan.types import Label
 
 # XML 1.0 has no way to write these, not even as a reference; `visible` spells the controls.
@@ -36,6 +39,9 @@ def write_junit(
     """
     day = today or datetime.now(UTC).date()
     suite = ElementTree.Element("testsuite")
+    if passed := passed_over_text(results.run.passed_over):
+        properties = ElementTree.SubElement(suite, "properties")
+        ElementTree.SubElement(properties, "property", name="passed over", value=_xml(passed))
     counts = {"failure": 0, "error": 0, "skipped": 0}
     for outcome in results.outcomes:
         accepted = results.baseline.accepts(outcome, day) if results.baseline else None
@@ -62,9 +68,16 @@ def write_junit(
             note = _told(outcome)
         if note:
             ElementTree.SubElement(case, "system-out").text = _xml(note, lines=True)
+    if unfinished := unfinished_text(results):
+        # Without it a server would take what is there for all that there is.
+        counts["error"] += 1
+        case = ElementTree.SubElement(
+            suite, "testcase", name="all files are scanned", classname="deepscan", time="0.000"
+        )
+        ElementTree.SubElement(case, "error", type="unfinished", message=_xml(unfinished))
     suite.attrib.update(
         name="deepscan",
-        tests=str(len(results.outcomes)),
+        tests=str(len(results.outcomes) + bool(unfinished)),
         failures=str(counts["failure"]),
         errors=str(counts["error"]),
         skipped=str(counts["skipped"]),

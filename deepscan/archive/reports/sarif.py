@@ -4,14 +4,18 @@
 | -------------- | -------------------------------------------------------- |
 | manipulated    | result of kind fail, level error                         |
 | suspicious     | result of kind review, level none                        |
-| no-evidence    | result of kind pass, level none                          |
 | inconclusive   | result of kind open, level none                          |
-| not-applicable | result of kind notApplicable, level none                 |
 | error          | notification of the tool, and the execution has failed   |
+| no-evidence    | counted in the run's properties: GitHub would show every |
+| not-applicable | result as an alert, whatever its kind                    |
 
-A file has no lines: the region is line 1, and the stretches of time stand in `properties`.
-GitHub takes 25,000 results and 10 MB of gzip a file: what is more goes on in results-2.sarif,
-results-3.sarif, ... beside it, each valid alone and with its own category, the gravest first.
+A file has no lines: the region is line 1, and the stretches of time stand in `properties`. Places
+are relative to the top of the git repository that the command runs in, or else to its working
+folder, whatever was scanned; a file that lies elsewhere has its full address.
+
+GitHub takes 10 MB of gzip a file, 25,000 results a run, and shows 5,000 of them ("SARIF support for
+code scanning"): what is more goes on in results-2.sarif, results-3.sarif, ... beside it, each valid
+alone and with its own category, the gravest first.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,8 +32,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from deepscan.archive.inputs.remote import is_address
 from deepscan.archive.records import Baseline, Outcome, Results, Run
-from deepscan.archive.reports import SEVERITY, address
+from deepscan.archive.reports import SEVERITY, address, unfinished_text
 from deepscan.archive.reports.jsonl import encodable
 from deepscan.errors import OutputError
 from deepscan.files import atomic_output
@@ -41,14 +47,12 @@ SCHEMA = (
 KINDS = {
     Label.MANIPULATED: ("fail", "error"),
     Label.SUSPICIOUS: ("review", "none"),
-    Label.NO_EVIDENCE: ("pass", "none"),
     Label.INCONCLUSIVE: ("open", "none"),
-    Label.NOT_APPLICABLE: ("notApplicable", "none"),
 }
-"""Label -> kind and level; an error is no result."""
+"""Label -> kind and level; what is not here is no result."""
 
-MAX_RESULTS = 25_000  # a run; GitHub, "SARIF support for code scanning"
-MAX_GZIP = 10_000_000  # bytes of a file, the same source
+MAX_RESULTS = 5_000  # of a run: GitHub takes 25,000 and shows so many
+MAX_GZIP = 10_000_000  # bytes of a file
 _RULES = tuple(KINDS)
 
 
@@ -56,13 +60,21 @@ def write_sarif(
     results: Results,
     path: Path,
     *,
+    root: Path | None = None,
+    category: str = "",
     today: date | None = None,
 ) -> None:
-    """Write the results, in more than one file where they pass GitHub's limits.
+    """Write the findings, in more than one file where they pass GitHub's limits.
+
+    Args:
+        root: the folder that places are relative to; None: `checkout_root()`.
+        category: begins the category of every part, so that several uploads for one commit (of a
+            matrix) stay apart.
+        today: the day in UTC on which a baseline has to hold; None: now.
 
     Where the results have a baseline, every result has a `baselineState`: unchanged if the baseline
     accepts it today (it is then suppressed too, with the reason), updated if another verdict over
-    the same content was reviewed, else new. `today` is the day in UTC unless it is given.
+    the same content was reviewed, else new.
 
     Raises:
         OutputError: a file cannot be written, or a number is NaN or infinite.
@@ -71,21 +83,30 @@ def write_sarif(
     ranks = {label: rank for rank, label in enumerate(SEVERITY)}
     ordered = sorted(results.outcomes, key=lambda each: (ranks[each.label], each.name))
     seen: Counter[str] = Counter()
+    base = os.path.realpath(checkout_root() if root is None else root)
     found = [
-        _result(each, results.baseline, day, seen)
-        for each in ordered
-        if each.label is not Label.ERROR
+        _result(each, base, results.baseline, day, seen) for each in ordered if each.label in KINDS
     ]
-    broken = [_notification(each) for each in ordered if each.label is Label.ERROR]
-    logs = _parts(results, found, broken)
+    broken = [_notification(each, base) for each in ordered if each.label is Label.ERROR]
+    logs = _parts(results, category, found, broken)
     for number, log in enumerate(logs, start=1):
         with atomic_output(_part(path, number)) as part:
             part.write_bytes(log)
     _remove_left_over(path, len(logs))
 
 
+def checkout_root() -> Path:
+    """The top of the git repository around the working folder, or that folder."""
+    here = Path.cwd()
+    # A file in a submodule or a second worktree; git itself need not be installed.
+    return next((each for each in (here, *here.parents) if (each / ".git").exists()), here)
+
+
 def _parts(
-    results: Results, found: list[dict[str, Any]], broken: list[dict[str, Any]]
+    results: Results,
+    category: str,
+    found: list[dict[str, Any]],
+    broken: list[dict[str, Any]],
 ) -> list[bytes]:
     # Most runs fit at once; else halves are tried until each part fits, so their number is known
     # only at the end, when every part is told its own.
@@ -94,7 +115,14 @@ def _parts(
     for chunk in chunks:
         fitting += _fitting(chunk)
     return [
-        _dumped(_log(results, chunk, broken if number == 1 else [], number))
+        _dumped(
+            _log(
+                results,
+                _category(results.run, category, number),
+                chunk,
+                broken if number == 1 else [],
+            )
+        )
         for number, chunk in enumerate(fitting, start=1)
     ]
 
@@ -110,16 +138,24 @@ def _fitting(chunk: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     yield from _fitting(chunk[middle:])
 
 
+def _category(run: Run, category: str, number: int) -> str:
+    """The id of a part's analysis. GitHub takes what is before the last "/" for its category."""
+    parts = [category] if category else []
+    parts.append("deepscan")
+    if number > 1:
+        parts.append(f"part-{number}")
+    if run.shard:
+        parts.append(f"shard-{run.shard[0]}-of-{run.shard[1]}")
+    return "/".join(parts) + "/"
+
+
 def _log(
     results: Results,
+    category: str,
     found: Sequence[dict[str, Any]],
     broken: Sequence[dict[str, Any]],
-    number: int,
 ) -> dict[str, Any]:
     run = results.run
-    category = "deepscan/" if number == 1 else f"deepscan/part-{number}/"
-    if run.shard:
-        category += f"shard-{run.shard[0]}-of-{run.shard[1]}/"
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -130,6 +166,11 @@ def _log(
                 "columnKind": "unicodeCodePoints",
                 "invocations": [_invocation(results, broken)],
                 "results": found,
+                "properties": {
+                    "files": len(results.outcomes),
+                    "labels": dict(Counter(str(each.label) for each in results.outcomes)),
+                    "passedOver": dict(run.passed_over),
+                },
             }
         ],
     }
@@ -174,7 +215,7 @@ def _invocation(results: Results, broken: Sequence[dict[str, Any]]) -> dict[str,
     if run.controls_passed is False:
         notes.append(_said("controls_failed", "the control crops did not score as they must"))
     if not results.finished:
-        notes.append(_said("unfinished", "the run has not finished: files are without a result"))
+        notes.append(_said("unfinished", unfinished_text(results)))
     errors = any(each.label is Label.ERROR for each in results.outcomes)
     invocation: dict[str, Any] = {
         # As the exit code: what could not be judged is no success, however small its share.
@@ -191,7 +232,7 @@ def _invocation(results: Results, broken: Sequence[dict[str, Any]]) -> dict[str,
 
 
 def _result(
-    outcome: Outcome, baseline: Baseline | None, today: date, seen: Counter[str]
+    outcome: Outcome, base: str, baseline: Baseline | None, today: date, seen: Counter[str]
 ) -> dict[str, Any]:
     kind, level = KINDS[outcome.label]
     print_ = _fingerprint(outcome)
@@ -202,7 +243,7 @@ def _result(
         "kind": kind,
         "level": level,
         "message": {"text": _message(outcome)},
-        "locations": [_location(outcome)],
+        "locations": [_location(outcome, base)],
         # GitHub reads the first; copies of one content are told apart by their number.
         "partialFingerprints": {
             "primaryLocationLineHash": f"{print_[:16]}:{seen[print_]}",
@@ -243,13 +284,22 @@ def _message(outcome: Outcome) -> str:
     return f"{headline}{score} {reasons}".strip()
 
 
-def _location(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "physicalLocation": {
-            "artifactLocation": {"uri": address(outcome.name), "uriBaseId": "%SRCROOT%"},
-            "region": {"startLine": 1},
-        }
-    }
+def _location(outcome: Outcome, base: str) -> dict[str, Any]:
+    place: dict[str, str]
+    if is_address(outcome.path):
+        place = {"uri": _encoded(outcome.path)}
+    elif outcome.path.startswith(os.path.join(base, "")):
+        below = address(os.path.relpath(outcome.path, base))
+        place = {"uri": below, "uriBaseId": "%SRCROOT%"}
+    else:
+        place = {"uri": f"file://{address(outcome.path)}"}
+    return {"physicalLocation": {"artifactLocation": place, "region": {"startLine": 1}}}
+
+
+def _encoded(text: str) -> str:
+    """An address ("s3://bucket/key") as a URI: its scheme and what follows, encoded."""
+    scheme, _, rest = text.partition("://")
+    return f"{scheme}://{address(rest)}"
 
 
 def _properties(outcome: Outcome) -> dict[str, Any]:
@@ -274,9 +324,11 @@ def _properties(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _notification(outcome: Outcome) -> dict[str, Any]:
+def _notification(outcome: Outcome, base: str) -> dict[str, Any]:
     code = outcome.reasons[0].code if outcome.reasons else "error"
-    return _said(wording.visible(code), _message(outcome)) | {"locations": [_location(outcome)]}
+    return _said(wording.visible(code), _message(outcome)) | {
+        "locations": [_location(outcome, base)]
+    }
 
 
 def _said(code: str, text: str) -> dict[str, Any]:

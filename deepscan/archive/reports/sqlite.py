@@ -27,7 +27,7 @@ CREATE TABLE runs (
   version TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT NOT NULL, engine TEXT NOT NULL,
   calibration TEXT NOT NULL, operating_point REAL, false_alarm_rate REAL, settings TEXT NOT NULL,
   versions TEXT NOT NULL, decides TEXT NOT NULL, controls TEXT NOT NULL, controls_passed INTEGER,
-  shard TEXT
+  shard TEXT, listed INTEGER, passed_over TEXT NOT NULL
 ) STRICT;
 CREATE TABLE files (
   id INTEGER PRIMARY KEY, current INTEGER NOT NULL, name TEXT NOT NULL, name_bytes BLOB NOT NULL,
@@ -113,7 +113,8 @@ def _insert(database: sqlite3.Connection, table: str, rows: list[dict[str, Any]]
 
 
 def _run(run: Run) -> dict[str, Any]:
-    pairs = {name: _json(dict(getattr(run, name))) for name in ("settings", "versions", "controls")}
+    named = ("settings", "versions", "controls", "passed_over")
+    pairs = {name: _json(dict(getattr(run, name))) for name in named}
     shard = None if run.shard is None else f"{run.shard[0]}/{run.shard[1]}"
     return run.to_json() | pairs | {"command": _json(run.command), "shard": shard}
 

@@ -302,35 +302,87 @@ def test_sarif_follows_the_official_schema(
 
 
 def test_sarif_kinds_levels_and_places(tmp_path: Path) -> None:
-    made = results(tmp_path, *map(outcome, Label), outcome(name="ä b/c:d#%\udc80.mp4"))
-    log = sarif_of(made)
+    odd = "ä b/c:d#%\udc80.mp4"
+    made = results(tmp_path, *map(outcome, Label), outcome(Label.SUSPICIOUS, odd))
+    log = sarif_of(made, root=Path("/archive"))
     (run,) = log["runs"]
     told = {each["ruleId"]: (each["kind"], each["level"]) for each in run["results"]}
     assert told == {
         "manipulated": ("fail", "error"),
         "suspicious": ("review", "none"),
-        "no-evidence": ("pass", "none"),
         "inconclusive": ("open", "none"),
-        "not-applicable": ("notApplicable", "none"),
     }
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
     for each in run["results"]:
         assert rules[each["ruleIndex"]] == each["ruleId"]
         assert each["locations"][0]["physicalLocation"]["region"] == {"startLine": 1}
         assert "baselineState" not in each
-    places = [
-        each["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
-        for each in run["results"]
-    ]
+    places = uris(log)
     assert places[0] == "clips/manipulated.mp4"  # the gravest first
-    assert name_bytes("ä b/c:d#%\udc80.mp4") in map(unquote_to_bytes, places)
+    assert name_bytes(odd) in map(unquote_to_bytes, places)
     assert all(re.fullmatch(r"[A-Za-z0-9/._~%-]+", place) for place in places)
+    assert run["properties"]["files"] == 7  # what GitHub would show as alerts is only counted
+    assert run["properties"]["labels"] == {
+        **dict.fromkeys(map(str, Label), 1), "suspicious": 2,
+    }  # fmt: skip
 
     invocation = run["invocations"][0]
     (note,) = invocation["toolExecutionNotifications"]
     assert note["level"] == "error"
     assert note["descriptor"]["id"] == "corrupt"
     assert invocation["executionSuccessful"] is False
+
+
+def uris(log: dict[str, Any]) -> list[str]:
+    return [
+        each["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for each in log["runs"][0]["results"]
+    ]
+
+
+def test_sarif_places_are_those_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was scanned: GitHub finds a file by its path from the top of the repository."""
+    (tmp_path / "repository" / ".git").mkdir(parents=True)
+    work = tmp_path / "repository" / "media" / "in"
+    work.mkdir(parents=True)
+    (tmp_path / "plain").mkdir()
+
+    def place(path: Path | str, **given_: Any) -> dict[str, str]:
+        found = outcome(Label.MANIPULATED, "a.mp4", path=str(path))
+        (run,) = sarif_of(results(tmp_path, found), **given_)["runs"]
+        place: dict[str, str] = run["results"][0]["locations"][0]["physicalLocation"][
+            "artifactLocation"
+        ]
+        return place
+
+    inside = {"uri": "media/in/a%20b.mp4", "uriBaseId": "%SRCROOT%"}
+    for folder in (work, work.parent, tmp_path / "repository"):
+        monkeypatch.chdir(folder)
+        assert place(work / "a b.mp4") == inside
+    assert place(tmp_path / "a b.mp4") == {"uri": f"file://{tmp_path}/a%20b.mp4"}
+    assert place("s3://bucket/a b.mp4") == {"uri": "s3://bucket/a%20b.mp4"}
+    assert place(work / "a.mp4", root=work)["uri"] == "a.mp4"
+    (tmp_path / "link").symlink_to(work)
+    assert place(work / "a.mp4", root=tmp_path / "link")["uri"] == "a.mp4"
+    (tmp_path / "repository" / ".git").rmdir()
+    (tmp_path / "repository" / ".git").write_text("gitdir: elsewhere")  # a second worktree
+    assert place(work / "a b.mp4") == inside
+    monkeypatch.chdir(tmp_path / "plain")
+    assert place(tmp_path / "plain" / "a.mp4")["uri"] == "a.mp4"
+
+
+def test_sarif_categories_are_of_each_part_and_upload(tmp_path: Path) -> None:
+    def category(**changes: Any) -> str:
+        given_ = {"category": changes.pop("category", "")}
+        made = results(tmp_path, outcome(), run=replace(RUN, **changes))
+        found: str = sarif_of(made, **given_)["runs"][0]["automationDetails"]["id"]
+        return found
+
+    assert category() == "deepscan/"
+    assert category(category="linux-3.12") == "linux-3.12/deepscan/"
+    assert category(category="a", shard=(2, 5)) == "a/deepscan/shard-2-of-5/"
 
 
 @pytest.mark.parametrize(
@@ -351,12 +403,15 @@ def test_sarif_fingerprints_hang_on_content_not_on_names(tmp_path: Path) -> None
         found = sarif_of(results(tmp_path, *outcomes))["runs"][0]["results"]
         return [each["partialFingerprints"]["primaryLocationLineHash"] for each in found]
 
-    once = prints(outcome(name="a.mp4"))
-    assert prints(outcome(name="elsewhere/b.mp4")) == once
-    assert prints(outcome(name="a.mp4", sha256="9" * 64)) != once
-    assert prints(outcome(Label.SUSPICIOUS, "a.mp4", sha256=outcome().sha256)) != once
-    assert prints(outcome(name="a.mp4", took=9.0, score=0.2)) == once
-    twins = prints(outcome(name="a.mp4"), outcome(name="b.mp4"))
+    def found(name: str, **changes: Any) -> Outcome:
+        return outcome(Label.MANIPULATED, name, **changes)
+
+    once = prints(found("a.mp4"))
+    assert prints(found("elsewhere/b.mp4")) == once
+    assert prints(found("a.mp4", sha256="9" * 64)) != once
+    assert prints(outcome(Label.SUSPICIOUS, "a.mp4", sha256=found("a").sha256)) != once
+    assert prints(found("a.mp4", took=9.0, score=0.2)) == once
+    twins = prints(found("a.mp4"), found("b.mp4"))
     assert len(set(twins)) == 2 and once[0] in twins
 
 
@@ -374,7 +429,7 @@ def accept(label: Label, expires: date = date(2026, 6, 30)) -> Accepted:
 )
 def test_sarif_baseline_state(label: Label, today: date, state: str, tmp_path: Path) -> None:
     baseline = Baseline({("0" * 64, label): accept(label)})
-    made = results(tmp_path, outcome(Label.MANIPULATED), outcome())
+    made = results(tmp_path, outcome(Label.MANIPULATED), outcome(Label.INCONCLUSIVE))
     found = sarif_of(made, baseline=baseline, today=today)["runs"][0]["results"]
     assert [each["baselineState"] for each in found] == [state, "new"]
     assert ("suppressions" in found[0]) == (state == "unchanged")
@@ -386,9 +441,9 @@ def test_sarif_is_split_where_github_would_refuse_it(
 ) -> None:
     monkeypatch.setattr(sarif, "MAX_RESULTS", 40)
     monkeypatch.setattr(sarif, "MAX_GZIP", 4_000)
-    many = [outcome(name=f"{n}.mp4", sha256=f"{n:064x}") for n in range(99)]
-    made = results(tmp_path, *many, outcome(Label.MANIPULATED), outcome(Label.ERROR))
-    write_sarif(made, tmp_path / "results.sarif")
+    many = [outcome(Label.INCONCLUSIVE, f"{n}.mp4", sha256=f"{n:064x}") for n in range(99)]
+    made = results(tmp_path, *many, outcome(Label.MANIPULATED), outcome(Label.ERROR), outcome())
+    write_sarif(made, tmp_path / "results.sarif", root=Path("/archive"))
     paths = sorted(tmp_path.glob("*.sarif"))
     logs = [json.loads(path.read_text()) for path in paths]
 
@@ -398,12 +453,8 @@ def test_sarif_is_split_where_github_would_refuse_it(
         check_sarif(log)
         assert len(log["runs"][0]["results"]) <= 40
         assert len(gzip.compress(path.read_bytes())) <= 4_000
-    found = [
-        each["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
-        for log in logs
-        for each in log["runs"][0]["results"]
-    ]
-    assert sorted(found) == sorted(each.name for each in made.outcomes if each.score is not None)
+    found = [uri for log in logs for uri in uris(log)]
+    assert sorted(found) == sorted(["clips/manipulated.mp4", *(each.name for each in many)])
     assert len({log["runs"][0]["automationDetails"]["id"] for log in logs}) == len(logs)
     broken = [each["runs"][0]["invocations"][0]["toolExecutionNotifications"] for each in logs]
     assert sorted(map(len, broken))[-2:] == [0, 1]
@@ -412,6 +463,22 @@ def test_sarif_is_split_where_github_would_refuse_it(
     write_sarif(results(tmp_path), tmp_path / "results.sarif")
     left = {path.name for path in tmp_path.glob("*.sarif")}
     assert left == {"results.sarif", "results-of-others.sarif"}
+
+
+def test_sarif_keeps_to_the_limits_that_github_documents(tmp_path: Path) -> None:
+    """ "SARIF support for code scanning" and "SARIF results exceed limits", as read in 2026."""
+    assert sarif.MAX_RESULTS <= 25_000 and sarif.MAX_GZIP <= 10 * 2**20
+    many = [outcome(Label.SUSPICIOUS, f"{n}.mp4", sha256=f"{n:064x}") for n in range(12_000)]
+    write_sarif(results(tmp_path, *many), tmp_path / "results.sarif")
+    paths = sorted(tmp_path.glob("*.sarif"))
+    assert len(paths) == 3  # of a run GitHub shows the first 5,000
+    for path in paths:
+        (run,) = json.loads(path.read_text())["runs"]
+        assert len(run["results"]) <= 5_000
+        assert len(gzip.compress(path.read_bytes())) <= 10 * 2**20
+        assert len(run["tool"]["driver"]["rules"]) <= 25_000
+        assert all(len(each["properties"]["tags"]) <= 10 for each in run["tool"]["driver"]["rules"])
+        assert all(len(each["locations"]) == 1 for each in run["results"])
 
 
 # JUnit
@@ -452,6 +519,60 @@ def test_junit_states_and_counts(tmp_path: Path) -> None:
         case for case in suites.iter("testcase") if "suspicious" in case.get("name", "")
     )
     assert "closer look" in suspicious.findtext("system-out", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"left": 3}, "the run was stopped: 3 of 9 files were not scanned"),
+        ({"left": 1}, "the run was stopped: 1 of 9 files was not scanned"),
+        ({}, "the run has not finished: not all of 9 files have a result"),
+        ({"left": 3, "run": replace(RUN, listed=9, shard=(1, 2))}, "up to 3 of 9 files were not"),
+    ],
+)
+def test_junit_of_a_stopped_run_has_an_error(
+    changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    given_ = {"run": replace(RUN, listed=9), "finished": False, **changes}
+    suites = junit_of(results(tmp_path, outcome(), **given_))
+    suite = suites.find("testsuite")
+    assert suite is not None
+    assert (suite.attrib["tests"], suite.attrib["errors"]) == ("2", "1")
+    assert suites.attrib["errors"] == "1"
+    (error,) = suites.iter("error")
+    assert told in error.attrib["message"]
+    assert list(junit_of(results(tmp_path, outcome())).iter("error")) == []
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_every_report_says_what_was_passed_over(kind: str, tmp_path: Path) -> None:
+    file, write = load_report(kind)
+    run = replace(RUN, passed_over=((".zip", 2), ("excluded", 1)))
+    write(results(tmp_path, run=run), tmp_path / file)
+    match kind:
+        case "sqlite":
+            with closing(sqlite3.connect(tmp_path / file)) as database:
+                ((text,),) = database.execute("SELECT passed_over FROM runs").fetchall()
+            assert json.loads(text) == {".zip": 2, "excluded": 1}
+        case "parquet":
+            parquet = pytest.importorskip("pyarrow.parquet")
+            metadata = parquet.read_schema(tmp_path / file).metadata
+            told = json.loads(metadata[b"deepscan.run"])["passed_over"]
+            assert told == [[".zip", 2], ["excluded", 1]]
+        case "sarif":
+            (found,) = json.loads((tmp_path / file).read_text())["runs"]
+            assert found["properties"]["passedOver"] == {".zip": 2, "excluded": 1}
+        case "jsonl":
+            *lines, last = map(json.loads, (tmp_path / file).read_text().splitlines())
+            assert last["passed_over"] == {".zip": 2, "excluded": 1} and len(lines) == 6
+            assert last["schema"] != lines[0]["schema"]
+        case "csv":
+            with (tmp_path / file).open(newline="", encoding="utf-8") as table:
+                *rows, row = csv.DictReader(table)
+            assert (row["label"], row["name"], len(rows)) == ("passed-over", "", 6)
+            assert row["reasons"] == "passed over: 2 .zip, 1 excluded"
+        case _:
+            assert "assed over: 2 .zip, 1 excluded" in (tmp_path / file).read_text()
 
 
 def test_junit_options_of_a_pipeline(tmp_path: Path) -> None:
