@@ -118,17 +118,58 @@ class VideoInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Planes:
+    """A picture as decoders give it: limited range, 4:2:0, one colour sample for 2x2 pixels.
+
+    `samples` is a flat uint8 array of luma, then blue, then red differences, row by row without
+    gaps. `matrix` is the H.273 number of the matrix that makes RGB of them.
+    """
+
+    samples: NDArray[np.uint8]
+    width: int
+    height: int
+    matrix: int
+
+    @staticmethod
+    def count(width: int, height: int) -> int:
+        """Samples of a picture of `width` x `height` pixels."""
+        return width * height + 2 * ((width + 1) // 2) * ((height + 1) // 2)
+
+    @property
+    def luma(self) -> NDArray[np.uint8]:
+        """A view, (height, width)."""
+        return self.samples[: self.width * self.height].reshape(self.height, self.width)
+
+    @property
+    def blue(self) -> NDArray[np.uint8]:
+        """A view, half as high and wide, rounded up."""
+        return self._colour(0)
+
+    @property
+    def red(self) -> NDArray[np.uint8]:
+        """A view, half as high and wide, rounded up."""
+        return self._colour(1)
+
+    def _colour(self, which: int) -> NDArray[np.uint8]:
+        height, width = (self.height + 1) // 2, (self.width + 1) // 2
+        start = self.width * self.height + which * height * width
+        return self.samples[start : start + height * width].reshape(height, width)
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One decoded picture. `pts` counts the stream's time base, `time` is seconds from time 0.
 
     `image` is (H, W, 3) uint8 RGB, upright; treat it as read-only. It is (0, 0, 3) where no
-    consumer asked for pictures.
+    consumer asked for pictures, and where `planes` stand in its place: only if somebody asked for
+    them, and only if the decoder gave plain 4:2:0.
     """
 
     index: int
     pts: int
     time: float
     image: Image
+    planes: Planes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,9 @@ from deepscan.types import (
     Mask,
     UnscoredFace,
 )
+from deepscan.video.planes import NO_IMAGE
 
 logger = logging.getLogger(__name__)
-
-NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
-NO_IMAGE.setflags(write=False)
 
 _LENGTHS = struct.Struct("<II")  # bytes of text, bytes of masks
 

@@ -370,7 +370,9 @@ class _FileScan:
         with self._watch.measure("provenance"):
             self._facts = replace(self._facts, provenance=read_provenance(file, limits))
 
-    def _open(self, decoder: Decoder | None = None, stream: int = 0) -> VideoReader:
+    def _open(
+        self, decoder: Decoder | None = None, stream: int = 0, *, planes: bool = False
+    ) -> VideoReader:
         options = self._options
         return open_video(
             self._facts.file,
@@ -378,6 +380,7 @@ class _FileScan:
             limits=options.limits,
             isolate=options.isolate,
             stream=stream,
+            planes=planes,
         )
 
     def _store(self, info: VideoInfo, triaged: bool, held: ExitStack) -> FrameStore | None:

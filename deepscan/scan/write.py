@@ -22,7 +22,7 @@ def write_outputs(
     scan: Scan,
     paths: Mapping[str, Path],
     store: FrameStore | None,
-    open_again: Callable[[Decoder], VideoReader],
+    open_again: Callable[..., VideoReader],
     watch: Stopwatch,
     progress: Callable[[str, int, float, float | None], None],
 ) -> tuple[Output, ...]:
@@ -31,7 +31,7 @@ def write_outputs(
     Args:
         paths: sink name -> file.
         store: the results of the first pass; None only if there are no paths.
-        open_again: opens the input with a decoder.
+        open_again: opens the input with a decoder, as in `open_video`; takes `planes`, as there.
 
     Raises:
         OutputError: an output cannot be written; none is left.
@@ -65,7 +65,7 @@ def _feed(
     scan: Scan,
     store: FrameStore,
     sinks: Mapping[str, Sink],
-    open_again: Callable[[Decoder], VideoReader],
+    open_again: Callable[..., VideoReader],
     watch: Stopwatch,
     progress: Callable[[str, int, float, float | None], None],
 ) -> None:
@@ -77,7 +77,7 @@ def _feed(
             decoder = scan.report.decoder
             still = scan.verdict.video is not None and scan.verdict.video.still
             again: Decoder = "decord" if decoder == "decord" else "auto" if still else "pyav"
-            reader = held.enter_context(open_again(again))
+            reader = held.enter_context(open_again(again, planes=True))
             frames = held.enter_context(
                 closing(prefetch(watch.each("decode again", reader.frames())))
             )

@@ -19,8 +19,10 @@ from deepscan.faces.crop import paste
 from deepscan.sinks import draw
 from deepscan.sinks.draw import Area, Mark
 from deepscan.sinks.footer import lay_out, show
+from deepscan.sinks.surface import Surface
 from deepscan.sinks.wording import probability
-from deepscan.types import Box, FacePrediction, FrameResult, Image, Interval, Scan
+from deepscan.types import Box, FacePrediction, Frame, FrameResult, Interval, Planes, Scan
+from deepscan.video.planes import PlanesConverter, default_for, matrix_to_write, samples_of
 
 THRESHOLD = 0.5  # P(manipulated) from which a pixel counts as marked
 
@@ -45,7 +47,11 @@ class Sighting:
 
 
 class Canvas:
-    """Paints frame results of one scan. Holds one frame that every call paints anew."""
+    """Paints frame results of one scan. Holds one frame that every call paints anew.
+
+    It paints in 4:2:0 planes, as they come from the decoder and go to the encoder; a frame that
+    came as RGB is converted first.
+    """
 
     def __init__(self, scan: Scan, width: int, height: int, aspect: float = 1.0) -> None:
         """Prepare for pictures of `width` x `height` pixels.
@@ -65,41 +71,54 @@ class Canvas:
         whole += whole % 2
         self._footer = lay_out(scan, whole, height, size, aspect)
         total = height + self._footer.strip.shape[0]
-        self._whole: Image = np.empty((total, whole, 3), np.uint8)
-        self._whole[:] = draw.NIGHT
-        left = (whole - width) // 2
-        self._picture = self._whole[:height, left : left + width]
-        self._strip = self._whole[height:]
+        matrix = matrix_to_write(video, whole, total) if video else default_for(whole, total)
+        self._converter = PlanesConverter(matrix)
+        self._whole = Planes(np.empty(Planes.count(whole, total), np.uint8), whole, total, matrix)
+        self._surface = Surface.of(self._whole)
+        empty = np.empty((total, whole, 3), np.uint8)
+        empty[:] = draw.NIGHT
+        empty[height:] = self._footer.strip
+        self._empty = [plane.copy() for plane in samples_of(self._converter.convert(empty))]
+        self._surface.copy(*self._empty)
+        left = (whole - width) // 4 * 2  # even, as a part of the planes has to begin
+        self._picture = self._surface.part(Area(left, 0, left + width, height))
+        self._top = height
         self._slots: dict[int | None, int] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of what `paint` gives, both even."""
-        height, width = self._whole.shape[:2]
-        return height, width
+        return self._whole.height, self._whole.width
 
-    def paint(self, result: FrameResult) -> Image:
-        """(H, W, 3) uint8 RGB of one result, valid until the next call."""
-        self._place(result.frame.image)
+    def paint(self, result: FrameResult) -> Planes:
+        """One result, valid until the next call."""
+        self._clear_strip()
+        self._place(result.frame)
         sightings = self._sightings(result)
         for sighting in sightings:
             self._tint(sighting)
         for sighting in sightings:
             line = self._line_for(sighting.area)
-            draw.frame(self._picture, sighting.area, sighting.mark.value, line)
+            self._picture.frame(sighting.area, sighting.mark.value, line)
         self._label(sightings)
-        show(self._strip, self._footer, result.frame.time, result.analysed)
+        show(self._surface, self._top, self._footer, result.frame.time, result.analysed)
         return self._whole
 
-    def _place(self, image: Image) -> None:
+    def _clear_strip(self) -> None:
+        luma, blue, red = self._empty
+        top, half = self._top, self._top // 2
+        self._surface.luma[top:] = luma[top:]
+        self._surface.blue[half:], self._surface.red[half:] = blue[half:], red[half:]
+
+    def _place(self, frame: Frame) -> None:
         """Copy the frame; one of another size than announced is cut or leaves a dark rest."""
-        if image.shape == self._picture.shape:
-            self._picture[:] = image
+        if frame.planes is not None:
+            self._picture.copy(frame.planes.luma, frame.planes.blue, frame.planes.red)
             return
-        height = min(image.shape[0], self._picture.shape[0])
-        width = min(image.shape[1], self._picture.shape[1])
-        self._picture[:] = draw.NIGHT
-        self._picture[:height, :width] = image[:height, :width]
+        if frame.image.shape[:2] != (self._picture.height, self._picture.width):
+            self._surface.copy(*self._empty)
+        if frame.image.size:
+            self._picture.copy(*samples_of(self._converter.convert(frame.image)))
 
     def _sightings(self, result: FrameResult) -> list[Sighting]:
         """All faces of the frame, the most telling last."""
@@ -131,7 +150,7 @@ class Canvas:
 
     def _area(self, box: Box) -> Area:
         """The whole pixels of a box that lie in the picture."""
-        height, width = self._picture.shape[:2]
+        height, width = self._picture.height, self._picture.width
         x1, y1 = (min(max(0, math.floor(v)), n) for v, n in ((box.x1, width), (box.y1, height)))
         x2, y2 = (min(max(0, math.ceil(v)), n) for v, n in ((box.x2, width), (box.y2, height)))
         return Area(x1, y1, max(x1, x2), max(y1, y2))
@@ -140,13 +159,13 @@ class Canvas:
         prediction = sighting.prediction
         if prediction is None or not (prediction.mask >= THRESHOLD).any():
             return
-        height, width = self._picture.shape[:2]
-        region, values = paste(prediction.mask, prediction.crop.box, height, width)
+        height, width = self._picture.height, self._picture.width
+        (rows, columns), values = paste(prediction.mask, prediction.crop.box, height, width)
         if not values.size:
             return
         inside = (values >= THRESHOLD).astype(np.uint8) * np.uint8(255)
         line = self._line_for(sighting.area)
-        draw.mark(self._picture[region], inside, sighting.mark.value, line)
+        self._picture.mark(inside, columns.start, rows.start, sighting.mark.value, line)
 
     def _line_for(self, area: Area) -> int:
         """Width of a thin line: thinner round a small face, which it would hide."""
@@ -157,7 +176,7 @@ class Canvas:
         taken: list[Area] = []
         few = len(sightings) <= 3
         for sighting in reversed(sightings):
-            room = 0.45 * self._picture.shape[1] if few else 1.5 * sighting.area.width
+            room = 0.45 * self._picture.width if few else 1.5 * sighting.area.width
             sprite = self._sprite(sighting, room)
             slots = self._slots_for(sighting.area, sprite.width, sprite.height)
             held = self._slots.get(sighting.track_id, 0)
@@ -172,7 +191,7 @@ class Canvas:
             best = min(order, key=cost)
             self._slots[sighting.track_id] = best
             taken.append(slots[best])
-            draw.blit(self._picture, sprite, slots[best].x1, slots[best].y1)
+            self._picture.blit(sprite, slots[best].x1, slots[best].y1)
 
     def _sprite(self, sighting: Sighting, room: float) -> Pillow.Image:
         """The label with the most text that is no wider than `room` pixels, or the shortest."""
@@ -194,7 +213,7 @@ class Canvas:
             (face.x2 + gap, face.y1),
             (face.x1 - width - gap, face.y1),
         )
-        rows, columns = self._picture.shape[:2]
+        rows, columns = self._picture.height, self._picture.width
         places = []
         for left, upper in corners:
             x = max(0, min(left, columns - width))

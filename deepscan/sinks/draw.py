@@ -117,15 +117,22 @@ def frame(picture: Image, area: Area, style: Style, line: int) -> None:
     A shadow on both sides of each line keeps it visible on every background. A style with corners
     has brackets there, three lines wide.
     """
+    shadows, lines = outline(area, style, line)
+    for part in shadows:
+        shade(picture, part)
+    for part in lines:
+        fill(picture, part, style.colour)
+
+
+def outline(area: Area, style: Style, line: int) -> tuple[list[Area], list[Area]]:
+    """What `frame` shades, then what it fills."""
     thin = _sides(area, line)
     if style.dashed:
         thin = [dash for side in thin for dash in dashes(side, 5 * line)]
     parts = thin + (_brackets(area, 3 * line) if style.corners else [])
     edge = max(1, line // 2)
-    for part in parts:
-        shade(picture, Area(part.x1 - edge, part.y1 - edge, part.x2 + edge, part.y2 + edge))
-    for part in parts:
-        fill(picture, part, style.colour)
+    shadows = [Area(p.x1 - edge, p.y1 - edge, p.x2 + edge, p.y2 + edge) for p in parts]
+    return shadows, parts
 
 
 def _sides(area: Area, width: int) -> list[Area]:
@@ -182,33 +189,42 @@ def mark(picture: Image, inside: Plane, style: Style, line: int) -> None:
     The area gets a line round it and, if the style has a slope, a light tint with diagonal lines,
     through which the face below stays visible.
     """
+    layers, x, y = marking(inside, style, line)
+    for colour, alpha in layers:
+        part = picture[y : y + alpha.height, x : x + alpha.width]
+        below = Pillow.fromarray(part)
+        below.paste(colour, (0, 0), alpha)
+        part[:] = np.asarray(below)
+
+
+def marking(
+    inside: Plane, style: Style, line: int
+) -> tuple[list[tuple[RGB, Pillow.Image]], int, int]:
+    """The colours that `mark` paints, each through a mask, and where the corner of all masks is."""
     rows = np.flatnonzero(inside.max(axis=1))
     if rows.size == 0:
-        return
+        return [], 0, 0
     columns = np.flatnonzero(inside.max(axis=0))
     reach = 3 * line
-    x1, x2 = max(0, columns[0] - reach), min(inside.shape[1], columns[-1] + 1 + reach)
-    y1, y2 = max(0, rows[0] - reach), min(inside.shape[0], rows[-1] + 1 + reach)
+    x1, x2 = max(0, int(columns[0]) - reach), min(inside.shape[1], columns[-1] + 1 + reach)
+    y1, y2 = max(0, int(rows[0]) - reach), min(inside.shape[0], rows[-1] + 1 + reach)
     inside = inside[y1:y2, x1:x2]
     area = Pillow.fromarray(inside)
-    contour = _contour(area, line)
-    part = picture[y1:y2, x1:x2]
-    below = Pillow.fromarray(part)
-    below.paste(BLACK, (0, 0), _contour(area, 2 * line).point(_HALF))
+    layers: list[tuple[RGB, Pillow.Image]] = [(BLACK, _contour(area, 2 * line, _SHADOW))]
     if style.slope:
         tint = np.minimum(inside, _hatch(y2 - y1, x2 - x1, line, style.slope))
-        below.paste(style.colour, (0, 0), Pillow.fromarray(tint))
-    below.paste(style.colour, (0, 0), contour)
-    part[:] = np.asarray(below)
+        layers.append((style.colour, Pillow.fromarray(tint)))
+    layers.append((style.colour, _contour(area, line, _RIDGE)))
+    return layers, x1, y1
 
 
-_HALF = [value * 2 // 5 for value in range(256)]
 # A box blur turns the border of an area into a ramp; the middle of the ramp is the line.
 _RIDGE = [min(255, 3 * (255 - abs(2 * value - 255))) for value in range(256)]
+_SHADOW = [value * 2 // 5 for value in _RIDGE]
 
 
-def _contour(area: Pillow.Image, radius: int) -> Pillow.Image:
-    return area.filter(ImageFilter.BoxBlur(radius)).point(_RIDGE)
+def _contour(area: Pillow.Image, radius: int, levels: list[int]) -> Pillow.Image:
+    return area.filter(ImageFilter.BoxBlur(radius)).point(levels)
 
 
 def _hatch(height: int, width: int, line: int, slope: int) -> Plane:

@@ -1,7 +1,7 @@
 """The strip below the picture of a verdict video: verdict, time line, legend, origin.
 
 It stands below the picture, not over it, so that it hides nothing. All that does not change is
-rendered once; a frame costs one copy of the strip, the play head and the time.
+rendered once; a frame costs the play head and the time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 
 from deepscan.sinks import draw
 from deepscan.sinks.draw import Area, Mark
+from deepscan.sinks.surface import Surface
 from deepscan.sinks.wording import phrase, probability
 from deepscan.types import FaceTrack, Image, Interval, Label, Scan
 
@@ -200,20 +201,19 @@ def _time_width(end: float, sizes: Sizes) -> int:
     return sizes.gap + max(sizes.text(content).width for content in times)
 
 
-def show(picture: Image, footer: Footer, time: float, analysed: bool) -> None:
-    """Draw the strip for one moment into `picture`, which has the strip's shape."""
-    picture[:] = footer.strip
-    axis = footer.axis
-    if axis is None:
+def show(surface: Surface, top: int, footer: Footer, time: float, analysed: bool) -> None:
+    """Draw what moves in the strip, whose first row is `top` of the surface."""
+    if footer.axis is None:
         return
+    axis = footer.axis.moved(0, top)
     share = min(1.0, max(0.0, time / footer.duration)) if footer.duration > 0 else 0.0
     x = axis.x1 + round(share * (axis.width - 1))
     half = max(1, footer.size // 10)
-    draw.fill(picture, Area(x - 2 * half, axis.y1, x + 2 * half + 1, axis.y2), draw.NIGHT)
-    draw.fill(picture, Area(x - half // 2, axis.y1, x - half // 2 + half, axis.y2), draw.WHITE)
+    surface.fill(Area(x - 2 * half, axis.y1, x + 2 * half + 1, axis.y2), draw.NIGHT)
+    surface.fill(Area(x - half // 2, axis.y1, x - half // 2 + half, axis.y2), draw.WHITE)
     content = (time_text if analysed else unanalysed_text)(time, footer.duration)
     sprite = draw.text(content, footer.size, draw.WHITE, footer.aspect)
-    draw.blit(picture, sprite, footer.corner[0] - sprite.width, footer.corner[1])
+    surface.blit(sprite, footer.corner[0] - sprite.width, top + footer.corner[1])
 
 
 def time_text(time: float, end: float) -> str:

@@ -39,6 +39,7 @@ from deepscan.types import (
     Image,
     ModelInfo,
     Output,
+    Planes,
     Provenance,
     Scan,
     Verdict,
@@ -112,8 +113,10 @@ class HtmlSink:
         # face that walks towards the camera is not cut out again in every frame.
         quality = sharpness * max(1.0, box.area) + box.area * 1e-3
         held = self._portraits.get(track_id)
-        if result.frame.image.size and (held is None or quality > 1.15 * held.quality):
-            picture = thumbnail(result.frame.image, box, PORTRAIT)
+        image = result.frame.planes or result.frame.image
+        shown = isinstance(image, Planes) or image.size > 0
+        if shown and (held is None or quality > 1.15 * held.quality):
+            picture = thumbnail(image, box, PORTRAIT)
             self._portraits[track_id] = _Portrait(quality, picture)
 
     def _page(self, made: tuple[Output, ...]) -> str:

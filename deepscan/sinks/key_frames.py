@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from deepscan.faces.crop import square
 from deepscan.faces.turned import turn_picture
-from deepscan.types import Box, FacePrediction, FaceTrack, FrameResult, Image, Interval, Label
+from deepscan.types import (
+    Box,
+    FacePrediction,
+    FaceTrack,
+    FrameResult,
+    Image,
+    Interval,
+    Label,
+    Planes,
+)
+from deepscan.video.planes import cut_out
 
 STRONGEST = 6  # frames shown
 SLOTS = 24  # frames held for the faces, and as many intervals that have a turn
@@ -102,13 +112,13 @@ class KeyFrames:
         return sorted(chosen, key=lambda frame: -frame.score)
 
 
-def thumbnail(image: Image, box: Box, side: int) -> Image:
+def thumbnail(image: Image | Planes, box: Box, side: int) -> Image:
     """The square `box` of a frame, scaled to (side, side, 3); grey where it reaches outside."""
     from PIL import Image as Pictures
 
     x1, y1 = math.floor(box.x1), math.floor(box.y1)
     span = max(1, round(max(box.width, box.height)))
-    height, width = image.shape[:2]
+    height, width = (image.height, image.width) if isinstance(image, Planes) else image.shape[:2]
     left, top = max(0, x1), max(0, y1)
     right, bottom = min(width, x1 + span), min(height, y1 + span)
     # Scale what is there, not the whole square: a box may reach far beyond the frame.
@@ -118,7 +128,11 @@ def thumbnail(image: Image, box: Box, side: int) -> Image:
     scale = side / span
     a, b = round((left - x1) * scale), round((top - y1) * scale)
     c, d = max(a + 1, round((right - x1) * scale)), max(b + 1, round((bottom - y1) * scale))
-    part = Pictures.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+    if isinstance(image, Planes):
+        inside = cut_out(image, left, top, right, bottom)
+    else:
+        inside = image[top:bottom, left:right]
+    part = Pictures.fromarray(np.ascontiguousarray(inside))
     small = part.resize((c - a, d - b), Pictures.Resampling.LANCZOS, reducing_gap=2.0)
     picture[b:d, a:c] = np.asarray(small)[: side - b, : side - a]
     return picture
@@ -155,8 +169,11 @@ def _key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -
     from PIL import Image as Pictures
 
     crop = prediction.crop
-    image, box = result.frame.image, crop.box
-    if not image.size:  # nobody decoded pictures: the crop is all there is
+    box = crop.box
+    image = result.frame.planes or result.frame.image
+    if (
+        isinstance(image, np.ndarray) and not image.size
+    ):  # nobody decoded pictures: the crop is all there is
         image = np.ascontiguousarray(turn_picture(crop.image, -crop.face.turn))
         box = Box(0, 0, image.shape[1], image.shape[0])
     context = square(box, CONTEXT)

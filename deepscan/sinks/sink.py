@@ -16,7 +16,7 @@ class Sink(Protocol):
     """Writes one file. `path` is a temporary name; the caller renames it when all is done.
 
     `suffix` is what the file's name ends with. `needs_images` is False if the sink never looks at
-    `FrameResult.frame.image`, which then may be empty.
+    `FrameResult.frame.image` and `.planes`, which then may be missing. A frame has one of them.
 
     A sink may have `notes`, a tuple of sentences: what of the source its file could not keep as it
     was. They stand in the record and on the page.

@@ -21,6 +21,7 @@ def open_video(
     limits: Limits | None = None,
     isolate: bool = True,
     stream: int = 0,
+    planes: bool = False,
 ) -> VideoReader:
     """Open a video or still picture; use the result with `with`.
 
@@ -28,6 +29,7 @@ def open_video(
     `isolate` the file is decoded in a process of its own, and neither av nor decord is imported
     into this one. `stream` chooses among several picture streams, 0 being the largest; in a picture
     file 0 is its picture, and 1 and on are the pictures and videos that lie behind it.
+    With `planes` the decoder "pyav", if named, gives planes in place of RGB where it can.
     Symbolic links are not followed: resolve them first.
 
     Raises:
@@ -36,4 +38,4 @@ def open_video(
     from deepscan.video.open import open_here, open_isolated
 
     opener = open_isolated if isolate else open_here
-    return opener(Path(path), decoder, limits or Limits(), stream)
+    return opener(Path(path), decoder, limits or Limits(), stream, planes=planes)

@@ -20,20 +20,24 @@ from deepscan.video.readers.choose import choose_reader, may_need_decord
 from deepscan.video.readers.fallback import FallbackReader
 
 
-def open_here(path: Path, decoder: Decoder, limits: Limits, stream: int = 0) -> VideoReader:
+def open_here(
+    path: Path, decoder: Decoder, limits: Limits, stream: int = 0, *, planes: bool = False
+) -> VideoReader:
     """Open a file and its reader in this process, without isolation."""
 
     def opening(source: Source, wish: Decoder, reason: str | None) -> VideoReader:
-        return choose_reader(source, wish, limits, reason=reason)
+        return choose_reader(source, wish, limits, reason=reason, planes=planes)
 
     return _open(path, decoder, limits, opening, stream)
 
 
-def open_isolated(path: Path, decoder: Decoder, limits: Limits, stream: int = 0) -> VideoReader:
+def open_isolated(
+    path: Path, decoder: Decoder, limits: Limits, stream: int = 0, *, planes: bool = False
+) -> VideoReader:
     """Open a file and let a worker process read it."""
 
     def opening(source: Source, wish: Decoder, reason: str | None) -> VideoReader:
-        return IsolatedReader(source, wish, limits, reason=reason)
+        return IsolatedReader(source, wish, limits, reason=reason, planes=planes)
 
     return _open(path, decoder, limits, opening, stream)
 

@@ -12,15 +12,22 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.errors import OutputError
-from deepscan.types import Colour, VideoInfo
+from deepscan.types import Colour, Image, Planes, VideoInfo
 from deepscan.video.audio import Audio
-from deepscan.video.colour import HD_HEIGHT, HD_WIDTH, MATRICES, PRIMARIES, SCALER, TRANSFERS
+from deepscan.video.colour import FULL_RANGE, LIMITED_RANGE, PRIMARIES, TRANSFERS
+from deepscan.video.planes import (
+    PlanesConverter,
+    default_for,
+    frame_of,
+    matrix_to_write,
+    samples_of,
+)
 from deepscan.video.timestamps import SENT
 
 if TYPE_CHECKING:
@@ -33,16 +40,15 @@ FORMATS = {"video": "mp4", "masks": "matroska"}
 KEY_FRAME_EVERY = 2  # seconds; a viewer that jumps decodes at most this much
 STILL_RATE = 5  # frames a second of the clip that shows a still picture
 STILL_SECONDS = 2
-MATRIX_NUMBERS = {name: number for number, name in MATRICES.items()}
 PRIMARY_NUMBERS = {name: number for number, name in PRIMARIES.items()}
 TRANSFER_NUMBERS = {name: number for number, name in TRANSFERS.items()}
-BT709, BT601 = 1, 6  # H.273 numbers of matrix, primaries and transfer alike
 BT709_COLOUR = Colour("bt709", False, "bt709", "bt709", True)
-LIMITED_RANGE, FULL_RANGE = 1, 2
-# Encoding is the dearest step of a scan: at 1280x720 this takes 4 ms of a core for a frame where
-# "superfast" at CRF 19 took 8, for a third more bytes and 44 instead of 47 dB against the frame, of
-# which no eye sees anything. The verdict video is a copy to look at; the source is the evidence.
-PRESET, CRF = "ultrafast", 21
+# Encoding is the dearest step of a scan (docs/speed.md has the measurement). "superfast" takes
+# twice the time and "veryfast" three times, for a quarter and a half fewer bytes at the same PSNR.
+# The verdict video is a copy to look at; the source is the evidence. CABAC and the deblocking
+# filter, which the preset leaves out, cost a tenth and save a third.
+PRESET, CRF = "ultrafast", 22
+ADDED = "cabac=1:deblock=1,0,0"
 
 
 class VideoWriter:
@@ -74,7 +80,6 @@ class VideoWriter:
         threads: int = 1,
     ) -> None:
         import av
-        from av.video.reformatter import VideoReformatter
 
         av.logging.set_level(None)
         self._path = path
@@ -82,8 +87,8 @@ class VideoWriter:
         self._kind = kind
         self._size = size or (info.width, info.height)
         self._written = 0
-        self._last: NDArray[np.uint8] | None = None
-        self._reformatter = VideoReformatter()
+        self._last: Image | Planes | None = None
+        self._converter = PlanesConverter(matrix_to_write(info, *self._size))
         self._time_base = Fraction(1, STILL_RATE) if info.still else info.time_base
         self._start = 0 if info.still else info.start_pts
         with self._reporting():
@@ -108,15 +113,23 @@ class VideoWriter:
         """What could not be kept of the source's sound, for people."""
         return self._audio.notes if self._audio else ()
 
-    def write(self, image: NDArray[np.uint8], pts: int) -> None:
-        """Take the next picture, (H, W, 3) uint8 RGB or (H, W) uint8 gray, of the writer's size.
+    def write(self, image: Image | Planes, pts: int) -> None:
+        """Take the next picture: (H, W, 3) uint8 RGB, (H, W) uint8 gray, or planes of even size.
+
+        It is read before this returns, and may be painted anew then.
 
         Raises:
             OutputError: the file cannot be written.
-            ValueError: the picture has another size.
+            ValueError: the picture has not the writer's size, or planes another matrix.
         """
         width, height = self._size
-        if image.shape[:2] != (height, width) or image.dtype != np.uint8:
+        if isinstance(image, Planes):
+            wanted = (width, height, matrix_to_write(self._info, width, height))
+            if (image.width, image.height, image.matrix) != wanted or width % 2 or height % 2:
+                raise ValueError(
+                    f"expected planes of {wanted}, not of {image.width}x{image.height}"
+                )
+        elif image.shape[:2] != (height, width) or image.dtype != np.uint8:
             raise ValueError(
                 f"expected a uint8 picture of {width}x{height}, got {image.dtype} {image.shape}"
             )
@@ -196,19 +209,16 @@ class VideoWriter:
             return stream
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
-        stream.options = {"preset": preset, "crf": str(crf), "g": usual}
+        stream.options = {"preset": preset, "crf": str(crf), "g": usual, "x264-params": ADDED}
         colour = BT709_COLOUR if info.colour.tone_mapped else info.colour
-        default = BT709 if width >= HD_WIDTH or height >= HD_HEIGHT else BT601
-        self._matrix = MATRIX_NUMBERS.get(colour.matrix, default)
-        if self._matrix not in SCALER:
-            self._matrix = default
-        context.colorspace = self._matrix
+        default = default_for(width, height)
+        context.colorspace = matrix_to_write(info, width, height)
         context.color_primaries = PRIMARY_NUMBERS.get(colour.primaries, default)
         context.color_trc = TRANSFER_NUMBERS.get(colour.transfer, default)
         context.color_range = LIMITED_RANGE
         return stream
 
-    def _encode(self, image: NDArray[np.uint8], pts: int) -> None:
+    def _encode(self, image: Image | Planes, pts: int) -> None:
         frame = self._to_frame(image)
         frame.pts = pts - self._start
         frame.time_base = self._time_base
@@ -224,30 +234,18 @@ class VideoWriter:
                 self._audio.copy_until(packet.dts * packet.time_base)
             self._out.mux(packet)
 
-    def _to_frame(self, image: NDArray[np.uint8]) -> VideoFrame:
+    def _to_frame(self, image: Image | Planes) -> VideoFrame:
         from av import VideoFrame
-        from av.video.reformatter import Interpolation
 
+        # What is not copied here is read by the encoder before the caller can paint it anew.
+        if isinstance(image, Planes):
+            return frame_of(image)
         if self._kind == "masks":
             gray = image if image.ndim == 2 else image[:, :, 0]
-            # Not copied: the encoder reads it before the caller can paint it anew.
             return VideoFrame.from_numpy_buffer(np.ascontiguousarray(gray), format="gray")
         if image.ndim == 2:
             image = np.repeat(image[:, :, None], 3, axis=2)
-        height, width = image.shape[:2]
-        if height % 2 or width % 2:
-            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        # Not copied: the conversion below reads it before the caller can paint it anew.
-        picture = VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), format="rgb24")
-        return self._reformatter.reformat(
-            picture,
-            format="yuv420p",
-            interpolation=Interpolation.BILINEAR,  # the same pixels as bicubic, in less time
-            dst_colorspace=SCALER[self._matrix],
-            src_color_range=FULL_RANGE,
-            dst_color_range=LIMITED_RANGE,
-            threads=1,
-        )
+        return self._converter.convert(image)
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -305,13 +303,6 @@ def read_gray(path: Path) -> Iterator[tuple[int, float, NDArray[np.uint8]]]:
             for frame in container.decode(video=0):
                 pts = frame.pts or 0
                 time = float(pts * (frame.time_base or 0))
-                yield pts, time, _luma(frame)
+                yield pts, time, samples_of(frame)[0]  # converted, values could change
     except (av.error.FFmpegError, OSError, IndexError) as error:
         raise OutputError(f"{path}: cannot be read back as a mask video ({error})") from error
-
-
-def _luma(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The first plane of a frame as it is: converting to gray could stretch its values."""
-    plane = frame.planes[0]
-    rows: NDArray[np.uint8] = np.frombuffer(cast("bytes", plane), np.uint8)  # a buffer
-    return rows.reshape(frame.height, plane.line_size)[:, : frame.width]

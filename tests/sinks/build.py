@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepscan.sinks.surface import Surface
 from deepscan.types import (
     Box,
     CalibrationInfo,
@@ -26,6 +27,7 @@ from deepscan.types import (
     Label,
     Mask,
     ModelInfo,
+    Planes,
     ReadReport,
     Reason,
     Scan,
@@ -33,6 +35,7 @@ from deepscan.types import (
     Verdict,
     VideoInfo,
 )
+from deepscan.video.planes import PlanesConverter, samples_of
 
 TIME_BASE = Fraction(1, 12_800)
 FRAME_RATE = Fraction(25)
@@ -170,6 +173,14 @@ def picture(height: int, width: int, boxes: Sequence[Box] = ()) -> Image:
             image[((x - cx - eye * rx) / rx) ** 2 + ((y - cy + 0.25 * ry) / ry) ** 2 < 0.02] = 30
         image[(abs(x - cx) < 0.4 * rx) & (abs(y - cy - 0.5 * ry) < 0.06 * ry)] = (140, 60, 60)
     return image
+
+
+def planes(image: Image, matrix: int) -> Planes:
+    """A picture as 4:2:0 samples; of an odd size, too."""
+    height, width = image.shape[:2]
+    made = Planes(np.zeros(Planes.count(width, height), np.uint8), width, height, matrix)
+    Surface.of(made).copy(*samples_of(PlanesConverter(matrix).convert(image)))
+    return made
 
 
 def places(height: int, width: int, count: int, shift: float = 0.0) -> list[Box]:

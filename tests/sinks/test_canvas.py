@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from deepscan.sinks import draw
 from deepscan.sinks.canvas import Canvas
 from deepscan.sinks.footer import lay_out, show, time_text
+from deepscan.sinks.surface import Surface
 from deepscan.sinks.wording import probability
-from deepscan.types import Box, Face, Frame, FrameResult, Image, Label, Scan, UnscoredFace
+from deepscan.types import Box, Face, Frame, FrameResult, Label, Planes, Scan, UnscoredFace
+from deepscan.video.planes import BT709, NO_IMAGE
 from tests.sinks import build
 
 WIDTH, HEIGHT = 640, 480
@@ -29,11 +31,11 @@ def one_face(score: float, time: float = 0.0) -> FrameResult:
     return FrameResult(Frame(0, 0, time, image), (build.prediction(image, FACE, 0, score, 64),))
 
 
-def changed(result: FrameResult, painted: Image) -> NDArray[np.bool_]:
-    """(H, W) bool: pixels of the picture that the painting altered."""
-    image = result.frame.image
-    part = painted[: image.shape[0], : image.shape[1]]
-    altered: NDArray[np.bool_] = (part != image).any(axis=2)
+def changed(result: FrameResult, painted: Planes) -> NDArray[np.bool_]:
+    """(H, W) bool: pixels of the picture whose brightness the painting altered."""
+    height, width = result.frame.image.shape[:2]
+    source = build.planes(result.frame.image, painted.matrix)
+    altered: NDArray[np.bool_] = painted.luma[:height, :width] != source.luma
     return altered
 
 
@@ -53,10 +55,16 @@ def test_every_size_gives_even_sides_and_leaves_a_frame_without_faces_as_it_is(
     here = canvas(made, width, height)
     image = build.picture(height, width)
     painted = here.paint(FrameResult(Frame(0, 0, 0.0, image), ()))
-    assert painted.shape == (*here.shape, 3)
+    assert painted.luma.shape == here.shape
     assert here.shape[0] % 2 == here.shape[1] % 2 == 0
-    left = (painted.shape[1] - width) // 2
-    assert np.array_equal(painted[:height, left : left + width], image)
+    source = build.planes(image, painted.matrix)
+    given = FrameResult(Frame(0, 0, 0.0, NO_IMAGE, source), ())
+    for shown in (painted, canvas(made, width, height).paint(given)):
+        left = (shown.width - width) // 4 * 2
+        assert np.array_equal(shown.luma[:height, left : left + width], source.luma)
+        rows, columns = source.blue.shape
+        for plane, wanted in ((shown.blue, source.blue), (shown.red, source.red)):
+            assert np.array_equal(plane[:rows, left // 2 : left // 2 + columns], wanted)
 
 
 def test_the_marked_area_is_tinted_inside_an_interval() -> None:
@@ -150,33 +158,39 @@ def test_a_frame_of_another_size_does_not_break_the_canvas(size: tuple[int, int]
     made = build.scan(info=build.video(WIDTH, HEIGHT))
     here = canvas(made)
     image = build.picture(*size)
-    assert here.paint(FrameResult(Frame(0, 0, 0.0, image), ())).shape == (*here.shape, 3)
+    painted = here.paint(FrameResult(Frame(0, 0, 0.0, image), ()))
+    assert painted.luma.shape == here.shape
+    height, width = (min(a, b) for a, b in zip(size, (HEIGHT, WIDTH), strict=True))
+    if height:
+        source = build.planes(image[:height, :width], painted.matrix)
+        assert np.array_equal(painted.luma[:height, :width], source.luma)
+    dark = painted.luma[height:HEIGHT]
+    assert (dark == painted.luma[-1, 0]).all()
 
 
 def test_the_play_head_and_the_clock_are_all_that_moves_in_the_strip() -> None:
     footer = lay_out(build.scan(frames=100), WIDTH, HEIGHT, 14)
     axis = footer.axis
     assert axis is not None
+    empty = build.planes(footer.strip, BT709)
 
-    def strip(time: float) -> Image:
-        picture = np.empty_like(footer.strip)
-        show(picture, footer, time, analysed=True)
-        return picture
+    def strip(time: float, *, analysed: bool = True) -> NDArray[np.uint8]:
+        planes = replace(empty, samples=empty.samples.copy())
+        show(Surface.of(planes), 0, footer, time, analysed=analysed)
+        return planes.luma
 
-    def head(picture: Image) -> int:
-        row = picture[axis.y1, axis.x1 : axis.x2]
-        return int(np.flatnonzero((row == draw.WHITE).all(axis=1))[0])
+    def head(luma: NDArray[np.uint8]) -> int:
+        row = luma[axis.y1, axis.x1 : axis.x2]
+        return int(np.flatnonzero(row == row.max())[0])
 
     start, middle, end, late = (strip(time) for time in (0.0, 2.0, 4.0, 99.0))
     assert head(start) == 0
     assert head(middle) == pytest.approx(axis.width / 2, abs=2)
     assert head(end) == head(late) == axis.width - 1
-    moved = (start != middle).any(axis=2)
+    moved = start != middle
     assert not moved[: axis.y1].any()
     assert not moved[axis.y1 : axis.y2, axis.x1 + 10 : axis.x1 + axis.width // 2 - 10].any()
-    unseen = np.empty_like(start)
-    show(unseen, footer, 0.0, analysed=False)
-    assert (unseen != start).any()
+    assert (strip(0.0, analysed=False) != start).any()
 
 
 def test_a_still_picture_has_no_time_line_and_shows_its_findings() -> None:

@@ -36,7 +36,7 @@ FAREWELL = 5.0  # seconds that a finished worker gets to leave
 class DecoderProcess:
     """The process, its socket, its stderr and the watch over them.
 
-    `reason` and `fault` are as in `worker.Job`.
+    `reason`, `fault` and `planes` are as in `worker.Job`.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class DecoderProcess:
         decoder: Decoder = "auto",
         reason: str | None = None,
         fault: tuple[str, int] | None = None,
+        planes: bool = False,
     ) -> None:
         self._path = source.path
         self._limits = limits
@@ -73,6 +74,7 @@ class DecoderProcess:
                         "limits": asdict(limits),
                         "reason": reason,
                         "fault": fault,
+                        "planes": planes,
                     }
                     given = Given(source.descriptor, self._ring, theirs.fileno(), lifeline)
                     self._process = start_worker(job, given)

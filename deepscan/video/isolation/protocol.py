@@ -24,7 +24,7 @@ from deepscan.options import Limits
 from deepscan.types import Colour, ReadReport, VideoInfo
 
 HEADER = struct.Struct("<BI")
-FRAME_FIELDS = struct.Struct("<QqdI")  # index, pts, time, slot
+FRAME_FIELDS = struct.Struct("<QqdI?")  # index, pts, time, slot, whether it holds planes
 READY_FIELDS = struct.Struct("<IQQ")  # slots, bytes a slot, bytes of memory
 
 PACKET_FIELDS = struct.Struct("<IqqqII")  # track, pts, dts, duration, time base over and under

@@ -15,11 +15,13 @@ import numpy as np
 
 from deepscan.errors import DecoderCrash
 from deepscan.options import Decoder, Limits
-from deepscan.types import Frame, Image, ReadReport, VideoInfo
+from deepscan.types import Frame, Image, Planes, ReadReport, VideoInfo
+from deepscan.video.colour import SCALER
 from deepscan.video.input_file import Source
 from deepscan.video.isolation import protocol
 from deepscan.video.isolation.process import DecoderProcess
 from deepscan.video.isolation.protocol import ProtocolError
+from deepscan.video.planes import MATRIX_NUMBERS, NO_IMAGE
 
 RING_BYTES = 64 * 2**20
 MOST_SLOTS = 16
@@ -44,7 +46,9 @@ class IsolatedReader:
         *,
         reason: str | None = None,
         fault: tuple[str, int] | None = None,
+        planes: bool = False,
     ) -> None:
+        self._planes = planes
         self._path = source.path
         self._limits = limits
         self._last = -1.0  # media time of the last frame
@@ -54,7 +58,9 @@ class IsolatedReader:
         self._info: VideoInfo | None = None
         self._ring: mmap.mmap | None = None
         source.rewind()
-        self._worker = DecoderProcess(source, limits, decoder=decoder, reason=reason, fault=fault)
+        self._worker = DecoderProcess(
+            source, limits, decoder=decoder, reason=reason, fault=fault, planes=planes
+        )
         try:
             self._greet()
         except BaseException:
@@ -145,28 +151,36 @@ class IsolatedReader:
     def _frame(self, payload: bytes) -> Frame:
         if len(payload) != protocol.FRAME_FIELDS.size:
             raise ProtocolError("bad frame")
-        index, pts, seconds, slot = protocol.FRAME_FIELDS.unpack(payload)
+        index, pts, seconds, slot, has_planes = protocol.FRAME_FIELDS.unpack(payload)
         if index != self._received or slot != index % self._slots:
             raise ProtocolError("bad index or slot")
+        if has_planes and not self._planes:
+            raise ProtocolError("planes that nobody asked for")
         if index >= self._limits.frames:
             raise ProtocolError("too many frames")
         rising = self._last_pts is None or pts > self._last_pts
         if not rising or not math.isfinite(seconds) or not self._last <= seconds:
             raise ProtocolError("bad time")
-        image = self._copy(slot)
+        image, planes = self._copy(slot, has_planes)
         self._worker.send(b"\0")  # the slot is free again
         self._received += 1
         self._last, self._last_pts = seconds, pts
-        return Frame(index, pts, seconds, image)
+        return Frame(index, pts, seconds, image, planes)
 
-    def _copy(self, slot: int) -> Image:
-        info = self.info
-        size = info.width * info.height * 3
+    def _copy(self, slot: int, has_planes: bool) -> tuple[Image, Planes | None]:
+        """The picture or the planes in a slot, which is large enough for either."""
+        width, height = self.info.width, self.info.height
+        size = width * height * 3
+        count = Planes.count(width, height) if has_planes else size
         assert self._ring is not None
-        shared = np.frombuffer(self._ring, np.uint8, size, slot * size)
-        image = shared.reshape(info.height, info.width, 3).copy()
-        image.flags.writeable = False
-        return image
+        samples = np.frombuffer(self._ring, np.uint8, count, slot * size).copy()
+        samples.flags.writeable = False
+        if not has_planes:
+            return samples.reshape(height, width, 3), None
+        matrix = MATRIX_NUMBERS.get(self.info.colour.matrix)
+        if matrix not in SCALER:
+            raise ProtocolError("planes with a matrix that cannot be")
+        return NO_IMAGE, Planes(samples, width, height, matrix)
 
     def _distrusted(self, error: ProtocolError) -> DecoderCrash:
         self._worker.kill()

@@ -47,7 +47,7 @@ class Job:
     """What the parent wants: descriptors, file and limits.
 
     `fault` is for tests of the watchdog: (what, at which frame), what being "crash", "hang",
-    "exit", "garbage" or "memory".
+    "exit", "garbage" or "memory". `planes` is as in `choose_reader`.
     """
 
     video: int
@@ -64,6 +64,7 @@ class Job:
     limits: Limits
     reason: str | None
     fault: tuple[str, int] | None
+    planes: bool
 
     @classmethod
     def read(cls, text: str) -> Job:
@@ -162,8 +163,9 @@ class Ring:
             self._free += 1
         self._free -= 1
         slot = frame.index % self._slots
-        room = np.frombuffer(self._memory, np.uint8, frame.image.size, slot * self._size)
-        np.copyto(room.reshape(frame.image.shape), frame.image)
+        samples = frame.image if frame.planes is None else frame.planes.samples
+        room = np.frombuffer(self._memory, np.uint8, samples.size, slot * self._size)
+        np.copyto(room.reshape(samples.shape), samples)
         return slot
 
 
@@ -229,7 +231,12 @@ def _serve(channel: Channel, source: Source, job: Job) -> None:
     reader: VideoReader | None = None
     try:
         reader = choose_reader(
-            source, job.decoder, job.limits, reason=job.reason, beat=channel.beat
+            source,
+            job.decoder,
+            job.limits,
+            reason=job.reason,
+            beat=channel.beat,
+            planes=job.planes,
         )
         channel.send(protocol.HELLO, protocol.pack_info(reader.info))
         slots, size, memory = protocol.READY_FIELDS.unpack(
@@ -241,7 +248,9 @@ def _serve(channel: Channel, source: Source, job: Job) -> None:
             if job.fault is not None and job.fault[1] == frame.index:
                 _fail(job.fault[0], channel)
             slot = ring.put(frame)
-            fields = protocol.FRAME_FIELDS.pack(frame.index, frame.pts, frame.time, slot)
+            fields = protocol.FRAME_FIELDS.pack(
+                frame.index, frame.pts, frame.time, slot, frame.planes is not None
+            )
             del frame  # a kept picture costs a fresh allocation for the next
             channel.send(protocol.FRAME, fields)
         channel.send(protocol.END, protocol.pack_report(reader.report()))

@@ -21,10 +21,12 @@ def choose_reader(
     *,
     reason: str | None = None,
     beat: Callable[[], None] | None = None,
+    planes: bool = False,
 ) -> VideoReader:
     """Open the reader that fits the file and the wish; it leaves `source` open.
 
-    `reason` is why `decoder` was named, None if a person asked for it.
+    `reason` is why `decoder` was named, None if a person asked for it. With `planes` the reader
+    "pyav", if named, gives planes in place of RGB where it can.
 
     Raises:
         UnsupportedError: decord was asked for and is not trusted with this file.
@@ -40,6 +42,17 @@ def choose_reader(
         if is_animated(source, kind, limits):
             return AnimationReader(source, kind, limits=limits, beat=beat)
         return StillReader(source, kind, limits=limits)
+    if decoder == "pyav":
+        from deepscan.video.readers.pyav import PyAVReader
+
+        return PyAVReader(
+            source.path,
+            limits=limits,
+            source=source,
+            reason=reason or "asked for",
+            beat=beat,
+            planes=planes,
+        )
     if decoder != "auto":
         return _load(decoder)(
             source.path, limits=limits, source=source, reason=reason or "asked for", beat=beat

@@ -20,6 +20,7 @@ from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video.colour import Converter, Turn, colour_of, turn_of_frame
 from deepscan.video.completeness import CompletenessCheck, may_repeat, shows_nothing
 from deepscan.video.input_file import Source, open_source
+from deepscan.video.planes import NO_IMAGE, planes_of
 from deepscan.video.probe import CODECS, Probe, check_size, open_container, pick_stream
 from deepscan.video.timestamps import JOINT, SENT, Timestamps
 
@@ -37,7 +38,8 @@ class PyAVReader:
 
     The first frame is decoded on opening, so that `info` tells what the pictures are and not what
     the header claims. `source` is an open file to use instead of opening `path`; it stays open.
-    `beat` is called once a packet, also where no frame comes of it.
+    `beat` is called once a packet, also where no frame comes of it. With `planes`, frames carry
+    planes where the decoder gives them.
 
     Raises:
         VideoError: the file cannot be opened, holds no video, or no frame of it can be decoded.
@@ -51,7 +53,9 @@ class PyAVReader:
         source: Source | None = None,
         reason: str = REASON,
         beat: Callable[[], None] | None = None,
+        planes: bool = False,
     ) -> None:
+        self._planes = planes
         self._limits = limits or Limits()
         self._finished = False
         self._index = 0
@@ -71,7 +75,7 @@ class PyAVReader:
             if first is None:
                 raise CorruptError(f"{path}: no frame of it can be decoded")
             self._size = (first.width, first.height)
-            turn = turn_of_frame(first)
+            self._turn = turn = turn_of_frame(first)
             self._converter = Converter(*self._size, turn)
             pts, time = self._timestamps.tick(self._decoder.pts_of(first))
             self._first: tuple[VideoFrame, int, float] | None = (first, pts, time)
@@ -119,7 +123,8 @@ class PyAVReader:
                     f"{self._info.path}: runs past {limits.duration:.0f} s of media time",
                 )
             try:
-                image = self._converter.convert(decoded)
+                planes = planes_of(decoded, self._info, self._turn) if self._planes else None
+                image = NO_IMAGE if planes else self._converter.convert(decoded)
             except MemoryError as error:
                 raise _no_memory(self._source) from error
             except (av.error.FFmpegError, ValueError):
@@ -128,10 +133,10 @@ class PyAVReader:
             self._completeness.corrupt_frames += bool(decoded.is_corrupt)
             self._completeness.interlaced |= bool(decoded.interlaced_frame)
             self._check_frame(decoded, time)
-            frame = Frame(self._index, pts, time, image)
+            frame = Frame(self._index, pts, time, image, planes)
             self._index += 1
             # A kept picture costs a fresh allocation for the next: a quarter of the speed.
-            del decoded, image
+            del decoded, image, planes
             yield frame
             del frame
         self._finished = True
