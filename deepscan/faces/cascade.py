@@ -37,8 +37,10 @@ class Candidates:
 class Cascade(Protocol):
     """MTCNN's three networks, one after the other, on one picture."""
 
-    def find(self, image: Image) -> Candidates:
+    def find(self, image: Image, larger_than: float = 0.0) -> Candidates:
         """Search one (H, W, 3) uint8 RGB picture of at least 64 pixels a side.
+
+        Faces below `larger_than` pixels may be left out.
 
         Raises:
             IndexError, ValueError, RuntimeError: a candidate lies wholly outside of the picture.

@@ -19,10 +19,11 @@ class Detection:
 class FaceDetector(Protocol):
     """Finds every face whose box side is at least `min_face` pixels of the picture."""
 
-    def detect(self, image: Image) -> Detection:
+    def detect(self, image: Image, *, larger_than: float = 0.0) -> Detection:
         """Look at one (H, W, 3) uint8 RGB picture of any size, also smaller than a face.
 
-        Boxes are clipped to the picture; `track_id` is None.
+        Boxes are clipped to the picture; `track_id` is None. Faces whose longer side is below
+        `larger_than` pixels may be left out, if that is faster.
         """
         ...
 

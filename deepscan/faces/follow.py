@@ -30,6 +30,7 @@ MAX_FRAMES = 32  # most frames held back between two key frames: 0.4 s at 80 fra
 MAX_BYTES = 256 * 2**20  # and most bytes of their pictures; 10 frames of 3840x2160
 ENOUGH = 2  # key frames that must show a turned face
 TURNED_EVERY = 6  # key frames; with 0.5 s between them once in 3 s
+SHRINKS = 0.8  # of its side that a face has at least, between two frames that show it
 _ROUNDING = 1e-6  # seconds; 1.2 - 0.8 is less than 0.4
 
 
@@ -176,7 +177,10 @@ class _Search:
                 continue
             middle = (low + high) // 2
             frame = sampled[middle]
-            found[middle] = self._with_turned(frame, self._detector.detect(frame.image), expected)
+            around = (*before.detection.faces, *found[high].detection.faces)
+            least = SHRINKS * min(map(_longer_side, around))
+            upright = self._detector.detect(frame.image, larger_than=least)
+            found[middle] = self._with_turned(frame, upright, expected)
             open_spans += [(low, middle), (middle, high)]
         return [found[position] for position in sorted(found)]
 

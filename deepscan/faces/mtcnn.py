@@ -47,8 +47,10 @@ class MTCNNDetector:
         self._scale = min(1.0, SMALLEST / min_face)
         self._cascade = load_cascade(min_face * self._scale)
 
-    def detect(self, image: Image) -> Detection:
+    def detect(self, image: Image, *, larger_than: float = 0.0) -> Detection:
         """Look at one (H, W, 3) uint8 RGB picture of any size, also smaller than a face.
+
+        Faces below `larger_than` pixels may be left out, if that is faster.
 
         Raises:
             UsageError: the array is no such picture.
@@ -62,7 +64,7 @@ class MTCNNDetector:
         if height == 0 or width == 0:
             return Detection(())
         small = shrink(image, self._scale)
-        found = self._find(small)
+        found = self._find(small, larger_than * self._scale)
         scale_x, scale_y = width / small.shape[1], height / small.shape[0]
 
         faces = []
@@ -87,18 +89,18 @@ class MTCNNDetector:
         """Give back the device."""
         self._cascade.close()
 
-    def _find(self, image: Image) -> Candidates:
+    def _find(self, image: Image, larger_than: float) -> Candidates:
         """What the cascade finds, tried again with a wide margin where it fails.
 
         A candidate that lies wholly outside the picture breaks MTCNN's bookkeeping. It needs a face
         at the very edge, which a margin moves inwards.
         """
         try:
-            return self._cascade.find(_pad(image, 0))
+            return self._cascade.find(_pad(image, 0), larger_than)
         except (IndexError, ValueError, RuntimeError):
             margin = max(image.shape[:2]) // 2
         try:
-            found = self._cascade.find(_pad(image, margin))
+            found = self._cascade.find(_pad(image, margin), larger_than)
         except (IndexError, ValueError, RuntimeError) as error:
             raise EngineError(
                 f"MTCNN failed on a picture of {image.shape[1]}x{image.shape[0]}: {error}"

@@ -32,6 +32,7 @@ from deepscan.types import Image
 
 NETWORKS = ("pnet", "rnet", "onet")
 CELL, STRIDE = 12, 2  # pixels that one cell of P-Net sees, and between two of them
+REACH = 0.6  # least width of what a P-Net cell sees over the face that it is to find
 SIDES = (24, 48)  # of the crops for R-Net and O-Net
 # Filled up to: OpenVINO compiles each other batch anew.
 BATCHES = (*range(1, 4), *range(4, 16, 4), *range(16, 64, 8), *range(64, 512, 32), 512)
@@ -60,10 +61,10 @@ class OpenVINOCascade:
             for name, graph in zip(NETWORKS, graphs, strict=True)
         ]
 
-    def find(self, image: Image) -> Candidates:
+    def find(self, image: Image, larger_than: float = 0.0) -> Candidates:
         """See `deepscan.faces.cascade.Cascade.find`."""
         sums = AreaSums(image)
-        boxes, truncated = self._propose(sums, image.shape[0], image.shape[1])
+        boxes, truncated = self._propose(sums, image.shape[0], image.shape[1], larger_than)
         boxes = _squared(boxes)
         landmarks: Floats = np.zeros((0, 5, 2), np.float32)
         if len(boxes):
@@ -96,10 +97,15 @@ class OpenVINOCascade:
         with preserved_signal_stack():
             self._networks.clear()
 
-    def _propose(self, sums: AreaSums, height: int, width: int) -> tuple[Floats, bool]:
-        """P-Net over all levels: (N, 5) corners and probability; whether a level had too many."""
+    def _propose(
+        self, sums: AreaSums, height: int, width: int, larger_than: float
+    ) -> tuple[Floats, bool]:
+        """P-Net over the levels: (N, 5) corners and probability; whether a level had too many."""
         levels, truncated = [], False
-        for scale in _scales(min(height, width), self._smallest):
+        scales = list(_scales(min(height, width), self._smallest))
+        # What a cell sees is CELL / scale pixels wide; it responds to faces of about that size.
+        wide = [scale for scale in scales if CELL / scale >= REACH * larger_than]
+        for scale in wide or scales[-1:]:
             level = sums.resized(int(height * scale + 1), int(width * scale + 1))
             offsets, probabilities = self._run(0, level[None])
             face = probabilities[0, 1]

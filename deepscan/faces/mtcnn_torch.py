@@ -37,8 +37,8 @@ class TorchCascade:
         self._pnet = _Capped(self._network.pnet, THRESHOLDS[0], CANDIDATES)
         self._network.pnet = self._pnet
 
-    def find(self, image: Image) -> Candidates:
-        """See `deepscan.faces.cascade.Cascade.find`."""
+    def find(self, image: Image, larger_than: float = 0.0) -> Candidates:
+        """See `deepscan.faces.cascade.Cascade.find`; searches for all sizes always."""
         self._pnet.truncated = False
         # Planes apart in memory: MTCNN's resizing is faster from there.
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous().permute(1, 2, 0)

@@ -70,9 +70,9 @@ class TimedDetector:
     def __init__(self, detector: FaceDetector, watch: Stopwatch) -> None:
         self._detector, self._watch = detector, watch
 
-    def detect(self, image: Image) -> Detection:
+    def detect(self, image: Image, *, larger_than: float = 0.0) -> Detection:
         with self._watch.measure("detect"):
-            return self._detector.detect(image)
+            return self._detector.detect(image, larger_than=larger_than)
 
     def close(self) -> None:
         self._detector.close()

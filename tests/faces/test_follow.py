@@ -48,12 +48,14 @@ class Script:
         self.boxes = boxes
         self.truncated = truncated
         self.searched = []
+        self.larger_than = {}
 
-    def detect(self, image):
+    def detect(self, image, *, larger_than=0.0):
         if image[0, 1, 0] != UPRIGHT:
             return Detection(())
         index = int(image[0, 0, 0])
         self.searched.append(index)
+        self.larger_than[index] = larger_than
         faces = tuple(
             Face(box, 0.99, tuple((box.x1 + k, box.y1 + k) for k in range(5)))
             for box in self.boxes(index)
@@ -345,3 +347,10 @@ def test_whatever_happens_every_frame_comes_once_in_order(places, shots, stride)
         if item.frame.index in searched:
             boxes = sorted(crop.face.box.x1 for crop in item.crops)
             assert boxes == sorted(10.0 * place for place in places[item.frame.index])
+
+
+def test_between_key_frames_faces_much_smaller_than_the_known_ones_are_not_asked_for():
+    script = Script(lambda index: [at(20)] if index >= 7 else [])
+    list(find_faces(stream(14), script, OPTIONS, size=SIZE))
+    assert script.larger_than[0] == script.larger_than[13] == 0  # key frames
+    assert set(script.larger_than.values()) == {0.0, 0.8 * 60}

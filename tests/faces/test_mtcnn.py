@@ -147,11 +147,11 @@ def test_a_failure_is_tried_again_with_a_border(build):
     cascade, sizes = detector._cascade, []
 
     class FailsOnce:
-        def find(self, picture):
+        def find(self, picture, larger_than):
             sizes.append(picture.shape)
             if len(sizes) == 1:
                 raise IndexError("mask")
-            return cascade.find(picture)
+            return cascade.find(picture, larger_than)
 
     detector._cascade = FailsOnce()
     again = detector.detect(data.astronaut())
@@ -172,10 +172,25 @@ def test_a_candidate_outside_of_the_picture_is_a_failure():
 
 def test_a_second_failure_is_an_engine_error():
     class Fails:
-        def find(self, picture):
+        def find(self, picture, larger_than):
             raise RuntimeError("expected a non-empty list")
 
     detector = MTCNNDetector(40, 0.9, 64)
     detector._cascade = Fails()
     with pytest.raises(EngineError, match="MTCNN failed"):
         detector.detect(data.astronaut())
+
+
+def test_levels_for_smaller_faces_are_left_out_and_large_faces_stay():
+    picture = np.concatenate([data.astronaut(), np.zeros_like(data.astronaut())])
+    picture[600:700, 50:150] = np.asarray(Pillow.fromarray(data.astronaut()).resize((400, 400)))[
+        40:140, 130:230
+    ]  # a second face of 70 pixels
+    detector = MTCNNDetector(20, 0.9, 64)
+    large, small = sorted(detector.detect(picture).faces, key=lambda face: -face.box.area)
+    assert large.box.width > 80 > small.box.width
+    found = detector.detect(picture, larger_than=large.box.width).faces
+    assert found[0].box.iou(large.box) > 0.95
+    everything = detector.detect(picture, larger_than=small.box.width).faces
+    assert len(everything) == 2
+    assert detector.detect(picture, larger_than=1e6).faces == ()
