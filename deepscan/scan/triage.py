@@ -2,28 +2,32 @@
 
 The coarse pass samples `COARSE_RATE` frames a second. Where a face's evidence comes near the review
 point or passes it, every frame is analysed, the most uncertain spans first, until the budget is
-used. A dense span is searched on its own, so its tracks hold dense sightings only and those of the
-coarse pass coarse ones only: the verdict's rule asks how many sightings stand behind a window (see
-verdict/decide.py, step 1), and a track of both kinds would get one answer for both. What the coarse
-pass saw inside of a dense span is dropped; no face is counted twice.
+used. A dense span is searched on its own; a face that both passes see in the same frame keeps the
+number that the coarse pass gave it, so faces are numbered as in a plain scan. The verdict's rule
+asks how many sightings stand behind a window, for dense and coarse sightings each by themselves
+(see verdict/decide.py, step 1). What the coarse pass saw inside of a dense span is dropped; no face
+is counted twice.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 
 from deepscan.errors import VideoError
+from deepscan.faces.track import match, near
 from deepscan.options import ScanOptions
 from deepscan.scan.frame_store import FrameStore
 from deepscan.scan.pass_result import PassResult
 from deepscan.scan.segments import Segment, TrackState
-from deepscan.types import FrameResult, Reason, VideoInfo
+from deepscan.types import Face, FrameResult, Reason, VideoInfo
 from deepscan.verdict.calibration import Calibration
 from deepscan.verdict.evidence import Evidence, looks_of, windows_of
 
@@ -74,7 +78,8 @@ def uncertain_spans(
     for each in windows.values():
         # A forgery that is shorter than a window may show in one frame, and drown in the mean.
         single = calibration.llr(each.logits, each.bands, still=True) - review[True][each.bands]
-        over = np.fmax(single, each.llr - review[each.alone][each.bands])
+        level = np.where(each.alone, review[True][each.bands], review[False][each.bands])
+        over = np.fmax(single, each.llr - level)
         for moment, distance in zip(each.times.tolist(), over.tolist(), strict=True):
             if distance >= -MARGIN:  # not for NaN: outside of all bands a second look is no help
                 near.append(_span_round(moment, distance, calibration.window, options))
@@ -161,7 +166,7 @@ def refine(
     """
     assert coarse.store is not None
     waiting, done = list(spans), list[UncertainSpan]()
-    free = TrackState(coarse.tracks.next_track)  # no face of the coarse pass goes on in a dense one
+    free = TrackState(coarse.tracks.next_track)  # faces are matched when all has been seen
     # As if all of it had gone into the samples.
     close_pace = pace * max(1.0, rate / options.stride / COARSE_RATE)
     stores: list[FrameStore] = []
@@ -178,7 +183,7 @@ def refine(
             waiting = [span for span in waiting if span not in finished]
             took = time.monotonic() - began - pace * chosen[-1].end
             close_pace = max(0.0, took) / sum(span.end - span.start for span in chosen)
-        _merge(coarse.store, stores, done, final)
+        _merge(coarse, stores, done, final)
     finally:
         for store in stores:
             store.close()
@@ -230,12 +235,23 @@ def _dense_pass(
 
 
 def _merge(
-    coarse: FrameStore,
+    coarse: PassResult,
     dense: Sequence[FrameStore],
     done: Sequence[UncertainSpan],
     final: PassResult,
 ) -> None:
     """Every frame once: dense where a span is done, else as the coarse pass saw it."""
+    assert coarse.store is not None
+    final.evidence.close = tuple((span.start, span.end) for span in done)
+    names = _same_faces(coarse, dense, done)
+    for before, refined in _both(coarse.store, dense, done):
+        final.add(before if refined is None else _renamed(refined, names))
+
+
+def _both(
+    coarse: FrameStore, dense: Sequence[FrameStore], done: Sequence[UncertainSpan]
+) -> Iterator[tuple[FrameResult, FrameResult | None]]:
+    """Each frame as the coarse pass saw it, with what a dense one saw in a span that is done."""
 
     def inside(result: FrameResult) -> bool:
         return any(span.start <= result.frame.time < span.end for span in done)
@@ -247,5 +263,58 @@ def _merge(
     ahead = next(refined, None)
     for result in coarse.results():
         if ahead is not None and ahead.frame.index == result.frame.index:
-            result, ahead = ahead, next(refined, None)
-        final.add(result)
+            yield result, ahead
+            ahead = next(refined, None)
+        else:
+            yield result, None
+
+
+def _same_faces(
+    coarse: PassResult, dense: Sequence[FrameStore], done: Sequence[UncertainSpan]
+) -> dict[int, int]:
+    """What the tracks of the dense passes are called: as the track of the coarse pass that they
+    share most frames with, else by numbers that are free. No frame gets one number twice."""
+    assert coarse.store is not None
+    shared = Counter[tuple[int, int]]()
+    seen: dict[int, tuple[int, int]] = {}  # first and last frame of a dense track
+    for before, refined in _both(coarse.store, dense, done):
+        if refined is None:
+            continue
+        old, new = _tracked(before), _tracked(refined)
+        for face in new:
+            first, _ = seen.setdefault(_track(face), (refined.frame.index, 0))
+            seen[_track(face)] = first, refined.frame.index
+        pairs = match([face.box for face in old], [face.box for face in new], near)
+        shared.update((_track(new[theirs]), _track(old[ours])) for ours, theirs in pairs)
+    names: dict[int, int] = {}
+    for (track, name), _ in shared.most_common():
+        taken = [seen[other] for other, given in names.items() if given == name]
+        first, last = seen[track]
+        if track not in names and all(last < start or end < first for start, end in taken):
+            names[track] = name
+    free = count(coarse.tracks.next_track)
+    return names | {track: next(free) for track in sorted(seen) if track not in names}
+
+
+def _tracked(result: FrameResult) -> list[Face]:
+    faces = [each.crop.face for each in result.faces] + [each.face for each in result.unscored]
+    return [face for face in faces if face.track_id is not None]
+
+
+def _track(face: Face) -> int:
+    assert face.track_id is not None
+    return face.track_id
+
+
+def _renamed(result: FrameResult, names: Mapping[int, int]) -> FrameResult:
+    def named(face: Face) -> Face:
+        return face if face.track_id is None else replace(face, track_id=names[face.track_id])
+
+    return replace(
+        result,
+        faces=tuple(
+            replace(each, crop=replace(each.crop, face=named(each.crop.face)))
+            for each in result.faces
+        ),
+        unscored=tuple(replace(each, face=named(each.face)) for each in result.unscored),
+    )

@@ -7,7 +7,8 @@ The rule, in order:
    the average into a natural log-likelihood ratio (LLR), on the scale of the quality band (size,
    sharpness, detail) that the window's medians lie in. Outside of all bands nothing is known about
    scores, so such a window is not judged. A track with so few sightings that their mean strays like
-   single pictures (short, or with a long stride) is judged on the scale of those.
+   single pictures (short, or with a long stride) is judged on the scale of those. Where a sampled
+   file was looked at closely, the answer is one for the samples and one for each close span.
 2. Every window that does not overlap another is one more chance of a false alarm. The number of
    looks is the sum over tracks of max(1, judged seconds / window), where a sighting stands for the
    time to the next one but for no more than a window: a pause is no chance. From the tail of the
@@ -85,7 +86,8 @@ def decide(
     disagree: list[Interval] = []  # over the operating point, but with an empty mask
     nearest = -math.inf, levels[still][0]
     for track_id, windows in seen.items():
-        points = levels[windows.alone][windows.bands]
+        by_scale = levels[True][windows.bands], levels[False][windows.bands]
+        points = np.where(windows.alone[:, None], *by_scale)
         tracks.append(_track(track_id, windows, calibration.window, step))
         over, empty, weak = _intervals(track_id, windows, points, step)
         intervals += [*over, *empty, *weak]

@@ -44,6 +44,8 @@ class Evidence:
         self.unscored: Counter[str] = Counter()
         self.faces = 0
         self.scored = 0
+        # Spans [start, end) of a sampled file in which every frame was looked at; see `_windows`.
+        self.close: tuple[tuple[float, float], ...] = ()
         self.turned: dict[int, int] = {}  # track -> by how many degrees it was turned upright
         self.first: float | None = None
         self.last = 0.0
@@ -125,8 +127,8 @@ class Evidence:
 class TrackWindows:
     """A track's windows, one round each judged sighting: where they stand and what they say.
 
-    `bands` is the quality band of each, -1 outside of all; `alone` says that single pictures are
-    its scale. `durations` is how long each sighting stands for, in windows.
+    `bands` is the quality band of each, -1 outside of all; `alone` says where single pictures are
+    the scale. `durations` is how long each sighting stands for, in windows.
     """
 
     series: TrackEvidence
@@ -136,7 +138,7 @@ class TrackWindows:
     bands: NDArray[np.intp]
     logits: Floats  # of the single sightings
     llr: Floats  # of the windows; NaN outside of the bands
-    alone: bool
+    alone: NDArray[np.bool_]
 
     @property
     def inside(self) -> NDArray[np.bool_]:
@@ -153,23 +155,40 @@ def windows_of(
 ) -> dict[int, TrackWindows]:
     """The windows of every track, by track id; `still` says that the file is a single picture."""
     return {
-        track_id: _windows(series, evidence.step, calibration, still=still)
+        track_id: _windows(series, evidence, calibration, still=still)
         for track_id, series in sorted(evidence.tracks.items())
     }
 
 
 def _windows(
-    series: TrackEvidence, step: float, calibration: Calibration, *, still: bool
+    series: TrackEvidence, evidence: Evidence, calibration: Calibration, *, still: bool
 ) -> TrackWindows:
+    """The windows of a track. None reaches over the border of a close span: how many sightings a
+    window has, and so its scale, is asked for each side alone."""
     times, window = np.array(series.scored), calibration.window
-    durations: Floats = np.minimum(np.diff(times, append=times[-1:] + step), window) / window
-    alone = still or len(times) < MIN_SIGHTINGS * max(1.0, float(durations.sum()))
     qualities = np.array([series.sides, series.sharpness, series.detail], np.float64).T
-    bands = calibration.bands_of(medians(times, qualities, window))
     logits = np.array(series.logits, np.float64)
-    llr = calibration.llr(smooth(times, logits, window), bands, still=alone)
+    durations, llr = np.zeros(len(times)), np.zeros(len(times))
+    bands, alone = np.zeros(len(times), np.intp), np.zeros(len(times), np.bool_)
+    for part in _parts(times, evidence.close):
+        at = times[part]
+        durations[part] = np.minimum(np.diff(at, append=at[-1:] + evidence.step), window) / window
+        few = len(at) < MIN_SIGHTINGS * max(1.0, float(durations[part].sum()))
+        alone[part] = still or few
+        bands[part] = calibration.bands_of(medians(at, qualities[part], window))
+        llr[part] = calibration.llr(
+            smooth(at, logits[part], window), bands[part], still=still or few
+        )
     shares = np.array(series.shares, np.float64)
     return TrackWindows(series, times, durations, shares, bands, logits, llr, alone)
+
+
+def _parts(times: Floats, spans: Iterable[tuple[float, float]]) -> list[NDArray[np.intp]]:
+    """Indices of the times outside of all spans, and of those in each; none of them empty."""
+    places = np.zeros(len(times), np.intp)
+    for number, (start, end) in enumerate(spans, start=1):
+        places[(start <= times) & (times < end)] = number
+    return [np.flatnonzero(places == number) for number in np.unique(places)]
 
 
 def looks_of(windows: Iterable[TrackWindows]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from deepscan.scan import triage
 from deepscan.scan.triage import Budget, UncertainSpan, _affordable, _joined, uncertain_spans
 from deepscan.sinks.masks import read_masks
 from deepscan.types import Box, Face, FaceCrop, FacePrediction, Frame, FrameResult, Label
-from deepscan.verdict.evidence import Evidence
+from deepscan.verdict.evidence import Evidence, windows_of
 from tests.conftest import CALIBRATION, blue_engine, fake_scanner, make_face_clip
 from tests.scan.test_scanner import HERE, codes, dying, outputs_in, scan, valid
 
@@ -64,15 +65,38 @@ def test_dense_where_it_is_uncertain_and_nowhere_else(forged, tmp_path):
     valid(targets["record"])
 
 
-def test_a_dense_track_holds_dense_sightings_only(forged):
-    """The rule asks how many sightings a window has: one answer for a track must be right."""
-    tracks = scan(forged, options=TRIAGE).scan.verdict.tracks
-    *coarse, dense = tracks
-    assert coarse and all(
-        track.scored == 1 or (track.end - track.start) / (track.scored - 1) > 0.4
-        for track in coarse
-    )
-    assert (dense.end - dense.start) / dense.scored == pytest.approx(0.04, rel=0.1)
+def test_faces_are_numbered_as_in_a_plain_scan(forged, tmp_path):
+    plain = scan(forged).scan.verdict
+    targets = outputs_in(tmp_path, "frames", "record")
+    triaged = scan(forged, targets, options=TRIAGE).scan.verdict
+
+    def found(verdict):
+        return [(each.track_id, each.label) for each in verdict.intervals]
+
+    assert found(triaged) == found(plain) == [(0, Label.MANIPULATED)]
+    ids = [track.track_id for track in triaged.tracks]
+    assert ids == [track.track_id for track in plain.tracks]
+    for of_plain, of_triaged in zip(plain.tracks, triaged.tracks, strict=True):
+        assert of_triaged.start == pytest.approx(of_plain.start, abs=0.5)
+        assert of_triaged.end == pytest.approx(of_plain.end, abs=0.5)
+    lines = [json.loads(line) for line in targets["frames"].read_text().splitlines()]
+    named = {face["track"] for line in lines for face in line.get("faces", ())}
+    assert named == set(ids)
+    valid(targets["record"])
+
+
+def test_dense_and_coarse_sightings_of_a_face_have_scales_of_their_own():
+    """The rule asks how many sightings a window has: the answer is not one for both kinds."""
+    evidence = evidence_of([0.05] * 20)
+    for index in range(100):
+        add_face(evidence, 10 + index / 25, 0.05)
+    for score in [0.05] * 20:
+        add_face(evidence, evidence.last + 0.5, score)
+    evidence.close = ((10.0, 14.0),)
+    (windows,) = windows_of(evidence, CALIBRATION, still=False).values()
+    close = (windows.times >= 10) & (windows.times < 14)
+    assert close.sum() == 100 and len(close) == 140
+    assert windows.alone[~close].all() and not windows.alone[close].any()
 
 
 def test_nothing_in_doubt_needs_no_second_reading(tmp_path):
@@ -146,12 +170,17 @@ def evidence_of(scores):
     """One face, looked at twice a second."""
     evidence = Evidence()
     for index, score in enumerate(scores):
-        face = Face(Box(0, 0, 60, 60), 1.0, None, 0)
-        crop = FaceCrop(face, Box(0, 0, 80, 80), np.zeros((8, 8, 3), np.uint8), 99.0)
-        mask = np.full((4, 4), score, np.float32)
-        frame = Frame(12 * index, index, index / 2, np.zeros((0, 0, 3), np.uint8))
-        evidence.add(FrameResult(frame, (FacePrediction(crop, score, mask),)))
+        add_face(evidence, index / 2, score)
     return evidence
+
+
+def add_face(evidence, time, score):
+    face = Face(Box(0, 0, 60, 60), 1.0, None, 0)
+    crop = FaceCrop(face, Box(0, 0, 80, 80), np.zeros((8, 8, 3), np.uint8), 99.0)
+    mask = np.full((4, 4), score, np.float32)
+    index = evidence.frames
+    frame = Frame(index, index, time, np.zeros((0, 0, 3), np.uint8))
+    evidence.add(FrameResult(frame, (FacePrediction(crop, score, mask),)))
 
 
 def test_the_most_uncertain_comes_first():
