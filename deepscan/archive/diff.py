@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from deepscan.archive.journal import JOURNAL, read_state
 from deepscan.archive.records import Outcome, Run
 from deepscan.archive.reports import inside
 from deepscan.archive.settings_hash import result_key
+from deepscan.archive.states import FileState
 from deepscan.errors import UsageError
 from deepscan.sinks.record import SCHEMA as RECORD
 from deepscan.sinks.wording import probability, visible
@@ -27,7 +28,7 @@ from deepscan.types import Label
 SCHEMA = "deepscan.diff/1"
 TOLERANCE = 0.02  # of P(manipulated); what two engines in tolerance of torch may be apart
 CAUSES = ("content", "model", "settings", "decoder", "engine", "calibration", "version")
-GONE, NEW, UNKNOWN = "gone", "new", "unknown"
+GONE, NEW, SUPERSEDED, UNKNOWN = "gone", "new", "superseded", "unknown"
 
 _RECORD = 64 * 2**20  # bytes; one with 100,000 intervals has 40 MB
 _ASKED = ("engine", "model", "isolate")  # what was asked for; the record says what it came to
@@ -81,6 +82,7 @@ class Move:
     new_reasons: tuple[str, ...]
     changes: tuple[Change, ...]
     unknown: tuple[str, ...]  # causes of which one side or both cannot tell
+    superseded: bool = False  # the side without a verdict has one by other settings than its last
 
     @property
     def by(self) -> float | None:
@@ -90,11 +92,9 @@ class Move:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """What may have moved it, in the order of `CAUSES`; "gone" or "new" alone."""
-        if self.new is None:
-            return (GONE,)
-        if self.old is None:
-            return (NEW,)
+        """What may have moved it, in the order of `CAUSES`; "gone", "new" or "superseded" alone."""
+        if self.new is None or self.old is None:
+            return (SUPERSEDED if self.superseded else GONE if self.new is None else NEW,)
         found = {change.cause for change in self.changes}
         return tuple(cause for cause in CAUSES if cause in found)
 
@@ -132,11 +132,13 @@ def compare(old: Path, new: Path, *, tolerance: float = TOLERANCE) -> Difference
         name = next(iter(sides[1]))
         sides[0] = {name: next(iter(sides[0].values()))}
     before, after = sides
+    superseded = {each for path in (old, new) if path.is_dir() for each in _superseded(path)}
     moves = []
     for name in sorted({*before, *after}):
         move = _move(name, before.get(name), after.get(name), tolerance)
         if move is not None:
-            moves.append(move)
+            one_sided = move.old is None or move.new is None
+            moves.append(replace(move, superseded=one_sided and name in superseded))
     same = len({*before, *after}) - len(moves)
     return Difference(str(old), str(new), same, tuple(moves))
 
@@ -238,6 +240,12 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
                 facts=_facts_of(folder, outcome, results.run),
             ),
         )
+
+
+def _superseded(folder: Path) -> Iterator[str]:
+    """Names that have a result there, but none by the settings of the last run."""
+    states = read_state(folder).states()
+    return (name for name, state in states.items() if state is FileState.SUPERSEDED)
 
 
 def _facts_of(folder: Path, outcome: Outcome, run: Run) -> Facts:
@@ -388,10 +396,10 @@ def _half(
 
 
 def _verdicts(move: Move) -> str:
-    if move.new is None:
-        return f"{move.old}, only in the old results"
-    if move.old is None:
-        return f"{move.new}, only in the new results"
+    if move.new is None or move.old is None:
+        here, there = ("old", "new") if move.new is None else ("new", "old")
+        told = f"; those in the {there} ones are by other settings than the last run's"
+        return f"{move.old or move.new}, only in the {here} results{told * move.superseded}"
     told = f"{move.old} -> {move.new}" if move.old is not move.new else f"{move.new}"
     if move.by is not None and move.old_score is not None and move.new_score is not None:
         told += f", P(manipulated) {probability(move.old_score)} -> {probability(move.new_score)}"
@@ -403,10 +411,8 @@ def _verdicts(move: Move) -> str:
 
 
 def _kind(move: Move) -> str:
-    if move.new is None:
-        return GONE
-    if move.old is None:
-        return NEW
+    if move.new is None or move.old is None:
+        return move.causes[0]
     return f"{move.old} -> {move.new}" if move.old is not move.new else "in score only"
 
 

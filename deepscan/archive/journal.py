@@ -10,6 +10,7 @@ Who may read it is for the umask to say, as with the reports, which hold the sam
 `seq` counts from 1 without a gap. Kinds, and what they hold:
 
     run      "run": Run                               a start of the program
+    listing  "listing": RunListing                    what it lists that is another than before
     started  "name", "attempt", "identity", "key"     an item is taken up (again)
     lost     "name", "attempt", "reason": Reason      what worked on it died without an outcome
     done     "outcome": Outcome                       the item has its outcome (also if refused)
@@ -17,8 +18,8 @@ Who may read it is for the umask to say, as with the reports, which hold the sam
                                                       else "left": int, files without an outcome
 
 Unknown kinds are ignored; so is "segment", which older journals hold. The newest outcome of a name
-is the current one; older ones with another key are superseded. Text is ASCII; bytes of names that
-are no UTF-8 are escaped surrogates.
+stands for it, older ones with another key are superseded; what state it is in, archive/states.py
+says. Text is ASCII; bytes of names that are no UTF-8 are escaped surrogates.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -39,6 +40,14 @@ from typing import Any, BinaryIO, Self
 from deepscan.archive.lock import Lock
 from deepscan.archive.records import InputFile, Outcome, Results, Run
 from deepscan.archive.settings_hash import result_key
+from deepscan.archive.states import (
+    Coverage,
+    FileState,
+    RunListing,
+    changes,
+    file_states,
+    summed,
+)
 from deepscan.errors import OutputError
 from deepscan.files import atomic_output, sync
 from deepscan.types import Label, Reason
@@ -48,6 +57,7 @@ logger = logging.getLogger(__name__)
 JOURNAL = "journal.jsonl"
 _VERSION = 1
 _LINE = 64 * 2**20  # bytes; nothing that is written comes near
+_NAMES = 10_000  # in one line of a listing
 _WASTE = 1000  # lines without use that are borne before the journal is written anew
 _HEAD = b'{"v":'
 
@@ -57,9 +67,10 @@ Identity = tuple[int, int, int, int]
 class JournalState:
     """What a journal says, with the look-ups of a run that goes on where another ended.
 
-    `outcomes` are the current ones by name, `superseded` the older ones that other settings,
-    weights or contents have replaced, oldest first. `run` is the last start, `finished` whether it
-    has ended and left nothing out, `left` how many files it left out, where that is known.
+    `outcomes` are the newest ones by name, `superseded` the older ones that other settings,
+    weights or contents have replaced, oldest first; `listings` what each run listed. `run` is the
+    last start, `finished` whether it has ended and left nothing out, `left` how many files it left
+    out, where that is known.
     """
 
     def __init__(self) -> None:
@@ -67,6 +78,8 @@ class JournalState:
         self.finished = False
         self.left: int | None = None
         self.outcomes: dict[str, Outcome] = {}
+        self.listings: list[RunListing] = []
+        self._missing: set[str] = set()  # what the listings so far come to
         self._runs: list[Run] = []
         self._older: dict[tuple[str, str | None], Outcome] = {}
         self._by_key: dict[str, dict[str, None]] = {}  # names, in order
@@ -114,22 +127,38 @@ class JournalState:
         """Names of items that were taken up and have no outcome since, sorted."""
         return tuple(sorted(name for name, count in self._attempts.items() if count))
 
-    def results(self, folder: Path) -> Results:
-        """The state as reports take it.
+    def results(self, folder: Path, *, ending: bool = False) -> Results:
+        """The state as reports take it; with `ending`, as it is when the last run has ended well.
 
         Raises:
             OutputError: no run has begun here.
         """
         if self.run is None:
             raise OutputError(f"{folder / JOURNAL}: no run has begun here; start one first")
+        states = self.states(ending=ending)
+        of: dict[FileState, list[Outcome]] = {state: [] for state in FileState}
+        for name in sorted(self.outcomes):
+            of[states[name]].append(self.outcomes[name])
+        shown = sorted(of[FileState.CURRENT] + of[FileState.NOT_LISTED], key=_name_of)
         return Results(
             folder=folder,
             run=self.run,
-            outcomes=tuple(self.outcomes[name] for name in sorted(self.outcomes)),
-            superseded=self.superseded,
-            finished=self.finished,
+            outcomes=_with_own_originals(shown),
+            superseded=(*self.superseded, *of[FileState.SUPERSEDED]),
+            gone=tuple(of[FileState.GONE]),
+            not_listed=frozenset(map(_name_of, of[FileState.NOT_LISTED])),
+            finished=self.finished or ending,
             left=self.left,
         )
+
+    def states(self, *, ending: bool = False) -> dict[str, FileState]:
+        """The state of each of `outcomes`, empty before the first run."""
+        if self.run is None:
+            return {}
+        listings = [*self.listings]
+        if ending and self.run.shard is None:
+            listings[-1] = replace(listings[-1], whole=True)
+        return file_states(listings, self.outcomes, self.run)
 
     def apply(self, entry: Mapping[str, Any]) -> None:
         """Take in a line of the journal.
@@ -142,12 +171,20 @@ class JournalState:
                 self.run = Run.from_json(entry["run"])
                 self._runs.append(self.run)
                 self.finished, self.left = False, None
+                self.listings.append(RunListing())
+            case "listing":
+                listing = RunListing.from_json(entry["listing"])
+                self._missing -= listing.back
+                self._missing |= listing.missing | listing.gone
+                self.listings[-1:] = [(self.listings or [RunListing()])[-1].then(listing)]
             case "started":
                 self._attempts[entry["name"]] += 1
             case "done":
                 self._replace(Outcome.from_json(entry["outcome"]))
             case "ended":
                 self.finished, self.left = bool(entry["finished"]), entry.get("left")
+                if self.finished and self.run is not None and self.run.shard is None:
+                    self.listings[-1] = replace(self.listings[-1], whole=True)
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """The lines that a journal needs to give this state again."""
@@ -158,6 +195,7 @@ class JournalState:
             yield _entry("done", outcome=outcome.to_json())
         if self.run is not None:
             yield _entry("run", run=self.run.to_json())
+            yield from self._listing_lines()
         for name, count in self._attempts.items():
             for attempt in range(1, count + 1):
                 yield _entry("started", name=name, attempt=attempt, identity=None, key=None)
@@ -171,11 +209,21 @@ class JournalState:
             + len(self._older)
             + len(self.outcomes)
             + self._attempts.total()
+            + sum(1 for _ in self._listing_lines())
             + (self.finished or self.left is not None)
         )
 
+    def _listing_lines(self) -> Iterator[dict[str, Any]]:
+        if self.run is not None and any(each.told for each in self.listings):
+            for part in _in_lines(summed(self.listings, self.outcomes)):
+                yield _entry("listing", listing=part.to_json())
+
     def _replace(self, outcome: Outcome) -> None:
         name = outcome.name
+        if name in self._missing:  # the line that told it is back was lost
+            self._missing.discard(name)
+            last = self.listings[-1]
+            self.listings[-1] = last.then(RunListing(last.coverage, back=frozenset((name,))))
         old = self.outcomes.pop(name, None)  # popped: the newest stands last
         if old is not None:
             _drop(self._by_key, old.key, name)
@@ -230,6 +278,12 @@ class Journal:
     def begin(self, run: Run) -> None:
         """A run starts."""
         self._append("run", run=run.to_json())
+
+    def listed(self, names: Iterable[str], coverage: Coverage) -> None:
+        """The run lists these names and no others, and would have found what `coverage` says."""
+        state = self.state
+        for part in _in_lines(changes(state.listings, state.outcomes, names, coverage)):
+            self._append("listing", listing=part.to_json())
 
     def started(self, file: InputFile, *, attempt: int = 1, key: str | None = None) -> None:
         """An item is taken up."""
@@ -369,6 +423,44 @@ def is_results(folder: Path) -> bool:
     except (OSError, OutputError, ValueError):
         return False
     return True
+
+
+def _name_of(outcome: Outcome) -> str:
+    return outcome.name
+
+
+def _with_own_originals(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
+    """The outcomes, of which none is a duplicate of one that is not among them: where the file
+    that was scanned is gone, the first of its duplicates stands for it."""
+    shown = tuple(outcomes)
+    names = {each.name for each in shown}
+    heirs: dict[str, str] = {}
+    made = []
+    for each in shown:
+        if each.same_as is not None and each.same_as not in names:
+            heir = heirs.setdefault(each.key or each.same_as, each.name)
+            each = replace(each, same_as=None if heir == each.name else heir)
+        made.append(each)
+    return tuple(made)
+
+
+def _in_lines(listing: RunListing) -> Iterator[RunListing]:
+    """A listing in parts that are short enough for lines of a journal; at least one."""
+    names = [
+        (what, name)
+        for what in ("missing", "back", "gone")
+        for name in sorted(getattr(listing, what))
+    ]
+    for at in range(0, len(names) or 1, _NAMES):
+        part: dict[str, set[str]] = {"missing": set(), "back": set(), "gone": set()}
+        for what, name in names[at : at + _NAMES]:
+            part[what].add(name)
+        yield RunListing(
+            coverage=listing.coverage,
+            missing=frozenset(part["missing"]),
+            back=frozenset(part["back"]),
+            gone=frozenset(part["gone"]),
+        )
 
 
 def _add(index: dict[str, dict[str, None]], value: str | None, name: str) -> None:

@@ -23,6 +23,7 @@ from deepscan import __version__
 from deepscan.archive.journal import Journal, JournalState, read_state
 from deepscan.archive.records import Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import inside
+from deepscan.archive.states import Coverage, FileState, RunListing, united
 from deepscan.errors import OutputError, UsageError
 from deepscan.sinks.wording import visible
 
@@ -56,6 +57,7 @@ class _Taken:
 
     outcome: Outcome
     source: Path
+    state: FileState
 
 
 def merge(
@@ -90,7 +92,11 @@ def merge(
     loaded = [_load(folder) for folder in parts]
     if not mixed:
         _check_same_rules(loaded)
-    current, older = _united(loaded, newest=newest)
+    coverage = united(
+        [(each.run, (each.state.listings or [RunListing()])[-1], each.state.finished)
+         for each in loaded]
+    )  # fmt: skip
+    current, older = _united(loaded, newest=newest, shards=coverage is not None)
     missing = tuple(_missing(loaded))
     run = _run(loaded, command)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +111,8 @@ def merge(
             # Superseded ones first: of each name the last outcome is the one that counts.
             for outcome in (*placed[len(current) :], *placed[: len(current)]):
                 journal.state.apply({"kind": "done", "outcome": outcome.to_json()})
+            listing = _listing(current, coverage or Coverage())
+            journal.state.apply({"kind": "listing", "listing": listing.to_json()})
             journal.state.apply({"kind": "ended", "finished": not missing})
             journal.compact()  # all lines at once, with one sync
         os.replace(part, out)  # an empty folder may stand there
@@ -164,18 +172,36 @@ def _differences(one: Run, other: Run) -> list[str]:
     return told
 
 
-def _united(parts: Sequence[_Part], *, newest: bool) -> tuple[list[_Taken], list[_Taken]]:
-    """Of each name the outcome that counts, sorted by name; and those that are superseded."""
+_RANKS = {state: rank for rank, state in enumerate(FileState)}
+
+
+def _united(
+    parts: Sequence[_Part], *, newest: bool, shards: bool
+) -> tuple[list[_Taken], list[_Taken]]:
+    """Of each name the outcome that counts, sorted by name; and those that are superseded.
+
+    With `shards`, these are all of one archive: a file that one of them has not listed has another
+    content by now and belongs to another.
+    """
+    counting = {FileState.CURRENT} | (set() if shards else {FileState.NOT_LISTED})
     found: dict[str, _Taken] = {}
     older: list[_Taken] = []
     conflicts: list[str] = []
     for part in parts:
-        older += [_Taken(outcome, part.folder) for outcome in part.state.superseded]
+        states = part.state.states()
+        older += [
+            _Taken(outcome, part.folder, FileState.SUPERSEDED) for outcome in part.state.superseded
+        ]
         for name, outcome in part.state.outcomes.items():
-            mine, known = _Taken(outcome, part.folder), found.get(name)
+            mine, known = _Taken(outcome, part.folder, states[name]), found.get(name)
             if known is None:
                 found[name] = mine
-            elif not _agree(known.outcome, outcome):
+            elif _agree(known.outcome, outcome) or not {known.state, mine.state} <= counting:
+                better = _RANKS[mine.state] < _RANKS[known.state]
+                found[name] = mine if better else known
+                if not _agree(known.outcome, outcome):
+                    older.append(known if better else mine)
+            else:
                 conflicts.append(f"{name} ({known.source}: {_said(known)}; {_said(mine)} in "
                                  f"{part.folder})")  # fmt: skip
                 # ISO 8601 in UTC: the later one is the larger text.
@@ -192,6 +218,17 @@ def _united(parts: Sequence[_Part], *, newest: bool) -> tuple[list[_Taken], list
     for conflict in conflicts:
         logger.warning("one name, different results, the newest counts: %s", visible(conflict))
     return [found[name] for name in sorted(found)], older
+
+
+def _listing(current: Iterable[_Taken], coverage: Coverage) -> RunListing:
+    """What the parts have not listed, and of that what all of them together show to be gone."""
+    missing, gone = set(), set()
+    for each in current:
+        if each.state in (FileState.NOT_LISTED, FileState.GONE):
+            missing.add(each.outcome.name)
+            if each.state is FileState.GONE or coverage.covers(each.outcome.path):
+                gone.add(each.outcome.name)
+    return RunListing(missing=frozenset(missing), gone=frozenset(gone))
 
 
 def _agree(one: Outcome, other: Outcome) -> bool:
@@ -225,8 +262,15 @@ def _missing(parts: Sequence[_Part]) -> Iterable[str]:
 
 def _run(parts: Sequence[_Part], command: tuple[str, ...]) -> Run:
     """The run that stands for all: as the first part's, since that is how all were scanned."""
+    first = parts[0].run
+    hashes = [
+        each
+        for part in parts
+        for each in (part.run.settings_hash, *part.run.mixed)
+        if each != first.settings_hash
+    ]
     return replace(
-        parts[0].run,
+        first,
         id=secrets.token_hex(8),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
@@ -240,6 +284,7 @@ def _run(parts: Sequence[_Part], command: tuple[str, ...]) -> Run:
         shard=None,
         listed=_sum_or_none([part.run.listed for part in _listings(parts)]),
         passed_over=_passed_over(parts),
+        mixed=tuple(dict.fromkeys(hashes)),
     )
 
 

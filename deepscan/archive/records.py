@@ -134,10 +134,13 @@ class Run:
     shard: tuple[int, int] | None = None  # (i, n), i from 1
     listed: int | None = None  # files and skipped entries of the listing, of all shards
     passed_over: tuple[tuple[str, int], ...] = ()  # what was not listed, and how often
+    mixed: tuple[str, ...] = ()  # further settings hashes whose results count (merge --mixed)
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self)
         values["decides"] = values.pop("settings_hash")
+        if not self.mixed:
+            del values["mixed"]
         return values
 
     @classmethod
@@ -152,6 +155,7 @@ class Run:
         for name in ("settings", "versions", "controls", "passed_over"):
             known[name] = tuple((key, value) for key, value in known.get(name, ()))
         known["command"] = tuple(known["command"])
+        known["mixed"] = tuple(known.get("mixed", ()))
         if known.get("shard") is not None:
             known["shard"] = (known["shard"][0], known["shard"][1])
         return cls(**known)
@@ -200,20 +204,28 @@ class Baseline:
 class Results:
     """Everything known in a results folder.
 
-    `outcomes` holds one entry for each item, sorted by name; `superseded` older entries of the same
-    items, which other settings, weights or contents have replaced, oldest first. `run` is the last
-    start. `finished` is False while files of the last run are without an outcome: interrupted, or
-    still at work; `left` says how many, where that is known. `baseline` holds reviewed verdicts,
-    where the reports have to know of them.
+    `outcomes` holds one entry for each item that counts, sorted by name; those of them that the
+    last run did not list stand in `not_listed` too. `gone` holds the last entries of files that are
+    no longer in the archive, sorted by name; `superseded` older entries, which other settings,
+    weights or contents have replaced, oldest first. archive/states.py says which is which. `run` is
+    the last start. `finished` is False while files of the last run are without an outcome:
+    interrupted, or still at work; `left` says how many, where that is known. `baseline` holds
+    reviewed verdicts, where the reports have to know of them.
     """
 
     folder: Path
     run: Run
     outcomes: tuple[Outcome, ...]
     superseded: tuple[Outcome, ...] = ()
+    gone: tuple[Outcome, ...] = ()
+    not_listed: frozenset[str] = frozenset()
     finished: bool = True
     left: int | None = None
     baseline: Baseline | None = None
+
+    def state_of(self, outcome: Outcome) -> str:
+        """The state (archive/states.py) of one of `outcomes`: current or not-listed."""
+        return "not-listed" if outcome.name in self.not_listed else "current"
 
     def accepted(self, outcome: Outcome) -> Accepted | None:
         """The entry of the baseline that accepts an outcome today (UTC), None if none does."""

@@ -7,6 +7,8 @@ workers do, and this process imports neither torch nor a decoder.
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -17,21 +19,25 @@ from typing import BinaryIO
 
 from deepscan import __version__
 from deepscan.archive.events import OnEvent, RunEvent, RunStarted, StopRequest
-from deepscan.archive.inputs.listing import Counts, Entry, list_inputs
-from deepscan.archive.journal import JOURNAL, Journal, is_results
+from deepscan.archive.inputs.listing import Counts, Entry, Listing, list_inputs
+from deepscan.archive.journal import JOURNAL, Journal, JournalState, is_results
 from deepscan.archive.lock import Lock, sweep
+from deepscan.archive.markers import mark_outputs
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.records import Outcome, Results, Run
 from deepscan.archive.reports import Report, load_report
 from deepscan.archive.scheduler import ReportWriter, RunContext, Scheduler
 from deepscan.archive.settings_hash import settings_hash
+from deepscan.archive.states import Coverage, FileState, coverage_of, entry_path, is_below
 from deepscan.archive.workers.contract import PoolInfo, WorkerPool
 from deepscan.engines.packages import installed_versions
 from deepscan.errors import EngineError, OutputError, UsageError
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
 from deepscan.models.weights import read_card
 from deepscan.options import ScanOptions
-from deepscan.sinks.wording import passed_over_text
+from deepscan.sinks.wording import passed_over_text, visible
+
+logger = logging.getLogger(__name__)
 
 _OLD_JOURNAL = "journal.before-"  # how a journal begins that --fresh has put aside
 
@@ -40,7 +46,8 @@ _OLD_JOURNAL = "journal.before-"  # how a journal begins that --fresh has put as
 class RunResult:
     """The end of a run: the state of the folder, and the outcomes of what this run had listed.
 
-    `report_errors` says which reports could not be written, and why.
+    Reports and exit code come from `results`, which holds more where an earlier run listed what
+    this one did not. `report_errors` says which reports could not be written, and why.
     """
 
     results: Results
@@ -99,23 +106,14 @@ def scan_archive(
     folder = _make_results_folder(out)
     with Lock(folder), closing(pool), ExitStack() as held:
         sweep(folder)
-        listing = list_inputs(
-            inputs,
-            include=archive_options.include,
-            exclude=archive_options.exclude,
-            follow_links=archive_options.follow_links,
-            skip=folder,
-            stdin=stdin,
-        )
-        entries = list(listing)
-        if not entries:  # a wrong path must not look clean
-            raise UsageError(
-                f"nothing to scan: {', '.join(inputs)} holds no video or picture "
-                f"({passed_over_text(listing.counts.passed_over()) or 'no file at all'})"
-            )
+        listing, entries = _list(inputs, archive_options, folder, stdin)
         # A model or rate that cannot work is refused before anything is loaded.
         run = _describe_run(options, archive_options)
         journal = None if archive_options.fresh else held.enter_context(Journal(folder))
+        coverage = _coverage(listing.roots, entries, archive_options)
+        if journal is not None:
+            _check_roots(coverage, entries, journal.state)
+            _tell_replaced(entries, journal.state)
         pool_info = _start(pool)
         run = replace(
             _with_pool(run, pool_info, options),
@@ -127,11 +125,14 @@ def scan_archive(
             journal = held.enter_context(Journal(folder))
         with stop_request.deferred():
             journal.begin(run)
+            journal.listed((entry.name for entry in entries), coverage)
         on_event(RunStarted(pool_info, len(entries), listing.counts))
         writer = ReportWriter(folder, journal, reports, archive_options.baseline)
         context = RunContext(folder, journal, run, options, archive_options, stop_request, on_event)
         scheduler = Scheduler(context, pool, pool_info.slots, writer)
-        code, stopped = _work(scheduler, context, entries, code_of)
+        code, stopped = _work(scheduler, context, entries, coverage, code_of)
+        if not stopped:
+            mark_outputs(folder, journal.state)
         failed = writer.write()
         return RunResult(
             results=journal.state.results(folder),
@@ -147,6 +148,7 @@ def _work(
     scheduler: Scheduler,
     context: RunContext,
     entries: Sequence[Entry],
+    coverage: Coverage,
     code_of: Callable[[Sequence[Outcome]], int],
 ) -> tuple[int, bool]:
     """Bring all entries to their outcomes; the exit code, and whether the run was stopped."""
@@ -155,7 +157,12 @@ def _work(
         stop_request.graceful = True
         scheduler.run(entries)
         stopped = stop_request.requested  # who asks from here on asks for what is done
-        code = INTERRUPTED if stopped else code_of(scheduler.outcomes())
+        code = INTERRUPTED
+        if not stopped:
+            if context.run.shard is not None:  # only now it is known what is in this share
+                with stop_request.deferred():
+                    journal.listed(scheduler.listed, coverage)
+            code = code_of(journal.state.results(context.folder, ending=True).outcomes)
         with stop_request.deferred():
             journal.ended(finished=not stopped, exit_code=code, left=scheduler.left)
         return code, stopped
@@ -170,6 +177,78 @@ def _work(
         raise
     finally:
         stop_request.graceful = False
+
+
+def _list(
+    inputs: Sequence[str], archive_options: ArchiveOptions, folder: Path, stdin: BinaryIO | None
+) -> tuple[Listing, list[Entry]]:
+    listing = list_inputs(
+        inputs,
+        include=archive_options.include,
+        exclude=archive_options.exclude,
+        follow_links=archive_options.follow_links,
+        skip=folder,
+        stdin=stdin,
+    )
+    entries = list(listing)
+    if not entries:  # a wrong path must not look clean
+        raise UsageError(
+            f"nothing to scan: {', '.join(inputs)} holds no video or picture "
+            f"({passed_over_text(listing.counts.passed_over()) or 'no file at all'})"
+        )
+    return listing, entries
+
+
+def _coverage(
+    roots: Sequence[str], entries: Sequence[Entry], archive_options: ArchiveOptions
+) -> Coverage:
+    include, exclude = archive_options.include, archive_options.exclude
+    if archive_options.watch:  # its patterns are those of one batch
+        roots = ()
+    return coverage_of(roots, entries, include=include, exclude=exclude)
+
+
+def _check_roots(coverage: Coverage, entries: Sequence[Entry], state: JournalState) -> None:
+    """A folder that is empty all at once is a share that is not mounted, until somebody says else.
+
+    Raises:
+        UsageError: a root yields nothing, and an earlier run had files there.
+    """
+    paths = [entry_path(entry) for entry in entries]
+    states = state.states()
+    for root in coverage.roots:
+        if any(path == root or is_below(path, root) for path in paths):
+            continue
+        own = replace(coverage, roots=(root,))
+        had = sum(
+            states[name] is not FileState.GONE and own.covers(outcome.path)
+            for name, outcome in state.outcomes.items()
+        )
+        if had:
+            raise UsageError(
+                f"{root} yields nothing now, where earlier runs had {had} "
+                f"file{'s' * (had != 1)}: mount it, or leave it out; if they are gone for good, "
+                "scan into a new folder"
+            )
+
+
+def _tell_replaced(entries: Sequence[Entry], state: JournalState) -> None:
+    """Warn where a result of another file, which is still there, is replaced under its name."""
+    replaced = [
+        known.path
+        for entry in entries
+        if (known := state.outcomes.get(entry.name)) is not None
+        and known.path != entry_path(entry)
+        and "://" not in known.path
+        and os.path.lexists(known.path)
+    ]
+    if replaced:
+        logger.warning(
+            "%d results of other files with the same names are replaced (first: that of %s): name "
+            "all inputs in one scan, or scan into different folders",
+            len(replaced),
+            visible(replaced[0]),
+        )
 
 
 def _load_report(name: str, archive_options: ArchiveOptions) -> tuple[str, Report]:

@@ -187,6 +187,11 @@ class Scheduler:
         in_flight = sum(1 + len(each.duplicates) for each in self._in_flight.values())
         return len(self._waiting) + len(self._retries) + len(self._suspects) + in_flight
 
+    @property
+    def listed(self) -> frozenset[str]:
+        """The names of all entries so far that are in this run's share."""
+        return frozenset(self._listed)
+
     def _next(self, entries: Sequence[Entry]) -> Iterator[Entry | Task]:
         """What comes next: retries, then new entries, then suspects one by one."""
         waiting = self._waiting = deque(entries)
@@ -225,7 +230,11 @@ class Scheduler:
             return
         self._listed.add(entry.name)
         before = self._context.state.outcomes.get(entry.name)
-        if before is not None and (before.label, before.reasons) == (entry.label, (entry.reason,)):
+        if before is not None and (before.label, before.reasons, before.path) == (
+            entry.label,
+            (entry.reason,),
+            str(entry.path),
+        ):
             self._context.on_event(ItemDone(before, fresh=False))
         else:
             outcome = Outcome(entry.name, str(entry.path), entry.label, (entry.reason,))
@@ -238,7 +247,7 @@ class Scheduler:
         if known is not None and not context.archive_options.paranoid and self._is_complete(known):
             if known.sha256 is not None and context.in_share(known.sha256):
                 self._listed.add(file.name)
-                context.on_event(ItemDone(known, fresh=False))
+                self._link(file, known)  # the folder that holds it may have another name now
             return None
         if file.address is not None and not self._download(file):
             return None

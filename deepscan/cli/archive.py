@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ENDING_SIGNALS = tuple(name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _QUIET_LABELS = ("no-evidence", "not-applicable")  # counted, not listed
 _UNJUDGED = ("error", "inconclusive")  # the reason is the news
+NOT_LISTED = " (not listed now)"
 _PATTERN = re.compile(r"[*?]|\[.+\]")
 
 ScanOnce = Callable[["WorkerPool", "ArchiveOptions"], "RunResult"]
@@ -139,7 +140,9 @@ def scan_archive(
                 code_of=partial(answers.code, policy),
                 stdin=getattr(sys.stdin, "buffer", None),
             )
-        answers.print_result(result)
+        # A watch tells of each file once; else the console says what the reports say.
+        told = result.outcomes if archive_options.watch else result.results.outcomes
+        answers.print_result(result, told)
         return result
 
     pool = _pool(options, archive_options, out)
@@ -165,18 +168,23 @@ class _Answers:
         self._accepts = _acceptance(baseline)
         self._format, self._quiet = format_, quiet
         self._printed: dict[str, Outcome] = {}
+        self._not_listed: frozenset[str] = frozenset()
+        self._gone = 0
 
     def code(self, policy: ExitPolicy, outcomes: Sequence[Outcome]) -> int:
         """The exit code; what the baseline accepts does not count."""
         return policy.code(each.label for each in outcomes if not self._accepts(each))
 
-    def print_result(self, result: RunResult) -> None:
+    def print_result(self, result: RunResult, outcomes: Sequence[Outcome]) -> None:
         """A line for each file that somebody has to know of, or in JSON for every file."""
-        for outcome in result.outcomes:
+        self._gone = len(result.results.gone)
+        self._not_listed = result.results.not_listed
+        for outcome in outcomes:
             if self._format == "json":
                 print_json(outcome.to_json())
             elif outcome.label not in _QUIET_LABELS:
-                print_line(_file_line(outcome, accepted=self._accepts(outcome)))
+                line = _file_line(outcome, accepted=self._accepts(outcome))
+                print_line(line + NOT_LISTED * (outcome.name in self._not_listed))
             self._printed[outcome.name] = outcome
         for error in result.report_errors:
             print_message(f"a report could not be written: {error}")
@@ -186,6 +194,10 @@ class _Answers:
         counts = counted(outcome.label for outcome in self._printed.values())
         if accepted := sum(map(self._accepts, self._printed.values())):
             counts += f" ({accepted} accepted by the baseline)"
+        if unlisted := len(self._printed.keys() & self._not_listed):
+            counts += f", {unlisted} of them not listed now"
+        if self._gone:
+            counts += f"; {self._gone} gone from the archive"
         return counts
 
     def print_counts(self) -> None:

@@ -7,6 +7,7 @@ its exit codes mean.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from deepscan.sinks.wording import visible
 if TYPE_CHECKING:
     from deepscan.archive.journal import JournalState
     from deepscan.archive.records import Results
+    from deepscan.types import Label
 
 
 _MOVED = """
@@ -332,24 +334,35 @@ def repair(
 
 
 def _journal_json(state: JournalState) -> dict[str, Any]:
+    from deepscan.archive.states import FileState
+
     run = state.run
+    states = Counter(state.states().values())
     return {
         "run": None if run is None else run.to_json(),
         "finished": state.finished,
-        "files": len(state.outcomes),
+        "files": states[FileState.CURRENT] + states[FileState.NOT_LISTED],
         "labels": _labels(state),
-        "superseded": len(state.superseded),
+        "not_listed": states[FileState.NOT_LISTED],
+        "gone": states[FileState.GONE],
+        "superseded": len(state.superseded) + states[FileState.SUPERSEDED],
         "unfinished": list(state.unfinished()),
     }
 
 
 def _labels(state: JournalState) -> dict[str, int]:
-    from collections import Counter
+    return dict(sorted(Counter(map(str, _counting(state))).items()))
 
-    return dict(sorted(Counter(str(each.label) for each in state.outcomes.values()).items()))
+
+def _counting(state: JournalState) -> list[Label]:
+    """The labels of the files that count: those that are current or not listed now."""
+    counting = ("current", "not-listed")
+    return [state.outcomes[name].label for name, each in state.states().items() if each in counting]
 
 
 def _journal_lines(state: JournalState) -> Iterator[str]:
+    from deepscan.archive.states import FileState
+
     run = state.run
     if run is None:
         yield "no run has begun here"
@@ -364,9 +377,14 @@ def _journal_lines(state: JournalState) -> Iterator[str]:
     if run.controls:
         words = {True: "passed", False: "FAILED", None: "not judged"}
         yield f"controls   {len(run.controls)} known crops: {words[run.controls_passed]}"
-    yield f"files      {counted(each.label for each in state.outcomes.values())}"
-    if state.superseded:
-        yield f"older      {len(state.superseded)} results that others have replaced"
+    states = Counter(state.states().values())
+    yield f"files      {counted(_counting(state))}"
+    if unlisted := states[FileState.NOT_LISTED]:
+        yield f"not listed {unlisted} of them, by the last run"
+    if gone := states[FileState.GONE]:
+        yield f"gone       {gone} that are no longer in the archive"
+    if older := len(state.superseded) + states[FileState.SUPERSEDED]:
+        yield f"older      {older} results by other settings or from other contents"
     for name in state.unfinished():
         yield f"unfinished {name}"
 

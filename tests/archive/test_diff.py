@@ -10,6 +10,7 @@ import pytest
 from deepscan.archive.diff import compare, to_json, to_text
 from deepscan.archive.journal import Journal
 from deepscan.archive.records import OutputFile
+from deepscan.archive.states import Coverage
 from deepscan.errors import UsageError
 from deepscan.sinks.record import record_of, write_record
 from deepscan.types import Label, Reason, Skipped
@@ -122,6 +123,21 @@ def test_files_on_one_side_only(tmp_path):
         ("new.mp4", ("new",)),
     ]
     assert to_json(found)["causes"] == {"gone": 1, "new": 1}
+
+
+def test_results_of_other_settings_than_the_last_ones_are_no_verdict(tmp_path):
+    one = folder(tmp_path / "old", outcome("a.mp4"), outcome("b.mp4", "c2"))
+    two = folder(tmp_path / "new", outcome("a.mp4"), outcome("b.mp4", "c2", "d0"))
+    with Journal(two) as journal:
+        journal.begin(RUN)
+        journal.listed(("a.mp4",), Coverage())
+    found = compare(one, two)
+    assert [(move.name, move.causes) for move in found.moves] == [("b.mp4", ("superseded",))]
+    assert list(to_text(found)) == [
+        "b.mp4: no-evidence, only in the old results; those in the new ones are by other settings "
+        "than the last run's",
+        "1 verdict moved (1 superseded), 1 did not",
+    ]
 
 
 def test_what_is_the_same_everywhere_is_told_once(tmp_path):

@@ -241,6 +241,7 @@ _JOURNAL = (
     "outcome.key", "outcome.identity", "outcome.sha256", "outcome.size", "outcome.started",
     "outcome.took", "outcome.outputs.*.sha256", "outcome.outputs.*.size", "outcome.provenance",
     "outcome.decoder",  # decord where it has wheels
+    "listing.roots",
 )  # fmt: skip
 
 

@@ -100,10 +100,15 @@ class Counts:
 
 @dataclass(slots=True)
 class Listing(Iterator[Entry]):
-    """The entries, one at a time; `counts` grow with them and are final when they have ended."""
+    """The entries, one at a time; `counts` grow with them and are final when they have ended.
+
+    `roots` are the folders (absolute, without links) and addresses that were named to be listed
+    whole: no pattern, no list, no single file.
+    """
 
     counts: Counts
     entries: Iterator[Entry]
+    roots: tuple[str, ...] = ()
 
     def __next__(self) -> Entry:
         return next(self.entries)
@@ -172,7 +177,16 @@ def list_inputs(
             else:
                 yield from walk.root(root, prefix)
 
-    return Listing(walk.counts, entries())
+    whole = [each for each in roots if each.pattern is None and not _is_list(each.text)]
+    return Listing(
+        walk.counts,
+        entries(),
+        tuple(
+            each.base.rstrip("/") if each.remote else os.path.realpath(each.base)
+            for each in whole
+            if each.remote or os.path.isdir(each.base)
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,15 @@ def unfinished_text(results: Results) -> str:
     return f"the run was stopped: {most}{results.left:,}{listed} {verb} not scanned"
 
 
+def gone_text(results: Results) -> str:
+    """How many files are gone from the archive, for people; "" if none is."""
+    count = len(results.gone)
+    if not count:
+        return ""
+    files = "1 file is" if count == 1 else f"{count:,} files are"
+    return f"{files} gone from the archive since an earlier run and not counted"
+
+
 def inside(path: str) -> bool:
     """Whether a path of the journal can only lead to a file below the results folder."""
     pure = PurePosixPath(path)

@@ -3,8 +3,8 @@
 RFC 4180: UTF-8, CRLF, a header line, quotes where they are needed. What hides or moves text is
 spelled out, and a cell that a spreadsheet could take for a formula begins with an apostrophe, as
 OWASP advises; so does one that begins with an apostrophe itself, which makes the rule reversible.
-What a listing passed over stands in a last line without a name, its label "passed-over".
-The exact names are in results.jsonl.
+What a listing passed over stands in a last line without a name, its label "passed-over", how many
+files are gone in one with the label "gone". The exact names are in results.jsonl.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import csv
 from pathlib import Path
 
 from deepscan.archive.records import Accepted, Outcome, Results
+from deepscan.archive.reports import gone_text
 from deepscan.files import atomic_output
 from deepscan.sinks.wording import passed_over_text, visible
 
+GONE = "gone"
 COLUMNS = (
     "name",
     "label",
@@ -42,6 +44,7 @@ COLUMNS = (
     "path",
     "accepted_until",
     "accepted_reason",
+    "state",
 )
 
 # OWASP, "CSV Injection": what starts a formula, with the full-width forms that some programs take
@@ -59,9 +62,13 @@ def write_csv(results: Results, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(COLUMNS)
         for outcome in results.outcomes:
-            writer.writerow([cell(value) for value in _values(outcome, results.accepted(outcome))])
-        if passed := passed_over_text(results.run.passed_over):
-            told = {"label": "passed-over", "reasons": passed}
+            values = _values(outcome, results.accepted(outcome), results.state_of(outcome))
+            writer.writerow([cell(value) for value in values])
+        last = {"passed-over": passed_over_text(results.run.passed_over), GONE: gone_text(results)}
+        for label, reasons in last.items():
+            if not reasons:
+                continue
+            told = {"label": label, "reasons": reasons}
             writer.writerow([cell(told.get(column)) for column in COLUMNS])
 
 
@@ -78,7 +85,9 @@ def cell(value: str | int | float | None) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
-def _values(outcome: Outcome, accepted: Accepted | None) -> list[str | int | float | None]:
+def _values(
+    outcome: Outcome, accepted: Accepted | None, state: str
+) -> list[str | int | float | None]:
     """One value for each of `COLUMNS`: what is reckoned here, else the outcome's own."""
     intervals = outcome.intervals
     reckoned = {
@@ -91,6 +100,7 @@ def _values(outcome: Outcome, accepted: Accepted | None) -> list[str | int | flo
         "outputs": " ".join(output.kind for output in outcome.outputs),
         "accepted_until": None if accepted is None else accepted.expires.isoformat(),
         "accepted_reason": None if accepted is None else accepted.reason,
+        "state": state,
     }
     return [
         reckoned[name] if name in reckoned else getattr(outcome, name)  # type: ignore[misc]

@@ -21,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 
 from deepscan.archive.records import Accepted, Outcome, OutputFile, Results, Run
-from deepscan.archive.reports import SEVERITY, address, inside, unfinished_text
+from deepscan.archive.reports import SEVERITY, address, gone_text, inside, unfinished_text
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
 from deepscan.sinks.content_policy import policy_hash
@@ -147,6 +147,7 @@ def _page(results: Results, here: Path) -> str:
         reasons=_reasons(outcomes),
         unfinished=unfinished_text(results),
         passed_over=wording.passed_over_text(results.run.passed_over),
+        gone=gone_text(results),
     )
 
 
@@ -266,7 +267,11 @@ def _rows(results: Results, here: Path) -> list[Row]:
                 length=wording.timestamp(outcome.seconds) if outcome.seconds else "",
                 reason=wording.visible(_sentence(outcome)),
                 notes=_notes(
-                    outcome, results.accepted(outcome), numbers, twins.get(outcome.name, [])
+                    outcome,
+                    outcome.name in results.not_listed,
+                    results.accepted(outcome),
+                    numbers,
+                    twins.get(outcome.name, []),
                 ),
                 page=links.pop(0)[1] if links and links[0][0] == _KINDS["html"] else None,
                 links=tuple(links),
@@ -300,12 +305,15 @@ def _sentence(outcome: Outcome) -> str:
 
 def _notes(
     outcome: Outcome,
+    not_listed: bool,
     accepted: Accepted | None,
     numbers: Mapping[str, int],
     twins: list[str],
 ) -> tuple[tuple[str, int | None], ...]:
     """What else is to be said in a row, each with the row that it leads to."""
     notes: list[tuple[str, int | None]] = []
+    if not_listed:
+        notes.append(("not listed by the last run", None))
     if accepted is not None:
         told = f"accepted until {accepted.expires}: {wording.visible(accepted.reason)}"
         notes.append((told, None))

@@ -2,8 +2,9 @@
 
 Sorted keys, no blanks, numbers that are numbers, ASCII only: no tool splits a line at U+2028, and
 nothing in a name can move the cursor of a terminal. A name or path that is no UTF-8 has U+FFFD in
-its place and its bytes in `name_b64` or `path_b64`. What a listing passed over stands in a last
-line of its own, with the schema `deepscan.passed-over/1`.
+its place and its bytes in `name_b64` or `path_b64`. What a listing passed over and how many files
+are gone from the archive stand in last lines of their own, with the schemas
+`deepscan.passed-over/1` and `deepscan.gone/1`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from deepscan.sinks.record import name_bytes
 
 SCHEMA = "deepscan.outcome/1"
 PASSED_OVER = "deepscan.passed-over/1"
+GONE = "deepscan.gone/1"
 
 
 def write_jsonl(results: Results, path: Path) -> None:
@@ -31,19 +33,23 @@ def write_jsonl(results: Results, path: Path) -> None:
     """
     with atomic_output(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
         for outcome in results.outcomes:
-            file.write(line_of(outcome) + "\n")
+            file.write(line_of(outcome, results.state_of(outcome)) + "\n")
+        last: list[dict[str, Any]] = []
         if results.run.passed_over:
-            last = {"schema": PASSED_OVER, "passed_over": dict(results.run.passed_over)}
-            file.write(json.dumps(last, sort_keys=True, separators=(",", ":")) + "\n")
+            last.append({"schema": PASSED_OVER, "passed_over": dict(results.run.passed_over)})
+        if results.gone:
+            last.append({"schema": GONE, "gone": len(results.gone)})
+        for each in last:
+            file.write(json.dumps(each, sort_keys=True, separators=(",", ":")) + "\n")
 
 
-def line_of(outcome: Outcome) -> str:
+def line_of(outcome: Outcome, state: str = "current") -> str:
     """The line of one file, without its end.
 
     Raises:
         OutputError: a number in it is NaN or infinite.
     """
-    values = outcome.to_json() | {"schema": SCHEMA}
+    values = outcome.to_json() | {"schema": SCHEMA, "state": state}
     del values["identity"]  # device and inode say nothing on another day or machine
     for key in ("name", "path"):
         if values[key] != utf8(values[key]):

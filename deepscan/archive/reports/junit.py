@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from deepscan.archive.records import Outcome, Results
-from deepscan.archive.reports import unfinished_text
+from deepscan.archive.reports import gone_text, unfinished_text
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
 from deepscan.sinks.wording import passed_over_text
@@ -39,9 +39,12 @@ def write_junit(
     """
     day = today or datetime.now(UTC).date()
     suite = ElementTree.Element("testsuite")
-    if passed := passed_over_text(results.run.passed_over):
+    passed, gone = passed_over_text(results.run.passed_over), gone_text(results)
+    if passed or gone:
         properties = ElementTree.SubElement(suite, "properties")
-        ElementTree.SubElement(properties, "property", name="passed over", value=_xml(passed))
+        for name, value in (("passed over", passed), ("gone", gone)):
+            if value:
+                ElementTree.SubElement(properties, "property", name=name, value=_xml(value))
     counts = {"failure": 0, "error": 0, "skipped": 0}
     for outcome in results.outcomes:
         accepted = results.baseline.accepts(outcome, day) if results.baseline else None

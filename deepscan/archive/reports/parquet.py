@@ -1,6 +1,7 @@
 """results.parquet: one row a file with its stretches and outputs as lists, for data frames.
 
-The run stands in the file's metadata under "deepscan.run", as JSON. Needs pyarrow.
+The run stands in the file's metadata under "deepscan.run", as JSON, and how many files are gone
+from the archive under "deepscan.gone". Needs pyarrow.
 """
 
 from __future__ import annotations
@@ -31,11 +32,17 @@ def write_parquet(results: Results, path: Path) -> None:
         message = f"{path.name} needs pyarrow: pip install '.[query]' in deepscan's checkout"
         raise UsageError(message) from error
     run = json.dumps(encodable(results.run.to_json()), sort_keys=True)
-    schema = _schema(pyarrow).with_metadata({"deepscan.run": run})
+    schema = _schema(pyarrow).with_metadata(
+        {"deepscan.run": run, "deepscan.gone": str(len(results.gone))}
+    )
     with atomic_output(path) as part:
         try:
             table = pyarrow.Table.from_pylist(
-                [_row(outcome) for outcome in results.outcomes], schema=schema
+                [
+                    _row(outcome) | {"state": results.state_of(outcome)}
+                    for outcome in results.outcomes
+                ],
+                schema=schema,
             )
             parquet.write_table(table, part, compression="zstd")
         except pyarrow.ArrowException as error:
@@ -80,6 +87,7 @@ def _schema(pa: Any) -> Any:
             "intervals": pa.list_(interval),
             "outputs": pa.list_(output),
             "reasons": pa.list_(reason),
+            "state": text,
         }
     )
 

@@ -170,6 +170,8 @@ def _log(
                     "files": len(results.outcomes),
                     "labels": dict(Counter(str(each.label) for each in results.outcomes)),
                     "passedOver": dict(run.passed_over),
+                    "gone": len(results.gone),
+                    "notListed": len(results.not_listed),
                 },
             }
         ],

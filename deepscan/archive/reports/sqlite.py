@@ -1,7 +1,8 @@
 """results.sqlite: everything in tables, for those who ask questions in SQL.
 
 Names are stored as they are (U+FFFD for bytes that are no UTF-8) with their bytes beside them.
-`files` holds the superseded results too, with `current` 0; the view `findings` is what a person
+`files` holds the results that are superseded or whose files are gone too, with `current` 0; `state`
+says which (archive/states.py). The view `findings` is what a person
 has to look at. `PRAGMA user_version` is the version of these tables.
 """
 
@@ -20,21 +21,22 @@ from deepscan.errors import OutputError
 from deepscan.files import atomic_output
 from deepscan.sinks.record import name_bytes
 
-VERSION = 1
+VERSION = 2
 _TABLES = """
 CREATE TABLE runs (
   id TEXT PRIMARY KEY, started TEXT NOT NULL, finished INTEGER NOT NULL, command TEXT NOT NULL,
   version TEXT NOT NULL, model TEXT NOT NULL, model_sha256 TEXT NOT NULL, engine TEXT NOT NULL,
   calibration TEXT NOT NULL, operating_point REAL, false_alarm_rate REAL, settings TEXT NOT NULL,
   versions TEXT NOT NULL, decides TEXT NOT NULL, controls TEXT NOT NULL, controls_passed INTEGER,
-  shard TEXT, listed INTEGER, passed_over TEXT NOT NULL
+  shard TEXT, listed INTEGER, passed_over TEXT NOT NULL,
+  mixed TEXT NOT NULL
 ) STRICT;
 CREATE TABLE files (
   id INTEGER PRIMARY KEY, current INTEGER NOT NULL, name TEXT NOT NULL, name_bytes BLOB NOT NULL,
   path TEXT NOT NULL, label TEXT NOT NULL, score REAL, judged REAL, tracks INTEGER NOT NULL,
   frames INTEGER NOT NULL, seconds REAL NOT NULL, sha256 TEXT, size INTEGER, key TEXT,
   engine TEXT, decoder TEXT, provenance TEXT, folder TEXT, same_as TEXT, started TEXT NOT NULL,
-  took REAL NOT NULL
+  took REAL NOT NULL, state TEXT NOT NULL
 ) STRICT;
 CREATE TABLE intervals (
   file INTEGER NOT NULL REFERENCES files(id), start REAL NOT NULL, "end" REAL NOT NULL,
@@ -83,22 +85,24 @@ def _fill(database: sqlite3.Connection, results: Results) -> None:
     database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA user_version={VERSION};{_TABLES}")
     with database:
         _insert(database, "runs", [_run(results.run) | {"finished": results.finished}])
-        number = 0
-        for current, outcomes in ((1, results.outcomes), (0, results.superseded)):
-            for outcome in outcomes:
-                number += 1
-                _add(database, number, current, outcome)
+        rows = [
+            *((each, 1, results.state_of(each)) for each in results.outcomes),
+            *((each, 0, "gone") for each in results.gone),
+            *((each, 0, "superseded") for each in results.superseded),
+        ]
+        for number, (outcome, current, state) in enumerate(rows, start=1):
+            _add(database, outcome, {"id": number, "current": current, "state": state})
     database.executescript(_INDEXES)
 
 
-def _add(database: sqlite3.Connection, number: int, current: int, outcome: Outcome) -> None:
-    row = outcome.to_json() | {"id": number, "current": current}
+def _add(database: sqlite3.Connection, outcome: Outcome, about: dict[str, Any]) -> None:
+    row = outcome.to_json() | about
     del row["identity"]  # device and inode of another day
     parts = {table: row.pop(table) for table in ("intervals", "outputs", "reasons")}
     parts["reasons"] = [{"place": place, **each} for place, each in enumerate(parts["reasons"])]
     _insert(database, "files", [row | {"name_bytes": name_bytes(outcome.name)}])
     for table, rows in parts.items():
-        _insert(database, table, [{"file": number, **each} for each in rows])
+        _insert(database, table, [{"file": about["id"], **each} for each in rows])
 
 
 def _insert(database: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
@@ -116,7 +120,8 @@ def _run(run: Run) -> dict[str, Any]:
     named = ("settings", "versions", "controls", "passed_over")
     pairs = {name: _json(dict(getattr(run, name))) for name in named}
     shard = None if run.shard is None else f"{run.shard[0]}/{run.shard[1]}"
-    return run.to_json() | pairs | {"command": _json(run.command), "shard": shard}
+    texts = {"command": _json(run.command), "shard": shard, "mixed": _json(run.mixed)}
+    return run.to_json() | pairs | texts
 
 
 def _json(value: object) -> str:

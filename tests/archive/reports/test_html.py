@@ -122,7 +122,7 @@ def test_superseded_results_are_told_and_not_counted(tmp_path: Path) -> None:
     old = (outcome(Label.SUSPICIOUS, "a.mp4"), outcome(Label.ERROR, "gone.mp4"))
     seen = parsed(page(results(tmp_path, outcome(name="a.mp4"), superseded=old)))
     assert "Superseded results (2)" in seen.text
-    assert "no longer there" in seen.text
+    assert "not judged again" in seen.text
     assert "was found in 1 file." in seen.text
 
 
