@@ -11,8 +11,8 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from deepscan.cli.console import print_aside, print_json, print_line, print_message
@@ -263,8 +263,7 @@ def _pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> W
     if archive_options.cluster is not None:
         name = "ray"
         given |= {"results": out, "address": archive_options.cluster}
-    module, _, attribute = WORKER_POOLS[name].partition(":")
-    pool: WorkerPool = getattr(import_module(module), attribute)(options, **given)
+    pool: WorkerPool = resolve_name(WORKER_POOLS[name])(options, **given)
     return pool
 
 

@@ -180,7 +180,8 @@ def _entry(side: Path) -> Entry:
         kind = facts["kind"]
         if kind != "parity":
             return Entry(side.stem, kind, facts, size, model=facts.get("model", ""))
-        first, second = _two_objects(data.read_text())
+        # Whose they are stands behind the figures; older proofs do not say.
+        first, second, *_ = *map(json.loads, read_entry(side.parent, side.stem) or ()), {}
         return Entry(
             side.stem,
             kind,
@@ -189,17 +190,10 @@ def _entry(side: Path) -> Entry:
             str(second.get("engine", "")),
             str(second.get("model", "")),
             str(second.get("fingerprint", facts["engine"])),
-            Parity(**{key: float(value) for key, value in first.items()}),  # type: ignore[arg-type]
+            Parity(**{key: float(value) for key, value in first.items()}),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Entry(side.stem, "damaged", {}, size)
-
-
-def _two_objects(text: str) -> tuple[dict[str, object], dict[str, object]]:
-    """The figures of a proof and whose they are; the latter is missing in older ones."""
-    decoder = json.JSONDecoder()
-    first, end = decoder.raw_decode(text)
-    return first, decoder.raw_decode(text[end:])[0] if text[end:] else {}
 
 
 def _is_leftover(name: str) -> bool:

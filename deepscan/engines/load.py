@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass, replace
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from deepscan.engines import ENGINES, PRECISIONS
@@ -192,8 +192,7 @@ def parse_name(name: str) -> Choice:
 
 def engine_class(runtime: str) -> Any:
     """The class of the table's entry, of the shape of `EngineEntry`; imports what it needs."""
-    module, _, attribute = ENGINES[runtime].partition(":")
-    return getattr(import_module(module), attribute)
+    return resolve_name(ENGINES[runtime])
 
 
 def build(

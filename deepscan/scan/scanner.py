@@ -17,8 +17,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Self
 
 from deepscan.c2pa import read_provenance
@@ -610,8 +610,7 @@ def _close(models: Iterable[Engine | FaceDetector]) -> None:
 
 
 def _load_detector(options: ScanOptions) -> FaceDetector:
-    module, name = DETECTORS[options.detector].split(":")
-    detector: FaceDetector = getattr(import_module(module), name)(
+    detector: FaceDetector = resolve_name(DETECTORS[options.detector])(
         min_face=options.min_face,
         min_confidence=options.min_confidence,
         max_faces=CROWD * options.max_faces,

@@ -6,7 +6,7 @@ one line to `SINKS`; the conformance suite in tests/sinks/ runs over it.
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from deepscan.errors import UsageError
@@ -32,6 +32,5 @@ def sink_class(kind: str) -> type[Sink]:
     """
     if kind not in SINKS:
         raise UsageError(f"no output {kind!r}; there are {', '.join(SINKS)}")
-    module, name = SINKS[kind].split(":")
-    found: type[Sink] = getattr(import_module(module), name)
+    found: type[Sink] = resolve_name(SINKS[kind])
     return found

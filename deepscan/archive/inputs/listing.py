@@ -161,6 +161,7 @@ def list_inputs(
         follow=follow_links,
         skip=skip,
         several=several,
+        remembers=several or follow_links,
     )
     roots = [_root(text) for text in inputs]
     for text, root in zip(inputs, roots, strict=True):
@@ -210,30 +211,24 @@ class _Folder:
     places: frozenset[int] | None
 
 
+@dataclass(slots=True)
 class _Walk:
     """The state of one listing: what was seen, and what was passed over."""
 
-    def __init__(
-        self,
-        *,
-        include: tuple[Pattern, ...],
-        exclude: tuple[Pattern, ...],
-        follow: bool,
-        skip: Path | None,
-        several: bool,
-    ) -> None:
-        self.counts = Counts()
-        self.include = include
-        self.exclude = exclude
-        self.follow = follow
-        self.skip = skip
-        self.results = None if skip is None else os.path.realpath(skip)
-        self.several = several
-        self.folders: set[tuple[int, int]] = set()
-        # Within one tree every file comes once: nothing has to be remembered.
-        self.remembers = several or follow
-        self.files: set[str] = set()
-        self.names: set[str] = set()
+    include: tuple[Pattern, ...]
+    exclude: tuple[Pattern, ...]
+    follow: bool
+    skip: Path | None
+    several: bool
+    remembers: bool  # within one tree every file comes once: nothing has to be remembered
+    counts: Counts = field(default_factory=Counts)
+    folders: set[tuple[int, int]] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    results: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.results = None if self.skip is None else os.path.realpath(self.skip)
 
     def check(self, text: str, root: _Root) -> None:
         """Raise UsageError for an input that cannot work."""
@@ -260,13 +255,8 @@ class _Walk:
                 f"{text} lies in the results folder {self.skip}: name another one for the results"
             )
         if root.pattern is not None and not root.remote:
-            first = _Walk(
-                include=self.include,
-                exclude=self.exclude,
-                follow=self.follow,
-                skip=self.skip,
-                several=False,
-            )
+            kept = self.include, self.exclude, self.follow, self.skip
+            first = _Walk(*kept, several=False, remembers=self.follow)
             if not os.path.isdir(root.base) or next(first.root(root, ""), None) is None:
                 raise UsageError(f"{text} matches no file that can be scanned")
 

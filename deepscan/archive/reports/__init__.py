@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path, PurePosixPath
+from pkgutil import resolve_name
 from urllib.parse import quote
 
 from deepscan.archive.records import Results
@@ -98,9 +98,7 @@ def load_report(
         KeyError: no report has that name.
     """
     file, where = REPORTS[name]
-    module, function = where.split(":")
-    write = getattr(import_module(module), function)
+    write: Report = resolve_name(where)
     if name == "sarif":
         write = partial(write, root=sarif_root, category=sarif_category)
-    report: Report = write
-    return file, report
+    return file, write

@@ -17,9 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from deepscan.archive.records import Outcome, OutputFile
 from deepscan.archive.workers.contract import Task
@@ -245,15 +245,15 @@ class _Worker:
 
         try:
             options = options_from_json(config["options"])
-            make = _load(config["scanner"])
-            scanner: Scanner = make(options)
+            make: Callable[..., Scanner] = resolve_name(config["scanner"])
+            scanner = make(options)
             engine = scanner.engine
             device = config["device"]
             if device is not None and (device != "cpu") != ("cuda" in engine.name):
                 raise EngineError(
                     f"engine {engine.name} does not run on {device}: name another with --engine"
                 )
-            controls, passed = _load(config["controls"])(engine, options)
+            controls, passed = resolve_name(config["controls"])(engine, options)
         except Exception as error:
             if not isinstance(error, DeepscanError):
                 logger.exception("the model process cannot start")
@@ -323,12 +323,6 @@ class LogRelay(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._send("log", level=record.levelno, text=self.format(record))
-
-
-def _load(place: str) -> Callable[..., Any]:
-    module, _, name = place.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
 
 
 def error_outcome(task: Task, reason: Reason) -> Outcome:

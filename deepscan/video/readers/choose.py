@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
+from pkgutil import resolve_name
 
 from deepscan.errors import UnsupportedError
 from deepscan.options import Decoder, Limits
@@ -54,9 +54,9 @@ def choose_reader(
             planes=planes,
         )
     if decoder != "auto":
-        return _load(decoder)(
-            source.path, limits=limits, source=source, reason=reason or "asked for", beat=beat
-        )
+        reader: Callable[..., VideoReader] = resolve_name(READERS[decoder])
+        why = reason or "asked for"
+        return reader(source.path, limits=limits, source=source, reason=why, beat=beat)
     return _choose_best(source, limits, beat)
 
 
@@ -87,9 +87,3 @@ def may_need_decord(source: Source, decoder: Decoder) -> bool:
     from deepscan.video.readers.decord import is_installed, may_fit
 
     return is_installed() if decoder == "decord" else may_fit(source)
-
-
-def _load(name: str) -> Callable[..., VideoReader]:
-    module, _, attribute = READERS[name].partition(":")
-    reader: Callable[..., VideoReader] = getattr(import_module(module), attribute)
-    return reader
