@@ -19,6 +19,9 @@ DeepscanError                   has `reason`, a stable code, and a message: what
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DeepscanError(Exception):
     """Base of all errors that deepscan raises on purpose."""
@@ -102,3 +105,12 @@ class OutputError(DeepscanError):
     """A result cannot be written: disk full, no permission, or the file is already there."""
 
     reason = "output_error"
+
+
+@contextmanager
+def system_errors_as(kind: type[DeepscanError], what: str) -> Iterator[None]:
+    """Raise `kind` where the system refuses something in the block: `what`, and why it did."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}") from error

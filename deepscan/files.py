@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from deepscan.errors import OutputError, UnreadableError, UsageError
+from deepscan.errors import OutputError, UnreadableError, UsageError, system_errors_as
 from deepscan.types import Output, ReadReport
 
 MIN_FREE = 2**20  # bytes of a disk, below which nothing is begun: a record may take as much
@@ -46,10 +46,8 @@ def identity_of(path: Path) -> Identity:
     Raises:
         UnreadableError: the file is gone.
     """
-    try:
+    with system_errors_as(UnreadableError, f"{path} cannot be opened"):
         facts = path.stat()
-    except OSError as error:
-        raise UnreadableError(f"{path} cannot be opened: {error.strerror}") from error
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
@@ -132,12 +130,10 @@ def atomic_output(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the file cannot be written.
     """
-    with atomic_outputs({"": path}) as parts:
-        try:
-            yield parts[""]
-            sync(parts[""])
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    refused = system_errors_as(OutputError, f"{path} cannot be written")
+    with atomic_outputs({"": path}) as parts, refused:
+        yield parts[""]
+        sync(parts[""])
 
 
 @contextmanager
@@ -151,10 +147,8 @@ def atomic_outputs(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     try:
         yield parts
         for name, path in paths.items():
-            try:
+            with system_errors_as(OutputError, f"{path} cannot be written"):
                 os.replace(parts[name], path)
-            except OSError as error:
-                raise OutputError(f"{path} cannot be written: {error.strerror}") from error
     except BaseException:
         for part in parts.values():
             with suppress(OSError):
@@ -173,13 +167,10 @@ def finished(kind: str, part: Path, path: Path) -> Output:
     Raises:
         OutputError: the disk does not take it.
     """
-    try:
-        with part.open("rb") as file:
-            digest = sha256_of(file)
-            os.fsync(file.fileno())
-            size = file.tell()
-    except OSError as error:
-        raise OutputError(f"{path} cannot be completed: {error.strerror}") from error
+    with system_errors_as(OutputError, f"{path} cannot be completed"), part.open("rb") as file:
+        digest = sha256_of(file)
+        os.fsync(file.fileno())
+        size = file.tell()
     return Output(kind, path, digest.hexdigest(), size)
 
 

@@ -31,7 +31,7 @@ from deepscan.archive.settings_hash import settings_hash
 from deepscan.archive.states import Coverage, FileState, coverage_of, entry_path, is_below
 from deepscan.archive.workers.contract import PoolInfo, WorkerPool
 from deepscan.engines.packages import installed_versions
-from deepscan.errors import EngineError, OutputError, UsageError
+from deepscan.errors import EngineError, OutputError, UsageError, system_errors_as
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
 from deepscan.models.weights import read_card
 from deepscan.options import ScanOptions
@@ -291,10 +291,8 @@ def _put_journal_aside(folder: Path) -> None:
     if journal.exists():
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         name = f"{_OLD_JOURNAL}{stamp}-{secrets.token_hex(2)}.jsonl"
-        try:
+        with system_errors_as(OutputError, f"{journal} cannot be put aside"):
             journal.rename(folder / name)
-        except OSError as error:
-            raise OutputError(f"{journal} cannot be put aside: {error.strerror}") from error
 
 
 def _start(pool: WorkerPool) -> PoolInfo:

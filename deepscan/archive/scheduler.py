@@ -32,7 +32,7 @@ from deepscan.archive.workers.contract import (
     WorkerPool,
 )
 from deepscan.archive.workers.worker import DISK, error_outcome, outputs_of
-from deepscan.errors import OutputError, UnreadableError, VideoError
+from deepscan.errors import OutputError, UnreadableError, VideoError, system_errors_as
 from deepscan.files import atomic_outputs, finished, identity_of, resolve
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason, Skipped
@@ -472,10 +472,8 @@ class Scheduler:
             versions=self._context.run.versions,
             host=host_facts(),
         )
-        try:
+        with system_errors_as(OutputError, f"{task.folder} cannot be made"):
             task.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{task.folder} cannot be made: {error.strerror}") from error
         with atomic_outputs({"record": final}) as parts:
             write_record(parts["record"], record)
             made = finished("record", parts["record"], final)

@@ -14,7 +14,7 @@ from deepscan.engines.load import Choice, create_engine, engine_class, measure, 
 from deepscan.engines.parity import TOLERANCES, cache_parity, label_thresholds, violations
 from deepscan.engines.recipe import FOLDER as RECIPES
 from deepscan.engines.recipe import Recipe, read_recipe
-from deepscan.errors import EngineError
+from deepscan.errors import EngineError, system_errors_as
 from deepscan.files import is_part
 from deepscan.models.weights import FOLDER, Card, read_card
 from deepscan.types import Parity
@@ -165,10 +165,8 @@ def clean(folder: Path | None = None) -> tuple[Entry, ...]:
         )
         for name in names:
             assert folder is not None
-            try:
+            with system_errors_as(EngineError, f"{folder / name} cannot be removed"):
                 (folder / name).unlink(missing_ok=True)
-            except OSError as error:
-                raise EngineError(f"{folder / name} cannot be removed: {error.strerror}") from error
     return gone
 
 

@@ -20,8 +20,8 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -83,10 +83,8 @@ class FrameStore:
             OutputError: the disk is full.
         """
         data = _pack(result)
-        try:
+        with self._failures():
             self._file.write(data)
-        except OSError as error:
-            raise self._full(error) from error
         if self._folder is not None:
             self._digest.update(data)
 
@@ -100,7 +98,7 @@ class FrameStore:
         """
         if self._folder is None:
             return
-        try:
+        with self._failures():
             self._file.flush()
             os.fsync(self._file.fileno())
             mark = {
@@ -112,8 +110,6 @@ class FrameStore:
             with atomic_output(self._folder / "mark.json") as part:
                 part.write_text(json.dumps(mark))
             sync(self._folder)
-        except OSError as error:
-            raise self._full(error) from error
 
     def results(self) -> Iterator[FrameResult]:
         """Yield what was appended, in order and without pictures.
@@ -121,10 +117,8 @@ class FrameStore:
         Raises:
             OutputError: the disk is full.
         """
-        try:
+        with self._failures():
             self._file.seek(0)  # writes what is still in memory
-        except OSError as error:
-            raise self._full(error) from error
         while head := self._file.read(_LENGTHS.size):
             text, masks = _LENGTHS.unpack(head)
             yield _unpack(self._file.read(text), self._file.read(masks))
@@ -179,20 +173,21 @@ class FrameStore:
             pass
         except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s: the checkpoint is damaged and not used: %r", self._folder, error)
-        try:
+        with ExitStack() as held, self._failures():
+            held.callback(self._file.close)
             self._file.truncate(length)
             self._file.seek(length)
-        except OSError as error:
-            self._file.close()
-            raise self._full(error) from error
+            held.pop_all()
 
-    def _full(self, error: OSError) -> OutputError:
-        if self._folder is not None:
-            return OutputError(f"{self._folder} cannot take the results ({error.strerror})")
-        return OutputError(
-            f"the temporary folder {tempfile.gettempdir()} cannot take the results "
-            f"({error.strerror}): free some space or set TMPDIR"
-        )
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = self._folder or f"the temporary folder {tempfile.gettempdir()}"
+            advice = "" if self._folder else ": free some space or set TMPDIR"
+            why = f"{where} cannot take the results ({error.strerror}){advice}"
+            raise OutputError(why) from error
 
 
 def _remove_checkpoint(folder: Path) -> None:
@@ -240,22 +235,22 @@ def _pack(result: FrameResult) -> bytes:
     values = [
         frame.index,
         frame.pts,
-        float(frame.time),
+        frame.time,
         bool(result.analysed),
         [
             [
-                *_pack_face(each.crop.face),
-                _pack_box(each.crop.box),
-                float(each.crop.sharpness),
-                float(each.crop.detail),
-                float(each.score),
+                *astuple(each.crop.face),
+                astuple(each.crop.box),
+                each.crop.sharpness,
+                each.crop.detail,
+                each.score,
                 mask.shape,
             ]
             for each, mask in zip(result.faces, masks, strict=True)
         ],
-        [[*_pack_face(each.face), each.reason] for each in result.unscored],
+        [[*astuple(each.face), each.reason] for each in result.unscored],
     ]
-    text = json.dumps(values, separators=(",", ":")).encode()
+    text = json.dumps(values, separators=(",", ":"), default=float).encode()  # of NumPy's numbers
     levels = b"".join(mask.tobytes() for mask in masks)
     return _LENGTHS.pack(len(text), len(levels)) + text + levels
 
@@ -275,23 +270,7 @@ def _unpack(text: bytes, levels: bytes) -> FrameResult:
     return FrameResult(frame, tuple(judged), left_out, analysed)
 
 
-def _pack_box(box: Box) -> list[float]:
-    return [float(box.x1), float(box.y1), float(box.x2), float(box.y2)]
-
-
-def _pack_face(face: Face) -> list[Any]:
-    marks = face.landmarks and [[float(x), float(y)] for x, y in face.landmarks]
-    return [
-        _pack_box(face.box),
-        float(face.confidence),
-        marks,
-        face.track_id,
-        bool(face.interpolated),
-        face.turn,
-    ]
-
-
 def _unpack_face(values: list[Any]) -> Face:
-    box, confidence, marks, track_id, interpolated, turn = values
+    box, confidence, marks, *others = values
     landmarks = None if marks is None else tuple((x, y) for x, y in marks)
-    return Face(Box(*box), confidence, landmarks, track_id, interpolated, turn)
+    return Face(Box(*box), confidence, landmarks, *others)

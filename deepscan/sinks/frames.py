@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from deepscan.errors import OutputError
+from deepscan.errors import OutputError, system_errors_as
 from deepscan.types import Box, Face, FrameResult, Output, Scan
 
 SCHEMA = "deepscan.frames/1"
@@ -30,10 +31,8 @@ class FramesSink:
         self._path = path
         video = scan.verdict.video
         base = video.time_base if video else None
-        try:
+        with self._failures():
             self._file = path.open("w", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise self._failed(error) from error
         self._line(
             {
                 "schema": SCHEMA,
@@ -57,29 +56,25 @@ class FramesSink:
         Raises:
             OutputError: the rest cannot be written.
         """
-        try:
+        with self._failures():
             self._file.close()
-        except OSError as error:
-            raise self._failed(error) from error
 
     def abort(self) -> None:
         """Let the file go."""
-        try:
+        with suppress(OSError):  # the disk is full: the caller removes the file anyway
             self._file.close()
-        except OSError:
-            return  # the disk is full: the caller removes the file anyway
 
     def _line(self, value: dict[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n")
-        except OSError as error:
-            raise self._failed(error) from error
+            line = json.dumps(value, allow_nan=False, separators=(",", ":"))
         except ValueError as error:
             message = f"{self._path}: a score or box is NaN or infinite; please report this"
             raise OutputError(message) from error
+        with self._failures():
+            self._file.write(line + "\n")
 
-    def _failed(self, error: OSError) -> OutputError:
-        return OutputError(f"{self._path}: the frame list cannot be written: {error.strerror}")
+    def _failures(self) -> AbstractContextManager[None]:
+        return system_errors_as(OutputError, f"{self._path}: the frame list cannot be written")
 
 
 def line_of(result: FrameResult) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
-from deepscan.errors import OutputError
+from deepscan.errors import OutputError, system_errors_as
 from deepscan.faces.crop import square
 from deepscan.sinks import wording
 from deepscan.sinks.content_policy import policy_hash
@@ -96,11 +96,8 @@ class HtmlSink:
             OutputError: the file cannot be written.
         """
         page = self._page(made)
-        try:
+        with system_errors_as(OutputError, f"{self._path}: the page cannot be written"):
             self._path.write_text(page, encoding="utf-8", newline="\n")
-        except OSError as error:
-            message = f"{self._path}: the page cannot be written: {error.strerror}"
-            raise OutputError(message) from error
 
     def abort(self) -> None:
         """Let the pictures go."""

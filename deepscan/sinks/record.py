@@ -25,7 +25,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from deepscan.errors import OutputError
+from deepscan.errors import OutputError, system_errors_as
 from deepscan.sinks.wording import wording_of, wording_without_verdict
 from deepscan.types import (
     Colour,
@@ -186,10 +186,9 @@ def write_record(path: Path, record: Record) -> None:
     Raises:
         OutputError: the file cannot be written, or a number in it is NaN or infinite.
     """
-    try:
-        path.write_bytes(_dumped(record, indent=2) + b"\n")
-    except OSError as error:
-        raise OutputError(f"{path}: the record cannot be written: {error.strerror}") from error
+    data = _dumped(record, indent=2) + b"\n"
+    with system_errors_as(OutputError, f"{path}: the record cannot be written"):
+        path.write_bytes(data)
 
 
 def digest_of(record: Record) -> str:

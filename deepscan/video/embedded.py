@@ -28,6 +28,8 @@ VIDEO_HEADS = re.compile(
     rb"RIFF....AVI LIST",
     re.DOTALL,
 )
+JPEG_HEAD = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]")
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in the data of a JPEG's scan
 MOST_BOXES = 100_000  # at the top of an MP4
 PIECE = 2**20  # bytes that are looked through at once
 OVERLAP = 96  # bytes, more than any head
@@ -105,15 +107,23 @@ def _videos(source: Source) -> Iterator[Part]:
 
 
 def _next_video(source: Source, place: int) -> int | None:
+    for start, head in _search(source, VIDEO_HEADS, place, source.size):
+        if head[8:12] not in HEIF_BRANDS:
+            return start
+    return None
+
+
+def _search(
+    source: Source, pattern: re.Pattern[bytes], place: int, stop: int
+) -> Iterator[tuple[int, bytes]]:
+    """Where a pattern of at most `OVERLAP` bytes stands between two places, and what it matched."""
     last = b""
-    while data := os.pread(source.descriptor, PIECE, place):
+    while place < stop and (data := os.pread(source.descriptor, min(PIECE, stop - place), place)):
         whole = last + data
-        for found in VIDEO_HEADS.finditer(whole):
-            if found.group()[8:12] not in HEIF_BRANDS:
-                return place - len(last) + found.start()
+        for found in pattern.finditer(whole):
+            yield place - len(last) + found.start(), found.group()
         last = whole[-OVERLAP:]
         place += len(data)
-    return None
 
 
 def _end_of_video(source: Source, start: int) -> int:
@@ -138,24 +148,12 @@ def _pictures_behind(source: Source, stop: int) -> Iterator[Part]:
     """The JPEGs that follow the first one."""
     end, _ = _end_of_jpeg(source, 0, stop)
     while end is not None and end < stop:
-        start = _next_jpeg(source, end, stop)
+        start, _ = next(_search(source, JPEG_HEAD, end, stop), (None, b""))
         if start is None:
             return
         end, is_map = _end_of_jpeg(source, start, stop)
         if not is_map:
             yield Part("picture", start, stop if end is None else end)
-
-
-def _next_jpeg(source: Source, place: int, stop: int) -> int | None:
-    last = b""
-    while place < stop and (data := os.pread(source.descriptor, min(PIECE, stop - place), place)):
-        whole = last + data
-        found = re.search(rb"\xff\xd8\xff[\xc0-\xfe]", whole)
-        if found:
-            return place - len(last) + found.start()
-        last = whole[-3:]
-        place += len(data)
-    return None
 
 
 def _end_of_jpeg(source: Source, place: int, stop: int) -> tuple[int | None, bool]:
@@ -183,22 +181,10 @@ def _end_of_jpeg(source: Source, place: int, stop: int) -> tuple[int | None, boo
             grey = os.pread(source.descriptor, 1, place + 9) == b"\x01"  # components
         place += 2 + length
         if code == 0xDA:
-            found = _end_of_scan(source, place, stop)
-            if found is None:
+            marker, _ = next(_search(source, MARKER, place, stop), (None, b""))
+            if marker is None:
                 return None, False
-            place = found
+            place = marker
     if os.pread(source.descriptor, 2, place) == b"\xff\xd9":
         return place + 2, grey and named
     return None, False
-
-
-def _end_of_scan(source: Source, place: int, stop: int) -> int | None:
-    last = b""
-    while place < stop and (data := os.pread(source.descriptor, min(PIECE, stop - place), place)):
-        whole = last + data
-        found = re.search(rb"\xff[^\x00\xd0-\xd7\xff]", whole)
-        if found:
-            return place - len(last) + found.start()
-        last = whole[-1:]
-        place += len(data)
-    return None

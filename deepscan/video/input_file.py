@@ -18,6 +18,7 @@ from deepscan.errors import (
     UnreadableError,
     UnsupportedError,
     VideoError,
+    system_errors_as,
 )
 from deepscan.files import sha256_of
 from deepscan.options import Limits
@@ -125,11 +126,11 @@ def hash_file(path: Path, limits: Limits) -> str:
         CorruptError: it is empty.
     """
     source = open_source(path, limits)
-    try:
-        with os.fdopen(source.descriptor, "rb", buffering=0) as file:
-            return str(sha256_of(file).hexdigest())
-    except OSError as error:
-        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from error
+    with (
+        system_errors_as(UnreadableError, f"{path} cannot be read"),
+        os.fdopen(source.descriptor, "rb", buffering=0) as file,
+    ):
+        return str(sha256_of(file).hexdigest())
 
 
 def is_text(head: bytes) -> bool:

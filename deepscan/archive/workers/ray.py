@@ -38,7 +38,7 @@ from deepscan.archive.workers.ray_actor import (
 )
 from deepscan.archive.workers.ray_cluster import Cluster, NodeError, ray_address
 from deepscan.archive.workers.worker import FILES_CUDA
-from deepscan.errors import DeepscanError, EngineError, OutputError, UsageError
+from deepscan.errors import DeepscanError, EngineError, OutputError, UsageError, system_errors_as
 from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
@@ -244,11 +244,9 @@ class RayPool:
 
     def _write_mark(self) -> None:
         """Leave a file in the results folder, for every node to find."""
-        try:
+        with system_errors_as(OutputError, f"{self._marks} cannot be written"):
             self._marks.mkdir(parents=True, exist_ok=True)
             (self._marks / RUN).write_text(self._config["token"])
-        except OSError as error:
-            raise OutputError(f"{self._marks} cannot be written: {error.strerror}") from error
 
     def _combined_info(self) -> PoolInfo:
         """What all actors say together.

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from deepscan.archive.records import Outcome, OutputFile
 from deepscan.archive.workers.contract import Task
 from deepscan.archive.workers.messages import Channel, Message, options_from_json, task_from_json
-from deepscan.errors import DeepscanError, EngineError, OutputError, VideoError
+from deepscan.errors import DeepscanError, EngineError, OutputError, VideoError, system_errors_as
 from deepscan.options import Limits, ScanOptions
 from deepscan.types import Label, Reason, Scanned, Skipped
 
@@ -61,10 +61,8 @@ def run_task(scanner: Scanner, task: Task, progress: Progress) -> tuple[Outcome,
     """
     began, started = time.monotonic(), now()
     checkpoint = task.folder / CHECKPOINT
-    try:
+    with system_errors_as(OutputError, f"{task.folder} cannot be made"):
         task.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{task.folder} cannot be made: {error.strerror}") from error
     try:
         found = scanner.scan(
             task.file.path,
