@@ -98,7 +98,8 @@ def load_report(
         KeyError: no report has that name.
     """
     file, where = REPORTS[name]
-    write: Report = resolve_name(where)
+    write = resolve_name(where)
     if name == "sarif":
         write = partial(write, root=sarif_root, category=sarif_category)
-    return file, write
+    report: Report = write
+    return file, report
