@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from deepscan.errors import OutputError
 from deepscan.faces.crop import paste
 from deepscan.types import FrameResult, Output, Scan
-from deepscan.video.writer import VideoWriter, read_gray
+from deepscan.video.writer import VideoWriter, load_pyav, read_gray
 
 STEPS = 254  # the levels above 1
 Region = tuple[slice, slice]
@@ -38,6 +38,7 @@ class MaskSink:
     needs_images: ClassVar[bool] = False
 
     def __init__(self, path: Path, scan: Scan) -> None:
+        load_pyav()  # sinks are made in one thread and write in several
         self._path = path
         self._video = scan.verdict.video
         self._writer: VideoWriter | None = None

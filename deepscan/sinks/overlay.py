@@ -14,7 +14,7 @@ from typing import ClassVar
 from deepscan.errors import OutputError
 from deepscan.sinks.canvas import Canvas
 from deepscan.types import FrameResult, Output, Scan
-from deepscan.video.writer import VideoWriter
+from deepscan.video.writer import VideoWriter, load_pyav
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class OverlaySink:
     needs_images: ClassVar[bool] = True
 
     def __init__(self, path: Path, scan: Scan) -> None:
+        load_pyav()  # sinks are made in one thread and write in several
         self._path = path
         self._scan = scan
         self._open: tuple[Canvas, VideoWriter] | None = None

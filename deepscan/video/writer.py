@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -49,6 +50,13 @@ BT709_COLOUR = Colour("bt709", False, "bt709", "bt709", True)
 # filter, which the preset leaves out, cost a tenth and save a third.
 PRESET, CRF = "ultrafast", 22
 ADDED = "cabac=1:deblock=1,0,0"
+
+
+def load_pyav() -> None:
+    """Import PyAV whole, before threads do: its modules import one another in a circle, so threads
+    that import several of them at one moment block each other."""
+    for name in ("av.video.reformatter", "av.subtitles.stream"):  # PyAV loads the latter late
+        import_module(name)
 
 
 class VideoWriter:

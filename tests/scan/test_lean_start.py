@@ -97,3 +97,37 @@ def test_no_process_of_an_archive_imports_torch(scanned):
     )
     assert ran.returncode == 0, ran.stderr
     assert "torch" not in ran.stderr
+
+
+_IMPORTERS = """
+import sys, threading
+from importlib.abc import MetaPathFinder
+
+importers = set()
+
+class Note(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "av":
+            importers.add(threading.current_thread() is threading.main_thread())
+
+sys.meta_path.insert(0, Note())
+sys.argv = ["deepscan", *sys.argv[1:]]
+from tests.conftest import run_with_fakes
+try:
+    run_with_fakes()
+finally:
+    print("IMPORTERS", importers, file=sys.stderr)
+"""
+
+
+def test_pyav_is_imported_by_one_thread(tmp_path):
+    """Its modules import one another in a circle: of two threads each waits for the other."""
+    clip = make_face_clip(tmp_path / "clip.mp4")
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(
+        [sys.executable, "-c", _IMPORTERS, clip, "--out", tmp_path / "r.mp4"],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.splitlines()[-1] == "IMPORTERS {True}"
