@@ -2,6 +2,7 @@
 
 DeepscanError                   has `reason`, a stable code, and a message: what, where, what to do
 ├── UsageError                  an argument or option that cannot work; before any work
+│   └── NothingToScan           the inputs of an archive hold no video or picture
 ├── VideoError                  one input file cannot be judged
 │   ├── UnreadableError         unreadable: missing, no permission, not a regular file
 │   ├── CorruptError            corrupt: nothing in it can be decoded
@@ -33,6 +34,10 @@ class UsageError(DeepscanError):
     """An argument or option that cannot work; raised before any work is done."""
 
     reason = "usage"
+
+
+class NothingToScan(UsageError):
+    """The inputs of an archive are there, but hold no video or picture."""
 
 
 class VideoError(DeepscanError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -14,7 +17,10 @@ import pytest
 import yaml
 
 from deepscan.archive.inputs.listing import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from deepscan.archive.reports.sarif import write_sarif
 from deepscan.options import ScanOptions
+from deepscan.types import Label
+from tests.archive.reports.test_reports import outcome, results
 from tests.conftest import make_face_clip
 
 ROOT = Path(__file__).parent.parent
@@ -40,14 +46,14 @@ def test_the_action_is_a_composite_one_and_documents_everything():
 
 
 def test_every_expression_of_the_action_names_something_that_is_there():
-    ids = {step["id"] for step in STEPS.values() if "id" in step}
+    scripts = {step["id"]: step["run"] for step in STEPS.values() if "id" in step}
     found = EXPRESSION.findall((ROOT / "action.yml").read_text())
     assert len(found) > 15
     for expression in found:
         for name in re.findall(r"inputs\.([\w-]+)", expression):
             assert name in ACTION["inputs"], expression
         for step, output in re.findall(r"steps\.(\w+)\.outputs\.([\w-]+)", expression):
-            assert step in ids and output in ACTION["outputs"], expression
+            assert f"{output}=" in scripts[step] or output in ACTION["outputs"], expression
 
 
 def test_no_input_is_pasted_into_a_script():
@@ -91,6 +97,8 @@ WRITES = """
 mkdir -p deepscan-results
 printf '{"label":"manipulated"}\\n{"label":"no-evidence"}\\n{"label":"error"}\\n' \\
     > deepscan-results/results.jsonl
+printf '{"schema":"deepscan.passed-over/1","passed_over":{".py":1}}\\n' \\
+    >> deepscan-results/results.jsonl
 touch deepscan-results/results.sarif deepscan-results/summary.html
 exit 1
 """
@@ -119,7 +127,9 @@ def test_a_scan_that_fails_before_any_result(tmp_path):
 
 
 def test_paths_and_arguments_stay_what_they_are(tmp_path):
-    (tmp_path / "x.mp4").touch()
+    (tmp_path / "a folder" / "with blanks").mkdir(parents=True)
+    for name in ("x.mp4", "-odd.mp4", "$(touch hacked)", "`touch hacked`"):
+        (tmp_path / name).touch()
     values = inputs(
         path="a folder/with blanks\n\n  \n*.mp4\n-odd.mp4\n$(touch hacked)\n`touch hacked`",
         args="--stride 2   --include *.mp4\n--exclude $(touch_hacked) ;touch hacked",
@@ -149,10 +159,76 @@ def test_fail_on_something_else_is_an_error(tmp_path):
     assert ran.returncode == 2 and args is None
 
 
+def test_a_repository_without_media_passes_and_a_mistyped_path_does_not(tmp_path):
+    assert "--allow-empty" in run_step("Scan", tmp_path, **inputs())[2]
+    (tmp_path / "media").mkdir()
+    assert "--allow-empty" not in run_step("Scan", tmp_path, **inputs(path="media\n"))[2]
+    (tmp_path / "args").unlink()
+    for level in ("manipulated", "never"):
+        ran, _, args = run_step("Scan", tmp_path, **inputs(path="media\nmedai", fail_on=level))
+        assert ran.returncode == 2 and args is None
+        assert "::error::path: medai does not exist" in ran.stdout
+
+
+def test_a_matrix_value_begins_the_category(tmp_path):
+    args = run_step("Scan", tmp_path, **inputs(sarif_category="macos 14"))[2]
+    assert args[args.index("--sarif-category") + 1] == "macos 14"
+    upload = STEPS["Upload to code scanning"]["with"]
+    assert "category" not in upload  # it would replace that of every part
+
+
+def collect(folder, *logs):
+    """The step that collects parts, over parts that a scan could have left."""
+    for number, log in enumerate(logs, start=1):
+        name = "results.sarif" if number == 1 else f"results-{number}.sarif"
+        (folder / name).write_text(json.dumps(log))
+    given = {"SARIF": str(folder / "results.sarif"), "FOLDER": str(folder / "upload")}
+    ran, said, _ = run_step("Collect SARIF", folder, **given)
+    assert ran.returncode == 0, ran.stderr
+    assert said == {"folder": str(folder / "upload")}
+    parts = {path.name: json.loads(path.read_text()) for path in (folder / "upload").iterdir()}
+    return ran, parts
+
+
+def log(*findings):
+    return {"version": "2.1.0", "runs": [{"results": [{"ruleId": each} for each in findings]}]}
+
+
+def test_every_part_is_uploaded_without_what_was_accepted(tmp_path):
+    accepted = log("manipulated", "suspicious")
+    accepted["runs"][0]["results"][0]["suppressions"] = [{"kind": "external"}]
+    (tmp_path / "results-of-others.sarif").write_text("{}")
+    ran, parts = collect(tmp_path, accepted, log("inconclusive"))
+    assert parts == {"results.sarif": log("suspicious"), "results-2.sarif": log("inconclusive")}
+    assert "::warning::" not in ran.stderr
+
+
+def test_what_passes_the_limits_of_an_upload_is_left_out_and_said(tmp_path):
+    ran, parts = collect(tmp_path, *(log(str(number)) for number in range(23)))
+    assert len(parts) == 20 and "results-21.sarif" not in parts
+    assert "::warning::3 of 23 SARIF parts" in ran.stderr
+    noise = random.Random(0)
+    large = [log(noise.randbytes(3_500_000).hex()) for _ in range(4)]
+    ran, parts = collect(tmp_path, *large)
+    assert sorted(parts) == ["results-2.sarif", "results.sarif"]
+    assert sum(len(gzip.compress(json.dumps(each).encode())) for each in parts.values()) < 10**7
+
+
+def test_parts_of_a_real_scan_are_collected(tmp_path):
+    found = [outcome(Label.SUSPICIOUS, f"{n}.mp4", sha256=f"{n:064x}") for n in range(5_001)]
+    write_sarif(results(tmp_path, *found), tmp_path / "results.sarif", category="linux")
+    parts = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.sarif"))]
+    _, collected = collect(tmp_path, *parts[::-1])  # "results-2" sorts before "results."
+    ids = {each["runs"][0]["automationDetails"]["id"] for each in collected.values()}
+    assert ids == {"linux/deepscan/", "linux/deepscan/part-2/"}
+    assert sum(len(each["runs"][0]["results"]) for each in collected.values()) == 5_001
+
+
 @pytest.mark.parametrize(
     ("version", "what"), [("", str(ROOT)), ("v1.2", "git+https://host/owner/name@v1.2")]
 )
-def test_the_install_step_takes_the_action_or_a_version(tmp_path, version, what):
+@pytest.mark.parametrize("index", ["", "https://torch/cpu"])
+def test_the_install_step_takes_the_action_or_a_version(tmp_path, version, what, index):
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "python").write_text("#!/bin/bash\nprintf '%s\\n' \"$@\" > pip-args\n")
@@ -161,10 +237,22 @@ def test_the_install_step_takes_the_action_or_a_version(tmp_path, version, what)
         ["bash", "-eo", "pipefail", "-c", STEPS["Install deepscan"]["run"]],
         cwd=tmp_path, check=True, timeout=30,
         env={"PATH": f"{tools}:{os.environ['PATH']}", "VERSION": version,
-             "REPOSITORY": "https://host/owner/name",
+             "REPOSITORY": "https://host/owner/name", "TORCH_INDEX": index,
              "GITHUB_ACTION_PATH": str(ROOT)},
     )  # fmt: skip
-    assert (tmp_path / "pip-args").read_text().splitlines()[-1] == what
+    args = (tmp_path / "pip-args").read_text().splitlines()
+    assert args[-1] == what
+    assert args.count(index) == ("--extra-index-url" in args) == bool(index)
+    assert (str(ROOT / "constraints.txt") in args) == (not version)
+
+
+def test_the_cache_is_that_of_pip(tmp_path):
+    ran, said, _ = run_step("Find the cache of pip", tmp_path, HOME=str(tmp_path))
+    assert ran.returncode == 0 and Path(said["folder"]).is_absolute()
+    cache = STEPS["Cache what pip downloads"]
+    assert cache["with"]["path"] == "${{ steps.pip.outputs.folder }}"
+    names = list(STEPS)
+    assert names.index("Cache what pip downloads") < names.index("Install deepscan")
 
 
 def test_the_options_that_the_action_uses_exist(deepscan_cli):
@@ -183,6 +271,18 @@ def test_the_python_that_it_installs_is_supported():
     assert re.search(r"^FROM python:(\S+)-slim$", CONTAINER, re.MULTILINE)[1] in SpecifierSet(
         wanted
     )
+
+
+def test_the_examples_fit_the_action():
+    text = (ROOT / "docs" / "ci.md").read_text()
+    github, gitlab, hook = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    steps = github["jobs"]["deepscan"]["steps"]
+    assert steps[0]["uses"].startswith("actions/checkout") and steps[0]["with"]["lfs"] is True
+    (own,) = (step for step in steps if "/deepscan@" in step["uses"])
+    assert own["with"].keys() <= ACTION["inputs"].keys()
+    assert github["permissions"]["security-events"] == "write"
+    assert any("pip install" in line for line in gitlab["deepscan"]["before_script"])
+    assert hook["repos"][0]["hooks"][0]["id"] == HOOK["id"]
 
 
 # The pre-commit hook

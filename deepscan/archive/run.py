@@ -31,7 +31,13 @@ from deepscan.archive.settings_hash import settings_hash
 from deepscan.archive.states import Coverage, FileState, coverage_of, entry_path, is_below
 from deepscan.archive.workers.contract import PoolInfo, WorkerPool
 from deepscan.engines.packages import installed_versions
-from deepscan.errors import EngineError, OutputError, UsageError, system_errors_as
+from deepscan.errors import (
+    EngineError,
+    NothingToScan,
+    OutputError,
+    UsageError,
+    system_errors_as,
+)
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
 from deepscan.models.weights import read_card
 from deepscan.options import ScanOptions
@@ -192,7 +198,7 @@ def _list(
     )
     entries = list(listing)
     if not entries:  # a wrong path must not look clean
-        raise UsageError(
+        raise NothingToScan(
             f"nothing to scan: {', '.join(inputs)} holds no video or picture "
             f"({passed_over_text(listing.counts.passed_over()) or 'no file at all'})"
         )

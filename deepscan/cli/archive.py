@@ -16,8 +16,8 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from deepscan.cli.console import print_aside, print_json, print_line, print_message
-from deepscan.errors import UsageError
-from deepscan.exit_codes import INTERRUPTED, ExitPolicy, counted
+from deepscan.errors import NothingToScan, UsageError
+from deepscan.exit_codes import INTERRUPTED, OK, ExitPolicy, counted
 from deepscan.sinks.wording import (
     file_count,
     passed_over_text,
@@ -101,13 +101,15 @@ def scan_archive(
     policy: ExitPolicy,
     format_: str,
     *,
+    allow_empty: bool = False,
     quiet: bool,
     verbose: bool = False,
 ) -> int:
     """Scan an archive and print the answers; its exit code.
 
     Raises:
-        UsageError: the options do not fit an archive.
+        UsageError: the options do not fit an archive, or there is nothing to scan (unless that is
+            allowed; a folder that holds results of other files never allows it).
     """
     if out is None:
         raise UsageError("an archive needs --out RESULTS, a folder for its results")
@@ -118,6 +120,7 @@ def scan_archive(
             raise UsageError(f"--devices {device}: give cpu, or cuda:0,cuda:1,...")
     from deepscan.archive import run
     from deepscan.archive.events import StopRequest
+    from deepscan.archive.journal import is_results
     from deepscan.archive.live import open_view
 
     answers = _Answers(archive_options.baseline, format_, quiet=quiet)
@@ -157,6 +160,11 @@ def scan_archive(
         if result.interrupted:
             print_message("the same command goes on from here")
         return result.exit_code
+    except NothingToScan as error:
+        if not allow_empty or is_results(out):
+            raise
+        print_message(str(error))
+        return OK
     finally:
         answers.print_counts()
 

@@ -270,6 +270,10 @@ AllowInconclusive = Annotated[
         metavar="[=N]",
     ),
 ]
+AllowEmpty = Annotated[
+    bool,
+    _option(_CODES, "Archives: exit with 0 where there is nothing to scan.", "--allow-empty"),
+]
 Baseline = Annotated[
     Path | None,
     _option(

@@ -114,6 +114,7 @@ def scan(
     fail_on: arguments.FailOn = "manipulated",
     require_face: arguments.RequireFace = False,
     allow_inconclusive: arguments.AllowInconclusive = None,
+    allow_empty: arguments.AllowEmpty = False,
     baseline: arguments.Baseline = None,
     exit_zero: arguments.ExitZero = False,
     format_: arguments.Format = "text",
@@ -145,6 +146,7 @@ def scan(
         only_archives = (
             write_found, report, include, exclude, follow_links, jobs, devices, watch, fresh,
             paranoid, shard, cluster, baseline, sarif_root, sarif_category,
+            allow_empty,
         )  # fmt: skip
         if not any(only_archives) and not is_archive(inputs, out):
             paths = [Path(text) for text in inputs]
@@ -178,8 +180,9 @@ def scan(
             command=tuple(sys.argv),
         )
         code = scan_archive(
-            inputs, out, options, archive_options, policy, format_, quiet=quiet, verbose=verbose
-        )
+            inputs, out, options, archive_options, policy, format_,
+            allow_empty=allow_empty, quiet=quiet, verbose=verbose,
+        )  # fmt: skip
     raise typer.Exit(code)
 
 

@@ -626,6 +626,23 @@ def test_an_error_and_its_reason_stand_in_one_line(deepscan_cli, pools, archive,
     assert "link.mp4: inconclusive, skipped_symlink: a symbolic link" in ran.out.splitlines()
 
 
+def test_a_folder_without_media_is_an_error_unless_it_is_allowed(
+    deepscan_cli, pools, archive, tmp_path
+):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "main.py").touch()
+    out = tmp_path / "out"
+    refused = deepscan_cli(tmp_path / "src", "--out", out)
+    assert refused.code == 2 and "nothing to scan" in refused.err and "1 .py" in refused.err
+    allowed = deepscan_cli(tmp_path / "src", "--out", out, "--allow-empty")
+    assert allowed.code == 0 and "nothing to scan" in allowed.err
+    assert deepscan_cli(tmp_path / "scr", "--out", out, "--allow-empty").code == 2
+    assert deepscan_cli(archive, "--out", tmp_path / "found").code == 1
+    # What was found there once is not gone because today there is nothing.
+    given = (tmp_path / "src", "--out", tmp_path / "found", "--allow-empty")
+    assert deepscan_cli(*given).code == 2
+
+
 def test_what_was_passed_over_is_said(deepscan_cli, pools, archive, tmp_path):
     for name in ("notes.txt", "LICENSE", "sub/a.ZIP", "videos.zip", "odd.\u202e\x1b"):
         (archive / name).write_text("x")
