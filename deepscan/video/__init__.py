@@ -35,7 +35,7 @@ def open_video(
     Raises:
         VideoError: the file cannot be opened, holds no video, or is outside `limits`.
     """
-    from deepscan.video.open import open_here, open_isolated
+    from deepscan.video.open import open_reader
 
-    opener = open_isolated if isolate else open_here
-    return opener(Path(path), decoder, limits or Limits(), stream, planes=planes)
+    given = Path(path), decoder, limits or Limits(), stream
+    return open_reader(*given, isolate=isolate, planes=planes)

@@ -14,41 +14,17 @@ from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video.contract import VideoReader
 from deepscan.video.embedded import cut_out
-from deepscan.video.input_file import Source, open_source, still_format
+from deepscan.video.input_file import open_source, still_format
 from deepscan.video.isolation.reader import IsolatedReader
 from deepscan.video.readers.choose import choose_reader, may_need_decord
 from deepscan.video.readers.fallback import FallbackReader
 
 
-def open_here(
-    path: Path, decoder: Decoder, limits: Limits, stream: int = 0, *, planes: bool = False
+def open_reader(
+    path: Path, decoder: Decoder, limits: Limits, stream: int, *, isolate: bool, planes: bool
 ) -> VideoReader:
-    """Open a file and its reader in this process, without isolation."""
-
-    def opening(source: Source, wish: Decoder, reason: str | None) -> VideoReader:
-        return choose_reader(source, wish, limits, reason=reason, planes=planes)
-
-    return _open(path, decoder, limits, opening, stream)
-
-
-def open_isolated(
-    path: Path, decoder: Decoder, limits: Limits, stream: int = 0, *, planes: bool = False
-) -> VideoReader:
-    """Open a file and let a worker process read it."""
-
-    def opening(source: Source, wish: Decoder, reason: str | None) -> VideoReader:
-        return IsolatedReader(source, wish, limits, reason=reason, planes=planes)
-
-    return _open(path, decoder, limits, opening, stream)
-
-
-def _open(
-    path: Path,
-    decoder: Decoder,
-    limits: Limits,
-    opening: Callable[[Source, Decoder, str | None], VideoReader],
-    stream: int = 0,
-) -> VideoReader:
+    """Open a file and its reader; see `deepscan.video.open_video`."""
+    make: Callable[..., VideoReader] = IsolatedReader if isolate else choose_reader
     with ExitStack() as held:
         source = open_source(path, limits, stream)
         held.callback(os.close, source.descriptor)
@@ -57,10 +33,10 @@ def _open(
             held.callback(os.close, source.descriptor)
 
         def reopen(why: str) -> VideoReader:
-            return opening(source, "pyav", why)
+            return make(source, "pyav", limits, reason=why, planes=planes)
 
         try:
-            reader = opening(source, decoder, None)
+            reader = make(source, decoder, limits, planes=planes)
         except (DecoderCrash, DecoderHang, LimitError) as error:
             native = not isinstance(error, LimitError) or error.reason == "limit_memory"
             if decoder != "auto" or not native or not may_need_decord(source, decoder):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from deepscan.archive.records import InputFile, Outcome
 from deepscan.options import ScanOptions
@@ -101,3 +103,33 @@ class WorkerPool(Protocol):
     def close(self) -> None:
         """End everything, also tasks under way. Never raises."""
         ...
+
+
+class PolledPool(ABC):
+    """The part of a pool that is the same for all whose `_poll` gathers events."""
+
+    def __init__(self) -> None:
+        self._events: list[PoolEvent] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def wait(self, timeout: float) -> list[PoolEvent]:
+        """As `WorkerPool.wait`."""
+        until = time.monotonic() + timeout
+        while True:
+            self._poll(0.0 if self._events else max(0.0, min(until - time.monotonic(), 0.5)))
+            if self._events or time.monotonic() >= until:
+                events, self._events = self._events, []
+                return events
+
+    @abstractmethod
+    def close(self) -> None:
+        """As `WorkerPool.close`."""
+
+    @abstractmethod
+    def _poll(self, timeout: float) -> None:
+        """Let happen what happens within that time, and add it to the events."""

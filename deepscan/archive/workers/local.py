@@ -17,12 +17,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import deepscan
 from deepscan.archive.records import Outcome
 from deepscan.archive.workers.contract import (
-    PoolEvent,
+    PolledPool,
     PoolInfo,
     Task,
     TaskDone,
@@ -54,7 +54,7 @@ START = (
 )
 
 
-class LocalPool:
+class LocalPool(PolledPool):
     """Model processes on this machine; see the contract in contract.py."""
 
     def __init__(
@@ -78,6 +78,7 @@ class LocalPool:
             heartbeat_timeout: seconds without a message that end a process.
             progress_timeout: seconds without progress of a file that end its process.
         """
+        super().__init__()
         self._heartbeat_timeout = heartbeat_timeout
         self._progress_timeout = progress_timeout
         self._selector = selectors.DefaultSelector()
@@ -97,13 +98,6 @@ class LocalPool:
             )
             for device in (devices or (None,))
         ]
-        self._events: list[PoolEvent] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def start(self) -> PoolInfo:
         """Start a process for each device and wait until all of them are ready.
@@ -137,19 +131,6 @@ class LocalPool:
     def submit(self, task: Task) -> None:
         """Give a task to the process with most room."""
         max(self._workers, key=lambda each: each.room).submit(task)
-
-    def wait(self, timeout: float) -> list[PoolEvent]:
-        """What has happened; at least one event unless the time passes.
-
-        Raises:
-            EngineError: no engine runs any more, or one does not score known crops as it must.
-        """
-        until = time.monotonic() + timeout
-        while True:
-            self._poll(0.0 if self._events else max(0.0, min(until - time.monotonic(), 0.5)))
-            if self._events or time.monotonic() >= until:
-                events, self._events = self._events, []
-                return events
 
     def busy(self) -> dict[str, float]:
         """Seconds of work by stage over all tasks that are done."""

@@ -22,9 +22,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from deepscan.archive.workers.contract import NODE_LOST, PoolEvent, PoolInfo, Task, TaskLost
+from deepscan.archive.workers.contract import NODE_LOST, PolledPool, PoolInfo, Task, TaskLost
 from deepscan.archive.workers.local import CONTROLS, PROGRESS_TIMEOUT, SCANNER
 from deepscan.archive.workers.messages import error_named
 from deepscan.archive.workers.ray_actor import (
@@ -56,7 +56,7 @@ ActorKey = tuple[str, int]
 """A node's id, and the place of the actor on it."""
 
 
-class RayPool:
+class RayPool(PolledPool):
     """Model processes on the nodes of a Ray cluster; see the contract in contract.py."""
 
     def __init__(
@@ -88,6 +88,7 @@ class RayPool:
         Raises:
             UsageError: such an address cannot be.
         """
+        super().__init__()
         self._cluster = Cluster(ray_address(address))
         self._options = options
         self._devices = tuple(devices)
@@ -111,16 +112,9 @@ class RayPool:
         self._ending: list[_ActorHandle] = []  # given up, but their work may still go on
         self._placement = _Placement()
         self._waiting: deque[Task] = deque()
-        self._events: list[PoolEvent] = []
         self._busy: dict[str, float] = {}  # of actors that are gone
         self._info: PoolInfo | None = None  # once all actors are ready
         self._closed = threading.Event()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def start(self) -> PoolInfo:
         """Connect, start an actor for each device and wait until all of them are ready.
@@ -153,19 +147,6 @@ class RayPool:
         """Give a task to the actor with most room; it waits here if a node has gone."""
         self._waiting.append(task)
         self._submit_waiting()
-
-    def wait(self, timeout: float) -> list[PoolEvent]:
-        """What has happened; at least one event unless the time passes.
-
-        Raises:
-            EngineError: no actor is left, or the cluster has gone.
-        """
-        until = time.monotonic() + timeout
-        while True:
-            self._poll(0.0 if self._events else max(0.0, min(until - time.monotonic(), 0.5)))
-            if self._events or time.monotonic() >= until:
-                events, self._events = self._events, []
-                return events
 
     def busy(self) -> dict[str, float]:
         """Seconds of work by stage over all tasks that are done."""
