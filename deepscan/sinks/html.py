@@ -12,7 +12,6 @@ shape, hatching or word beside them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
@@ -20,7 +19,6 @@ from urllib.parse import quote
 from deepscan.errors import OutputError, system_errors_as
 from deepscan.faces.crop import square
 from deepscan.sinks import wording
-from deepscan.sinks.content_policy import policy_hash
 from deepscan.sinks.key_frames import (
     ORDER,
     KeyFrame,
@@ -29,6 +27,7 @@ from deepscan.sinks.key_frames import (
     marked,
     thumbnail,
 )
+from deepscan.sinks.page import load_template, plain
 from deepscan.sinks.record import name_bytes, record_of
 from deepscan.sinks.score_chart import Chart, ScoreLine
 from deepscan.types import (
@@ -117,21 +116,7 @@ class HtmlSink:
             self._portraits[track_id] = _Portrait(quality, picture)
 
     def _page(self, made: tuple[Output, ...]) -> str:
-        from jinja2 import Environment, StrictUndefined
-
-        # `autoescape` for every template whatever its name: all that comes from the input is text.
-        environment = Environment(
-            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        environment.filters.update(
-            timestamp=wording.timestamp,
-            percent=wording.percent,
-            policy_hash=policy_hash,
-            probability=wording.probability,
-            visible=wording.visible,
-        )
-        source = resources.files("deepscan.sinks").joinpath("report.html.j2")
-        template = environment.from_string(source.read_text(encoding="utf-8"))
+        template = load_template("deepscan.sinks", "report.html.j2")
         scan, verdict = self._scan, self._scan.verdict
         record = record_of(scan, made)
         words = wording.wording_of(verdict)
@@ -296,7 +281,7 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Analysis", analysis),
         ("Content credentials (C2PA)", credentials_of(scan.provenance)),
         ("Evidence about the model", evidence_of(model)),
-        ("Settings", [(name, _plain(value)) for name, value in scan.settings]),
+        ("Settings", [(name, plain(value)) for name, value in scan.settings]),
         ("Versions", list(scan.versions)),
     ]
     return [(name, rows) for name, rows in groups if rows]
@@ -343,12 +328,6 @@ def _shown(frame: KeyFrame) -> tuple[KeyFrame, str, str]:
 def _rank(track: FaceTrack, verdict: Verdict) -> tuple[int, float, float]:
     labels = [ORDER[each.label] for each in verdict.intervals if each.track_id == track.track_id]
     return min(labels, default=2), -(track.score or 0.0), track.start
-
-
-def _plain(value: str | int | float | bool | None) -> str:
-    if value is None:
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _link(output: Output) -> tuple[Output, str]:

@@ -17,14 +17,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from deepscan.archive.records import Accepted, Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import SEVERITY, address, gone_text, inside, unfinished_text
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
-from deepscan.sinks.content_policy import policy_hash
+from deepscan.sinks.page import load_template, plain
 from deepscan.types import Interval, Label
 
 ROWS = 10_000  # 5 MB of page
@@ -106,22 +105,7 @@ def write_html(results: Results, path: Path) -> None:
 
 
 def _page(results: Results, here: Path) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        clock=wording.timestamp,
-        percent=wording.percent,
-        probability=wording.probability,
-        visible=wording.visible,
-        thousands="{:,}".format,
-        policy_hash=policy_hash,
-        title_of=lambda label: wording.phrase(f"label.{label}"),
-    )
-    source = resources.files("deepscan.archive.reports").joinpath("summary.html.j2")
-    template = environment.from_string(source.read_text(encoding="utf-8"))
+    template = load_template("deepscan.archive.reports", "summary.html.j2")
     outcomes = results.outcomes
     counts = Counter(each.label for each in outcomes)
     gravest = next((label for label in SEVERITY if counts[label]), Label.NOT_APPLICABLE)
@@ -141,7 +125,7 @@ def _page(results: Results, here: Path) -> str:
         rows=rows,
         rows_left=len(outcomes) - len(rows),
         facts=_facts(results.run),
-        settings=[(name, _plain(value)) for name, value in results.run.settings],
+        settings=[(name, plain(value)) for name, value in results.run.settings],
         older=_older(results),
         older_left=max(0, len(results.superseded) - SUPERSEDED),
         reasons=_reasons(outcomes),
@@ -438,10 +422,3 @@ def _long(seconds: float) -> str:
     if hours:
         return f"{hours:,} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _plain(value: str | int | float | bool | None) -> str:
-    if value is None:
-        return "none"
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return wording.visible(text)

@@ -27,7 +27,13 @@ import numpy as np
 from PIL import Image as Pillow
 
 from deepscan.engines.engine import Engine
-from deepscan.engines.parity import label_thresholds, predict_all, score_tolerance
+from deepscan.engines.parity import (
+    SEED,
+    label_thresholds,
+    predict_all,
+    score_tolerance,
+    selftest_scores,
+)
 from deepscan.errors import ModelError
 from deepscan.models.weights import FOLDER, Card, read_card
 from deepscan.options import ScanOptions
@@ -117,9 +123,7 @@ def score_controls(engine: Engine, options: ScanOptions, *, folder: Path = FOLDE
     card = read_card(options.model, folder)
     controls = controls_of(card)
     if not controls:
-        from deepscan.archive.workers.worker import score_probe
-
-        return score_probe(engine, options)
+        return _score_probe(engine, card)
     found = predict_all(engine, np.stack([control.image for control in controls])).scores
     scores = tuple(
         (control.name, round(float(score), 6))
@@ -131,6 +135,25 @@ def score_controls(engine: Engine, options: ScanOptions, *, folder: Path = FOLDE
     for line in wrong:
         logger.error("engine %s: %s", engine.name, line)
     return scores, not wrong
+
+
+def _score_probe(engine: Engine, card: Card) -> Scores:
+    """Score the crops of the self-test and compare with what the model's card expects."""
+    expected = card.values.get("selftest")
+    scores = selftest_scores(engine)
+    named = tuple((f"probe-{place:02d}", score) for place, score in enumerate(scores, start=1))
+    if not isinstance(expected, dict):
+        logger.warning("the card of %s holds no scores of known crops", card.name)
+        return named, True
+    passed = (
+        expected.get("seed") == SEED
+        and len(expected["scores"]) == len(scores)
+        and all(
+            abs(a - b) <= expected["tolerance"]
+            for a, b in zip(expected["scores"], scores, strict=True)
+        )
+    )
+    return named, passed
 
 
 def _failed(

@@ -25,12 +25,11 @@ from deepscan.archive.records import Outcome, OutputFile
 from deepscan.archive.workers.contract import Task
 from deepscan.archive.workers.messages import Channel, Message, options_from_json, task_from_json
 from deepscan.errors import DeepscanError, EngineError, OutputError, VideoError, system_errors_as
-from deepscan.options import Limits, ScanOptions
+from deepscan.options import Limits
 from deepscan.types import Label, Reason, Scanned, Skipped
 
 if TYPE_CHECKING:
     from deepscan.archive.workers.batching import SharedEngine
-    from deepscan.engines.engine import Engine
     from deepscan.scan.scanner import Progress, Scanner
 
 logger = logging.getLogger(__name__)
@@ -43,10 +42,6 @@ CHECKPOINT = ".checkpoint"  # in a task's folder: where a long file goes on afte
 
 DISK = "disk_full"  # reason of a loss that meets every file
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-
-Controls = tuple[tuple[tuple[str, float], ...], bool]
-"""How known crops scored, name -> score, and whether that was as it must be."""
-
 
 # One task
 
@@ -168,33 +163,6 @@ def failure_reason(error: Exception) -> Reason:
     if isinstance(error, OSError):  # a limit of the system: on files, processes, descriptors
         return Reason("worker_crash", f"the system refused the model process something: {error}")
     return Reason("worker_crash", f"a bug in the model process: {type(error).__name__}: {error}")
-
-
-def score_probe(engine: Engine, options: ScanOptions) -> Controls:
-    """Score the crops of the self-test and compare with what the model's card expects.
-
-    Raises:
-        EngineError: the engine failed.
-        ModelError: there is no such card.
-    """
-    from deepscan.engines.parity import SEED, selftest_scores
-    from deepscan.models.weights import read_card
-
-    expected = read_card(options.model).values.get("selftest")
-    scores = selftest_scores(engine)
-    named = tuple((f"probe-{place:02d}", score) for place, score in enumerate(scores, start=1))
-    if not isinstance(expected, dict):
-        logger.warning("the card of %s holds no scores of known crops", options.model)
-        return named, True
-    passed = (
-        expected.get("seed") == SEED
-        and len(expected["scores"]) == len(scores)
-        and all(
-            abs(a - b) <= expected["tolerance"]
-            for a, b in zip(expected["scores"], scores, strict=True)
-        )
-    )
-    return named, passed
 
 
 # The process
