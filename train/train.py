@@ -314,7 +314,8 @@ def write_snapshot(recipe: Recipe, run: Path, path: Path) -> int:
     """Write the averaged weights of an unfinished run in half precision; returns its step.
 
     The file is half as large as finished weights. A run may start from it (`--start`, with a
-    warm-up of its own), and `train.evaluation.devset` can score it; it is no model to scan with.
+    warm-up of its own), and `train.evaluation.real_deepfakes` can score it; it is no model to scan
+    with.
 
     Raises:
         UsageError: the run has no checkpoint, or it is not of this recipe.

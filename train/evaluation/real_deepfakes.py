@@ -1,6 +1,6 @@
 """Weights on real deepfakes that nobody trained on.
 
-`python -m train.evaluation.devset WEIGHTS --data DIR`
+`python -m train.evaluation.real_deepfakes WEIGHTS --data DIR`
 
 DIR holds `manifest.csv` (file, label, real_counterpart, recording, set), optionally `masks.csv`
 (clip, frame, mask) and the files they name: videos and pictures, real and fake. WEIGHTS is a
@@ -44,7 +44,7 @@ from train.evaluation.metrics import Estimate, as_json, auc, estimated, estimate
 from train.evaluation.predict import NetworkPredictor
 from train.media import evenly, is_video, read_frames, read_picture
 
-FORMAT = "deepscan-devset/1"
+FORMAT = "deepscan-real-deepfakes/1"
 FRAMES = 16  # of each clip, evenly spread
 LOOKS = 3  # the most that one question may take
 MIN_FACE = 40  # pixels
@@ -315,7 +315,7 @@ def main(
     looks: Annotated[Path | None, typer.Option(help="CSV file that lists all looks")] = None,
 ) -> None:
     """Score weights on real deepfakes."""
-    with exit_on_error("devset"):
+    with exit_on_error("real_deepfakes"):
         if question and looks is not None:
             check_looks(looks, question)
         entries, masks = read_manifest(data)

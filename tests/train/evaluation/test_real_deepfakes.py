@@ -1,4 +1,4 @@
-"""The devset command on a made set: what it counts, and that every look is written down."""
+"""The command over real deepfakes, on a made set: what it counts, and that looks are written."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from deepscan.errors import UsageError
 from deepscan.faces.detector import Detection
 from deepscan.types import Box, Face
 from tests.models.build import write_model
-from train.evaluation import devset
-from train.evaluation.devset import (
+from train.evaluation import real_deepfakes
+from train.evaluation.real_deepfakes import (
     Entry,
     Scored,
     compare,
@@ -109,12 +109,12 @@ class OneFace:
 
 def run(*arguments: object):
     app = Typer()
-    app.command()(devset.main)
+    app.command()(real_deepfakes.main)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_the_command_scores_compares_and_counts_looks(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(devset, "load_detector", lambda settings: OneFace())
+    monkeypatch.setattr(real_deepfakes, "load_detector", lambda settings: OneFace())
     weights = tmp_path / "models"
     write_model(weights, "tiny", seed=0)
     write_model(weights, "other", seed=1)
@@ -131,8 +131,10 @@ def test_the_command_scores_compares_and_counts_looks(folder, tmp_path, monkeypa
     assert 0 <= found["clips"]["value"] <= 1 and 0 <= found["mask_iou"]["value"] <= 1
     assert set(report["difference"]) == {"clips", "pairs"}
     # The faces are kept: nothing is detected again.
-    monkeypatch.setattr(devset, "load_detector", lambda settings: pytest.fail("detected again"))
-    for _ in range(devset.LOOKS - 1):
+    monkeypatch.setattr(
+        real_deepfakes, "load_detector", lambda settings: pytest.fail("detected again")
+    )
+    for _ in range(real_deepfakes.LOOKS - 1):
         assert run(*arguments).exit_code == 0
     refused = run(*arguments)
     assert refused.exit_code == 2 and "no more than 3" in refused.output
