@@ -57,42 +57,17 @@ def draw_numbered(index: int, size: tuple[int, int] = (320, 240)) -> Image:
     """
     width, height = size
     image = np.full((height, width, 3), 90, np.uint8)
-    for bit, (left, right) in enumerate(_columns(width, BITS)):
+    for bit, (left, right) in enumerate(columns(width, BITS)):
         white = 235 if index >> bit & 1 else 20
         image[: height // 6, left:right] = white
         image[height // 6 : height // 3, left:right] = 255 - white
-    for colour, (left, right) in zip(PATCHES, _columns(width, len(PATCHES)), strict=True):
+    for colour, (left, right) in zip(PATCHES, columns(width, len(PATCHES)), strict=True):
         image[height // 2 :, left:right] = colour
     return image
 
 
-def read_number(image: Image) -> int | None:
-    """The number that `draw_numbered` put into a picture, None if there is none."""
-    height, width = image.shape[:2]
-    number = 0
-    for bit, (left, right) in enumerate(_columns(width, BITS)):
-        inner = slice(left + (right - left) // 4, right - (right - left) // 4)
-        upper = float(image[height // 24 : height // 8, inner].mean())
-        lower = float(image[5 * height // 24 : 7 * height // 24, inner].mean())
-        if abs(upper - lower) < 60:
-            return None
-        number |= (upper > lower) << bit
-    return number
-
-
-def read_patches(image: Image) -> list[tuple[int, int, int]]:
-    """The colours that stand where `draw_numbered` put `PATCHES`, medians of RGB."""
-    height, width = image.shape[:2]
-    found = []
-    for left, right in _columns(width, len(PATCHES)):
-        quarter = (right - left) // 4
-        part = image[5 * height // 8 : 7 * height // 8, left + quarter : right - quarter]
-        red, green, blue = np.median(part.reshape(-1, 3), axis=0)
-        found.append((round(red), round(green), round(blue)))
-    return found
-
-
-def _columns(width: int, count: int) -> list[tuple[int, int]]:
+def columns(width: int, count: int) -> list[tuple[int, int]]:
+    """Left and right edge of so many blocks beside each other, as `draw_numbered` draws them."""
     edges = [round(width * place / count) for place in range(count + 1)]
     return list(pairwise(edges))
 

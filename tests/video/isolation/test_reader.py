@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from deepscan import errors
 from deepscan.options import Limits
-from deepscan.testing import read_number
 from deepscan.video import open_video
 from deepscan.video.input_file import open_source
 from deepscan.video.isolation import protocol
@@ -30,6 +29,7 @@ from deepscan.video.isolation.launcher import _FORKSERVER
 from deepscan.video.isolation.protocol import ProtocolError
 from deepscan.video.isolation.reader import IsolatedReader
 from deepscan.video.readers.pyav import PyAVReader
+from tests.drawn import read_number
 
 Clip = Callable[..., Path]
 

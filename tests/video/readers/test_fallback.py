@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from deepscan.errors import CorruptError, VideoError
-from deepscan.testing import read_number
 from deepscan.types import Frame
 from deepscan.video.readers.fallback import FallbackReader
 from deepscan.video.readers.pyav import PyAVReader
+from tests.drawn import read_number
 
 Clip = Callable[..., Path]
 
