@@ -462,7 +462,7 @@ class Scheduler:
         outcome = error_outcome(task, reason)
         if "record" not in task.write:
             return outcome
-        from deepscan.sinks.record import error_record, host_facts, write_record
+        from deepscan.sinks.record import error_record, write_record
 
         final = outputs_of(task.folder, ("record",))["record"]
         record = error_record(
@@ -470,7 +470,6 @@ class Scheduler:
             size=outcome.size,
             settings=self._context.run.settings,
             versions=self._context.run.versions,
-            host=host_facts(),
         )
         with system_errors_as(OutputError, f"{task.folder} cannot be made"):
             task.folder.mkdir(parents=True, exist_ok=True)

@@ -237,16 +237,16 @@ def _print_answer(outcome: Scanned | Skipped, format_: str) -> None:
     from shutil import get_terminal_size
 
     from deepscan.cli.text_answer import text_answer
-    from deepscan.sinks.record import error_record, host_facts, record_of
+    from deepscan.sinks.record import error_record, record_of
     from deepscan.types import Scanned
 
     if format_ == "text":
         wide = min(100, get_terminal_size().columns) if is_terminal(sys.stdout) else None
         print_line(text_answer(outcome, wide))
     elif isinstance(outcome, Scanned):
-        print_json(record_of(outcome.scan, outcome.outputs, host=host_facts()))
+        print_json(record_of(outcome.scan, outcome.outputs))
     else:
-        print_json(error_record(outcome, host=host_facts()))
+        print_json(error_record(outcome))
 
 
 def _targets(inputs: list[Path], out: Path | None, write: str | None) -> list[dict[str, Path]]:

@@ -56,7 +56,7 @@ from deepscan.scan.timing import Stopwatch
 from deepscan.scan.triage import Budget, Refinement, refine, uncertain_spans
 from deepscan.scan.write import write_outputs
 from deepscan.sinks import sink_class
-from deepscan.sinks.record import error_record, host_facts, write_record
+from deepscan.sinks.record import error_record, write_record
 from deepscan.types import (
     Frame,
     FrameResult,
@@ -353,7 +353,6 @@ class _FileScan:
                 settings=self._options.flat(),
                 versions=installed_versions(),
                 started=facts.started,
-                host=host_facts(),
                 provenance=facts.provenance,
             )
             write_record(parts["record"], record)

@@ -20,7 +20,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -74,21 +74,15 @@ class RecordSink:
         Raises:
             OutputError: the file cannot be written, or a number in it is no number.
         """
-        write_record(self._path, record_of(self._scan, made, host=host_facts()))
+        write_record(self._path, record_of(self._scan, made))
 
     def abort(self) -> None:
         """Nothing is held."""
 
 
-def record_of(
-    scan: Scan,
-    outputs: Iterable[Output] = (),
-    *,
-    host: Mapping[str, Setting] | None = None,
-) -> Record:
+def record_of(scan: Scan, outputs: Iterable[Output] = ()) -> Record:
     """The record of a scan, ready for JSON.
 
-    `host` is what `host_facts` says.
     Outputs are named relative to the folder of the record, in which they lie.
 
     Raises:
@@ -135,7 +129,7 @@ def record_of(
             "timings": [
                 {"stage": stage, "seconds": _rounded(seconds)} for stage, seconds in scan.timings
             ],
-            "host": dict(host or {}),
+            "host": _host_facts(),
         },
     }
     return _sealed(record)
@@ -149,7 +143,6 @@ def error_record(
     settings: Iterable[tuple[str, Setting]] = (),
     versions: Iterable[tuple[str, str]] = (),
     started: str | None = None,
-    host: Mapping[str, Setting] | None = None,
     provenance: Provenance | None = None,
 ) -> Record:
     """The record of a file that gave no verdict from its content: same shape, nulls for the rest.
@@ -175,7 +168,7 @@ def error_record(
         "ignored": [],
         "provenance": None if provenance is None else provenance.to_json(),
         "outputs": [_output(each) for each in skipped.outputs],
-        "run": {"started": started, "timings": [], "host": dict(host or {})},
+        "run": {"started": started, "timings": [], "host": _host_facts()},
     }
     return _sealed(record)
 
@@ -201,7 +194,7 @@ def manifest_of(record: Record) -> str:
     return _sha256({key: value for key, value in record.items() if key != "manifest"})
 
 
-def host_facts() -> dict[str, Setting]:
+def _host_facts() -> dict[str, Setting]:
     """The machine that scans, without its name: the record may be published."""
     return {
         "system": platform.system(),
