@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from deepscan.sinks.wording import visible
+from deepscan.sinks.wording import file_count, visible
 
 SCHEMA = "deepscan.verification/1"
+
+_JOURNAL = "journal.jsonl"  # checked beside the files of a folder
+_JUDGED_AGAIN = ("scores", "verdict again")
 
 State = Literal["ok", "differs", "unchecked"]
 
@@ -58,9 +61,16 @@ class Verification:
             state: sum(check.state == state for check in self.checks)
             for state in ("ok", "differs", "unchecked")
         }
+        files = {check.file for check in self.checks} - {_JOURNAL}
+        again = {
+            check.file
+            for check in self.checks
+            if check.what in _JUDGED_AGAIN and check.state != "unchecked"
+        }
         yield (
-            f"{len(self.checks)} checks: {counts['ok']} ok, {counts['differs']} differ, "
-            f"{counts['unchecked']} could not be made"
+            f"{file_count(len(files))}, {len(again)} of them judged again; {len(self.checks)} "
+            f"checks: {counts['ok']} ok, {counts['differs']} differ, {counts['unchecked']} could "
+            "not be made"
         )
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from deepscan.archive.checks import VerifiedRecord
 from deepscan.archive.journal import read_journal
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.rescore import options_of, tolerance_between
 from deepscan.archive.run import scan_archive
-from deepscan.archive.verify import verify
+from deepscan.archive.verify import _drawn, verify
 from deepscan.archive.workers.local import LocalPool
 from deepscan.cli.scan import app
 from deepscan.engines.engine import Predictions
@@ -286,14 +290,18 @@ def archived(tmp_path_factory):
     make_face_clip(archive / "forged.mp4", forged=range(20))
     (archive / "junk.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 8)
     shutil.copyfile(archive / "a.mp4", archive / "twin.mp4")
+    scan_fakes(archive, folder / "out")
+    return folder
+
+
+def scan_fakes(archive, out):
     options = ScanOptions()
     scan_archive(
-        [str(archive)], folder / "out", options=options,
+        [str(archive)], out, options=options,
         pool=LocalPool(options, jobs=1, scanner="tests.conftest:fake_scanner",
                        controls="tests.archive.parts:no_controls"),
         archive_options=ArchiveOptions(reports=(), write_found=("frames", "masks"), min_free=0),
     )  # fmt: skip
-    return folder
 
 
 def test_a_folder_of_results(archived):
@@ -315,6 +323,54 @@ def test_a_swapped_record_in_a_folder_shows(archived, tmp_path):
     found = verify(out, frames=0)
     assert found.state == "differs"
     assert "forged.mp4" in {check.file for check in found.checks if check.state == "differs"}
+
+
+def test_a_deleted_record_is_a_difference(archived, tmp_path):
+    shutil.copytree(archived / "out", tmp_path / "out")
+    outcomes = {each.name: each for each in read_journal(tmp_path / "out").outcomes}
+    (tmp_path / "out" / outcomes["a.mp4"].outputs[0].path).unlink()
+    found = verify(tmp_path / "out", frames=0)
+    assert found.state == "differs"
+    assert {check.file for check in found.checks if check.state == "differs"} == {"a.mp4"}
+
+
+def test_links_and_empty_files_can_be_checked_and_the_answer_is_a_line(archived, tmp_path):
+    archive, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(archived / "in", archive)
+    (archive / "link.mp4").symlink_to(archive / "a.mp4")
+    (archive / "empty.mp4").touch()
+    scan_fakes(archive, out)
+    (archive / "forged.mp4").rename(archive / "renamed.mp4")
+    scan_fakes(archive, out)
+    found = verify(out, frames=0)
+    assert found.state == "ok", list(found.to_text(everything=False))
+    ran = CliRunner().invoke(app, ["verify", str(out), "--frames", "0"])
+    assert ran.exit_code == 0
+    (line,) = ran.stdout.splitlines()
+    assert line.startswith("6 files, 0 of them judged again; ")
+    assert line.endswith(" 0 differ, 0 could not be made")
+
+
+def test_what_is_judged_again_is_of_every_label_and_mostly_clean():
+    counts = {"manipulated": 30, "no-evidence": 40, "inconclusive": 3, "suspicious": 20}
+    records = [
+        VerifiedRecord(f"{label}{n}", {"verdict": {"label": label}}, Path(), Path(), {})
+        for label, count in counts.items()
+        for n in range(count)
+    ]
+
+    def drawn(count, of=records):
+        chosen = _drawn(of, count, random.Random(1))
+        assert len({each.name for each in chosen}) == len(chosen) == min(count, len(of))
+        return Counter(each.record["verdict"]["label"] for each in chosen)
+
+    assert drawn(8) == {
+        "no-evidence": 5, "manipulated": 1, "inconclusive": 1, "suspicious": 1,
+    }  # fmt: skip
+    assert drawn(1) == {"no-evidence": 1}
+    assert drawn(40)["no-evidence"] == 30
+    assert drawn(93) == counts
+    assert drawn(4, records[:30]) == {"manipulated": 4}
 
 
 def test_the_files_of_a_folder_may_have_moved(archived, tmp_path):
