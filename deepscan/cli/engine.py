@@ -120,9 +120,9 @@ def check(
     """Compare an engine with torch in fp32, now; exit code 2 if it is out of tolerance."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
-        from deepscan.engines.inventory import prove
+        from deepscan.engines.inventory import check_parity
 
-        proof = prove(name, model)
+        proof = check_parity(name, model)
         _show_proof(proof, format_)
     if proof.violations:
         raise typer.Exit(ERROR)

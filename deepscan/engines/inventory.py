@@ -98,7 +98,7 @@ def build_recipe(
     return proof
 
 
-def prove(
+def check_parity(
     name: str, model: str = "msccnet-s", *, models: Path = FOLDER, recipes: Path = RECIPES
 ) -> Proof:
     """Compare an engine with torch in fp32, now.

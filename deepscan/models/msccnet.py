@@ -68,21 +68,21 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 class MFA(nn.Module):
     """Multi-level feature aggregation: each stage to C channels, then all to C.
 
-    All maps are brought to the size of the map numbered `anchor`: larger ones by average pooling,
-    smaller ones bilinearly.
+    All maps are brought to the size of the map numbered `reference`: larger ones by average
+    pooling, smaller ones bilinearly.
     """
 
     def __init__(
-        self, stages: tuple[int, ...], channels: int, *, kernel: int = 3, anchor: int = -1
+        self, stages: tuple[int, ...], channels: int, *, kernel: int = 3, reference: int = -1
     ) -> None:
         super().__init__()
         self.reduce = nn.ModuleList(conv_bn_relu(stage, channels, kernel) for stage in stages)
         self.fuse = conv_bn_relu(channels * len(stages), channels, 3)
-        self.anchor = anchor
+        self.reference = reference
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """(B, c_i, H_i, W_i) maps to (B, C, H, W) at the size of the anchor."""
-        size = maps[self.anchor].shape[-2:]
+        """(B, c_i, H_i, W_i) maps to (B, C, H, W) at the size of the reference."""
+        size = maps[self.reference].shape[-2:]
         reduced = [
             _brought_to(layer(map_), size) for layer, map_ in zip(self.reduce, maps, strict=True)
         ]
@@ -119,7 +119,7 @@ def aggregation(config: MSCCNetConfig, stages: tuple[int, ...]) -> nn.Module:
     if config.aggregation == "pyramid":
         if not config.mfa:
             raise ModelError("aggregation 'pyramid' is a form of MFA: leave mfa on")
-        return MFA(stages, config.channels, kernel=1, anchor=1)
+        return MFA(stages, config.channels, kernel=1, reference=1)
     return MFA(stages, config.channels) if config.mfa else LastStage(stages[-1], config.channels)
 
 

@@ -178,7 +178,7 @@ class Converter:
         from av.video.reformatter import VideoReformatter
 
         self.size = (width, height)
-        self._turn = turn
+        self.turn = turn
         self._tones = ToneMapper()
         self._reformatter: VideoReformatter = VideoReformatter()
 
@@ -205,7 +205,7 @@ class Converter:
             wide = decoded.astype(np.uint16, copy=False)
             decoded = self._tones.convert(wide, int(frame.color_trc))
         decoded = self._whole(decoded.astype(np.uint8, copy=False))
-        image = np.ascontiguousarray(self._turn.apply(decoded))
+        image = np.ascontiguousarray(self.turn.apply(decoded))
         image.flags.writeable = False
         return image
 

@@ -27,7 +27,7 @@ def own_cache(monkeypatch, tmp_path):
 @pytest.fixture
 def shelf_models(models, monkeypatch):
     """Commands find the model "tiny"."""
-    for function in (inventory.prove, inventory.build_recipe):
+    for function in (inventory.check_parity, inventory.build_recipe):
         monkeypatch.setitem(function.__kwdefaults__, "models", models)
 
 

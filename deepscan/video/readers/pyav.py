@@ -75,7 +75,7 @@ class PyAVReader:
             if first is None:
                 raise CorruptError(f"{path}: no frame of it can be decoded")
             self._size = (first.width, first.height)
-            self._turn = turn = turn_of_frame(first)
+            turn = turn_of_frame(first)
             self._converter = Converter(*self._size, turn)
             pts, time = self._timestamps.tick(self._decoder.pts_of(first))
             self._first: tuple[VideoFrame, int, float] | None = (first, pts, time)
@@ -84,7 +84,7 @@ class PyAVReader:
                 start_pts=self._timestamps.start,
                 time_offset=time,
             )
-            self._reason, self._remarks = reason, list[str]()
+            self._remarks = [reason]  # why this reader, then what is worth knowing of the file
             if self._info.colour.tone_mapped:
                 self._remark(f"HDR ({self._info.colour.transfer}) was mapped to BT.709")
             if self.probe.hidden:
@@ -123,7 +123,9 @@ class PyAVReader:
                     f"{self._info.path}: runs past {limits.duration:.0f} s of media time",
                 )
             try:
-                planes = planes_of(decoded, self._info, self._turn) if self._planes else None
+                planes = (
+                    planes_of(decoded, self._info, self._converter.turn) if self._planes else None
+                )
                 image = NO_IMAGE if planes else self._converter.convert(decoded)
             except MemoryError as error:
                 raise _no_memory(self._source) from error
@@ -148,14 +150,13 @@ class PyAVReader:
 
     def because(self, reason: str) -> None:
         """Say why this reader was chosen, where that is known only after opening."""
-        said = "; ".join((reason, *self._remarks))
-        self._info = replace(self._info, decoder_reason=said)
-        self._reason = reason
+        self._remarks[0] = reason
+        self._info = replace(self._info, decoder_reason="; ".join(self._remarks))
 
     def _remark(self, what: str) -> None:
         """Say something of the file that is worth knowing and no damage."""
         self._remarks.append(what)
-        self.because(self._reason)
+        self.because(self._remarks[0])
 
     def close(self) -> None:
         self._first = None
