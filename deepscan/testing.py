@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscan.engines.engine import Predictions
-from deepscan.engines.validation import check_crops
+from deepscan.engines.engine import Predictions, check_crops
 from deepscan.faces.detector import Detection
 from deepscan.types import Box, EngineInfo, Face, Image, ModelInfo
 

@@ -1,17 +1,24 @@
-"""The engine contract: what runs the network over a batch of crops."""
+"""The engine contract: what runs the network over a batch of crops, and what is checked of it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepscan.errors import EngineError
 from deepscan.types import EngineInfo, ModelInfo
 
 if TYPE_CHECKING:
     from deepscan.models.weights import Card
+
+
+_ROUNDING = 1e-5  # a softmax may end this far above 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Engine(Protocol):
         ...
 
 
-class EngineEntry:
+class EngineEntry(ABC):
     """An entry of the table: the base of an `Engine`, and how it comes about.
 
     `CHOICES` are its (device, precision) pairs, best first. `fingerprint` changes with all that its
@@ -81,6 +88,41 @@ class EngineEntry:
     info: EngineInfo
     fingerprint: str
 
+    _closed = False
+
+    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
+        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
+
+        Raises:
+            ValueError: the crops are of another shape or type.
+            EngineError: a number is NaN or infinite, the device failed, or the engine is closed.
+        """
+        check_crops(crops, self.input_size, self.max_batch)
+        if self._closed:
+            raise EngineError(f"engine {self.name} is closed")
+        with self._failures(f"failed on {len(crops)} crops"):
+            scores, masks = self._run(crops)
+        return check_predictions(scores, masks, self.name)
+
+    def close(self) -> None:
+        """Give back the device."""
+        self._closed = True
+
+    @abstractmethod
+    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scores (B,) and masks (B, h, w) of crops that were checked; nobody has closed this."""
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, TypeError) as error:  # the runtime's and its binding's
+            raise EngineError(f"engine {self.name} {what}: {error}{self._why()}") from error
+
+    def _why(self) -> str:
+        """What else the runtime says of its last error."""
+        return ""
+
     def _set_identity(self, name: str, card: Card, max_batch: int) -> None:
         """Set what every engine says of itself."""
         self.name = name
@@ -88,3 +130,48 @@ class EngineEntry:
         self.input_size = card.info.input_size
         self.max_batch = max_batch
         self.info = EngineInfo(name, "asked for")
+
+
+def check_crops(crops: NDArray[np.uint8], input_size: int, max_batch: int) -> None:
+    """See that crops are (B, S, S, 3) uint8 with 1 <= B <= max_batch.
+
+    Raises:
+        ValueError: they are not; an error of the program, not of the video.
+    """
+    if crops.dtype != np.uint8:
+        raise ValueError(f"crops are {crops.dtype}, must be uint8")
+    if crops.ndim != 4 or crops.shape[1:] != (input_size, input_size, 3):
+        raise ValueError(f"crops are {crops.shape}, must be (B, {input_size}, {input_size}, 3)")
+    if not 1 <= len(crops) <= max_batch:
+        raise ValueError(f"{len(crops)} crops at once, must be 1 to {max_batch}")
+
+
+def check_predictions(
+    scores: NDArray[np.float32], masks: NDArray[np.float32], name: str, count: int | None = None
+) -> Predictions:
+    """Make predictions of what an engine computed: no verdict may rest on anything else.
+
+    Args:
+        count: of the crops; None: as many as there are scores.
+
+    Raises:
+        EngineError: a row is missing, or a value is not finite or not a probability.
+    """
+    count = len(scores) if count is None else count
+    if scores.shape != (count,) or masks.ndim != 3 or len(masks) != count or not masks.size:
+        raise EngineError(
+            f"engine {name} answered {scores.shape} scores and {masks.shape} masks to {count} "
+            "crops. Run: deepscan doctor"
+        )
+    for kind, values in (("score", scores), ("mask", masks)):
+        if not np.isfinite(values).all():
+            raise EngineError(
+                f"engine {name} computed a {kind} that is NaN or infinite: the weights or the "
+                f"device are faulty. Run: deepscan doctor"
+            )
+        if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
+            raise EngineError(
+                f"engine {name} computed a {kind} between {values.min():.3g} and "
+                f"{values.max():.3g}, which is no probability. Run: deepscan doctor"
+            )
+    return Predictions(np.clip(scores, 0, 1), np.clip(masks, 0, 1))

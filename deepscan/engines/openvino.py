@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import EngineEntry, Predictions
+from deepscan.engines.engine import EngineEntry
 from deepscan.engines.hardware import Hardware
 from deepscan.engines.signal_stack import preserved_signal_stack
-from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.weights import Card
@@ -95,26 +94,13 @@ class OpenVINOEngine(EngineEntry):
             threads=threads or hardware.cores,
         )
 
-    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
-
-        Raises:
-            ValueError: the crops are of another shape or type.
-            EngineError: a number is NaN or infinite, OpenVINO failed, or the engine is closed.
-        """
-        check_crops(crops, self.input_size, self.max_batch)
-        if self._compiled is None:
-            raise EngineError(f"engine {self.name} is closed")
-        try:
-            found = self._compiled(np.ascontiguousarray(crops))
-        except RuntimeError as error:
-            raise EngineError(
-                f"engine {self.name} failed on {len(crops)} crops: {error}"
-            ) from error
-        return check_predictions(found[0], found[1], self.name)
+    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found = self._compiled(np.ascontiguousarray(crops))
+        return found[0], found[1]
 
     def close(self) -> None:
         """Give back the compiled network."""
+        super().close()
         with preserved_signal_stack():
             self._compiled = None
 

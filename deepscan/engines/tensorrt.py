@@ -13,8 +13,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,11 +25,10 @@ from torch import Tensor, cuda
 
 from deepscan.engines import export
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import EngineEntry, Predictions
+from deepscan.engines.engine import EngineEntry
 from deepscan.engines.hardware import Hardware, index_of
 from deepscan.engines.parity import probe
 from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
-from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.weights import Card
@@ -148,19 +146,10 @@ class TensorRTEngine(EngineEntry):
         key = cls.build_key(card, hardware, precision, device)
         return key is not None and read_entry(cache_folder(), key) is not None
 
-    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
-
-        Raises:
-            ValueError: the crops are of another shape or type.
-            EngineError: a number is NaN or infinite, the device failed, or the engine is closed.
-        """
-        check_crops(crops, self.input_size, self.max_batch)
-        if not self._slots:
-            raise EngineError(f"engine {self.name} is closed")
+    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         most = self._batches.max
         pieces = [crops[start : start + most] for start in range(0, len(crops), most)]
-        with self._current(), self._failures(f"failed on {len(crops)} crops"):
+        with self._current():
             for slot, piece in zip(self._slots, pieces, strict=False):
                 self._enqueue(slot, piece)
             found = [
@@ -168,10 +157,11 @@ class TensorRTEngine(EngineEntry):
                 for slot, piece in zip(self._slots, pieces, strict=False)
             ]
         scores, masks = (np.concatenate(part) for part in zip(*found, strict=True))
-        return check_predictions(scores, masks, self.name)
+        return scores, masks
 
     def close(self) -> None:
         """Give back the engine's memory on the GPU."""
+        super().close()
         self._slots = []
         self._context = self._engine = self._runtime = None
 
@@ -249,13 +239,6 @@ class TensorRTEngine(EngineEntry):
     def _current(self) -> Any:
         """Makes the engine's GPU the one that TensorRT and torch take, while it is entered."""
         return cuda.device(self._device)
-
-    @contextmanager
-    def _failures(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, TypeError) as error:  # torch's and the binding's
-            raise EngineError(f"engine {self.name} {what}: {error}{self._why()}") from error
 
     def _why(self) -> str:
         return self._logger.why()  # type: ignore[no-any-return]

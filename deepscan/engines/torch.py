@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepscan.engines.cache import key_of
-from deepscan.engines.engine import EngineEntry, Predictions
+from deepscan.engines.engine import EngineEntry
 from deepscan.engines.hardware import Hardware
-from deepscan.engines.validation import check_crops, check_predictions
 from deepscan.errors import EngineError
 from deepscan.models.deploy import Deployed
 from deepscan.models.msccnet import MSCCNet
@@ -105,7 +104,7 @@ class TorchEngine(EngineEntry):
             if self._type is not None:
                 lower(deployed.network, self._type)
             deployed = deployed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self._network: Deployed | None = deployed
+            self._network: Deployed = deployed
             if kind == "cuda":
                 self._fit()
             # Crops are copied here first: page-locked memory uploads without a second copy.
@@ -115,29 +114,17 @@ class TorchEngine(EngineEntry):
         except RuntimeError as error:
             raise EngineError(f"engine {self.name} cannot be set up: {error}") from error
 
-    def predict(self, crops: NDArray[np.uint8]) -> Predictions:
-        """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.
-
-        Raises:
-            ValueError: the crops are of another shape or type.
-            EngineError: a number is NaN or infinite, the device failed, or the engine is closed.
-        """
-        check_crops(crops, self.input_size, self.max_batch)
-        if self._network is None:
-            raise EngineError(f"engine {self.name} is closed")
-        self._staging[: len(crops)].numpy()[...] = crops
-        with self._failures(f"failed on {len(crops)} crops"):
-            batch = self._staging[: len(crops)].to(self._device, non_blocking=True)
-            found = self._judge(batch)
-        return check_predictions(*found, self.name)
-
     def close(self) -> None:
         """Give back the network's memory."""
-        self._network = None
+        super().close()
+        vars(self).pop("_network", None)
+
+    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self._staging[: len(crops)].numpy()[...] = crops
+        return self._judge(self._staging[: len(crops)].to(self._device, non_blocking=True))
 
     def _judge(self, batch: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores and masks of crops on the device."""
-        assert self._network is not None
         with torch.inference_mode(), _repeatable(self._device), self._precision():
             scores, masks = self._network(batch)
             return scores.float().cpu().numpy(), masks.float().cpu().numpy()
@@ -169,13 +156,6 @@ class TorchEngine(EngineEntry):
             return nullcontext()
         # Without a cache of casts: `lower` has cast the weights already.
         return torch.autocast(self._device.type, self._type, cache_enabled=False)
-
-    @contextmanager
-    def _failures(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise EngineError(f"engine {self.name} {what}: {error}") from error
 
 
 def lower(network: MSCCNet, type_: torch.dtype) -> None:

@@ -17,8 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from deepscan.engines.engine import Engine
-from deepscan.engines.validation import check_predictions
+from deepscan.engines.engine import Engine, check_predictions
 from deepscan.faces.detector import FaceDetector
 from deepscan.faces.follow import find_faces
 from deepscan.faces.turned import turn_picture

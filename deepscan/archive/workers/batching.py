@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscan.engines.engine import Engine, Predictions
-from deepscan.engines.validation import check_crops, check_predictions
+from deepscan.engines.engine import Engine, Predictions, check_crops, check_predictions
 from deepscan.errors import DeepscanError, EngineError
 
 logger = logging.getLogger(__name__)
