@@ -17,13 +17,14 @@ import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from deepscan.errors import VideoError
+from deepscan.errors import UsageError, VideoError
 from deepscan.options import Limits
-from deepscan.types import CredentialState, Integrity, Provenance, Trust
+from deepscan.types import AI_SOURCES, CredentialState, Integrity, Provenance, Trust
 from deepscan.video.input_file import Source, open_source
 from deepscan.video.isolation.launcher import start_interpreter
 from deepscan.video.isolation.sandbox import die_with_parent, limit_resources, lock_down
@@ -81,6 +82,22 @@ def read_provenance(
         return Provenance("unreadable", notes=(_clean(f"cannot be read: {error.strerror}"),))
     finally:
         os.close(source.descriptor)
+
+
+def read_trust_list(path: Path) -> str:
+    """The certificates (PEM) of those whose signatures are trusted.
+
+    Raises:
+        UsageError: the file cannot be read or holds none.
+    """
+    try:
+        text = path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"the trust list {path} cannot be read: {why}") from error
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise UsageError(f"the trust list {path} holds no certificate: give a file in PEM")
+    return text
 
 
 def _is_plain(source: Source) -> bool:
@@ -175,7 +192,7 @@ def _believable(said: Any) -> Provenance:
         raise ValueError("an answer that cannot be")
     words = {
         name: None if said[name] is None else _clean(said[name])
-        for name in ("signer", "issuer", "time", "generator")
+        for name in ("signer", "issuer", "time", "generator", "source_type")
     }
     notes = tuple(_clean(note) for note in said["notes"][:MOST])
     return Provenance(state, integrity, trust, **words, notes=notes)
@@ -279,7 +296,21 @@ def provenance_of(report: dict[str, Any], *, anchored: bool) -> Provenance:
         time=signature.get("time"),
         generator=_generator(active),
         notes=tuple(notes),
+        source_type=_source_type([active, *report["manifests"].values()]),
     )
+
+
+def _source_type(manifests: Iterable[dict[str, Any]]) -> str | None:
+    """How the picture came to be, as its claim or one of those it was made from says; AI first."""
+    found = [
+        str(action["digitalSourceType"]).rpartition("/")[2]
+        for manifest in manifests
+        for assertion in manifest.get("assertions") or ()
+        if str(assertion.get("label", "")).startswith("c2pa.actions")
+        for action in (assertion.get("data") or {}).get("actions") or ()
+        if isinstance(action, dict) and action.get("digitalSourceType")
+    ]
+    return next((each for each in found if each in AI_SOURCES), found[0] if found else None)
 
 
 def _generator(manifest: dict[str, Any]) -> str | None:

@@ -55,6 +55,9 @@ class ScanOptions:
     triage: bool = False  # a coarse pass, then dense ones where it is uncertain
     budget: float | None = None  # seconds of work a file, turns triage on; 0 or None: no limit
 
+    # Content credentials
+    trust_list: str | None = None  # a file of trusted certificates; None: no issuer is checked
+
     # Limits
     limits: Limits = field(default_factory=Limits)
     isolate: bool = True  # decode in a process of its own

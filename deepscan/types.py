@@ -442,6 +442,8 @@ class Output:
 CredentialState = Literal["absent", "valid", "invalid", "unsupported", "unreadable", "unknown"]
 Integrity = Literal["valid", "invalid"]
 Trust = Literal["unchecked", "trusted", "untrusted", "invalid"]
+AI_SOURCES = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
+"""IPTC digital source types of what generative models made, wholly or in part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,6 +457,8 @@ class Provenance:
     untrusted, invalid (expired, revoked, not meant for this). Both are None where there are no
     credentials. `signer` is the certificate's common name, `issuer` its organisation, `time` that
     of the signature as the file states it; all of them are claims, to be shown as text.
+    `source_type` is the last part of the IPTC code that the claim gives for how the picture came to
+    be ("digitalCapture"), one of `AI_SOURCES` before any other.
     """
 
     state: CredentialState
@@ -465,6 +469,7 @@ class Provenance:
     time: str | None = None
     generator: str | None = None  # the program that made the claim
     notes: tuple[str, ...] = ()
+    source_type: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         values = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -9,15 +9,28 @@ import platform
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deepscan import c2pa as provenance
-from deepscan.c2pa import Provenance, _believable, provenance_of, read_provenance
+from deepscan.c2pa import (
+    Provenance,
+    _believable,
+    provenance_of,
+    read_provenance,
+    read_trust_list,
+)
+from deepscan.errors import UsageError
+from deepscan.options import ScanOptions
+from deepscan.scan.scanner import Scanner
+from deepscan.sinks.html import credentials_of
+from deepscan.sinks.wording import credentials
 from deepscan.testing import make_video
 from deepscan.video.isolation import launcher
 from deepscan.video.isolation.sandbox import DENIED
+from tests.conftest import fake_scanner
 
 NOW = datetime.datetime.now(datetime.UTC)
 ABSENT = Provenance("absent")
@@ -122,6 +135,83 @@ def test_a_signed_file(signed, suffix):
     assert (found.signer, found.issuer) == ("Example Desk", "Example Press")
     assert found.generator == "example-camera 2.1"
     assert "no list of trusted ones" in found.notes[-1]
+
+
+def test_a_made_up_certificate_is_not_called_valid(signed, chain, tmp_path):
+    """Whoever can sign can write any name into a certificate of their own."""
+    found = read_provenance(signed / "signed.mp4")
+    assert credentials(found) == "signature intact, issuer not checked"
+    known = read_provenance(signed / "signed.mp4", anchors=chain[0].decode())
+    assert credentials(known) == "signature intact, issuer trusted"
+    broken = read_provenance(altered(signed / "signed.mp4", tmp_path / "a.mp4"))
+    assert credentials(broken).startswith("altered after it was signed")
+    assert credentials(replace(found, trust="untrusted")).endswith("issuer not trusted")
+    assert credentials(ABSENT) == "absent"
+    shown = dict(credentials_of(found))
+    assert shown["State"] == credentials(found) and "valid" not in shown.values()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("trainedAlgorithmicMedia", "says that it was made by AI (trainedAlgorithmicMedia)"),
+        ("compositeWithTrainedAlgorithmicMedia", "says that it was in part made by AI"),
+        ("digitalCapture", None),
+    ],
+)
+def test_a_claim_that_says_made_by_ai_is_told(signed, c2pa, chain, tmp_path, kind, told):
+    code = f"http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"
+    actions = [{"action": "c2pa.created", "digitalSourceType": code}]
+    claim = {
+        "claim_generator_info": [{"name": "example-generator"}],
+        "assertions": [{"label": "c2pa.actions", "data": {"actions": actions}}],
+    }
+    _, secret, certificates = chain
+    info = c2pa.C2paSignerInfo(b"es256", certificates, secret, None)
+    target = tmp_path / "made.jpg"
+    with c2pa.Signer.from_info(info) as signer, c2pa.Builder(claim) as builder:
+        builder.sign_file(os.fspath(signed / "plain.jpg"), os.fspath(target), signer)
+    found = read_provenance(target)
+    assert found.source_type == kind
+    assert dict(credentials_of(found))["Says of its source"] == kind
+    if told is None:
+        assert "AI" not in credentials(found)
+    else:
+        assert told in credentials(found)
+
+
+def test_what_a_part_says_of_ai_comes_first():
+    def claim(kind):
+        action = {"action": "c2pa.created", "digitalSourceType": f"http://x/{kind}"}
+        return {"assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]}
+
+    report = {
+        "active_manifest": "edit",
+        "manifests": {"edit": claim("digitalCapture"), "part": claim("trainedAlgorithmicMedia")},
+    }
+    assert provenance_of(report, anchored=False).source_type == "trainedAlgorithmicMedia"
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate", b"\xff\xfe"])
+def test_a_trust_list_that_is_none_is_refused(tmp_path, content):
+    path = tmp_path / "list.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"trust list .*list\.pem"):
+        read_trust_list(path)
+    with pytest.raises(UsageError, match="trust list"):
+        Scanner(ScanOptions(trust_list=str(path)))
+
+
+def test_a_scan_checks_the_issuer_against_a_trust_list(signed, chain, tmp_path):
+    (tmp_path / "list.pem").write_bytes(chain[0])
+    told = {}
+    for trust_list in (None, str(tmp_path / "list.pem")):
+        with fake_scanner(ScanOptions(trust_list=trust_list)) as scanner:
+            target = tmp_path / f"{trust_list is None}.json"
+            scanner.scan(signed / "signed.mp4", {"record": target})
+            told[trust_list is None] = json.loads(target.read_text())["provenance"]["summary"]
+    assert told[True].endswith("issuer not checked") and told[False].endswith("issuer trusted")
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "jpg"])
@@ -272,7 +362,7 @@ def test_the_process_has_no_network(signed, monkeypatch):
 def answer(**values):
     return {
         "state": "valid", "integrity": "valid", "trust": "unchecked", "signer": "a", "issuer": None,
-        "time": None, "generator": None, "notes": [], **values,
+        "time": None, "generator": None, "source_type": None, "notes": [], **values,
     }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Outcome:
     same_as: str | None = None
     started: str = ""
     took: float = 0.0
-    provenance: str | None = None  # what its content credentials say: absent, valid, invalid, ...
+    provenance: str | None = None  # what its content credentials come to, `wording.credentials`
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

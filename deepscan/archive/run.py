@@ -316,10 +316,14 @@ def _describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
 
     Raises:
         ModelError: there is no such model, or it has no calibration.
-        UsageError: the calibration does not support the false-alarm rate.
+        UsageError: the calibration does not support the false-alarm rate, or there is no trust
+            list.
     """
+    from deepscan.c2pa import read_trust_list
     from deepscan.verdict.calibration import Calibration, sigmoid
 
+    if options.trust_list is not None:
+        read_trust_list(Path(options.trust_list))
     card = read_card(options.model)
     calibration = Calibration.from_card(card.values).at(options.false_alarm_rate)
     shard = archive_options.shard

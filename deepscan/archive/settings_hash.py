@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from deepscan.options import ScanOptions
 
 # `engine` and `model` are what was asked for ("auto"); the key holds what that came to.
-# A process of its own protects the run, the pictures are the same.
-_IDLE = frozenset({"engine", "model", "isolate"})
+# A process of its own protects the run, the pictures are the same. Credentials enter no verdict.
+_IDLE = frozenset({"engine", "model", "isolate", "trust_list"})
 
 # What touches pixels, scores or the rule. The face detector runs in torch under every engine.
 _VERSIONED = ("deepscan", "av", "decord", "torch", "facenet-pytorch", "pillow")

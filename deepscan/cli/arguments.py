@@ -262,6 +262,14 @@ MaxFalseAlarms = Annotated[
         metavar="N/1000",
     ),
 ]
+TrustList = Annotated[
+    Path | None,
+    _option(
+        _JUDGING,
+        "Check who issued content credentials against these certificates (PEM).",
+        metavar="FILE",
+    ),
+]
 AllowInconclusive = Annotated[
     str | None,
     _option(

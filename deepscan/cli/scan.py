@@ -111,6 +111,7 @@ def scan(
     triage: arguments.Triage = False,
     budget: arguments.Budget = None,
     max_false_alarms: arguments.MaxFalseAlarms = None,
+    trust_list: arguments.TrustList = None,
     fail_on: arguments.FailOn = "manipulated",
     require_face: arguments.RequireFace = False,
     allow_inconclusive: arguments.AllowInconclusive = None,
@@ -138,6 +139,7 @@ def scan(
             triage=triage,
             budget=time_limit("--budget", budget),
             false_alarm_rate=rate("--max-false-alarms", max_false_alarms),
+            trust_list=None if trust_list is None else str(trust_list.resolve()),
         )
         one_of("--format", format_, ("text", "json"))
         one_of("--fail-on", fail_on, ("manipulated", "suspicious"))

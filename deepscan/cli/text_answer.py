@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from deepscan.sinks.wording import (
+    credentials,
     false_alarm_sentence,
     phrase,
     probability,
@@ -45,6 +46,9 @@ def text_answer(outcome: Scanned | Skipped, width: int | None = None) -> str:
             sentences.append(false_alarm_sentence(verdict))
         sentences.append(screening_sentence(verdict))
     sentences += [f"{reason.code}: {reason.text}" for reason in reasons]
+    found = outcome.scan.provenance if isinstance(outcome, Scanned) else None
+    if found is not None and found.state in ("valid", "invalid", "unreadable"):
+        sentences.append(f"content credentials: {credentials(found)}")
     sentences.append(words.does_not_mean)
     head = visible(f"{outcome.path}: {outcome.label}")
     wrote = [f"  {visible(f'wrote {output.path}')}" for output in outcome.outputs]

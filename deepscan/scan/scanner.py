@@ -21,7 +21,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Self
 
-from deepscan.c2pa import read_provenance
+from deepscan.c2pa import read_provenance, read_trust_list
 from deepscan.engines.engine import Engine
 from deepscan.engines.load import load_engine
 from deepscan.engines.packages import installed_versions
@@ -177,7 +177,7 @@ class Scanner:
 
         Raises:
             ModelError: no such model, or it has no calibration.
-            UsageError: no such face detector, or a part of the media that cannot be.
+            UsageError: no such face detector, a part of the media that cannot be, or no trust list.
         """
         self.options = options
         self._given = [each for each in (engine, detector) if each is not None]
@@ -187,6 +187,8 @@ class Scanner:
                 names = ", ".join(DETECTORS)
                 raise UsageError(f"no face detector {options.detector!r}; there are {names}")
             check_part(options)
+            trust_list = options.trust_list
+            self.anchors = None if trust_list is None else read_trust_list(Path(trust_list))
             self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
             self.calibration.at(options.false_alarm_rate)  # a rate it cannot promise fails here
             held.pop_all()
@@ -367,7 +369,9 @@ class _FileScan:
             self._facts = replace(self._facts, file=file, identity=identity_of(file))
             self._facts = replace(self._facts, sha256=hash_file(file, limits))
         with self._watch.measure("provenance"):
-            self._facts = replace(self._facts, provenance=read_provenance(file, limits))
+            self._facts = replace(
+                self._facts, provenance=read_provenance(file, limits, anchors=self._scanner.anchors)
+            )
 
     def _open(
         self, decoder: Decoder | None = None, stream: int = 0, *, planes: bool = False

@@ -293,12 +293,11 @@ def credentials_of(provenance: Provenance | None) -> list[tuple[str, str]]:
         return []
     signed = ", ".join(each for each in (provenance.signer, provenance.issuer) if each)
     rows = [
-        ("State", provenance.state),
-        ("Integrity", provenance.integrity or ""),
-        ("Trust", provenance.trust or ""),
+        ("State", wording.credentials(provenance)),
         ("Signed by", signed),
         ("Signed at", provenance.time or ""),
         ("Made with", provenance.generator or ""),
+        ("Says of its source", provenance.source_type or ""),
         ("Notes", "; ".join(provenance.notes)),
         (
             "Meaning",

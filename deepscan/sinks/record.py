@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deepscan.errors import OutputError, system_errors_as
-from deepscan.sinks.wording import wording_of, wording_without_verdict
+from deepscan.sinks.wording import credentials, wording_of, wording_without_verdict
 from deepscan.types import (
     Colour,
     Coverage,
@@ -122,7 +122,7 @@ def record_of(scan: Scan, outputs: Iterable[Output] = ()) -> Record:
         "versions": dict(scan.versions),
         "wording": _values(wording_of(verdict)),
         "ignored": list(scan.ignored),
-        "provenance": None if scan.provenance is None else scan.provenance.to_json(),
+        "provenance": _provenance(scan.provenance),
         "outputs": [_output(each) for each in outputs],
         "run": {
             "started": scan.started,
@@ -133,6 +133,12 @@ def record_of(scan: Scan, outputs: Iterable[Output] = ()) -> Record:
         },
     }
     return _sealed(record)
+
+
+def _provenance(provenance: Provenance | None) -> dict[str, Any] | None:
+    if provenance is None:
+        return None
+    return provenance.to_json() | {"summary": credentials(provenance)}
 
 
 def error_record(
@@ -166,7 +172,7 @@ def error_record(
         "versions": dict(versions),
         "wording": _values(wording_without_verdict(skipped.label)),
         "ignored": [],
-        "provenance": None if provenance is None else provenance.to_json(),
+        "provenance": _provenance(provenance),
         "outputs": [_output(each) for each in skipped.outputs],
         "run": {"started": started, "timings": [], "host": _host_facts()},
     }

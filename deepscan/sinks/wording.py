@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from deepscan.types import Interval, Label, Verdict
+from deepscan.types import AI_SOURCES, Interval, Label, Provenance, Verdict
 
 LANGUAGE = "en"  # of all words, as it stands in records
 
@@ -261,6 +261,31 @@ def ratio(llr: float) -> str:
         value = round(value, 1 - math.floor(math.log10(value)))
     text = f"{value:,.{digits}f}"
     return text if llr >= 0 else f"1/{text}"
+
+
+def credentials(provenance: Provenance) -> str:
+    """What content credentials come to, in a few words; never that a file is what it seems."""
+    match provenance.state, provenance.integrity, provenance.trust:
+        case "valid", _, trust:
+            text = f"signature intact, issuer {_ISSUER[trust or 'unchecked']}"
+        case "invalid", "valid", _:
+            text = "signature intact, certificate invalid"
+        case "invalid", _, _:
+            text = "altered after it was signed, or the signature is broken"
+        case state, _, _:
+            return state
+    if provenance.source_type in AI_SOURCES:
+        part = "" if provenance.source_type == AI_SOURCES[0] else "in part "
+        text += f", says that it was {part}made by AI ({provenance.source_type})"
+    return text
+
+
+_ISSUER = {
+    "unchecked": "not checked",
+    "trusted": "trusted",
+    "untrusted": "not trusted",
+    "invalid": "not trusted",
+}
 
 
 def file_count(count: int) -> str:

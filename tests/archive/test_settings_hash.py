@@ -14,7 +14,7 @@ ENGINE = "openvino-cpu-fp32"
 BASE = settings_hash(ScanOptions(), "aa", ENGINE, VERSIONS)
 
 OTHER = {int: 7, float: 0.123, bool: True, str: "other", type(None): 0.5}
-IDLE = {"engine", "model", "isolate"}
+IDLE = {"engine", "model", "isolate", "trust_list"}
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(ScanOptions)])

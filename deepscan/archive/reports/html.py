@@ -308,7 +308,7 @@ def _notes(
         more = f" and {len(twins) - 1} more" if len(twins) > 1 else ""
         told = f"same content: {wording.visible(twins[0])}{more}"
         notes.append((told, numbers.get(twins[0])))
-    if outcome.provenance in ("valid", "invalid", "unreadable"):
+    if outcome.provenance not in (None, "absent", "unknown", "unsupported"):
         notes.append((f"content credentials: {wording.visible(outcome.provenance or '')}", None))
     return tuple(notes)
 

@@ -121,6 +121,8 @@ def _told(outcome: Outcome) -> str:
         f" {each.label}, score {wording.probability(each.score)}"
         for each in outcome.intervals
     ]
+    if outcome.provenance not in (None, "absent", "unknown", "unsupported"):
+        parts.append(f"content credentials: {outcome.provenance}")
     if outcome.same_as is not None:
         parts.append(f"same content as {outcome.same_as}")
     return f"{wording.phrase(f'headline.{outcome.label}')} {'; '.join(parts)}"

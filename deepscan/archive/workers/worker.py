@@ -26,6 +26,7 @@ from deepscan.archive.workers.contract import Task
 from deepscan.archive.workers.messages import Channel, Message, options_from_json, task_from_json
 from deepscan.errors import DeepscanError, EngineError, OutputError, VideoError, system_errors_as
 from deepscan.options import Limits
+from deepscan.sinks.wording import credentials
 from deepscan.types import Label, Reason, Scanned, Skipped
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) 
         outputs=written,
         started=started,
         took=round(took, 3),
-        provenance=None if scan.provenance is None else scan.provenance.state,
+        provenance=None if scan.provenance is None else credentials(scan.provenance),
     )
 
 
