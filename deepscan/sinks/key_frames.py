@@ -133,7 +133,7 @@ def thumbnail(image: Image | Planes, box: Box, side: int) -> Image:
     else:
         inside = image[top:bottom, left:right]
     part = Pictures.fromarray(np.ascontiguousarray(inside))
-    small = part.resize((c - a, d - b), Pictures.Resampling.LANCZOS, reducing_gap=2.0)
+    small = part.resize((c - a, d - b), Pictures.Resampling.LANCZOS, reducing_gap=1.5)
     picture[b:d, a:c] = np.asarray(small)[: side - b, : side - a]
     return picture
 

@@ -18,6 +18,8 @@ from deepscan.video.writer import VideoWriter, load_pyav
 
 logger = logging.getLogger(__name__)
 
+THREADS = 2  # of the encoder
+
 
 class OverlaySink:
     """Writes the verdict video. Without a single frame there is nothing to show, and no file.
@@ -79,7 +81,7 @@ class OverlaySink:
             video,
             size=(width, height),
             source=source,
-            threads=2,
+            threads=THREADS,
         )
         self._open = canvas, writer
         return self._open

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from deepscan.errors import UsageError
-from train.command import Device, check_folder_of, exit_on_error
+from train.command import Device, check_folder_of, exit_on_error, show_progress
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -46,17 +46,12 @@ def tables(
 
 
 @app.command()
-def scan(
-    frames: Annotated[int, typer.Option(help="Frames of the generated 720p clip", min=25)] = 500,
-    plain_frames: Annotated[
-        int, typer.Option(help="So many of them the plain way, which is slow", min=5)
-    ] = 60,
-) -> None:
-    """Frames per second of a whole scan, beside the plain way, in one run."""
+def scan() -> None:
+    """Whole scans beside the plain way, CPU time by stage, and start-up: docs/speed.md."""
     from train.benchmarks.scan import measure
 
     with exit_on_error("benchmark"):
-        speed = measure(frames, plain_frames=plain_frames)
+        speed = measure(show_progress)
     typer.echo(speed.table())
     typer.echo(speed.to_json())
 

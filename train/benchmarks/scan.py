@@ -1,164 +1,140 @@
 """How fast a whole scan is, beside the plain way, in one run: `python -m train.benchmarks scan`.
 
-The plain way is what the field's scripts do: the face detector on every full frame, one crop at a
-time through eager torch in fp32, the mask blended over the frame, everything in one thread. Both
-ways read the same generated clip and write a playable video; only ratios within one run count.
+Both ways read the same made clips and write a playable video; only ratios within one run count.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import av
-import cv2
-import numpy as np
-import torch
-from PIL import Image as Pictures
-from skimage import data
-
+from deepscan.engines.hardware import detect_hardware
 from deepscan.errors import DeepscanError
-from deepscan.models.torchvision_compat import import_torchvision
-from deepscan.models.weights import load_model, read_card
 from deepscan.options import ScanOptions
 from deepscan.scan.scanner import Scanner
-from deepscan.testing import make_video
-from deepscan.types import Image, Scanned
-from train.calibration.clips import handheld_camera
-from train.forge.degrade import grain
+from train.benchmarks import startup
+from train.benchmarks.clips import CLIPS, SMALL, Clip, make
+from train.benchmarks.plain import plain_way
+from train.benchmarks.stages import Costs, alone, costs, scan, share_table, stage_table
+from train.benchmarks.startup import Startup
 
-SIZE, RATE = (1280, 720), 25
+ARCHIVE_FILES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One clip: frames a second of both ways, and what each stage cost."""
+
+    name: str
+    frames: int
+    plain: float
+    deepscan: float
+    costs: Costs
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Frames per second of both ways over one clip, their ratio, and the busy seconds by stage.
+    """All rows of the table. `archive` are wall seconds for one of its files of two seconds."""
 
-    `started` are the seconds that loading engine and detector took, not part of the rates.
-    """
-
-    frames: int
-    plain: float
-    deepscan: float
-    ratio: float
-    started: float
-    engine: str
-    decoder: str
-    stages: dict[str, float]
+    cpu: str
+    cores: int
+    rows: tuple[Row, ...]
+    small: Costs
+    archive: float
+    startup: Startup
 
     def table(self) -> str:
-        """Lines for people; the shares are of the sum of busy seconds over all threads."""
-        busy = sum(self.stages.values())
-        shares = "\n".join(
-            f"  {stage:<14}{seconds:>8.2f} s {seconds / busy:>6.1%}"
-            for stage, seconds in sorted(self.stages.items(), key=lambda item: -item[1])
-        )
-        return (
-            f"plain way   {self.plain:8.2f} frames/s\n"
-            f"deepscan    {self.deepscan:8.2f} frames/s   ({self.ratio:.1f} times; engine "
-            f"{self.engine}, decoder {self.decoder}; {self.frames} frames of 1280x720, one face)\n"
-            f"start-up    {self.started:8.2f} s\nbusy seconds by stage:\n{shares}"
-        )
+        """Markdown, as in docs/speed.md."""
+        engine = self.rows[0].costs.engine
+        lines = [
+            f"{self.cpu}, {self.cores} cores; engine {engine}.",
+            "",
+            "| what | plain way | deepscan | ratio | CPU of a frame |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        lines += [
+            f"| {row.name} | {row.plain:.2f} frames/s | {row.deepscan:.1f} frames/s | "
+            f"{row.deepscan / row.plain:.1f} | {row.costs.total:.1f} ms |"
+            for row in self.rows
+        ]
+        lines += [
+            f"| archive, `--jobs 2`: each file of {SMALL.frames} frames | | "
+            f"{self.archive:.2f} s | | |",
+            f"| start until a frame is judged, first time | | {self.startup.cold:.1f} s | | |",
+            f"| the same, every time after | | {self.startup.warm:.1f} s | | |",
+            f"| a mistyped name, until it is said | | {self.startup.mistyped:.2f} s | | |",
+            "",
+            "CPU milliseconds of a frame by stage:",
+            "",
+            *stage_table([(row.name, row.costs) for row in self.rows]),
+            "",
+            f"Shares of CPU time over {SMALL.name} ({self.small.engine}):",
+            "",
+            *share_table(self.small),
+        ]
+        return "\n".join(lines)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def measure(frames: int, *, plain_frames: int) -> Speed:
-    """Scan a generated clip both ways; the plain way over its first `plain_frames` frames.
+def measure(progress: Callable[[str], None] = lambda line: None) -> Speed:
+    """Make the clips, scan them both ways, and start deepscan a few times.
 
     Raises:
-        DeepscanError: the scan failed.
+        DeepscanError: a scan failed.
     """
-    with tempfile.TemporaryDirectory(prefix="deepscan-speed-") as folder:
-        clip = one_face_clip(Path(folder) / "clip.mp4", frames)
-        options = ScanOptions()
-        started = time.monotonic()
-        with Scanner(options) as scanner:
-            ready = time.monotonic()
-            outputs = {
-                kind: Path(folder) / f"out{suffix}"
-                for kind, suffix in (
-                    ("overlay", ".mp4"), ("masks", ".masks.mkv"), ("record", ".json"),
-                    ("frames", ".frames.jsonl"), ("html", ".html"),
-                )
-            }  # fmt: skip
-            outcome = scanner.scan(clip, outputs)
-            scanned = time.monotonic() - ready
-        if not isinstance(outcome, Scanned):
-            raise DeepscanError(f"the generated clip was not scanned: {outcome.reason.text}")
-        plain = plain_way(clip, Path(folder) / "plain.mp4", plain_frames, options)
-        fast = frames / scanned
-        return Speed(
-            frames,
-            plain,
-            fast,
-            fast / plain,
-            ready - started,
-            outcome.scan.verdict.engine.name,
-            outcome.scan.report.decoder,
-            dict(outcome.scan.timings),
-        )
+    hardware = detect_hardware()
+    with tempfile.TemporaryDirectory(prefix="deepscan-speed-") as made:
+        folder = Path(made)
+        progress("start-up")
+        small = make(SMALL, folder / "small.mp4")
+        started = startup.measure(small, folder)
+        archive = _archive(small, folder)
+        rows = []
+        with Scanner(ScanOptions()) as scanner, Scanner(alone()) as sequential:
+            for number, clip in enumerate(CLIPS):
+                progress(clip.name)
+                path = make(clip, folder / f"{number}.mp4")
+                rows.append(_row(clip, path, folder, scanner, sequential))
+                path.unlink()
+            found = costs(sequential, small, folder)
+    cpu = f"{hardware.cpu} ({', '.join(hardware.flags)})"
+    return Speed(cpu, hardware.cores, tuple(rows), found, archive, started)
 
 
-def one_face_clip(path: Path, frames: int) -> Path:
-    """The public-domain portrait of scikit-image in 720p through a moving camera, with sound."""
-    portrait = cv2.resize(data.astronaut()[:288], SIZE, interpolation=cv2.INTER_CUBIC)
-    camera = handheld_camera(portrait, frames, np.random.default_rng(3))
-
-    def picture(index: int) -> Image:
-        return grain(camera.shoot(portrait, index), np.random.default_rng(index), 3.0, 1.3)
-
-    return make_video(
-        path, frames=frames, size=SIZE, rate=RATE, audio="aac", draw=picture, gop=50,
-        options={"crf": "20", "preset": "veryfast"},
-    )  # fmt: skip
+def _row(clip: Clip, path: Path, folder: Path, scanner: Scanner, sequential: Scanner) -> Row:
+    _ = scanner.engine, scanner.detector  # loading them is part of the start-up
+    began = time.monotonic()
+    scanned = scan(scanner, path, folder)
+    speed = clip.frames / (time.monotonic() - began)
+    seen, there = scanned.scan.verdict.coverage.faces, clip.faces * clip.frames
+    if not 0.9 * there <= seen <= 1.1 * there:
+        raise DeepscanError(f"{clip.name}: {seen} faces were seen of {there}")
+    plain = plain_way(path, folder / "plain.mp4", clip.plain_frames, clip.size, scanner.options)
+    return Row(clip.name, clip.frames, plain, speed, costs(sequential, path, folder))
 
 
-def plain_way(clip: Path, out: Path, frames: int, options: ScanOptions) -> float:
-    """Frames per second of the plain way."""
-    import_torchvision()
-    from facenet_pytorch import MTCNN
-
-    detector = MTCNN(keep_all=True, min_face_size=options.min_face, device="cpu")
-    model = load_model(read_card(options.model))
-    started, done = time.monotonic(), 0
-    with av.open(str(clip)) as source, av.open(str(out), "w") as sink:
-        stream = sink.add_stream("libx264", rate=RATE)
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        for decoded in source.decode(video=0):
-            if done == frames:
-                break
-            picture: Image = decoded.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-            boxes, _ = detector.detect(Pictures.fromarray(picture))
-            for box in () if boxes is None else np.asarray(boxes, float):
-                picture = _judge(picture, box, model, options.crop_scale)
-            sink.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-            done += 1
-        sink.mux(stream.encode(None))
-    return done / (time.monotonic() - started)
+def _archive(clip: Path, folder: Path) -> float:
+    """Wall seconds for each file of an archive, the program's start counted in."""
+    inputs = folder / "archive"
+    inputs.mkdir()
+    for number in range(ARCHIVE_FILES):
+        # Bytes behind the end of an MP4 change no picture, but twins would be scanned once.
+        (inputs / f"{number}.mp4").write_bytes(clip.read_bytes() + _free_box(number))
+    began = time.monotonic()
+    command = [sys.executable, "-m", "deepscan", str(inputs), "--out", str(folder / "results")]
+    ran = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, check=False)
+    if ran.returncode not in (0, 1):
+        raise DeepscanError(f"the archive was not scanned: {ran.stderr[-500:]}")
+    return (time.monotonic() - began) / ARCHIVE_FILES
 
 
-def _judge(picture: Image, box: np.ndarray, model: torch.nn.Module, scale: float) -> Image:
-    x1, y1, x2, y2 = box
-    side = scale * max(x2 - x1, y2 - y1)
-    left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
-    square = (left, top, left + round(side), top + round(side))
-    size = int(model.input_size)  # type: ignore[arg-type]
-    crop = (
-        Pictures.fromarray(picture).crop(square).resize((size, size), Pictures.Resampling.BILINEAR)
-    )
-    with torch.inference_mode():
-        _, masks = model(torch.from_numpy(np.asarray(crop)[None].copy()))
-    mask = cv2.resize(masks[0].numpy(), (square[2] - left, square[3] - top))
-    whole = np.zeros(picture.shape[:2], np.float32)
-    inside = (max(top, 0), min(square[3], SIZE[1]), max(left, 0), min(square[2], SIZE[0]))
-    whole[inside[0] : inside[1], inside[2] : inside[3]] = mask[
-        inside[0] - top : inside[1] - top, inside[2] - left : inside[3] - left
-    ]
-    red = np.array([213, 94, 0], np.float32)
-    return (picture + (red - picture) * (0.5 * whole[..., None])).astype(np.uint8)
+def _free_box(number: int) -> bytes:
+    return (12).to_bytes(4, "big") + b"free" + number.to_bytes(4, "big")
