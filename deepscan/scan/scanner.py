@@ -30,8 +30,10 @@ from deepscan.errors import (
     LimitError,
     NoStreamError,
     NoVideoError,
+    UnreadableError,
     UsageError,
     VideoError,
+    system_errors_as,
 )
 from deepscan.faces import DETECTORS
 from deepscan.faces.detector import FaceDetector
@@ -86,6 +88,7 @@ from deepscan.video import open_video
 from deepscan.video.contract import OTHER_STREAMS, VideoReader
 from deepscan.video.input_file import hash_file, may_hold_pictures
 from deepscan.video.isolation.launcher import warm_up
+from deepscan.video.verdict_video import is_marked
 
 logger = logging.getLogger(__name__)
 
@@ -289,6 +292,7 @@ class _Facts:
     identity: Identity | None = None
     sha256: str | None = None
     provenance: Provenance | None = None
+    verdict_video: bool = False  # it says that deepscan wrote it
 
 
 class _FileScan:
@@ -368,6 +372,8 @@ class _FileScan:
         with self._watch.measure("hash"):
             self._facts = replace(self._facts, file=file, identity=identity_of(file))
             self._facts = replace(self._facts, sha256=hash_file(file, limits))
+            with system_errors_as(UnreadableError, f"{file} cannot be read"):
+                self._facts = replace(self._facts, verdict_video=is_marked(file, limits))
         with self._watch.measure("provenance"):
             self._facts = replace(
                 self._facts, provenance=read_provenance(file, limits, anchors=self._scanner.anchors)
@@ -567,6 +573,9 @@ class _FileScan:
         verdict = of_part(with_streams(verdict, others), self._options, found.sampled)
         if refined is not None:
             verdict = with_note(verdict, refined.note)
+        if facts.verdict_video:
+            text = "the file says that it is a verdict video of deepscan, with masks drawn into it"
+            verdict = with_note(verdict, Reason("verdict_video", text))
         if found.out_of_time:
             text = f"the budget was used up at {found.evidence.last:.1f} s of the media"
             verdict = of_budget(verdict, f"{text}; nothing behind it was looked at")

@@ -30,6 +30,7 @@ from deepscan.video.planes import (
     samples_of,
 )
 from deepscan.video.timestamps import SENT
+from deepscan.video.verdict_video import MARK
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
@@ -106,6 +107,8 @@ class VideoWriter:
             self._out: OutputContainer | None = av.open(
                 f"file:{os.path.abspath(path)}", "w", format=FORMATS[kind], options=options
             )
+            if kind == "video":
+                self._out.metadata["comment"] = MARK
         try:
             self._stream = self._add_stream(preset, crf, threads)
             self._audio = None

@@ -36,6 +36,7 @@ from deepscan.sinks.masks import read_masks
 from deepscan.sinks.record import digest_of, manifest_of
 from deepscan.testing import FACE_COLOUR, FakeDetector
 from deepscan.types import Box, Label, Scanned, Skipped
+from deepscan.video.verdict_video import MARK
 from tests.conftest import (
     CALIBRATION,
     FORGED_BLUE,
@@ -186,6 +187,30 @@ def test_forged_seconds_are_told_with_their_place(tmp_path):
     ticks = told["start"]["pts"] / told["start"]["seconds"]
     with av.open(str(clip)) as video:
         assert ticks == pytest.approx(1 / float(video.streams.video[0].time_base), rel=1e-3)
+
+
+def test_a_verdict_video_is_named_and_judged_all_the_same(tmp_path):
+    """One that lies in the archive. The mark can be forged, so it excuses nothing."""
+    clip = make_face_clip(tmp_path / "a.mp4", forged=range(20))
+    with fake_scanner(ScanOptions()) as scanner:
+        first = scanner.scan(clip, {"overlay": tmp_path / "verdict.mp4"})
+        again = scanner.scan(tmp_path / "verdict.mp4")
+    assert "verdict_video" not in [each.code for each in first.scan.verdict.reasons]
+    assert "verdict_video" in [each.code for each in again.scan.verdict.reasons]
+    assert again.scan.verdict.tracks and again.scan.report.decoded == 20  # it was looked at
+    marked = tmp_path / "forged.mp4"  # somebody writes the mark into a manipulated file
+    with av.open(str(clip)) as source, av.open(str(marked), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        target.metadata["comment"] = MARK
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    with fake_scanner(ScanOptions()) as scanner:
+        found = scanner.scan(marked).scan.verdict
+    assert found.label is Label.MANIPULATED
+    assert "verdict_video" in [each.code for each in found.reasons]
 
 
 def test_progress_is_told_for_both_passes(clips, tmp_path):

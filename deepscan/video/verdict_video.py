@@ -1,0 +1,46 @@
+"""The mark of verdict videos, so that one that lies in an archive is named as what it is.
+
+Anybody can write the mark into any file: it names, and changes no verdict.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from deepscan.options import Limits
+from deepscan.video.input_file import open_source
+
+MARK = "deepscan verdict video: an analysis copy with masks drawn into it"
+"""The comment in the metadata of every verdict video."""
+
+_BOXES = 1_000  # at the top level of an MP4 that are looked at
+_SEARCHED = 64 * 2**20  # bytes of the box that holds the metadata
+
+
+def is_marked(path: Path, limits: Limits) -> bool:
+    """Whether a file says that it is a verdict video of deepscan. Only MP4 is looked into.
+
+    Raises:
+        VideoError: the file cannot be opened.
+        OSError: it cannot be read.
+    """
+    source = open_source(path, limits)
+    try:
+        if source.head()[4:8] != b"ftyp":
+            return False
+        place = 0
+        for _ in range(_BOXES):
+            header = os.pread(source.descriptor, 16, place)
+            size = int.from_bytes(header[:4], "big")
+            if size == 1:
+                size = int.from_bytes(header[8:16], "big")
+            if header[4:8] == b"moov":
+                length = min(size or source.size, _SEARCHED)
+                return MARK.encode() in os.pread(source.descriptor, length, place)
+            if size < 8:
+                return False
+            place += size
+        return False
+    finally:
+        os.close(source.descriptor)
