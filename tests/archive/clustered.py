@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def main() -> None:
         results=Path(results),
         address=address[0] if address else "ray",
         jobs=1,
-        scanner="tests.archive.parts:slow_scanner",
+        scanner=os.environ.get("SCANNER", "tests.archive.parts:slow_scanner"),
         controls="tests.archive.parts:no_controls",
         heartbeat_timeout=20.0,
     )

@@ -49,7 +49,7 @@ NEWS_TIMEOUT = 1.0  # seconds that an actor waits for news before it says that t
 PLACEMENT_TIMEOUT = 180.0  # seconds for Ray to start an actor: imports on a busy or cold machine
 NODE_CHECK_INTERVAL = 5.0  # seconds between two checks for new nodes
 RESTART_DELAY, MAX_RESTART_DELAY = 1.0, 600.0  # seconds before a failed actor is replaced
-NO_NODE_TIMEOUT = 600.0  # seconds without any actor that end the run
+NO_NODE_TIMEOUT = 600.0  # seconds without any actor at work that end the run
 OTHER_CALLS = 3  # of an actor at once beside its scans: start, news and a heartbeat
 
 ActorKey = tuple[str, int]
@@ -411,8 +411,12 @@ class RayPool(PolledPool):
             return
         if self._placement.check_is_due():
             self._start_actors()
-        if self._placement.seconds_without_actors(bool(self._actors)) > NO_NODE_TIMEOUT:
+        if self._placement.seconds_without_actors(self._any_ready()) > NO_NODE_TIMEOUT:
             raise EngineError(f"no node of the Ray cluster has worked for {NO_NODE_TIMEOUT:.0f} s")
+
+    def _any_ready(self) -> bool:
+        """Whether an actor works; one that was only asked for may never come."""
+        return any(actor.info is not None for actor in self._actors.values())
 
     def _give_up(self, actor: _ActorHandle, code: str, why: str, *, ended: bool = False) -> None:
         """Give up an actor.

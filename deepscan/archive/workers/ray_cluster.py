@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -23,6 +27,9 @@ ADDRESS_HELP = (
     "ray (an instance on this machine), ray:HOST:PORT or ray:auto (a cluster that this machine is "
     "part of) or ray://HOST:PORT (a Ray client's connection)"
 )
+CONNECT_TIMEOUT = 20.0  # seconds in which a cluster has to answer
+NO_SUCH_COMMAND = 2  # as Ray's command line says of what it does not know
+CLOSE_TIMEOUT = 3.0  # seconds for Ray to leave a cluster; one whose node has gone never does
 OBJECT_STORE = 80 * 2**20  # bytes: Ray's least; nothing large passes through it
 
 
@@ -34,6 +41,7 @@ class Cluster:
         self._address = address
         self._own_folder: Path | None = None  # of a Ray instance that is ours
         self._connected = False
+        self._own_node: str | None = None  # through which this process reaches the others
         self._ray: Any = None
 
     def connect(self) -> None:
@@ -48,6 +56,7 @@ class Cluster:
         self._ray = ray = _import_ray()
         if ray.is_initialized():
             return  # by the program that we are part of: it will shut it down
+        _check_answers(self._address)
         wanted: dict[str, Any] = {"address": self._address, "log_to_driver": False}
         if self._address == "local":
             self._own_folder = Path(tempfile.mkdtemp(prefix="deepscan-ray-"))
@@ -76,18 +85,27 @@ class Cluster:
             if handler is not None:  # Ray puts its own in the place of whoever runs this
                 signal.signal(signal.SIGTERM, handler)
         self._connected = True
+        if not self._address.startswith("ray://"):
+            self._own_node = ray.get_runtime_context().get_node_id()
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes that are alive, as Ray describes them.
 
         Raises:
-            EngineError: the cluster has gone.
+            EngineError: the cluster has gone, or the node of this process.
         """
         try:
             nodes: list[dict[str, Any]] = self._ray.nodes()
         except Exception as error:  # Ray has no one class for a lost connection
             raise EngineError(f"the Ray cluster has gone: {error}") from error
-        return [node for node in nodes if node["Alive"]]
+        alive = [node for node in nodes if node["Alive"]]
+        if self._own_node is not None and self._own_node not in {n["NodeID"] for n in alive}:
+            raise EngineError(
+                "this machine's own node of the Ray cluster was lost, and with it the way to the "
+                "others: join the cluster again (`ray start`), then start the same scan; finished "
+                "files are skipped"
+            )
+        return alive
 
     def start_actor(self, kind: type, node: str, config: object, **claims: Any) -> Any:
         """An actor on just this node; Ray neither restarts it nor retries its calls."""
@@ -138,13 +156,20 @@ class Cluster:
         """Leave the cluster, or end the instance that is ours."""
         if self._connected:
             self._connected = False
-            try:
-                self._ray.shutdown()
-            except Exception:  # its processes are its children, and end with this one
-                logger.warning("Ray did not shut down cleanly", exc_info=True)
+            leaving = threading.Thread(target=self._leave, name="leave", daemon=True)
+            leaving.start()
+            leaving.join(CLOSE_TIMEOUT if self._own_folder is None else None)
+            if leaving.is_alive():
+                atexit.unregister(self._ray.shutdown)  # it would wait once more, without an end
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)
             self._own_folder = None
+
+    def _leave(self) -> None:
+        try:
+            self._ray.shutdown()
+        except Exception:  # its processes are its children, and end with this one
+            logger.warning("Ray did not shut down cleanly", exc_info=True)
 
 
 class NodeError(Exception):
@@ -169,6 +194,37 @@ def ray_address(cluster: str) -> str:
     if found is None:
         raise UsageError(f"no cluster {cluster!r}: give {ADDRESS_HELP}")
     return cluster if found[1] == "://" else found[2]
+
+
+def _check_answers(address: str) -> None:
+    """Raise UsageError if no cluster answers; Ray itself would wait for minutes and say much."""
+    silent = UsageError(
+        f"no Ray cluster answers at {address}: see `ray status` there. Give {ADDRESS_HELP}"
+    )
+    if address.startswith("ray://"):
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT).close()
+        except (OSError, OverflowError) as error:
+            raise silent from error
+    elif address != "local":
+        # In a process of its own, since a connection that is tried cannot be given up.
+        command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+        command += ["--skip-version-check", "--address", address]
+        try:
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=CONNECT_TIMEOUT,
+                check=True,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise silent from error
+        except subprocess.CalledProcessError as error:
+            if error.returncode != NO_SUCH_COMMAND:
+                raise silent from error
 
 
 def _import_ray() -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -513,6 +514,42 @@ def test_a_run_without_any_node_ends(pool_on, tasks, monkeypatch):
         ends_of(pool, 1)
 
 
+def test_a_run_whose_nodes_say_nothing_ends_though_they_are_alive(pool_on, tasks, monkeypatch):
+    """As it is where the way to them is lost: actors are asked for again and again."""
+    monkeypatch.setattr(ray, "NO_NODE_TIMEOUT", 1.0)
+    monkeypatch.setattr(ray, "PLACEMENT_TIMEOUT", 0.2)
+    node = Node("a")
+    pool = pool_on(node, heartbeat_timeout=0.2)
+    pool.start()
+    node.silent = True
+    with pytest.raises(EngineError, match="no node of the Ray cluster has worked"):
+        ends_of(pool, 1)
+    assert len(node.actors) > 2
+
+
+def test_a_run_without_its_own_node_ends(pool_on, tasks):
+    own, other = Node("own"), Node("other")
+    pool = pool_on(own, other)
+    pool.start()
+    pool._cluster._own_node = "own"
+    own.alive = False
+    with pytest.raises(EngineError, match="own node of the Ray cluster was lost"):
+        ends_of(pool, 1)
+
+
+@pytest.mark.parametrize("address", ["ray:127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_nothing_answers_at_an_address(address, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_cluster, "CONNECT_TIMEOUT", 3.0)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody listens there
+        pool = RayPool(
+            ScanOptions(), results=tmp_path, address=address.format(held.getsockname()[1])
+        )
+        with pytest.raises(UsageError, match="no Ray cluster answers at"):
+            pool.start()
+
+
 def test_actors_hear_that_the_run_lives_while_it_does_something_else(pool_on):
     node = Node("a")
     pool_on(node, heartbeat_timeout=0.5).start()
@@ -697,6 +734,51 @@ def test_a_node_is_killed_in_mid_run_and_nothing_is_lost(archive, tmp_path, monk
     assert "node_lost" in (out / "journal.jsonl").read_text()
     assert lines_of(out) == lines_of(local)
     assert not list(out.glob(".nodes*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
+def test_a_run_whose_own_node_is_lost_ends(tmp_path, monkeypatch, number):
+    """The head's service lives, the node that the run hangs on does not."""
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    utils = pytest.importorskip("ray.cluster_utils")
+    archive, out, store = tmp_path / "in", tmp_path / "out", 80 * 2**20
+    archive.mkdir()
+    for place in range(6):
+        make_face_clip(archive / f"clip{place:02}.mp4", frames=20 + place)
+    monkeypatch.setenv("SCANNER", "tests.archive.parts:gated_scanner")
+    monkeypatch.setenv("GATE", str(tmp_path / "never"))  # nothing but the first clip ever ends
+    head = {"num_cpus": 0, "object_store_memory": store, "include_dashboard": False}
+    nodes = utils.Cluster(initialize_head=True, connect=False, head_node_args=head)
+    try:
+        others = [nodes.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
+        told = (
+            "import ray, sys; ray.init(sys.argv[1]); print(ray.get_runtime_context().get_node_id())"
+        )
+        own = subprocess.run(
+            [sys.executable, "-c", told, nodes.address], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        run = started(archive, out, f"ray:{nodes.address}")
+        try:
+            until_done(out, 1, run, under_way=2)
+            each = next(n for n in (nodes.head_node, *others) if n.node_id == own)
+            each.kill_raylet()
+            lost = time.monotonic()
+            if number is not None:
+                time.sleep(2)
+                run.send_signal(number)
+            code = run.wait(150)
+            took = time.monotonic() - lost
+        finally:
+            run.kill()
+            run.wait()
+    finally:
+        nodes.shutdown()
+    assert code == (130 if number == signal.SIGTERM else 1)  # 1: the error, as a traceback
+    assert took < (7 if number == signal.SIGTERM else 120)
+    assert read_journal(out).outcomes
 
 
 @pytest.mark.slow
