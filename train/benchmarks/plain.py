@@ -23,14 +23,17 @@ from deepscan.types import Image
 
 def plain_way(
     clip: Path, out: Path, frames: int, size: tuple[int, int], options: ScanOptions
-) -> float:
-    """Frames per second of the plain way over the first `frames` frames, `size` upright."""
+) -> tuple[float, float]:
+    """Frames per second and CPU milliseconds a frame of the plain way.
+
+    It takes the first `frames` frames of a clip of `size` (width, height), upright.
+    """
     import_torchvision()
     from facenet_pytorch import MTCNN
 
     detector = MTCNN(keep_all=True, min_face_size=options.min_face, device="cpu")
     model = load_model(read_card(options.model))
-    started, done = time.monotonic(), 0
+    started, spent, done = time.monotonic(), time.process_time(), 0
     with av.open(str(clip)) as source, av.open(str(out), "w") as sink:
         stream = sink.add_stream("libx264", rate=source.streams.video[0].average_rate)
         assert isinstance(stream, av.VideoStream)
@@ -46,7 +49,8 @@ def plain_way(
             sink.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
             done += 1
         sink.mux(stream.encode(None))
-    return done / (time.monotonic() - started)
+    spent = time.process_time() - spent
+    return done / (time.monotonic() - started), 1000 * spent / done
 
 
 def _judge(picture: Image, box: np.ndarray, model: torch.nn.Module, scale: float) -> Image:
