@@ -343,25 +343,28 @@ def _runs(pid: str) -> bool:
     return state not in "ZX"
 
 
-def test_decord_dying_on_opening_lets_pyav_take_over(clip: Clip, tmp_path: Path) -> None:
-    from deepscan.video.open import _open
+def test_decord_dying_on_opening_lets_pyav_take_over(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepscan.video import open as opening_of
     from deepscan.video.readers.choose import choose_reader as choose
 
     path = clip("h264.mp4")
     asked = []
 
-    def opening(source, wish, reason):  # type: ignore[no-untyped-def]
-        asked.append((wish, reason))
-        if wish == "auto":
+    def opening(source, wish, *given, **named):  # type: ignore[no-untyped-def]
+        asked.append(wish)
+        if wish != "pyav":
             raise errors.DecoderCrash("decord died")
-        return choose(source, wish, Limits(), reason=reason)
+        return choose(source, wish, *given, **named)
 
-    with _open(path, "auto", Limits(), opening) as reader:
+    monkeypatch.setattr(opening_of, "choose_reader", opening)
+    with open_video(path, isolate=False) as reader:
         assert len(list(reader.frames())) == 20
         assert "decord died" in reader.report().decoder_reason
-    assert [wish for wish, _ in asked] == ["auto", "pyav"]
+    assert asked == ["auto", "pyav"]
     with pytest.raises(errors.DecoderCrash):
-        _open(path, "decord", Limits(), lambda *_: (_ for _ in ()).throw(errors.DecoderCrash("x")))
+        open_video(path, decoder="decord", isolate=False)
 
 
 # Words from the worker
