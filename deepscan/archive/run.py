@@ -124,7 +124,8 @@ def scan_archive(
         run = replace(
             _with_pool(run, pool_info, options),
             listed=len(entries),
-            passed_over=listing.counts.passed_over(),
+            # A watch lists one batch at a time: all other files would count as excluded.
+            passed_over=() if archive_options.watch else listing.counts.passed_over(),
         )
         if journal is None:  # the old one is put aside only when there will be a new one
             _put_journal_aside(folder)

@@ -456,6 +456,14 @@ def test_an_engine_that_goes_ends_the_run(archive):
     assert (line["finished"], line["exit"]) == (False, 2)
 
 
+def test_the_files_that_wait_in_a_watch_are_not_passed_over(archive):
+    (archive / "notes.txt").touch()
+    given = {"include": ("a.mp4",), "reports": ("jsonl",), "min_free": 0}
+    for watching, told in ((True, ()), (False, (("excluded", 3),))):
+        _, ended = scan(archive, archive_options=ArchiveOptions(watch=watching, **given))
+        assert ended.results.run.passed_over == told
+
+
 def test_a_stop_request_lets_what_is_in_flight_end(archive):
     stop_request = StopRequest()
     told = []
