@@ -176,6 +176,7 @@ class _Answers:
         self._accepts = _acceptance(baseline)
         self._format, self._quiet = format_, quiet
         self._printed: dict[str, Outcome] = {}
+        self._listed: set[str] = set()  # by any run of this command: a watch makes many
         self._not_listed: frozenset[str] = frozenset()
         self._gone = 0
 
@@ -186,7 +187,10 @@ class _Answers:
     def print_result(self, result: RunResult, outcomes: Sequence[Outcome]) -> None:
         """A line for each file that somebody has to know of, or in JSON for every file."""
         self._gone = len(result.results.gone)
-        self._not_listed = result.results.not_listed
+        self._listed.update(
+            each.name for each in outcomes if each.name not in result.results.not_listed
+        )
+        self._not_listed = result.results.not_listed - self._listed
         for outcome in outcomes:
             if self._format == "json":
                 print_json(outcome.to_json())
