@@ -137,7 +137,7 @@ LINES = {
     "deepscan": {
         "the house": 25_800,  # 800 over what was aimed at
         "what healthy files, pictures and parts inside files need": 2_000,
-        "archives that tell the truth of today": 1_150,
+        "archives that tell the truth of today": 1_300,
         "OpenVINO face detector, drawing in planes, loading beside the first file": 1_350,
         "networks on a pyramid of stages": 150,
     },
@@ -199,6 +199,7 @@ def test_threads_live_where_they_are_expected():
         "video/isolation/worker.py",
         "archive/inputs/prefetcher.py",  # fetches while others scan
         "archive/workers/ray.py",  # hears the actors
+        "archive/workers/ray_cluster.py",  # leaves a cluster that may not let go
         "archive/workers/worker.py",  # one file each
         "archive/workers/ray_actor.py",  # the actor's work and its fence
     }
