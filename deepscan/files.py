@@ -6,6 +6,7 @@ disk, so that whoever sees a name sees a whole file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -98,7 +99,8 @@ def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: 
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise OutputError(f"the folder {target.parent} may not be written to")
         if shutil.disk_usage(target.parent).free < MIN_FREE:
-            raise OutputError(f"the disk of {target.parent} is full: name another folder")
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # ends a run over many files
+            raise OutputError(f"the disk of {target.parent} is full: name another folder") from full
         if target.is_dir():
             raise OutputError(f"{target} is a folder: name a file")
         if target.exists():
