@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from deepscan.archive.events import Heartbeat, ItemDone, RunEvent, RunStarted, RunStopping
 from deepscan.archive.workers.contract import TaskProgress
-from deepscan.sinks.wording import file_count, probability, visible
+from deepscan.sinks.wording import file_count, probability, said_by_other_stream, visible
 from deepscan.types import Label
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class PlainLog(View):
             if event.fresh and (self._verbose or outcome.label in FOUND):
                 score = (
                     ""
-                    if outcome.score is None
+                    if outcome.score is None or said_by_other_stream(outcome.reasons)
                     else f", P(manipulated) {probability(outcome.score)}"
                 )
                 self._say(f"{outcome.name}: {outcome.label}{score}")

@@ -112,7 +112,10 @@ def scan_archive(
             allowed; a folder that holds results of other files never allows it).
     """
     if out is None:
-        raise UsageError("an archive needs --out RESULTS, a folder for its results")
+        raise UsageError(
+            "an option of archives was given (--help-all lists them): name a folder for the "
+            "results, --out RESULTS"
+        )
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: name a folder for the results of an archive")
     for device in archive_options.devices:

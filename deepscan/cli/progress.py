@@ -108,7 +108,7 @@ class Lines(Silence):
             if now - self._last < self._every:
                 return
             self._last = now
-            text = f"{path.name}: {stage}, {frames:,} frames"
+            text = f"{path.name}: {stage}, {frames:,} frame{'' if frames == 1 else 's'}"
             if frames > base and now > began:
                 text += f", {(frames - base) / (now - began):.1f} frames/s"
                 if duration is not None and seconds > start:

@@ -314,7 +314,10 @@ def run() -> NoReturn:
             traceback.print_exc()
             print_message("this is a bug, please report it with the lines above")
         else:
-            print_message(f"{_usage_text(error, wrong_usage())} See deepscan --help")
+            context = getattr(error, "ctx", None)
+            command = "deepscan" if context is None else context.command_path
+            command = command.removesuffix(" scan")  # which goes without saying
+            print_message(f"{_usage_text(error, wrong_usage())} See {command} --help")
         code = ERROR
     # All is done: a second Ctrl-C must not change the code.
     for name in ("SIGINT", *ENDING_SIGNALS):

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from deepscan.sinks import draw
 from deepscan.sinks.draw import Area, Mark
 from deepscan.sinks.surface import Surface
-from deepscan.sinks.wording import phrase, probability
+from deepscan.sinks.wording import phrase, probability, said_by_other_stream
 from deepscan.types import FaceTrack, Image, Interval, Label, Scan
 
 _SIGNS = {
@@ -154,7 +154,7 @@ def _head(scan: Scan, sizes: Sizes) -> tuple[Image, list[Pillow.Image]]:
     x += symbol.width + gap // 2
     draw.blit(band, label, x, base - draw.ascent(sizes.big))
     x += label.width + gap
-    if verdict.score is not None:
+    if verdict.score is not None and not said_by_other_stream(verdict.reasons):
         score = sizes.text(f"P(manipulated) {probability(verdict.score)}")
         draw.blit(band, score, x, small_top)
         x += score.width + gap

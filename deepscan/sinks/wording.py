@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from deepscan.types import AI_SOURCES, Interval, Label, Provenance, Verdict
+from deepscan.types import AI_SOURCES, Interval, Label, Provenance, Reason, Verdict
 
 LANGUAGE = "en"  # of all words, as it stands in records
 
@@ -309,6 +309,11 @@ def percent(share: float) -> str:
     if value < 0.005:
         return "under 0.01 %"
     return f"{value:.0f} %" if value >= 9.95 else f"{value:.{1 if value >= 0.95 else 2}f} %"
+
+
+def said_by_other_stream(reasons: Sequence[Reason]) -> bool:
+    """Whether the label is that of a stream beside the main one, whose score is not the file's."""
+    return bool(reasons) and reasons[0].code == "other_stream"
 
 
 def probability(score: float) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from deepscan.errors import UsageError, VideoError
 from deepscan.options import ScanOptions
@@ -21,6 +21,7 @@ from deepscan.types import Label, ReadReport, Reason, Verdict
 from deepscan.video.contract import OTHER_STREAMS
 
 _STANDING = (Label.MANIPULATED, Label.ERROR, Label.INCONCLUSIVE)  # whatever was left out
+_NOTHING = ("complete", "no_face", "no_analysable_face")  # reasons that nothing was found
 _SEVERITY = (
     Label.NOT_APPLICABLE,
     Label.NO_EVIDENCE,
@@ -71,12 +72,12 @@ def _at_best_inconclusive(verdict: Verdict, reason: Reason) -> Verdict:
     if verdict.label in _STANDING:
         return with_note(verdict, reason)
     # What spoke for the other label (no face in any frame, nothing found) is not known any more.
-    others = tuple(
-        each
-        for each in verdict.reasons
-        if each.code not in ("complete", "no_face", "no_analysable_face")
-    )
+    others = _without(verdict.reasons, _NOTHING)
     return dataclasses.replace(verdict, label=Label.INCONCLUSIVE, reasons=(reason, *others))
+
+
+def _without(reasons: Iterable[Reason], codes: Container[str]) -> tuple[Reason, ...]:
+    return tuple(each for each in reasons if each.code not in codes)
 
 
 def account_streams(report: ReadReport, beside: Iterable[Verdict | VideoError]) -> ReadReport:
@@ -95,9 +96,9 @@ def with_streams(verdict: Verdict, beside: Iterable[Verdict | VideoError]) -> Ve
             continue
         if _SEVERITY.index(other.label) > _SEVERITY.index(verdict.label):
             reason = Reason("other_stream", stream_note(number, other))
-            verdict = dataclasses.replace(
-                verdict, label=other.label, reasons=(reason, *verdict.reasons)
-            )
+            # That nothing was found, or no face, is no longer true of the file.
+            others = _without(verdict.reasons, _NOTHING)
+            verdict = dataclasses.replace(verdict, label=other.label, reasons=(reason, *others))
     return verdict
 
 

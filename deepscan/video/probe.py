@@ -21,7 +21,7 @@ from deepscan.errors import (
 )
 from deepscan.options import Limits
 from deepscan.video.contract import OTHER_STREAMS
-from deepscan.video.input_file import Source
+from deepscan.video.input_file import Source, is_text
 from deepscan.video.structure import Structure, examine, shown_share
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def open_container(source: Source, limits: Limits) -> Iterator[InputContainer]:
 
     Raises:
         CorruptError: no container that FFmpeg recognises, or its header is damaged.
-        UnsupportedError: a container outside the allow-list.
+        UnsupportedError: text, or a container outside the allow-list.
         LimitError: more streams than allowed, or no memory.
     """
     import av
@@ -130,6 +130,8 @@ def open_container(source: Source, limits: Limits) -> Iterator[InputContainer]:
             "limit_memory", f"{source.path}: no memory left to open the container"
         ) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if is_text(source.head()):
+            raise UnsupportedError(f"{source.path}: text, not a video or picture") from error
         raise CorruptError(
             f"{source.path}: not a video, or its header is damaged ({_strerror(error)})"
         ) from error

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,15 @@ def test_the_log_of_a_watch_does_not_announce_its_many_short_runs(monkeypatch):
     assert [line.partition(",")[0] for line in verbose.getvalue().splitlines()] == [
         "deepscan: 1 file", "deepscan: clean.mp4: no-evidence",
     ]  # fmt: skip
+
+
+def test_the_score_of_one_stream_does_not_stand_beside_the_label_of_another():
+    reason = Reason("other_stream", "picture stream 2 was judged too: manipulated")
+    stream = io.StringIO()
+    done = settled("motion.jpg", Label.MANIPULATED, score=0.29)
+    other = replace(done.outcome, reasons=(reason,))
+    PlainLog(stream).take(replace(done, outcome=other))
+    assert stream.getvalue() == "deepscan: motion.jpg: manipulated\n"
 
 
 def test_names_are_harmless_in_the_log():

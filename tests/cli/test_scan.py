@@ -174,6 +174,33 @@ def test_a_misspelt_option_names_the_nearest(deepscan_cli, given, meant):
     )
 
 
+def test_a_misspelt_use_of_a_command_names_its_own_help(deepscan_cli):
+    ran = deepscan_cli("baseline", "results", "baseline.toml")
+    assert ran.code == 2
+    assert ran.err.endswith(" See deepscan baseline --help\n")
+
+
+def test_an_option_of_archives_without_a_folder_says_what_is_missing(deepscan_cli, clips):
+    ran = deepscan_cli(clips["forged"], "--jobs", "2")
+    assert ran.code == 2
+    assert "an option of archives was given" in ran.err
+    assert "--out RESULTS" in ran.err
+
+
+def test_text_is_called_text_and_not_damaged(deepscan_cli, tmp_path):
+    for name, text in {
+        "notes.mp4": "hello\n",
+        "notes.txt": "Grüße\n",
+        "page.mov": "<html>",
+    }.items():
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        ran = deepscan_cli(path)
+        assert ran.code == 2
+        assert "unsupported: " in ran.out
+        assert "text, not a video or picture" in ran.out
+
+
 def test_the_folder_of_the_results_is_made(deepscan_cli, clips, tmp_path):
     out = tmp_path / "new" / "folder" / "r.mp4"
     assert deepscan_cli(clips["forged"], "--out", out).code == 1
@@ -880,6 +907,11 @@ def test_a_line_every_ten_seconds_without_a_terminal(capsys, monkeypatch):
         "deepscan: a\\x1b[2J.mp4: analysing, 600 frames, 30.0 frames/s, 30 s left",
         "deepscan: a\\x1b[2J.mp4: writing, 40 frames, 8.0 frames/s",
     ]
+    with progress.open_progress(sys.stderr, quiet=False) as shown:
+        tell = shown.of(Path("a.mp4"))
+        now += 60
+        tell("analysing", 1, 0.04, None)
+    assert capsys.readouterr().err == "deepscan: a.mp4: analysing, 1 frame\n"
     with progress.open_progress(sys.stderr, quiet=True) as shown:
         tell = shown.of(Path("a.mp4"))
         now += 60
