@@ -91,7 +91,7 @@ WORDING: dict[str, str] = {
     "coverage": (
         "{judged} of {faces} face sightings were judged, in {scored} of {seconds} seconds."
     ),
-    "coverage.still": "{judged} of the {faces} faces in the picture were judged.",
+    "coverage.still": "Faces in the picture that were judged: {judged} of {faces}.",
     "coverage.no-face": "{frames} frames were looked at; no face was found.",
     "coverage.none": "Nothing of the file was analysed.",
     "false-alarms": "False-alarm rate at this setting {rate} [95 % interval {low} to {high}].",

@@ -152,6 +152,14 @@ def test_page_says_verdict_meaning_and_limits(label: Label, tmp_path: Path) -> N
         assert part in text
 
 
+def test_a_note_that_is_a_reason_too_stands_on_the_page_once(tmp_path: Path) -> None:
+    scan = scan_of()
+    told, other = "picture stream 2 was judged too: manipulated", "picture stream 3 was judged too"
+    verdict = replace(scan.verdict, reasons=(Reason("other_stream", told),))
+    text = page_of(tmp_path / "r.html", replace(scan, verdict=verdict, ignored=(told, other)))
+    assert (text.count(told), text.count(other)) == (1, 1)
+
+
 def test_page_shows_the_evidence_about_the_model(tmp_path: Path) -> None:
     made = build.scan()
     known = (Measured("video AUC", "made <clips>", 0.912, (0.88, 0.93)),)
