@@ -52,7 +52,6 @@ def main(
     frames: Annotated[int, typer.Option(help="Frames a video.")] = _DEFAULT.frames,
     first: Annotated[int, typer.Option(help="Look at so many frames.")] = _DEFAULT.first,
     detector: Annotated[str, typer.Option(help="Face detector.")] = _DEFAULT.detector,
-    device: Annotated[str, typer.Option(help="Of the face detector: cpu, cuda.")] = _DEFAULT.device,
     min_face: Annotated[int, typer.Option(help="Smallest face, pixels.")] = _DEFAULT.min_face,
     difference: Annotated[bool, typer.Option(help="Write the differences too.")] = False,
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
@@ -88,7 +87,6 @@ def main(
         frames=frames,
         first=first,
         detector=detector,
-        device=device,
         min_face=min_face,
         difference=difference,
     )

@@ -45,7 +45,6 @@ class Settings:
     frames: int = 20  # a video
     first: int = 300  # frames of a video that are looked at
     detector: str = "mtcnn"
-    device: str = "cpu"
     min_face: int = 40  # pixels
     min_confidence: float = 0.9
     difference: bool = False  # also write Difference/<manipulation>/<video>/<frame>_0.png
@@ -95,7 +94,6 @@ def load_detector(settings: Settings) -> FaceDetector:
         min_face=settings.min_face,
         min_confidence=settings.min_confidence,
         max_faces=64,
-        device=settings.device,
     )
     return detector
 
@@ -131,7 +129,6 @@ def claim(out: Path, settings: Settings) -> None:
         UsageError: the folder was made with other settings.
     """
     wanted = json.loads(json.dumps(asdict(settings)))
-    wanted.pop("device")  # the same boxes wherever they are found
     path = out / "settings.json"
     if path.exists():
         earlier = _read(path) or {}

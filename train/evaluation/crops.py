@@ -23,7 +23,7 @@ from deepscan.faces.crop import square
 from deepscan.faces.detector import FaceDetector
 from deepscan.types import Box, Image
 from train.annotate.work import Settings, load_detector, write_png
-from train.command import Device, exit_on_error
+from train.command import exit_on_error
 from train.datasets import DATASETS, DataSet, Sample, Truth, VideoKey, open_dataset
 from train.datasets.layout import LayoutError
 from train.datasets.mask import UNKNOWN, binary, read_mask
@@ -230,13 +230,13 @@ def _cut(picture: NDArray[np.uint8], box: Box, outside: int | None = None) -> ND
     return framed
 
 
-def mtcnn(reading: Reading, device: str = "cpu") -> Callable[[], FaceDetector]:
+def mtcnn(reading: Reading) -> Callable[[], FaceDetector]:
     """Gives the face detector of a reading, built when it is first asked for."""
     built: list[FaceDetector] = []
 
     def give() -> FaceDetector:
         if not built:
-            built.append(load_detector(Settings(min_face=reading.min_face, device=device)))
+            built.append(load_detector(Settings(min_face=reading.min_face)))
         return built[0]
 
     return give
@@ -252,14 +252,13 @@ def main(
     first: Annotated[int, typer.Option(help="Look at so many frames of a video")] = 300,
     scale: Annotated[float, typer.Option(help="Crop side over face side")] = 1.3,
     min_face: Annotated[int, typer.Option(help="Smallest face in pixels")] = 40,
-    device: Device = "cpu",
 ) -> None:
     """Cut the largest face out of the frames of a data set, into a plain folder."""
     reading = Reading(frames, first, "largest", scale, min_face)
     failed = 0
     with exit_on_error("crops"):
         opened = open_dataset(dataset, data)
-        find = mtcnn(reading, device)
+        find = mtcnn(reading)
         for name in split or opened.splits:
             for sample in choose(opened, name, compression):
                 try:

@@ -117,7 +117,7 @@ class Crops:
         """
         self._samples = choose(open_dataset(name, data), split, compression, manipulations)
         self._reading = reading
-        self._find = mtcnn(reading, device)
+        self._find = mtcnn(reading)
         self.reasons: dict[VideoKey, str] = {}
         self._labels = {sample.video: sample.label for sample in self._samples}
         self._seen: set[VideoKey] = set()
