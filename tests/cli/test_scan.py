@@ -823,7 +823,7 @@ def test_a_terminal_without_unicode(clips):
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("long") / "long.mp4"
-    return make_face_clip(path, frames=400, options={"preset": "ultrafast"})
+    return make_face_clip(path, frames=200, options={"preset": "ultrafast"})
 
 
 def test_interrupted_in_an_import(tmp_path):
@@ -845,8 +845,14 @@ def test_interrupted_in_an_import(tmp_path):
 def test_interrupted(long_clip, tmp_path, sent):
     out = tmp_path / "out"
     out.mkdir()
+    # Writing takes its time, so that the signal finds the second pass at work.
+    slow = (
+        "import time; from deepscan.sinks.overlay import OverlaySink; real = OverlaySink.write\n"
+        "def write(*given): time.sleep(0.02); real(*given)\n"
+        "OverlaySink.write = write\n"
+    )
     process = subprocess.Popen(
-        with_fakes(long_clip, "--out", out / "r.mp4"),
+        [sys.executable, "-c", slow + FAKES, long_clip, "--out", out / "r.mp4"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     try:
