@@ -13,7 +13,8 @@ detector down for the others. It is TOML, to be read and reviewed like code:
     reviewer = "A. Reviewer"    # optional
     name = "clips/a.mp4"        # optional, for people
 
-Everything is checked when it is read: a misspelled key must not accept or lose anything in silence.
+The schema of its values is schemas/baseline-1.json. Everything is checked when it is read: a
+misspelled key must not accept or lose anything in silence.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ _MESSAGE = 200  # characters; a message repeats the value, which may come from a
 
 @cache
 def load_schema(name: str) -> dict[str, Any]:
-    """A schema that ships: "result-1" is that of records, "frames-1" that of frame lists."""
+    """A schema that ships: "result-1" of records, "frames-1" of frame lists, "baseline-1"."""
     schema: dict[str, Any] = json.loads(
         files("deepscan").joinpath("schemas", f"{name}.json").read_text("utf-8")
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import tomllib
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from deepscan.archive.baseline import FORMAT, read_baseline, write_baseline
 from deepscan.archive.records import ACCEPTABLE, Accepted, Baseline
+from deepscan.archive.schema import load_schema, violations
 from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ExitPolicy
 from deepscan.types import Label
@@ -159,6 +162,28 @@ def test_what_is_written_is_read_back(names: list[str], reason: str, tmp_path: P
     accepted = [each for each in made.outcomes if read.accepts(each, LAST) is not None]
     assert {each.label for each in accepted} == {Label.MANIPULATED}
     assert len(accepted) == len(names)
+
+
+def plain(path: Path) -> Any:
+    """The values of a baseline file as JSON has them."""
+    values = tomllib.loads(path.read_text("utf-8"))
+    return json.loads(json.dumps(values, default=date.isoformat))
+
+
+def test_the_format_is_that_of_the_schema(tmp_path: Path) -> None:
+    path = tmp_path / "b.toml"
+    found = [outcome(label, f"{label}.mp4") for label in ACCEPTABLE]
+    write_baseline(
+        results(tmp_path, *found), path, "known", LAST, reviewer="A. Reviewer", labels=ACCEPTABLE
+    )
+    assert list(violations(plain(path), "baseline-1")) == []
+    labels = load_schema("baseline-1")["properties"]["accepted"]["items"]["properties"]["label"]
+    assert labels["enum"] == list(ACCEPTABLE)
+    for change in ({"sha256": '"0"'}, {"label": '"error"'}, {"reason": '" "'}, {"odd": "1"}):
+        broken = written(path, {**ENTRY, **change})
+        assert list(violations(plain(broken), "baseline-1"))
+        with pytest.raises(UsageError):
+            read_baseline(broken)
 
 
 def test_twins_stand_in_a_baseline_once(tmp_path: Path) -> None:
