@@ -108,7 +108,7 @@ def test_stills_and_refusals_come_through(tmp_path: Path) -> None:
             assert [frame.image[0, 0].tolist() for frame in reader.frames()] == [[200, 10, 10]]
             assert reader.report().complete
         (tmp_path / "text.mp4").write_bytes(b"hello world\n" * 500)
-        with pytest.raises(errors.CorruptError, match=r"text\.mp4"):
+        with pytest.raises(errors.UnsupportedError, match=r"text\.mp4"):
             open_video(tmp_path / "text.mp4")
         with pytest.raises(errors.CorruptError, match="empty file"):
             (tmp_path / "empty.mp4").touch()

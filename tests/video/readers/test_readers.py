@@ -291,7 +291,7 @@ def _cover_only(path: Path) -> Path:
     ("content", "error"),
     [
         (b"", errors.CorruptError),
-        (b"hello world\n" * 1000, errors.CorruptError),
+        (b"hello world\n" * 1000, errors.UnsupportedError),
         (bytes(5000), errors.CorruptError),
         (np.random.default_rng(1).bytes(20_000), errors.CorruptError),
         (b"\x00\x00\x00\x1cftypisom\x00\x00\x02\x00isomiso2avc1mp41", errors.CorruptError),
