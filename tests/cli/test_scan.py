@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -854,6 +855,8 @@ def test_interrupted(long_clip, tmp_path, sent):
     process = subprocess.Popen(
         [sys.executable, "-c", slow + FAKES, long_clip, "--out", out / "r.mp4"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        # A shell's job in the background ignores SIGINT, and hands that on.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 30
