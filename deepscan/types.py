@@ -357,17 +357,19 @@ class ModelInfo:
     """The network that judged: name, SHA-256 of the weights file, input side in pixels.
 
     `auc` and `auc_interval` are the measured frame AUC on people that training never saw, on
-    manipulations of the kinds in `evaluated_on`, not on deepfakes at large. `evidence` holds the
-    other figures of the model's card; shares and areas, so in [0, 1].
+    manipulations of the kinds in `evaluated_on`, not on deepfakes at large; None and "" of a model
+    that is not certified. `evidence` holds the other figures of the model's card; shares and areas,
+    so in [0, 1]. `has_mask` is False for a detector that gives a score alone.
     """
 
     name: str
     sha256: str
     input_size: int
-    auc: float
-    auc_interval: tuple[float, float]
+    auc: float | None
+    auc_interval: tuple[float, float] | None
     evaluated_on: str
     evidence: tuple[Measured, ...] = ()
+    has_mask: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from deepscan.engines.parity import label_thresholds
 from deepscan.errors import ModelError
 from deepscan.faces.crop import cut, square
 from deepscan.files import atomic_output
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 from deepscan.types import Box
 from examples.demo import find_face, manipulate, portrait
 from train.command import exit_on_error

@@ -195,7 +195,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def shipped_model() -> str:
     """The name of the model that ships. Its weights are part of the program: no skipping."""
-    from deepscan.models.weights import read_card
+    from deepscan.models.library import read_card
     from deepscan.options import ScanOptions
 
     card = read_card(ScanOptions().model)

@@ -140,6 +140,7 @@ LINES = {
         "archives that tell the truth of today": 1_300,
         "OpenVINO face detector, drawing in planes, loading beside the first file": 1_350,
         "networks on a pyramid of stages": 150,
+        "models of one's own: library, import, ONNX detectors on every engine": 2_200,
     },
     "train": {
         "the house": 16_400,

@@ -39,7 +39,7 @@ from deepscan.errors import (
     system_errors_as,
 )
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 from deepscan.options import ScanOptions
 from deepscan.sinks.wording import passed_over_text, visible
 

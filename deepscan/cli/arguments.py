@@ -47,7 +47,14 @@ Format = Annotated[
     str, _option(_TELLING, "Print the answer as text or as json.", "--format", metavar="FORMAT")
 ]
 Debug = Annotated[bool, _option(_TELLING, "Log more, and show tracebacks.", "--debug")]
-Model = Annotated[str, _option(_JUDGING, "Judge with this network.", metavar="NAME")]
+Model = Annotated[
+    str,
+    _option(
+        _JUDGING,
+        "Judge with this model: a name of `deepscan model list`, or the path of a model's folder.",
+        metavar="MODEL",
+    ),
+]
 FailOn = Annotated[
     str,
     _option(_CODES, "Exit with 1 from this label on: manipulated or suspicious.", metavar="LABEL"),

@@ -10,7 +10,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,9 @@ from deepscan.engines.load import Choice, build, candidates, engine_class, parse
 from deepscan.engines.packages import PACKAGES, installed_versions
 from deepscan.engines.parity import SEED, selftest_scores
 from deepscan.errors import DeepscanError, EngineError
-from deepscan.models.weights import FOLDER, Card, read_card, read_weights
+from deepscan.models.card import Card
+from deepscan.models.library import read_card
+from deepscan.models.weights import read_weights
 from deepscan.options import ScanOptions
 from deepscan.types import Parity
 
@@ -72,8 +73,8 @@ class ModelFinding:
     name: str
     sha256: str
     input_size: int
-    auc: float
-    auc_interval: tuple[float, float]
+    auc: float | None
+    auc_interval: tuple[float, float] | None
     evaluated_on: str
     calibration: str | None
 
@@ -121,7 +122,7 @@ class Report:
         return _to_text(self)
 
 
-def examine(options: ScanOptions, *, folder: Path = FOLDER) -> Report:
+def examine(options: ScanOptions, *, folder: Path | None = None) -> Report:
     """Look at everything that a scan with these options needs.
 
     Takes some seconds: every engine is set up, and compared with torch if it never was before.
@@ -219,7 +220,9 @@ def _run_child(code: str) -> Finding:
     return Finding("", True, done.stdout.strip())
 
 
-def _model(name: str, folder: Path, reasons: list[str]) -> tuple[Card | None, ModelFinding | None]:
+def _model(
+    name: str, folder: Path | None, reasons: list[str]
+) -> tuple[Card | None, ModelFinding | None]:
     try:
         card = read_card(name, folder)
         read_weights(card)
@@ -234,13 +237,8 @@ def _model(name: str, folder: Path, reasons: list[str]) -> tuple[Card | None, Mo
         info.auc,
         info.auc_interval,
         info.evaluated_on,
-        _calibration(card.values),
+        None if card.calibration is None else str(card.calibration["name"]),
     )
-
-
-def _calibration(values: Mapping[str, Any]) -> str | None:
-    calibration = values.get("calibration")
-    return str(calibration["name"]) if isinstance(calibration, dict) else None
 
 
 def _every_choice() -> list[Choice]:
@@ -329,9 +327,10 @@ def _to_text(report: Report) -> str:
     if (model := report.model) is None:
         lines.append("  none")
     else:
-        low, high = model.auc_interval
         lines.append(f"  {model.name}, {model.input_size} px, SHA-256 {model.sha256}")
-        lines.append(f"  AUC {model.auc:.3f} ({low:.3f} to {high:.3f}) on {model.evaluated_on}")
+        if model.auc_interval is not None:
+            low, high = model.auc_interval
+            lines.append(f"  AUC {model.auc:.3f} ({low:.3f} to {high:.3f}) on {model.evaluated_on}")
         lines.append(f"  calibration {model.calibration or 'none'}")
     lines.append(f"  self-test: {report.selftest.detail}")
     return "\n".join(lines)

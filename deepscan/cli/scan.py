@@ -20,6 +20,7 @@ from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.shard import Shard
 from deepscan.cli import arguments
 from deepscan.cli import engine as engine_cli
+from deepscan.cli import model as model_cli
 from deepscan.cli import results as results_cli
 from deepscan.cli.archive import ENDING_SIGNALS, is_archive, scan_archive
 from deepscan.cli.arguments import (
@@ -57,8 +58,8 @@ Exit codes: 0 no finding; 1 at least one file manipulated; 2 a file or the scan 
 finding, but at least one file inconclusive; 130 interrupted. Over several files 2 comes before 1
 before 3 before 0. No label says "real": deepscan can only fail to find.
 
-Other commands, each with --help: doctor (what works on this machine), engine; over results: diff,
-verify, merge, report, baseline, journal.
+Other commands, each with --help: doctor (what works on this machine), engine, model (your own);
+over results: diff, verify, merge, report, baseline, journal.
 """
 
 app = typer.Typer(
@@ -68,6 +69,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(engine_cli.app, name="engine")
+app.add_typer(model_cli.app, name="model")
 results_cli.register(app)
 
 

@@ -26,7 +26,9 @@ from deepscan.engines.load import REFERENCE, Choice, build, engine_class
 from deepscan.engines.packages import installed_versions
 from deepscan.engines.parity import probe
 from deepscan.errors import DeepscanError, EngineError
-from deepscan.models.weights import FOLDER, Card, load_model, read_card
+from deepscan.models.card import Card
+from deepscan.models.library import read_card
+from deepscan.models.weights import load_model
 
 EAGER = "torch-eager-fp32"
 ROUNDS = 7
@@ -111,7 +113,7 @@ def bench(
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
     threads: int | None = None,
-    folder: Path = FOLDER,
+    folder: Path | None = None,
 ) -> Bench:
     """Measure every engine that runs here and agrees with torch.
 

@@ -15,7 +15,7 @@ from deepscan.errors import EngineError
 from deepscan.types import EngineInfo, ModelInfo
 
 if TYPE_CHECKING:
-    from deepscan.models.weights import Card
+    from deepscan.models.card import Card
 
 
 _ROUNDING = 1e-5  # a softmax may end this far above 1

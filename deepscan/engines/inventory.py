@@ -16,7 +16,8 @@ from deepscan.engines.recipe import FOLDER as RECIPES
 from deepscan.engines.recipe import Recipe, read_recipe
 from deepscan.errors import EngineError, system_errors_as
 from deepscan.files import is_part
-from deepscan.models.weights import FOLDER, Card, read_card
+from deepscan.models.card import Card
+from deepscan.models.library import read_card
 from deepscan.types import Parity
 
 
@@ -61,7 +62,7 @@ def build_recipe(
     name: str,
     *,
     device: str | None = None,
-    models: Path = FOLDER,
+    models: Path | None = None,
     recipes: Path = RECIPES,
 ) -> Proof:
     """Make what a recipe describes, keep it in the cache, and prove it.
@@ -99,7 +100,7 @@ def build_recipe(
 
 
 def check_parity(
-    name: str, model: str = "msccnet-s", *, models: Path = FOLDER, recipes: Path = RECIPES
+    name: str, model: str = "msccnet-s", *, models: Path | None = None, recipes: Path = RECIPES
 ) -> Proof:
     """Compare an engine with torch in fp32, now.
 

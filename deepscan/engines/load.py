@@ -27,7 +27,9 @@ from deepscan.engines.parity import (
 )
 from deepscan.engines.recipe import recipe_of
 from deepscan.errors import EngineError, UsageError
-from deepscan.models.weights import FOLDER, Card, code_digest, read_card
+from deepscan.models.card import Card
+from deepscan.models.library import read_card
+from deepscan.models.weights import code_digest
 from deepscan.types import Parity
 
 logger = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ def load_engine(
     name: str = "auto",
     model: str = "msccnet-s",
     *,
-    folder: Path = FOLDER,
+    folder: Path | None = None,
     threads: int | None = None,
 ) -> Engine:
     """Give an engine that runs a model here and agrees with torch in fp32.
@@ -73,8 +75,8 @@ def load_engine(
             engine where none is. "tensorrt" builds its engine if there is none. DEVICE
             "cuda:1" is the second GPU, "tensorrt:1" is short for "tensorrt-cuda:1", and "auto:1" is
             "auto" with that GPU.
-        model: a model whose card and weights lie in `folder`.
-        folder: where models lie; by default those that ship.
+        model: a model by name, or the path of one; see `deepscan.models.library.read_card`.
+        folder: where models lie; by default those that ship and the user's own.
         threads: CPU threads; by default one for each core (torch: its own setting).
 
     Raises:

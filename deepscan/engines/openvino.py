@@ -26,7 +26,7 @@ from deepscan.engines.hardware import Hardware
 from deepscan.engines.signal_stack import preserved_signal_stack
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
-from deepscan.models.weights import Card
+from deepscan.models.card import Card
 
 logger = logging.getLogger(__name__)
 

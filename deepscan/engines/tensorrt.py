@@ -31,7 +31,7 @@ from deepscan.engines.parity import probe
 from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
-from deepscan.models.weights import Card
+from deepscan.models.card import Card
 
 logger = logging.getLogger(__name__)
 steps = logging.getLogger("deepscan.engines.steps")  # of what takes minutes, for who waits

@@ -16,9 +16,10 @@ from deepscan.engines.cache import key_of
 from deepscan.engines.engine import EngineEntry
 from deepscan.engines.hardware import Hardware
 from deepscan.errors import EngineError
+from deepscan.models.card import Card
 from deepscan.models.deploy import Deployed
 from deepscan.models.msccnet import MSCCNet
-from deepscan.models.weights import Card, load_model
+from deepscan.models.weights import load_model
 
 logger = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ from deepscan.files import (
     resolve,
     unless_changed,
 )
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 from deepscan.options import Decoder, ScanOptions
 from deepscan.scan import segments, triage
 from deepscan.scan.frame_store import FrameStore

@@ -358,7 +358,11 @@ def _model(model: ModelInfo) -> Record:
         "input_size": model.input_size,
         "evidence": {
             "auc": _rounded(model.auc),
-            "auc_interval": [_rounded(each) for each in model.auc_interval],
+            "auc_interval": (
+                None
+                if model.auc_interval is None
+                else [_rounded(each) for each in model.auc_interval]
+            ),
             "evaluated_on": model.evaluated_on,
             "figures": [_values(each) for each in model.evidence],
         },

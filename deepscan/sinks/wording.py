@@ -112,6 +112,10 @@ WORDING: dict[str, str] = {
         " an AUC of {auc} [95 % interval {low} to {high}]. That is not a figure for deepfakes"
         " at large."
     ),
+    "evidence.none": (
+        "The model {model} is not certified: nobody has measured what it finds, and what it calls"
+        " manipulated that is not."
+    ),
 }
 
 _SCALE = (
@@ -222,6 +226,8 @@ def false_alarm_sentence(verdict: Verdict) -> str:
 def evidence_sentence(verdict: Verdict) -> str:
     """What was measured about the model, and for what it holds."""
     model = verdict.model
+    if model.auc is None or model.auc_interval is None:
+        return phrase("evidence.none", model=model.name)
     low, high = model.auc_interval
     return phrase(
         "evidence",

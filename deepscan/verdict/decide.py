@@ -292,7 +292,8 @@ def _limits(
 
 
 def _below_floor(model: ModelInfo) -> bool:
-    return not model.auc >= MODEL_FLOOR  # NaN is below everything
+    # NaN is below everything; of a model without a measured AUC the calibration speaks alone.
+    return model.auc is not None and not model.auc >= MODEL_FLOOR
 
 
 def _listed(reasons: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ from deepscan.cli.doctor import Finding, examine
 from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import build, load_engine, parse_name
 from deepscan.engines.parity import selftest_values
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 from deepscan.options import ScanOptions
 from tests.models.build import write_model
 

@@ -24,7 +24,7 @@ from deepscan.engines.parity import (
     violations,
 )
 from deepscan.errors import EngineError
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 from deepscan.testing import FakeEngine
 from deepscan.verdict.calibration import Calibration, logit
 

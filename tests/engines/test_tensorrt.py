@@ -20,7 +20,7 @@ from deepscan.engines.load import load_engine
 from deepscan.engines.parity import TOLERANCES, compare, probe, violations
 from deepscan.engines.recipe import Batches
 from deepscan.errors import EngineError, ModelError
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 from tests.engines.fake_tensorrt import SURFACES, FakeCuda, make_tensorrt
 from tests.models.build import write_model
 

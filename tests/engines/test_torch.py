@@ -17,7 +17,7 @@ from deepscan.engines.parity import probe
 from deepscan.engines.torch import TorchEngine, lower
 from deepscan.errors import EngineError
 from deepscan.models.deploy import Deployed
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 from tests.engines.test_export import far_reaching
 from tests.models.build import build_network
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deepscan.models.weights import FOLDER
+from deepscan.models.card import FOLDER
 from deepscan.types import Label
 
 

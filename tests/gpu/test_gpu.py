@@ -17,7 +17,7 @@ from deepscan.engines.hardware import detect_hardware
 from deepscan.engines.load import engine_class, load_engine
 from deepscan.engines.parity import probe
 from deepscan.engines.tensorrt import TensorRTEngine
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 from tests.engines.test_engines import (
     crops,
     engine,

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from deepscan.errors import ModelError
 from deepscan.models.config import MSCCNetConfig
 from deepscan.models.deploy import Deployed
-from deepscan.models.weights import load_model, read_card, read_weights, save_weights
+from deepscan.models.library import read_card
+from deepscan.models.weights import load_model, read_weights, save_weights
 from tests.models.build import TINY, build_network, tiny, write_model
 
 

@@ -28,9 +28,11 @@ from deepscan.engines.load import engine_class
 from deepscan.engines.torch import TYPES
 from deepscan.errors import DeepscanError, UsageError
 from deepscan.models import MODELS
+from deepscan.models.card import FOLDER, Card
 from deepscan.models.deploy import Deployed
+from deepscan.models.library import read_card
 from deepscan.models.msccnet import MSCCNet
-from deepscan.models.weights import FOLDER, Card, read_card, save_weights
+from deepscan.models.weights import save_weights
 
 _SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices that show the ceiling
 _ROUNDS = 5

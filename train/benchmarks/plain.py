@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from PIL import Image as Pictures
 
+from deepscan.models.library import read_card
 from deepscan.models.torchvision_compat import import_torchvision
-from deepscan.models.weights import load_model, read_card
+from deepscan.models.weights import load_model
 from deepscan.options import ScanOptions
 from deepscan.types import Image
 

@@ -17,7 +17,7 @@ from deepscan.engines.hardware import detect_hardware
 from deepscan.engines.load import build, parse_name
 from deepscan.errors import UsageError
 from deepscan.files import atomic_output
-from deepscan.models.weights import Card
+from deepscan.models.card import Card
 from train.calibration.fit import Calibrated
 from train.calibration.synthetic_validation import Clip, alarms_by_edit, slices
 from train.evaluation.metrics import as_json

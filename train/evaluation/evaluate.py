@@ -24,8 +24,10 @@ from rich.table import Table
 
 from deepscan.errors import ModelError, UsageError, VideoError
 from deepscan.files import atomic_output
+from deepscan.models.card import Card
 from deepscan.models.deploy import Deployed
-from deepscan.models.weights import Card, load_model, read_card
+from deepscan.models.library import read_card
+from deepscan.models.weights import load_model
 from train.command import Device, Pack, Threads, check_folder_of, exit_on_error, use_threads
 from train.datasets import DATASETS, VideoKey, open_dataset
 from train.datasets.sample import REAL

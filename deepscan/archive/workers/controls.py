@@ -35,7 +35,8 @@ from deepscan.engines.parity import (
     selftest_scores,
 )
 from deepscan.errors import ModelError
-from deepscan.models.weights import FOLDER, Card, read_card
+from deepscan.models.card import Card
+from deepscan.models.library import read_card
 from deepscan.options import ScanOptions
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def controls_values(controls: Iterable[Control], source: str) -> dict[str, Any]:
     }
 
 
-def score_controls(engine: Engine, options: ScanOptions, *, folder: Path = FOLDER) -> Scores:
+def score_controls(engine: Engine, options: ScanOptions, *, folder: Path | None = None) -> Scores:
     """Judge the controls of the model: names with scores, and whether all are as they must be.
 
     Clean ones have to stay below the model's review point for a single picture, manipulated ones

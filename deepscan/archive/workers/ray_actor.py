@@ -28,7 +28,7 @@ from deepscan.archive.workers.messages import options_from_json
 from deepscan.archive.workers.worker import LogRelay
 from deepscan.engines.packages import ALWAYS
 from deepscan.errors import UsageError
-from deepscan.models.weights import read_card
+from deepscan.models.library import read_card
 
 RUN = "run"  # the file in the results folder that the run writes for the nodes
 POOL_WAIT = 0.1  # seconds until the pool gets a task that has come

@@ -11,7 +11,8 @@ from deepscan.archive.workers.controls import Control, controls_of, controls_val
 from deepscan.engines.engine import Predictions
 from deepscan.engines.parity import label_thresholds
 from deepscan.errors import ModelError
-from deepscan.models.weights import FOLDER, read_card
+from deepscan.models.card import FOLDER
+from deepscan.models.library import read_card
 from deepscan.options import ScanOptions
 from deepscan.testing import FakeEngine
 

@@ -15,7 +15,8 @@ import torch
 
 from deepscan.errors import UsageError
 from deepscan.models.deploy import Deployed
-from deepscan.models.weights import read_card, save_weights
+from deepscan.models.library import read_card
+from deepscan.models.weights import save_weights
 from deepscan.types import Label
 from deepscan.verdict.calibration import Calibration
 from tests.models.build import build_network
