@@ -141,6 +141,7 @@ LINES = {
         "OpenVINO face detector, drawing in planes, loading beside the first file": 1_350,
         "networks on a pyramid of stages": 150,
         "models of one's own: library, import, ONNX detectors on every engine": 2_200,
+        "calibration on one's own material": 300,
     },
     "train": {
         "the house": 16_400,

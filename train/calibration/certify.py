@@ -22,8 +22,9 @@ import typer
 from deepscan.engines.load import REFERENCE
 from deepscan.engines.parity import selftest_values
 from deepscan.models.weights import load_model
+from deepscan.verdict.estimate import BandMinimum
 from train.calibration.clips import CODECS
-from train.calibration.fit import BandMinimum, Calibrated, calibrated, population_of
+from train.calibration.fit import Calibrated, calibrated, population_of
 from train.calibration.leave_out import read_table, summary
 from train.calibration.model_card import Cost, model_card
 from train.calibration.reliability import draw, reliability

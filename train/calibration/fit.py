@@ -13,78 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deepscan.types import Label
-from deepscan.verdict.calibration import Band, Calibration, Range, Scale, Tail, wilson
+from deepscan.verdict.calibration import Band, Calibration, Scale, wilson
+from deepscan.verdict.estimate import (
+    BAND_MINIMUM,
+    BandMinimum,
+    fit_scale,
+    fold_of,
+    quality_bands,
+)
 from deepscan.verdict.evidence import medians, smooth
 from train.calibration.synthetic_validation import FRAME_RATE, WINDOW, Clip, ClipVerdict, Floats
 
 RATE, REVIEW_RATE = 0.01, 0.05  # false alarms a file at the operating and the review point
 FOLDS = 4  # parts of the people, each judged by a fit on the others
-POOL = 10.0  # how many excesses, or how much curvature, the fit on all clips weighs in a band's
 CARE = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # steps by which tails are made more careful
 _KEPT = 0.5  # alarms that need a higher rate than this are of no use to anybody
-
-
-@dataclass(frozen=True, slots=True)
-class BandMinimum:
-    """What a band must hold to stand alone; with less it is pooled with its neighbour."""
-
-    real: int = 60  # unmanipulated clips
-    people: int = 30
-    forged: int = 30
-
-
-def fit_scale(values: Floats, forged: NDArray[np.bool_], prior: Scale | None = None) -> Scale:
-    """Logistic regression of forged on a logit, by Newton's method, at even prior odds.
-
-    A weak pull of the slope towards 1 keeps separable data finite; with a `prior`, slope, offset
-    and the tail's steepness are pulled to its. The tail is an exponential over the upper tenth of
-    the unmanipulated.
-
-    Raises:
-        ValueError: one of the classes is missing.
-    """
-    if forged.all() or not forged.any():
-        raise ValueError("calibration needs clips of both kinds")
-    weight = np.where(forged, 0.5 / forged.sum(), 0.5 / (~forged).sum()) * len(forged)
-    centre = np.array([1.0, 0.0] if prior is None else [prior.slope, prior.offset])
-    pull = np.array([1.0, 1e-3] if prior is None else [POOL, POOL])
-    parameters = centre.copy()
-    design = np.c_[values, np.ones_like(values)]
-
-    def loss(given: Floats) -> float:
-        z = design @ given
-        fits = weight * (np.logaddexp(0.0, z) - forged * z)
-        return float(fits.sum() + (pull * (given - centre) ** 2).sum() / 2)
-
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(design @ parameters, -40, 40)))
-        slope = design.T @ (weight * (forged - p)) - pull * (parameters - centre)
-        curve = design.T @ (design * (weight * p * (1 - p))[:, None]) + np.diag(pull)
-        step = np.linalg.solve(curve, slope)
-        # A whole step may leap over the minimum where the curve is flat; a part of it does not.
-        before = loss(parameters)
-        while loss(parameters + step) > before + 1e-9 and np.abs(step).max() > 1e-9:
-            step = step / 2
-        parameters = parameters + step
-        if np.abs(step).max() < 1e-9:
-            break
-    slope_, offset = float(parameters[0]), float(parameters[1])
-    if prior is not None:
-        # Where scores turn round in one band only, they are no evidence there.
-        slope_ = max(slope_, 1e-3)
-    null = slope_ * values[~forged] + offset
-    u = float(np.quantile(null, 0.9))
-    excess = null[null > u] - u
-    if not len(excess):
-        return Scale(slope_, offset, Tail(u, 0.1, 1.0))
-    pooled = 0.0 if prior is None else POOL
-    count = len(excess) + pooled
-    b = float(excess.sum() + (0.0 if prior is None else POOL * prior.tail.b)) / count
-    # The mean excess of few values is uncertain by a share 1/sqrt(n): lean to the careful side.
-    return Scale(slope_, offset, Tail(u, 0.1, max(b * (1 + 1 / math.sqrt(count)), 0.05)))
 
 
 def fit(
@@ -92,7 +37,7 @@ def fit(
     measured: tuple[float, float, float],
     population: str,
     *,
-    minimum: BandMinimum = BandMinimum(),
+    minimum: BandMinimum = BAND_MINIMUM,
     alarms: Sequence[float] = (),
     care: float = 1.0,
 ) -> Calibration:
@@ -140,17 +85,13 @@ def _scales(
 def fit_bands(
     clips: Sequence[Clip], whole: tuple[Scale, Scale], minimum: BandMinimum, care: float = 1.0
 ) -> tuple[Band, ...]:
-    """Halve the clips by size, detail and sharpness in turn, as long as both halves hold enough.
-
-    What would hold less stays pooled with its neighbour. The outer bounds are a tenth below the
-    lowest values that any clip has; upwards the outer bands have no end, for a face that is larger,
-    sharper or less compressed than all of these is no harder to judge.
-    """
+    """The bands of `quality_bands`, each with scales of its own; one band has those of all."""
     qualities = np.array([np.median(clip.seen(), axis=0) for clip in clips])
     # The least of a window, not of a clip's median: a scan judges windows.
     lowest = np.array([_window_qualities(clip).min(0) for clip in clips]).min(0)
-    outer: list[Range] = [(_down(float(low)), None) for low in lowest]
-    leaves = _halved(clips, qualities, np.arange(len(clips)), outer, 0, minimum)
+    forged = np.array([clip.forged for clip in clips])
+    people = [clip.person for clip in clips]
+    leaves = quality_bands(qualities, lowest, forged, people, minimum)
     if len(leaves) == 1 and not any(clip.qualities for clip in clips):
         return ()  # nothing but faces' sizes is known: one band that holds everything
     bands = []
@@ -160,53 +101,6 @@ def fit_bands(
         real = sum(not clip.forged for clip in here)
         bands.append(Band(size, sharp, texture, *scales, real))
     return tuple(bands)
-
-
-_AXES = (0, 2, 1)  # size first: it changes most of what a network sees; then detail, sharpness
-
-
-def _halved(
-    clips: Sequence[Clip],
-    qualities: Floats,
-    chosen: NDArray[np.intp],
-    ranges: list[Range],
-    depth: int,
-    minimum: BandMinimum,
-) -> list[tuple[list[Range], NDArray[np.intp]]]:
-    for turn in range(len(_AXES)):
-        axis = _AXES[(depth + turn) % len(_AXES)]
-        values = qualities[chosen, axis]
-        real = np.array([not clips[index].forged for index in chosen])
-        if not real.any():
-            break
-        bound = float(f"{np.median(values[real]):.3g}")
-        below, above = chosen[values < bound], chosen[values >= bound]
-        low, high = ranges[axis]
-        if not (low < bound and _enough(clips, below, minimum) and _enough(clips, above, minimum)):
-            continue
-        lower, upper = list(ranges), list(ranges)
-        lower[axis], upper[axis] = (low, bound), (bound, high)
-        return [
-            *_halved(clips, qualities, below, lower, depth + turn + 1, minimum),
-            *_halved(clips, qualities, above, upper, depth + turn + 1, minimum),
-        ]
-    return [(ranges, chosen)]
-
-
-def _enough(clips: Sequence[Clip], chosen: NDArray[np.intp], minimum: BandMinimum) -> bool:
-    real = [clips[index] for index in chosen if not clips[index].forged]
-    return (
-        len(real) >= minimum.real
-        and len({clip.person for clip in real}) >= minimum.people
-        and len(chosen) - len(real) >= minimum.forged
-    )
-
-
-def _down(value: float) -> float:
-    """A tenth below, rounded: so far a scale may be carried on."""
-    value *= 0.9
-    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
-    return max(0.0, math.floor(value * 10**digits) / 10**digits)
 
 
 def _window_qualities(clip: Clip) -> Floats:
@@ -256,13 +150,12 @@ def cross_validate(
     clips: Sequence[Clip],
     population: str,
     *,
-    minimum: BandMinimum = BandMinimum(),
+    minimum: BandMinimum = BAND_MINIMUM,
     care: float = 1.0,
     fitted_on: Callable[[Clip], bool] = lambda clip: True,
 ) -> list[ClipVerdict]:
     """Each clip by a calibration that was fitted on other people."""
-    people = sorted({clip.person for clip in clips})
-    part = {person: index % FOLDS for index, person in enumerate(people)}
+    part = fold_of([clip.person for clip in clips], FOLDS)
     verdicts: dict[int, ClipVerdict] = {}
     for fold in range(FOLDS):
         others = [clip for clip in clips if part[clip.person] != fold and fitted_on(clip)]
@@ -318,7 +211,7 @@ def calibrated(
     clips: Sequence[Clip],
     population: str,
     *,
-    minimum: BandMinimum = BandMinimum(),
+    minimum: BandMinimum = BAND_MINIMUM,
     edits_in_fit: bool = True,
 ) -> Calibrated:
     """Cross-fit, make the tails careful enough, and fit on all clips.

@@ -19,10 +19,10 @@ from deepscan.models.library import read_card
 from deepscan.models.weights import save_weights
 from deepscan.types import Label
 from deepscan.verdict.calibration import Calibration
+from deepscan.verdict.estimate import BandMinimum
 from tests.models.build import build_network
 from tests.train.calibration.test_leave_out import RECIPE, row
 from train.calibration.certify import CertifyOptions, certify
-from train.calibration.fit import BandMinimum
 from train.calibration.leave_out import ALL, summary
 from train.calibration.model_card import Cost, model_card
 from train.calibration.reliability import draw, reliability

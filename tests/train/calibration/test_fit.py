@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from deepscan.types import Label
 from deepscan.verdict.calibration import wilson
+from deepscan.verdict.estimate import BandMinimum, fit_scale
 from train.calibration.fit import (
     RATE,
     REVIEW_RATE,
-    BandMinimum,
     Rates,
     calibrated,
     cross_validate,
     fit,
-    fit_scale,
     rates_of,
     tail_factor,
     verdict_of,
@@ -59,46 +58,6 @@ def test_wilson_holds_its_share_and_narrows(total: int, share: float) -> None:
     _, wide_low, wide_high = wilson(count, total)
     _, many_low, many_high = wilson(10 * count, 10 * total)
     assert many_high - many_low < wide_high - wide_low
-
-
-def test_the_scale_recovers_the_true_likelihood_ratio() -> None:
-    # Normal(-1, 1) against normal(1, 1): the true log-likelihood ratio is 2 x.
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(-1, 1, 4000), rng.normal(1, 1, 1000)])
-    forged = np.arange(5000) >= 4000
-    scale = fit_scale(values, forged)
-    assert scale.slope == pytest.approx(2.0, rel=0.1)
-    assert scale.offset == pytest.approx(0.0, abs=0.15)  # even prior odds, whatever the numbers
-
-
-def test_the_tail_is_that_of_the_unmanipulated() -> None:
-    rng = np.random.default_rng(1)
-    values = np.concatenate([rng.exponential(1.0, 5000), rng.normal(6, 1, 5000)])
-    scale = fit_scale(values, np.arange(10_000) >= 5000)
-    assert scale.tail.q == 0.1
-    null = scale.llr(values[:5000])
-    assert np.mean(null > scale.tail.u) == pytest.approx(0.1, abs=0.002)
-    # An exponential keeps its rate in the tail: b is the slope times its mean, leaning upwards.
-    assert scale.slope <= scale.tail.b <= 1.25 * scale.slope
-    for rate in (0.05, 0.01):
-        assert np.mean(null > scale.tail.threshold(1, rate)) <= 1.3 * rate
-
-
-def test_separable_logits_stay_finite() -> None:
-    scale = fit_scale(np.array([-3.0, -2.0, 2.0, 3.0]), np.array([False, False, True, True]))
-    assert 0 < scale.slope < 10 and math.isfinite(scale.offset) and scale.tail.b >= 0.05
-
-
-def test_useless_logits_get_no_weight() -> None:
-    rng = np.random.default_rng(2)
-    scale = fit_scale(rng.normal(0, 1, 2000), rng.random(2000) < 0.5)
-    assert abs(scale.slope) < 0.2
-
-
-@pytest.mark.parametrize("forged", [True, False])
-def test_one_kind_of_clips_cannot_be_fitted(forged: bool) -> None:
-    with pytest.raises(ValueError, match="both kinds"):
-        fit_scale(np.zeros(4), np.full(4, forged))
 
 
 def test_windows_are_means_of_a_second() -> None:
