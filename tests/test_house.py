@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-import typer
 
 import deepscan
-from deepscan import exit_codes
 from deepscan.archive.workers import WORKER_POOLS
 from deepscan.archive.workers.contract import WorkerPool
-from deepscan.cli import arguments, scan
 from deepscan.engines import ENGINES
 from deepscan.engines.engine import Engine
 from deepscan.faces import DETECTORS
@@ -259,67 +255,3 @@ def test_importing_deepscan_is_cheap():
         [sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True
     )
     assert ran.stdout == "[]\n"
-
-
-# What is written for people agrees with what the program does
-
-
-def readme():
-    return (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_table_of_exit_codes_in_the_readme():
-    rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (\d)[^|]*\|$", readme(), re.MULTILINE))
-    assert rows == {
-        str(label): str(exit_codes.ExitPolicy().code_of(label)) for label in exit_codes.Label
-    }
-    assert f"interruption {exit_codes.INTERRUPTED}" in " ".join(readme().split())
-
-
-def commands():
-    return typer.main.get_command(scan.app).commands
-
-
-def test_options_in_the_readme_exist():
-    known = {
-        flag
-        for command in commands().values()
-        for parameter in command.params
-        for flag in parameter.opts
-    }
-    named = set()
-    for line in re.findall(r"`(--[^`]*)`|^\$ deepscan (.*)$", readme(), re.MULTILINE):
-        named |= set(re.findall(r"--[a-z][a-z-]*", " ".join(line)))
-    assert named
-    assert named <= known | {"--version", "--help"}
-
-
-def test_commands_and_outputs_in_the_readme_exist():
-    named = set(re.findall(r"`deepscan ([a-z]+)`", readme()))
-    assert named <= set(commands())
-    suffixes = {suffix for _, suffix in arguments.KINDS.values()}
-    assert set(re.findall(r"^\| `result(\.[a-z0-9.]+)` \|", readme(), re.MULTILINE)) == suffixes
-
-
-def test_files_and_folders_in_the_readme_exist():
-    linked = re.findall(r"\]\(([^)#:]+)\)", readme())
-    assert [name for name in linked if not (ROOT / name).exists()] == []
-
-
-def test_modules_in_the_readme_exist():
-    for name in re.findall(r"python -m ([a-z_.]+)", readme()):
-        path = ROOT / name.replace(".", "/")
-        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
-
-
-def test_help_says_what_the_exit_codes_mean():
-    text = " ".join(scan._EPILOG.split())
-    for code in (
-        exit_codes.OK,
-        exit_codes.FOUND,
-        exit_codes.ERROR,
-        exit_codes.INCONCLUSIVE,
-        exit_codes.INTERRUPTED,
-    ):
-        assert re.search(rf"\b{code} ", text)
-    assert "2 comes before 1 before 3 before 0" in text
