@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.types import ReadReport
-from deepscan.video.probe import PLAUSIBLE_FRAMES
+from deepscan.video.probe import PLAUSIBLE_FRAMES, Probe
 
 SLACK_FRAMES = 2.5  # how many frames the last one may end before the promised duration ...
 SLACK_SHARE = 0.01  # ... or this share of it, whichever is more
@@ -69,6 +69,18 @@ class CompletenessCheck:
     times: array[float] = field(default_factory=lambda: array("d"))
     packet_pts: array[int] = field(default_factory=lambda: array("q"))
     frame_pts: array[int] = field(default_factory=lambda: array("q"))
+
+    @classmethod
+    def of(cls, probe: Probe) -> CompletenessCheck:
+        """A check that has counted nothing, with what the container promised."""
+        return cls(
+            step=probe.step,
+            promised_frames=probe.promised_frames,
+            promised_duration=probe.promised_duration,
+            from_zero=probe.from_zero,
+            gaps_told=probe.gaps_told,
+            notes=list(probe.notes),
+        )
 
     @property
     def decoded(self) -> int:

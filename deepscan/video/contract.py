@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Protocol, Self
 
 from deepscan.types import Frame, ReadReport, VideoInfo
 
 
 class VideoReader(Protocol):
-    """One open video. Frames come once, in order of presentation, with strictly rising pts."""
+    """One open video. Frames come once, in order of presentation, with strictly rising pts.
+
+    Readers inherit from it: it brings `with`.
+    """
 
     @property
     def info(self) -> VideoInfo: ...
@@ -28,14 +30,15 @@ class VideoReader(Protocol):
         """How complete the reading was so far; final once `frames` is exhausted or has raised."""
         ...
 
-    def close(self) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def close(self) -> None:
+        """Release what the reader holds; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 OTHER_STREAMS = "not_all_streams_scanned"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 from deepscan.errors import DecoderCrash, DecoderHang, LimitError
 from deepscan.options import Decoder, Limits
-from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video.contract import VideoReader
 from deepscan.video.embedded import cut_out
 from deepscan.video.input_file import open_source, still_format
@@ -42,34 +39,4 @@ def open_reader(
             if decoder != "auto" or not native or not may_need_decord(source, decoder):
                 raise
             reader = reopen(f"a decoder failed on opening the file: {error}")
-        if decoder == "auto":
-            reader = FallbackReader(reader, reopen)
-        held.push(reader)
-        return OpenedReader(reader, held.pop_all())
-
-
-class OpenedReader:
-    """A reader together with the descriptor that it reads from."""
-
-    def __init__(self, reader: VideoReader, held: ExitStack) -> None:
-        self._reader = reader
-        self._close = weakref.finalize(self, held.close)  # also for one that nobody closes
-
-    @property
-    def info(self) -> VideoInfo:
-        return self._reader.info
-
-    def frames(self) -> Iterator[Frame]:
-        return self._reader.frames()
-
-    def report(self) -> ReadReport:
-        return self._reader.report()
-
-    def close(self) -> None:
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+        return FallbackReader(reader, reopen if decoder == "auto" else None, held.pop_all())

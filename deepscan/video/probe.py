@@ -189,6 +189,16 @@ def check_size(width: int, height: int, source: Source, limits: Limits) -> None:
         )
 
 
+def check_length(index: int, time: float, source: Source, limits: Limits) -> None:
+    """Raise LimitError for a frame, by its number and its time (s), beyond what may be read."""
+    if index >= limits.frames:
+        raise LimitError("limit_frames", f"{source.path}: more than {limits.frames} frames")
+    if time > limits.duration:
+        raise LimitError(
+            "limit_time", f"{source.path}: runs past {limits.duration:.0f} s of media time"
+        )
+
+
 def _is_cover(stream: VideoStream) -> bool:
     from av.stream import Disposition
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from deepscan.errors import DecoderCrash
 from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, Image, Planes, ReadReport, VideoInfo
 from deepscan.video.colour import SCALER
+from deepscan.video.contract import VideoReader
 from deepscan.video.input_file import Source
 from deepscan.video.isolation import protocol
 from deepscan.video.isolation.process import DecoderProcess
@@ -28,7 +28,7 @@ MOST_SLOTS = 16
 FOUR_K = 3840 * 2160  # pixels above which the memory limit is doubled
 
 
-class IsolatedReader:
+class IsolatedReader(VideoReader):
     """Reads a video through a worker process. `source` stays open and belongs to the caller.
 
     `reason` is why `decoder` was named. `fault` makes the worker fail on purpose, for tests; see
@@ -110,12 +110,6 @@ class IsolatedReader:
         self._worker.close(finished=self._report is not None)
         if self._ring is not None:
             self._ring.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _receive(self) -> tuple[int, bytes]:
         """The next message that is not a beat."""

@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from fractions import Fraction
-from typing import Self
 
 import numpy as np
 
 from deepscan.errors import LimitError
 from deepscan.options import Limits
 from deepscan.types import Frame, Image, ReadReport, VideoInfo
+from deepscan.video.contract import VideoReader
 from deepscan.video.embedded import parts_of, unread
 from deepscan.video.input_file import Source
-from deepscan.video.probe import check_size
-from deepscan.video.readers.still import COLOUR, EXIF_ORIENTATION, open_picture, read_frame
+from deepscan.video.probe import check_length, check_size
+from deepscan.video.readers.still import EXIF_ORIENTATION, describe, open_picture, read_frame
 
 REASON = "an animated picture, read with Pillow"
 PAGES = "a picture of several pages, read with Pillow"
@@ -45,7 +46,7 @@ def is_animated(source: Source, kind: str, limits: Limits) -> bool:
         return bool(getattr(picture, "is_animated", False))
 
 
-class AnimationReader:
+class AnimationReader(VideoReader):
     """Reads the frames of an animated picture one by one. `kind` is Pillow's name of its format.
 
     Raises:
@@ -71,7 +72,7 @@ class AnimationReader:
             if self._count > limits.frames:
                 raise LimitError("limit_frames", f"{source.path}: more than {limits.frames} frames")
             self._width, self._height = self._size()
-            self._mode = self._picture.mode.lower()
+            mode = self._picture.mode.lower()
             _, rotation = read_frame(self._picture)
             lasts = self._lasts()
             self._held = held.pop_all()
@@ -79,23 +80,13 @@ class AnimationReader:
         self._notes = [unread(source, inside)] if inside else []
         if kind == "GIF" and not _has_trailer(source):
             self._notes.append("cut: the file ends before its last mark")
-        self._info = VideoInfo(
-            path=source.path,
-            container=kind.lower(),
-            codec=kind.lower(),
-            pixel_format=self._mode,
-            width=self._width,
-            height=self._height,
+        why = PAGES if self._pages else REASON
+        self._info = replace(
+            describe(source, kind, mode, self._width, self._height, rotation, why),
             frame_rate=Fraction(TICKS, lasts),
             time_base=Fraction(1, TICKS),
             duration=float(self._count) if self._pages else None,
-            rotation=rotation,
-            sample_aspect_ratio=Fraction(1),
-            colour=COLOUR,
-            audio=(),
             still=False,
-            decoder="pillow",
-            decoder_reason=PAGES if self._pages else REASON,
         )
 
     @property
@@ -112,11 +103,7 @@ class AnimationReader:
         for place in range(self._count):
             if self._beat is not None:
                 self._beat()
-            if time > self._limits.duration * TICKS:
-                raise LimitError(
-                    "limit_time",
-                    f"{self._source.path}: runs past {self._limits.duration:.0f} s of media time",
-                )
+            check_length(place, time / TICKS, self._source, self._limits)
             try:
                 self._picture.seek(place)
                 size = self._picture.size
@@ -154,12 +141,6 @@ class AnimationReader:
 
     def close(self) -> None:
         self._held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _size(self) -> tuple[int, int]:
         """Width and height that hold every page, upright; those of an animation are its own."""

@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from deepscan.errors import CorruptError, LimitError, UnsupportedError, VideoErr
 from deepscan.options import Limits
 from deepscan.types import Frame, Image, ReadReport, VideoInfo
 from deepscan.video.completeness import CompletenessCheck, shows_nothing
+from deepscan.video.contract import VideoReader
 from deepscan.video.input_file import Source, open_source
-from deepscan.video.probe import Probe, open_container, pick_stream
+from deepscan.video.probe import Probe, check_length, open_container, pick_stream
 from deepscan.video.readers.pyav import PyAVReader
 from deepscan.video.timestamps import Timestamps
 
@@ -129,7 +130,7 @@ def list_packets(source: Source, limits: Limits) -> Contents:
     return Contents(tuple(sorted(pts)), intact and rising and bool(pts), frozenset(sizes))
 
 
-class DecordReader:
+class DecordReader(VideoReader):
     """Reads the frames of one video with decord, after PyAV has confirmed that it reads it right.
 
     If decord fails later, the frames that came stand and CorruptError is raised; with decoder
@@ -156,6 +157,7 @@ class DecordReader:
             if source is None:
                 source = open_source(path, self._limits)
                 held.callback(os.close, source.descriptor)
+            self._source = source
             with PyAVReader(path, limits=self._limits, source=source, beat=beat) as pyav:
                 _insist(path, objection(pyav.info, pyav.probe, source.size))
                 expected = _first_frames(pyav)
@@ -165,14 +167,8 @@ class DecordReader:
             self._pts = contents.pts
             self._info = replace(info, decoder="decord", decoder_reason=reason)
             self._timestamps = Timestamps(probe.time_base, probe.start, probe.step)
-            self._completeness = CompletenessCheck(
-                step=probe.step,
-                promised_frames=probe.promised_frames,
-                promised_duration=probe.promised_duration,
-                from_zero=probe.from_zero,
-                gaps_told=probe.gaps_told,
-                packets=len(self._pts),
-            )
+            self._completeness = CompletenessCheck.of(probe)
+            self._completeness.packets = len(self._pts)
             self._reader = self._open(source)
             held.callback(self._drop)
             self._checked = self._check(expected)
@@ -189,16 +185,10 @@ class DecordReader:
             CorruptError: decord fails or ends before the last packet.
             LimitError: too many frames, or too long.
         """
-        path, limits = self._info.path, self._limits
         while self._index < len(self._pts):
-            if self._index >= limits.frames:
-                raise LimitError("limit_frames", f"{path}: more than {limits.frames} frames")
-            image = self._checked.pop(0) if self._checked else self._next()
             pts, time = self._timestamps.tick(self._pts[self._index])
-            if time > limits.duration:
-                raise LimitError(
-                    "limit_time", f"{path}: runs past {limits.duration:.0f} s of media time"
-                )
+            check_length(self._index, time, self._source, self._limits)
+            image = self._checked.pop(0) if self._checked else self._next()
             self._completeness.shown(time, float(self._pts[self._index] * self._info.time_base))
             frame = Frame(self._index, pts, time, image)
             self._index += 1
@@ -215,12 +205,6 @@ class DecordReader:
     def close(self) -> None:
         self._checked = []
         self._held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _open(self, source: Source) -> Any:
         import decord

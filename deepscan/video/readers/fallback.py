@@ -9,8 +9,9 @@ reading goes on behind them, else CorruptError says that the frames so far canno
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Self
+from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,24 @@ GRID = 16  # samples along each side of a picture that are kept for the comparis
 MEAN_DIFFERENCE = 3.0  # levels over the grid; single samples may lie on a chroma edge
 
 
-class FallbackReader:
-    """Reads with `first`; if that is decord and fails, reads on with what `reopen(why)` gives."""
+class FallbackReader(VideoReader):
+    """Reads with `first`; if that is decord and fails, reads on with what `reopen(why)` gives.
 
-    def __init__(self, first: VideoReader, reopen: Callable[[str], VideoReader]) -> None:
+    Without `reopen` an error of `first` stands. `held` has what the readers read from; it is
+    closed with them, also if nobody closes this.
+    """
+
+    def __init__(
+        self,
+        first: VideoReader,
+        reopen: Callable[[str], VideoReader] | None = None,
+        held: ExitStack | None = None,
+    ) -> None:
         self._reader = first
         self._reopen = reopen
+        self._held = held or ExitStack()
+        self._held.push(first)
+        self._close = weakref.finalize(self, self._held.close)
 
     @property
     def info(self) -> VideoInfo:
@@ -43,7 +56,7 @@ class FallbackReader:
             CorruptError: PyAV disagrees with frames that were handed out.
             VideoError: PyAV cannot read the file either.
         """
-        if self.info.decoder != "decord":
+        if self._reopen is None or self.info.decoder != "decord":
             yield from self._reader.frames()
             return
         seen: list[tuple[int, NDArray[np.uint8]]] = []
@@ -57,6 +70,7 @@ class FallbackReader:
         log.warning("%s", why)
         self._reader.close()
         self._reader = self._reopen(why)
+        self._held.push(self._reader)
         for frame in self._reader.frames():
             if frame.index >= len(seen):
                 yield frame
@@ -70,13 +84,7 @@ class FallbackReader:
         return self._reader.report()
 
     def close(self) -> None:
-        self._reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+        self._close()
 
 
 def _grid(image: Image) -> NDArray[np.uint8]:

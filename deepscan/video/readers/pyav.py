@@ -12,16 +12,24 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from deepscan.errors import CorruptError, LimitError
 from deepscan.options import Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video.colour import Converter, Turn, colour_of, turn_of_frame
 from deepscan.video.completeness import CompletenessCheck, may_repeat, shows_nothing
+from deepscan.video.contract import VideoReader
 from deepscan.video.input_file import Source, open_source
 from deepscan.video.planes import NO_IMAGE, planes_of
-from deepscan.video.probe import CODECS, Probe, check_size, open_container, pick_stream
+from deepscan.video.probe import (
+    CODECS,
+    Probe,
+    check_length,
+    check_size,
+    open_container,
+    pick_stream,
+)
 from deepscan.video.timestamps import JOINT, SENT, Timestamps
 
 if TYPE_CHECKING:
@@ -33,7 +41,7 @@ REASON = "asked for"
 PARSED_LATE = 2  # FFmpeg's mark of a damaged packet may come one packet early
 
 
-class PyAVReader:
+class PyAVReader(VideoReader):
     """Reads the frames of one video with PyAV.
 
     The first frame is decoded on opening, so that `info` tells what the pictures are and not what
@@ -113,15 +121,7 @@ class PyAVReader:
             del given
             check_size(decoded.width, decoded.height, self._source, limits)
             self._note_size(decoded)
-            if self._index >= limits.frames:
-                raise LimitError(
-                    "limit_frames", f"{self._info.path}: more than {limits.frames} frames"
-                )
-            if time > limits.duration:
-                raise LimitError(
-                    "limit_time",
-                    f"{self._info.path}: runs past {limits.duration:.0f} s of media time",
-                )
+            check_length(self._index, time, self._source, limits)
             try:
                 planes = (
                     planes_of(decoded, self._info, self._converter.turn) if self._planes else None
@@ -162,12 +162,6 @@ class PyAVReader:
         self._first = None
         self._decoded.close()
         self._held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _next(self) -> tuple[VideoFrame, int, float] | None:
         """The next frame with its pts and seconds."""
@@ -216,7 +210,10 @@ class _Decoder:
         self._container, self._source, self._limits = container, source, limits
         self._beat = beat
         self._stream, self.probe = pick_stream(container, source, limits)
-        self.completeness = _completeness_of(self.probe)
+        # MPEG-4 in AVI packs two pictures into one packet and sends an empty one for the second.
+        packed = self.probe.codec == "mpeg4" and self.probe.container == "avi"
+        self.completeness = CompletenessCheck.of(self.probe)
+        self.completeness.one_to_one = not packed
         # A stream that is sent can be recorded from anywhere to anywhere, and joined.
         self.sent = self.probe.container in SENT
         self._counts_packets = self.probe.container == "avi"
@@ -328,20 +325,6 @@ class _Decoder:
 
 def _no_memory(source: Source) -> LimitError:
     return LimitError("limit_memory", f"{source.path}: the decoder ran out of memory")
-
-
-def _completeness_of(probe: Probe) -> CompletenessCheck:
-    # MPEG-4 in AVI packs two pictures into one packet and sends an empty one for the second.
-    packed = probe.codec == "mpeg4" and probe.container == "avi"
-    return CompletenessCheck(
-        step=probe.step,
-        promised_frames=probe.promised_frames,
-        promised_duration=probe.promised_duration,
-        from_zero=probe.from_zero,
-        gaps_told=probe.gaps_told,
-        one_to_one=not packed,
-        notes=list(probe.notes),
-    )
 
 
 def _info(path: Path, probe: Probe, first: VideoFrame, turn: Turn, reason: str) -> VideoInfo:

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from fractions import Fraction
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deepscan.errors import CorruptError, LimitError, UnsupportedError, VideoError
 from deepscan.options import Limits
 from deepscan.types import Colour, Frame, Image, ReadReport, VideoInfo
+from deepscan.video.contract import VideoReader
 from deepscan.video.embedded import parts_of, unread
 from deepscan.video.input_file import Source
 from deepscan.video.probe import check_size
@@ -91,7 +92,7 @@ def open_picture(source: Source, kind: str, limits: Limits) -> Iterator[Picture]
             raise CorruptError(f"{source.path}: a damaged {kind} picture ({error})") from error
 
 
-class StillReader:
+class StillReader(VideoReader):
     """Reads one picture. `kind` is Pillow's name of its format; alpha is dropped.
 
     Raises:
@@ -108,24 +109,8 @@ class StillReader:
         inside = len(parts_of(source))
         self._unread = (unread(source, inside),) if inside else ()
         self._image = image
-        self._info = VideoInfo(
-            path=source.path,
-            container=kind.lower(),
-            codec=kind.lower(),
-            pixel_format=mode,
-            width=image.shape[1],
-            height=image.shape[0],
-            frame_rate=Fraction(1),
-            time_base=Fraction(1),
-            duration=None,
-            rotation=rotation,
-            sample_aspect_ratio=Fraction(1),
-            colour=COLOUR,
-            audio=(),
-            still=True,
-            decoder="pillow",
-            decoder_reason=reason,
-        )
+        height, width = image.shape[:2]
+        self._info = describe(source, kind, mode, width, height, rotation, reason)
 
     @property
     def info(self) -> VideoInfo:
@@ -146,11 +131,29 @@ class StillReader:
     def close(self) -> None:
         self._image = np.zeros((0, 0, 3), np.uint8)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+def describe(
+    source: Source, kind: str, mode: str, width: int, height: int, rotation: int, reason: str
+) -> VideoInfo:
+    """A picture as a video of one frame; `kind` and `mode` are Pillow's words."""
+    return VideoInfo(
+        path=source.path,
+        container=kind.lower(),
+        codec=kind.lower(),
+        pixel_format=mode,
+        width=width,
+        height=height,
+        frame_rate=Fraction(1),
+        time_base=Fraction(1),
+        duration=None,
+        rotation=rotation,
+        sample_aspect_ratio=Fraction(1),
+        colour=COLOUR,
+        audio=(),
+        still=True,
+        decoder="pillow",
+        decoder_reason=reason,
+    )
 
 
 def read_frame(picture: Picture) -> tuple[Image, int]:
