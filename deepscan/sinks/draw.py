@@ -1,7 +1,6 @@
-"""Drawing into (H, W, 3) uint8 pictures in place: lines, text, labels, marked areas.
+"""What is drawn on pictures: outlines, marked areas, text, signs and labels.
 
-Every function touches only the pixels that it changes, so that its cost follows what is drawn, not
-the size of the frame. What is drawn often (text, labels) is rendered once into a sprite.
+What is drawn often (text, labels) is rendered once into a sprite, an RGBA picture.
 
 Every kind of finding differs in colour, line and sign at once, so that none hangs on colour alone;
 the colours are from the palette of Okabe and Ito, which stays apart in every common form of colour
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFilter, ImageFont
 
-from deepscan.types import Image, Label
+from deepscan.types import Label
 
 RGB = tuple[int, int, int]
 Plane = NDArray[np.uint8]  # (h, w) uint8
@@ -100,32 +99,12 @@ class Area:
         return Area(self.x1 + dx, self.y1 + dy, self.x2 + dx, self.y2 + dy)
 
 
-def fill(picture: Image, area: Area, colour: RGB) -> None:
-    """Paint the part of `area` that lies inside the picture."""
-    picture[max(0, area.y1) : max(0, area.y2), max(0, area.x1) : max(0, area.x2)] = colour
-
-
-def shade(picture: Image, area: Area) -> None:
-    """Darken the part of `area` that lies inside the picture to a third."""
-    part = picture[max(0, area.y1) : max(0, area.y2), max(0, area.x1) : max(0, area.x2)]
-    part //= 3
-
-
-def frame(picture: Image, area: Area, style: Style, line: int) -> None:
-    """Draw the outline of `area` inwards; `line` is the width of a thin line in pixels.
-
-    A shadow on both sides of each line keeps it visible on every background. A style with corners
-    has brackets there, three lines wide.
-    """
-    shadows, lines = outline(area, style, line)
-    for part in shadows:
-        shade(picture, part)
-    for part in lines:
-        fill(picture, part, style.colour)
-
-
 def outline(area: Area, style: Style, line: int) -> tuple[list[Area], list[Area]]:
-    """What `frame` shades, then what it fills."""
+    """The outline of `area`, inwards: what is shaded, then what is filled.
+
+    `line` is the width of a thin line in pixels. A shadow on both sides of each line keeps it
+    visible on every background. A style with corners has brackets there, three lines wide.
+    """
     thin = _sides(area, line)
     if style.dashed:
         thin = [dash for side in thin for dash in dashes(side, 5 * line)]
@@ -170,37 +149,14 @@ def _brackets(area: Area, width: int) -> list[Area]:
     return bars
 
 
-def blit(picture: Image, sprite: Pillow.Image, x: int, y: int) -> None:
-    """Lay an RGBA sprite over the picture with its corner at (x, y)."""
-    height, width = picture.shape[:2]
-    x1, y1 = max(0, x), max(0, y)
-    x2, y2 = min(width, x + sprite.width), min(height, y + sprite.height)
-    if x1 >= x2 or y1 >= y2:
-        return
-    below = Pillow.fromarray(picture[y1:y2, x1:x2])
-    # Pillow takes a negative corner and cuts the sprite off there.
-    below.paste(sprite, (x - x1, y - y1), sprite)
-    picture[y1:y2, x1:x2] = np.asarray(below)
-
-
-def mark(picture: Image, inside: Plane, style: Style, line: int) -> None:
-    """Mark the pixels of the picture where `inside` (of its shape) is 255 and not where it is 0.
-
-    The area gets a line round it and, if the style has a slope, a light tint with diagonal lines,
-    through which the face below stays visible.
-    """
-    layers, x, y = marking(inside, style, line)
-    for colour, alpha in layers:
-        part = picture[y : y + alpha.height, x : x + alpha.width]
-        below = Pillow.fromarray(part)
-        below.paste(colour, (0, 0), alpha)
-        part[:] = np.asarray(below)
-
-
 def marking(
     inside: Plane, style: Style, line: int
 ) -> tuple[list[tuple[RGB, Pillow.Image]], int, int]:
-    """The colours that `mark` paints, each through a mask, and where the corner of all masks is."""
+    """What marks the pixels where `inside` is 255 and not where it is 0, and the corner (x, y).
+
+    The area gets a line round it and, if the style has a slope, a light tint with diagonal lines,
+    through which the face below stays visible: colours, each painted through a mask (L).
+    """
     rows = np.flatnonzero(inside.max(axis=1))
     if rows.size == 0:
         return [], 0, 0

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from deepscan.sinks import draw
-from deepscan.sinks.draw import Area, Mark
+from deepscan.sinks.draw import RGB, Area, Mark
 from deepscan.sinks.surface import Surface
 from deepscan.sinks.wording import phrase, probability, said_by_other_stream
 from deepscan.types import FaceTrack, Image, Interval, Label, Scan
@@ -32,6 +32,7 @@ _LEGEND = (
     (Mark.JUDGED, "no evidence"),
     (Mark.UNJUDGED, "not judged"),
 )
+_SWATCH, _SHADED_SWATCH = (60, 64, 72), (20, 21, 24)  # behind the look of a face in the legend
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +111,20 @@ def lay_out(scan: Scan, width: int, height: int, size: int, aspect: float = 1.0)
         # Rows may take an eighth of the picture's height, but no more than five are of use.
         limit = max(1, min(5, int(0.12 * height / pitch)))
         lines, axis = _time_line(_rows(scan, limit), end, pitch, sizes)
-        axis = axis.moved(0, head.shape[0])
+        axis = axis.moved(0, head.height)
         bands += [lines, _blank(round(0.35 * size), width)]
-    time_top = sum(band.shape[0] for band in bands)
+    time_top = sum(band.height for band in bands)
     reserve = 0 if still else _time_width(end, sizes)
     bands.append(_legend(left_over, reserve, sizes))
-    total = height + sum(band.shape[0] for band in bands)
-    bands.append(_blank(total % 2, width))
-    strip = np.concatenate(bands)
-    draw.fill(strip, Area(0, 0, width, max(1, size // 12)), draw.LINE)
+    total = sum(band.height for band in bands)
+    strip = _blank(total + (height + total) % 2, width)
+    top = 0
+    for band in bands:
+        strip.paste(band, (0, top))
+        top += band.height
+    _fill(strip, Area(0, 0, width, max(1, size // 12)), draw.LINE)
     corner = (width - sizes.pad, time_top + draw.top(sizes.small, _line(sizes)))
-    return Footer(strip, axis, end, corner, sizes.small, aspect)
+    return Footer(np.array(strip), axis, end, corner, sizes.small, aspect)
 
 
 def _line(sizes: Sizes) -> int:
@@ -128,13 +132,19 @@ def _line(sizes: Sizes) -> int:
     return round(1.5 * sizes.small)
 
 
-def _blank(height: int, width: int) -> Image:
-    band = np.empty((height, width, 3), np.uint8)
-    band[:] = draw.NIGHT
-    return band
+def _blank(height: int, width: int) -> Pillow.Image:
+    return Pillow.new("RGB", (width, height), draw.NIGHT)
 
 
-def _head(scan: Scan, sizes: Sizes) -> tuple[Image, list[Pillow.Image]]:
+def _fill(band: Pillow.Image, area: Area, colour: RGB) -> None:
+    band.paste(colour, (area.x1, area.y1, area.x2, area.y2))
+
+
+def _paste(band: Pillow.Image, sprite: Pillow.Image, x: int, y: int) -> None:
+    band.paste(sprite, (x, y), sprite)
+
+
+def _head(scan: Scan, sizes: Sizes) -> tuple[Pillow.Image, list[Pillow.Image]]:
     """The line with the verdict and the words "analysis copy".
 
     What else there is room for stands between them; the origin comes back where there is none.
@@ -142,7 +152,7 @@ def _head(scan: Scan, sizes: Sizes) -> tuple[Image, list[Pillow.Image]]:
     verdict = scan.verdict
     size, gap, aspect = sizes.size, sizes.gap, sizes.aspect
     band = _blank(round(1.9 * size), sizes.width)
-    height = band.shape[0]
+    height = band.height
     base = draw.top(sizes.big, height) + draw.ascent(sizes.big)  # of all words in the line
     small_top = base - draw.ascent(sizes.small)
 
@@ -150,18 +160,18 @@ def _head(scan: Scan, sizes: Sizes) -> tuple[Image, list[Pillow.Image]]:
     symbol = draw.sign(_SIGNS[verdict.label], size, colour, aspect)
     label = draw.text(phrase(f"label.{verdict.label}"), sizes.big, draw.WHITE, aspect)
     x = sizes.pad
-    draw.blit(band, symbol, x, (height - symbol.height) // 2)
+    _paste(band, symbol, x, (height - symbol.height) // 2)
     x += symbol.width + gap // 2
-    draw.blit(band, label, x, base - draw.ascent(sizes.big))
+    _paste(band, label, x, base - draw.ascent(sizes.big))
     x += label.width + gap
     if verdict.score is not None and not said_by_other_stream(verdict.reasons):
         score = sizes.text(f"P(manipulated) {probability(verdict.score)}")
-        draw.blit(band, score, x, small_top)
+        _paste(band, score, x, small_top)
         x += score.width + gap
 
     pill = _pill("analysis copy", sizes.small, aspect)
     end = sizes.width - sizes.pad - pill.width
-    draw.blit(band, pill, end, (height - pill.height) // 2)
+    _paste(band, pill, end, (height - pill.height) // 2)
     origin = [
         sizes.text(f"model {verdict.model.name}"),
         sizes.text(f"source {scan.sha256[:12]}"),
@@ -170,14 +180,14 @@ def _head(scan: Scan, sizes: Sizes) -> tuple[Image, list[Pillow.Image]]:
         return band, origin
     for item in reversed(origin):
         end -= gap + item.width
-        draw.blit(band, item, end, small_top)
+        _paste(band, item, end, small_top)
     sentence = sizes.text(phrase(f"headline.{verdict.label}"))
     if x + sentence.width + gap <= end:
-        draw.blit(band, sentence, x, small_top)
+        _paste(band, sentence, x, small_top)
     return band, []
 
 
-def _legend(more: list[Pillow.Image], reserve: int, sizes: Sizes) -> Image:
+def _legend(more: list[Pillow.Image], reserve: int, sizes: Sizes) -> Pillow.Image:
     """The looks of a face with their meaning, then `more`; `reserve` pixels stay free."""
     entries = [_entry(mark, content, sizes) for mark, content in _LEGEND]
     inner = sizes.width - 2 * sizes.pad
@@ -191,7 +201,7 @@ def _legend(more: list[Pillow.Image], reserve: int, sizes: Sizes) -> Image:
     for number, line in enumerate(lines):
         x, y = sizes.pad, number * height
         for item in line:
-            draw.blit(band, item, x, y + (height - item.height) // 2)
+            _paste(band, item, x, y + (height - item.height) // 2)
             x += item.width + sizes.gap
     return band
 
@@ -248,16 +258,19 @@ def _entry(mark: Mark, content: str, sizes: Sizes) -> Pillow.Image:
     style, size = mark.value, sizes.small
     line = draw.text(content, size, draw.SOFT)
     width, side = round(1.5 * size), size
-    swatch = np.empty((side, width, 3), np.uint8)
-    swatch[:] = (60, 64, 72)
+    swatch = Pillow.new("RGB", (width, side), _SWATCH)
     thin = max(1, size // 12)
     if style.corners:
-        inside = np.full((side, width), 255, np.uint8)
-        draw.mark(swatch, inside, style, thin)
-    draw.frame(swatch, Area(0, 0, width, side), style, thin)
+        layers, x, y = draw.marking(np.full((side, width), 255, np.uint8), style, thin)
+        for colour, alpha in layers:
+            swatch.paste(colour, (x, y), alpha)
+    shadows, lines = draw.outline(Area(0, 0, width, side), style, thin)
+    for areas, colour in ((shadows, _SHADED_SWATCH), (lines, style.colour)):
+        for area in areas:
+            _fill(swatch, area, colour)
     gap = round(0.4 * size)
     sprite = Pillow.new("RGBA", (width + gap + line.width, max(side, line.height)), (0, 0, 0, 0))
-    sprite.paste(Pillow.fromarray(swatch), (0, (sprite.height - side) // 2))
+    sprite.paste(swatch, (0, (sprite.height - side) // 2))
     sprite.alpha_composite(line, (width + gap, draw.top(size, sprite.height)))
     return draw.squeeze(sprite, sizes.aspect)
 
@@ -306,14 +319,16 @@ def _rows(scan: Scan, limit: int) -> list[Row]:
     return rows or [Row("", (), ())]
 
 
-def _time_line(rows: Sequence[Row], end: float, pitch: int, sizes: Sizes) -> tuple[Image, Area]:
+def _time_line(
+    rows: Sequence[Row], end: float, pitch: int, sizes: Sizes
+) -> tuple[Pillow.Image, Area]:
     """The rows below each other, `pitch` pixels each, and the part that stands for 0 to `end`."""
     band = _blank(pitch * len(rows), sizes.width)
     names = [sizes.text(row.name) for row in rows]
     named = any(row.name for row in rows)
     pad, size = sizes.pad, sizes.small
     x1 = pad + (max(name.width for name in names) + round(0.7 * size) if named else 0)
-    axis = Area(x1, 0, sizes.width - pad, band.shape[0])
+    axis = Area(x1, 0, sizes.width - pad, band.height)
     thin = max(1, size // 8)
 
     def column(time: float) -> int:
@@ -324,23 +339,23 @@ def _time_line(rows: Sequence[Row], end: float, pitch: int, sizes: Sizes) -> tup
         top = number * pitch
         middle = top + pitch // 2
         if row.name:
-            draw.blit(band, name, pad, top + draw.top(size, pitch))
-        draw.fill(band, Area(axis.x1, middle, axis.x2, middle + max(1, thin // 2)), draw.LINE)
+            _paste(band, name, pad, top + draw.top(size, pitch))
+        _fill(band, Area(axis.x1, middle, axis.x2, middle + max(1, thin // 2)), draw.LINE)
         # Judged stretches lie over unjudged ones where a row holds several tracks.
         for track in sorted(row.tracks, key=lambda track: track.score is not None):
             start = column(track.start)
             stop = max(column(track.end), start + 2)
             line = Area(start, middle - thin // 2, stop, middle - thin // 2 + thin)
             if track.score is not None:
-                draw.fill(band, line, draw.SKY)
+                _fill(band, line, draw.SKY)
                 continue
             for dash in draw.dashes(line, 3 * thin):
-                draw.fill(band, dash, draw.GREY)
+                _fill(band, dash, draw.GREY)
         for interval in sorted(row.intervals, key=lambda i: i.label is Label.MANIPULATED):
             start = column(interval.start)
             stop = max(column(interval.end), start + 3)
             # Height tells the two kinds apart without colour.
             half = round((0.4 if interval.label is Label.MANIPULATED else 0.22) * pitch)
             colour = Mark.of(interval.label).value.colour
-            draw.fill(band, Area(start, middle - half, stop, middle + half + 1), colour)
+            _fill(band, Area(start, middle - half, stop, middle + half + 1), colour)
     return band, axis

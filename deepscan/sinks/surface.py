@@ -1,4 +1,7 @@
-"""Drawing into 4:2:0 planes in place, as `draw` does into RGB: the verdict video needs no RGB.
+"""Draws into 4:2:0 planes in place, so that the verdict video needs no RGB.
+
+Every method touches only the pixels that it changes: its cost follows what is drawn, not the size
+of the frame.
 
 A colour sample covers 2x2 pixels. What covers a part of them changes it by that part, so that lines
 and letters lie to the pixel where they should, at odd places too.
@@ -105,7 +108,7 @@ class Surface:
             plane[place] = np.rint(plane[place] * (1 - share) + laid)
 
     def frame(self, area: Area, style: Style, line: int) -> None:
-        """Draw an outline as `draw.frame` does."""
+        """Draw an outline, see `draw.outline`."""
         shadows, lines = draw.outline(area, style, line)
         for part in shadows:
             self.shade(part)
@@ -113,7 +116,7 @@ class Surface:
             self.fill(part, style.colour)
 
     def mark(self, inside: Plane, x: int, y: int, style: Style, line: int) -> None:
-        """Mark the pixels at (x, y) and on, all in the picture, as `draw.mark` does."""
+        """Mark the pixels at (x, y) and on, all in the picture, see `draw.marking`."""
         layers, left, top = draw.marking(inside, style, line)
         if layers:
             self._lay(layers, x + left, y + top)

@@ -8,7 +8,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from PIL import Image as Pillow
 
+from deepscan.sinks import draw
+from deepscan.sinks.draw import RGB, Area, Plane, Style
 from deepscan.sinks.surface import Surface
 from deepscan.types import (
     Box,
@@ -255,3 +258,33 @@ def at(result: FrameResult, index: int) -> FrameResult:
     pts = round(index / FRAME_RATE / TIME_BASE)
     frame = replace(result.frame, index=index, pts=pts, time=float(index / FRAME_RATE))
     return replace(result, frame=frame)
+
+
+# What `Surface` draws into planes, drawn into (H, W, 3) pictures in place
+
+
+def fill(picture: Image, area: Area, colour: RGB) -> None:
+    picture[max(0, area.y1) : max(0, area.y2), max(0, area.x1) : max(0, area.x2)] = colour
+
+
+def frame(picture: Image, area: Area, style: Style, line: int) -> None:
+    shadows, lines = draw.outline(area, style, line)
+    for part in shadows:
+        picture[max(0, part.y1) : max(0, part.y2), max(0, part.x1) : max(0, part.x2)] //= 3
+    for part in lines:
+        fill(picture, part, style.colour)
+
+
+def blit(picture: Image, sprite: Pillow.Image, x: int, y: int) -> None:
+    whole = Pillow.fromarray(picture)
+    whole.paste(sprite, (x, y), sprite)
+    picture[:] = np.asarray(whole)
+
+
+def mark(picture: Image, inside: Plane, style: Style, line: int) -> None:
+    layers, x, y = draw.marking(inside, style, line)
+    for colour, alpha in layers:
+        part = picture[y : y + alpha.height, x : x + alpha.width]
+        below = Pillow.fromarray(part)
+        below.paste(colour, (0, 0), alpha)
+        part[:] = np.asarray(below)

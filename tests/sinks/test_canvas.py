@@ -109,7 +109,7 @@ def test_kinds_of_findings_differ_in_grey_and_in_shape() -> None:
     for mark in draw.Mark:
         style = mark.value
         picture = np.full((80, 80, 3), 120, np.uint8)
-        draw.frame(picture, draw.Area(10, 10, 70, 70), style, 1)
+        build.frame(picture, draw.Area(10, 10, 70, 70), style, 1)
         looks.append(((style.corners, style.dashed, style.sign), (picture != 120).any(axis=2)))
     assert len({sign for (_, _, sign), _ in looks}) == len(looks)
     greys = [np.dot(mark.value.colour, (0.299, 0.587, 0.114)) for mark in draw.Mark]

@@ -11,6 +11,7 @@ from deepscan.sinks import draw
 from deepscan.sinks.draw import Area, Mark
 from deepscan.sinks.surface import Surface
 from deepscan.types import Image, Planes
+from tests.sinks import build
 
 WIDTH, HEIGHT = 61, 47
 RED, GREEN, BLUE = 0.2126, 0.7152, 0.0722  # BT.709
@@ -51,7 +52,7 @@ def assert_alike(image: Image, planes: Planes) -> None:
 def test_areas(x: int, y: int, width: int, height: int) -> None:
     image, planes, surface = pair()
     area = Area(x, y, x + width, y + height)
-    draw.fill(image, area, draw.VERMILLION)
+    build.fill(image, area, draw.VERMILLION)
     surface.fill(area, draw.VERMILLION)
     assert_alike(image, planes)
 
@@ -61,7 +62,7 @@ def test_areas(x: int, y: int, width: int, height: int) -> None:
 def test_sprites(x: int, y: int) -> None:
     image, planes, surface = pair()
     sprite = draw.label("ab", Mark.SUSPICIOUS.value, 12)
-    draw.blit(image, sprite, x, y)
+    build.blit(image, sprite, x, y)
     surface.blit(sprite, x, y)
     assert_alike(image, planes)
 
@@ -71,7 +72,7 @@ def test_sprites(x: int, y: int) -> None:
 def test_frames(mark: Mark, place: tuple[int, int]) -> None:
     image, planes, surface = pair()
     area = Area(*place, 50, 41)
-    draw.frame(image, area, mark.value, 1)
+    build.frame(image, area, mark.value, 1)
     surface.frame(area, mark.value, 1)
     # Shades that overlap are rounded twice, and in RGB colour by colour.
     assert np.abs(planes.luma - subsampled(image)[0]).max() <= 3
@@ -84,7 +85,7 @@ def test_marked_areas(mark: Mark, x: int, y: int) -> None:
     image, planes, surface = pair()
     inside = np.zeros((40, 50), np.uint8)
     inside[9:30, 8:41] = 255
-    draw.mark(image[y : y + 40, x : x + 50], inside, mark.value, 1)
+    build.mark(image[y : y + 40, x : x + 50], inside, mark.value, 1)
     surface.mark(inside, x, y, mark.value, 1)
     assert_alike(image, planes)
 
