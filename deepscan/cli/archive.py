@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepscan.cli.console import print_aside, print_json, print_line, print_message
 from deepscan.errors import NothingToScan, UsageError
@@ -269,16 +269,13 @@ def _watch(
 def _pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> WorkerPool:
     """Who scans: this machine, or a cluster."""
     from deepscan.archive.workers import WORKER_POOLS
+    from deepscan.archive.workers.contract import PoolSettings
 
-    given: dict[str, Any] = {
-        "jobs": archive_options.jobs,
-        "devices": archive_options.devices,
-    }
-    name = "local"
+    settings = PoolSettings(options, archive_options.jobs, archive_options.devices)
+    name, more = "local", {}
     if archive_options.cluster is not None:
-        name = "ray"
-        given |= {"results": out, "address": archive_options.cluster}
-    pool: WorkerPool = resolve_name(WORKER_POOLS[name])(options, **given)
+        name, more = "ray", {"results": out, "address": archive_options.cluster}
+    pool: WorkerPool = resolve_name(WORKER_POOLS[name])(settings, **more)
     return pool
 
 

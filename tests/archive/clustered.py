@@ -13,6 +13,7 @@ from pathlib import Path
 from deepscan.archive.events import StopRequest
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.run import scan_archive
+from deepscan.archive.workers.contract import PoolSettings
 from deepscan.archive.workers.ray import RayPool
 from deepscan.options import ScanOptions
 
@@ -23,13 +24,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda number, frame: stop_request.stop())
     signal.signal(signal.SIGTERM, lambda number, frame: stop_request.abort())
     pool = RayPool(
-        options,
+        PoolSettings(
+            options,
+            jobs=1,
+            scanner=os.environ.get("SCANNER", "tests.archive.parts:slow_scanner"),
+            controls="tests.archive.parts:no_controls",
+            heartbeat_timeout=20.0,
+        ),
         results=Path(results),
         address=address[0] if address else "ray",
-        jobs=1,
-        scanner=os.environ.get("SCANNER", "tests.archive.parts:slow_scanner"),
-        controls="tests.archive.parts:no_controls",
-        heartbeat_timeout=20.0,
     )
     try:
         scan_archive(

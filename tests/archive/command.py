@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ def main() -> None:
     from deepscan.cli.scan import run
 
     scanner = sys.argv.pop(1)
-    local.LocalPool = functools.partial(  # type: ignore[misc,assignment]
-        local.LocalPool, scanner=scanner, controls="tests.archive.parts:no_controls"
-    )
+    parts = {"scanner": scanner, "controls": "tests.archive.parts:no_controls"}
+    make = local.LocalPool
+    local.LocalPool = lambda given: make(replace(given, **parts))  # type: ignore[misc,assignment]
     if "--jump" in sys.argv:
         sys.argv.remove("--jump")
         jump_about()

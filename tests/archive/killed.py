@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.run import scan_archive
+from deepscan.archive.workers.contract import PoolSettings
 from deepscan.archive.workers.local import LocalPool
 from deepscan.options import ScanOptions
 
@@ -17,10 +18,12 @@ from deepscan.options import ScanOptions
 def main() -> None:
     options = ScanOptions()
     pool = LocalPool(
-        options,
-        jobs=2,
-        scanner="tests.archive.parts:slow_scanner",
-        controls="tests.archive.parts:no_controls",
+        PoolSettings(
+            options,
+            jobs=2,
+            scanner="tests.archive.parts:slow_scanner",
+            controls="tests.archive.parts:no_controls",
+        )
     )
     scan_archive(
         [sys.argv[1]],

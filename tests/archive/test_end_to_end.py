@@ -19,6 +19,7 @@ import deepscan
 from deepscan.archive.journal import read_journal
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.run import scan_archive
+from deepscan.archive.workers.contract import PoolSettings
 from deepscan.archive.workers.local import LocalPool
 from deepscan.options import ScanOptions
 from deepscan.types import Label
@@ -89,9 +90,11 @@ def test_a_run_with_real_processes(archive, tmp_path):
         tmp_path / "out",
         options=options,
         pool=LocalPool(
-            options,
-            scanner="tests.conftest:fake_scanner",
-            controls="tests.archive.parts:no_controls",
+            PoolSettings(
+                options,
+                scanner="tests.conftest:fake_scanner",
+                controls="tests.archive.parts:no_controls",
+            )
         ),
         archive_options=ArchiveOptions(reports=("jsonl",), min_free=0),
     )
@@ -115,10 +118,12 @@ def test_files_that_kill_their_process_cost_nobody_else_anything(tmp_path):
         tmp_path / "out",
         options=options,
         pool=LocalPool(
-            options,
-            jobs=4,
-            scanner="tests.archive.parts:willing",
-            controls="tests.archive.parts:no_controls",
+            PoolSettings(
+                options,
+                jobs=4,
+                scanner="tests.archive.parts:willing",
+                controls="tests.archive.parts:no_controls",
+            )
         ),
         archive_options=ArchiveOptions(reports=(), min_free=0),
     )
@@ -177,10 +182,11 @@ def test_signals_end_a_run_that_can_be_gone_on_with(archive, tmp_path, sent, wit
     out = tmp_path / "out"
     script = (
         "import deepscan.archive.workers.local as local, tests.archive.parts\n"
+        "from dataclasses import replace\n"
         "real = local.LocalPool\n"
-        "def make(options, **given):\n"
-        "    return real(options, **{**given, 'scanner': 'tests.archive.parts:gated_scanner',\n"
-        "                'controls': 'tests.archive.parts:no_controls'})\n"
+        "def make(given):\n"
+        "    return real(replace(given, scanner='tests.archive.parts:gated_scanner',\n"
+        "                        controls='tests.archive.parts:no_controls'))\n"
         "local.LocalPool = make\n"
         "from deepscan.cli.scan import run\n"
         "run()\n"

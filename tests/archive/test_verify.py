@@ -19,6 +19,7 @@ from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.rescore import options_of, tolerance_between
 from deepscan.archive.run import scan_archive
 from deepscan.archive.verify import _drawn, verify
+from deepscan.archive.workers.contract import PoolSettings
 from deepscan.archive.workers.local import LocalPool
 from deepscan.cli.scan import app
 from deepscan.engines.engine import Predictions
@@ -298,8 +299,8 @@ def scan_fakes(archive, out):
     options = ScanOptions()
     scan_archive(
         [str(archive)], out, options=options,
-        pool=LocalPool(options, jobs=1, scanner="tests.conftest:fake_scanner",
-                       controls="tests.archive.parts:no_controls"),
+        pool=LocalPool(PoolSettings(options, jobs=1, scanner="tests.conftest:fake_scanner",
+                                    controls="tests.archive.parts:no_controls")),
         archive_options=ArchiveOptions(reports=(), write_found=("frames", "masks"), min_free=0),
     )  # fmt: skip
 

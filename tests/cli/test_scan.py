@@ -471,9 +471,9 @@ def pools(monkeypatch):
 
     made = []
 
-    def build(options, **given):
-        pool = FakePool(**given.pop("fake", {}))
-        pool.options, pool.given = options, given
+    def build(settings):
+        pool = FakePool()
+        pool.settings = settings
         made.append(pool)
         return pool
 
@@ -532,7 +532,7 @@ def test_a_list_on_stdin(archive, tmp_path):
     script = (
         "import deepscan.archive.workers.local as local\n"
         "from tests.archive.fake_pool import FakePool\n"
-        "local.LocalPool = lambda options, **given: FakePool()\n"
+        "local.LocalPool = lambda settings: FakePool()\n"
         "from deepscan.cli.scan import run\n"
         "run()\n"
     )
@@ -564,8 +564,8 @@ def test_options_of_archives_make_an_archive_of_files(deepscan_cli, pools, archi
     )  # fmt: skip
     assert ran.code == 1, ran.err
     (pool,) = pools
-    assert pool.given == {"jobs": 3, "devices": ("cuda:0", "cuda:1")}
-    options = pool.options
+    assert (pool.settings.jobs, pool.settings.devices) == (3, ("cuda:0", "cuda:1"))
+    options = pool.settings.options
     assert (options.start, options.end, options.budget) == (90.0, 120.0, 90.0) and options.triage
     assert pool.tasks[0].write == ("record", "frames") and pool.tasks[0].write_found == ()
     assert not (tmp_path / "out" / "results.jsonl").exists()
@@ -589,13 +589,13 @@ def test_shards_divide_an_archive(deepscan_cli, pools, archive, tmp_path):
     assert sorted(seen) == ["a.mp4", "link.mp4", "sub/b.mp4", "twin.mp4"]
 
 
-def test_a_cluster_is_another_crew(deepscan_cli, archive, tmp_path, monkeypatch):
+def test_a_cluster_is_another_pool(deepscan_cli, archive, tmp_path, monkeypatch):
     import deepscan.archive.workers.ray
     from tests.archive.fake_pool import FakePool
 
     given = {}
 
-    def build(options, **wanted):
+    def build(settings, **wanted):
         given.update(wanted)
         return FakePool()
 
@@ -603,7 +603,7 @@ def test_a_cluster_is_another_crew(deepscan_cli, archive, tmp_path, monkeypatch)
     out = tmp_path / "out"
     ran = deepscan_cli(archive, "--out", out, "--cluster", "ray://head:10001", "--report", "csv")
     assert ran.code == 1
-    assert given == {"results": out, "address": "ray://head:10001", "jobs": None, "devices": ()}
+    assert given == {"results": out, "address": "ray://head:10001"}
 
 
 def test_a_watched_inbox(archive, tmp_path):
@@ -611,7 +611,7 @@ def test_a_watched_inbox(archive, tmp_path):
     script = (
         "import deepscan.archive.workers.local as local, deepscan.archive.watch as watch\n"
         "from tests.archive.fake_pool import FakePool\n"
-        "local.LocalPool = lambda options, **given: FakePool()\n"
+        "local.LocalPool = lambda settings: FakePool()\n"
         "real = watch.watch\n"
         "watch.watch = lambda *a, **k: real(*a, **k, interval=0.1, settled=0.3)\n"
         "from deepscan.cli.scan import run\n"

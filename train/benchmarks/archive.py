@@ -28,7 +28,8 @@ from deepscan.archive.events import Heartbeat, ItemDone, RunEvent, RunStarted
 from deepscan.archive.journal import JOURNAL, read_journal
 from deepscan.archive.options import REPORTS, ArchiveOptions
 from deepscan.archive.run import scan_archive
-from deepscan.archive.workers.local import CONTROLS, SCANNER, LocalPool
+from deepscan.archive.workers.contract import CONTROLS, SCANNER, PoolSettings
+from deepscan.archive.workers.local import LocalPool
 from deepscan.engines.engine import Engine
 from deepscan.options import ScanOptions
 from deepscan.testing import FakeDetector, FakeEngine, draw_numbered, make_video
@@ -189,10 +190,12 @@ def measure(work: Path, files: int, *, real: bool = False, jobs: int | None = No
     out = work / "results"
     watch = _Watch()
     pool = LocalPool(
-        options,
-        jobs=jobs,
-        scanner=SCANNER if real else "train.benchmarks.archive:scanner",
-        controls=CONTROLS if real else "train.benchmarks.archive:controls",
+        PoolSettings(
+            options,
+            jobs=jobs,
+            scanner=SCANNER if real else "train.benchmarks.archive:scanner",
+            controls=CONTROLS if real else "train.benchmarks.archive:controls",
+        )
     )
     slots, began = 0, 0.0
 

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
 
 from deepscan.archive.records import InputFile, Outcome
+from deepscan.errors import EngineError
 from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
 NODE_LOST = "node_lost"  # reason of a loss that was not the file's fault: its machine went
+SCANNER = "deepscan.scan.scanner:Scanner"
+CONTROLS = "deepscan.archive.workers.controls:score_controls"
+HEARTBEAT_TIMEOUT = 60.0  # seconds of silence of a process that sends a heartbeat each second
+PROGRESS_TIMEOUT = 600.0  # seconds without progress of one file
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """What every pool is made of.
+
+    Attributes:
+        options: which engine, model and face detector to load.
+        jobs: files in flight for each device; None: 2 on a CPU, 4 on CUDA.
+        devices: a model process on each: "cpu", "cuda:0", ... Empty: what the pool finds fit.
+        scanner: "module:function" that makes a scanner of options and, later, an `engine`.
+        controls: "module:function" that scores known crops with an engine and options.
+        heartbeat_timeout: seconds of silence after which a process or actor is given up.
+        progress_timeout: seconds without progress of a file that end its process.
+    """
+
+    options: ScanOptions
+    jobs: int | None = None
+    devices: tuple[str, ...] = ()
+    scanner: str = SCANNER
+    controls: str = CONTROLS
+    heartbeat_timeout: float = HEARTBEAT_TIMEOUT
+    progress_timeout: float = PROGRESS_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +100,34 @@ class PoolInfo:
     slots: int  # tasks that it takes at once
     controls: tuple[tuple[str, float], ...]
     controls_passed: bool
+
+
+def combined_info(what: str, infos: Sequence[tuple[str, PoolInfo]]) -> PoolInfo:
+    """One pool's info of those of its parts, each with its label; `what` names the parts.
+
+    Controls are told once where all parts agree, else with the labels.
+
+    Raises:
+        EngineError: the parts run different engines.
+    """
+    first = infos[0][1]
+    if len({info.engine for _, info in infos}) > 1:
+        told = ", ".join(f"{label}: {info.engine}" for label, info in infos)
+        raise EngineError(
+            f"the {what} run different engines ({told}), whose results do not belong together: "
+            "name one with --engine"
+        )
+    controls = first.controls
+    if len({info.controls for _, info in infos}) > 1:
+        controls = tuple(
+            (f"{label} {name}", score) for label, info in infos for name, score in info.controls
+        )
+    return replace(
+        first,
+        slots=sum(info.slots for _, info in infos),
+        controls=controls,
+        controls_passed=all(info.controls_passed for _, info in infos),
+    )
 
 
 class WorkerPool(Protocol):

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,25 +23,21 @@ from deepscan.archive.records import Outcome
 from deepscan.archive.workers.contract import (
     PolledPool,
     PoolInfo,
+    PoolSettings,
     Task,
     TaskDone,
     TaskLost,
     TaskProgress,
+    combined_info,
 )
-from deepscan.archive.workers.messages import Channel, Message, error_named, task_to_json
+from deepscan.archive.workers.messages import Channel, Message, error_named, log_level, task_to_json
 from deepscan.errors import EngineError
-from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
 logger = logging.getLogger(__name__)
 
-SCANNER = "deepscan.scan.scanner:Scanner"
-CONTROLS = "deepscan.archive.workers.controls:score_controls"
-
 START_TIMEOUT = 1800.0  # seconds until an engine is loaded: TensorRT may have to build it first
-HEARTBEAT_TIMEOUT = 60.0  # seconds of silence of a model process that sends a heartbeat each second
-PROGRESS_TIMEOUT = 600.0  # seconds without progress of one file ...
-SLOWEST_READ = 10 * 2**20  # ... and one more for each so many bytes: hashing shows no progress
+SLOWEST_READ = 10 * 2**20  # bytes a second: hashing shows no progress, so large files get more time
 MAX_START_FAILURES = 3  # deaths in a row before the engine is loaded that end the run
 RESTART_DELAY, MAX_RESTART_DELAY = 0.5, 60.0  # seconds before a dead process is started again
 MAX_STDERR = 8 * 1024  # bytes of a process's stderr that are kept
@@ -57,46 +52,19 @@ START = (
 class LocalPool(PolledPool):
     """Model processes on this machine; see the contract in contract.py."""
 
-    def __init__(
-        self,
-        options: ScanOptions,
-        *,
-        jobs: int | None = None,
-        devices: Sequence[str] = (),
-        scanner: str = SCANNER,
-        controls: str = CONTROLS,
-        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
-        progress_timeout: float = PROGRESS_TIMEOUT,
-    ) -> None:
-        """
-        Args:
-            options: which engine, model and face detector to load.
-            jobs: files in flight for each device; by default 2 on a CPU, 4 on CUDA.
-            devices: "cpu", "cuda:0", ...; one process each. By default one, and its engine chooses.
-            scanner: "module:function" that makes a scanner of options and, later, an `engine`.
-            controls: "module:function" that scores known crops with an engine and options.
-            heartbeat_timeout: seconds without a message that end a process.
-            progress_timeout: seconds without progress of a file that end its process.
-        """
+    def __init__(self, settings: PoolSettings) -> None:
+        """Without devices there is one process, and its engine chooses."""
         super().__init__()
-        self._heartbeat_timeout = heartbeat_timeout
-        self._progress_timeout = progress_timeout
+        self._settings = settings
         self._selector = selectors.DefaultSelector()
         self._busy: dict[str, float] = {}
         self._workers = [
             WorkerHandle(
                 device,
-                {
-                    "options": asdict(options),
-                    "device": device,
-                    "jobs": jobs,
-                    "scanner": scanner,
-                    "controls": controls,
-                    "level": logging.getLogger("deepscan").getEffectiveLevel(),
-                },
+                {**asdict(settings), "device": device, "level": log_level()},
                 self._selector,
             )
-            for device in (devices or (None,))
+            for device in (settings.devices or (None,))
         ]
 
     def start(self) -> PoolInfo:
@@ -109,24 +77,8 @@ class LocalPool(PolledPool):
             worker.start()
         while any(worker.ready is None for worker in self._workers):
             self._poll(0.5)
-        ready = [worker.ready for worker in self._workers if worker.ready is not None]
-        engines = sorted({each["engine"] for each in ready})
-        if len(engines) > 1:
-            raise EngineError(
-                f"the devices run different engines ({', '.join(engines)}), whose results do not "
-                "belong together: name one with --engine"
-            )
-        controls: dict[str, float] = {}
-        for worker, each in zip(self._workers, ready, strict=True):
-            prefix = f"{worker.device} " if len(self._workers) > 1 else ""
-            controls |= {prefix + name: score for name, score in each["controls"]}
-        return PoolInfo(
-            engine=engines[0],
-            engine_reason=ready[0]["why"],
-            slots=sum(each["jobs"] for each in ready),
-            controls=tuple(controls.items()),
-            controls_passed=all(each["passed"] for each in ready),
-        )
+        ready = [(str(each.device), each.ready) for each in self._workers if each.ready is not None]
+        return combined_info("devices", ready)
 
     def submit(self, task: Task) -> None:
         """Give a task to the process with most room."""
@@ -170,14 +122,14 @@ class LocalPool(PolledPool):
                 worker.start()
             return
         silent = now - worker.last_message_at
-        if silent > self._heartbeat_timeout:
+        if silent > self._settings.heartbeat_timeout:
             self._restart(worker, f"the model process said nothing for {silent:.0f} s")
         elif not worker.loaded and now - worker.started_at > START_TIMEOUT:
             self._restart(worker, f"the engine was not loaded within {START_TIMEOUT:.0f} s")
         else:
             for number, task in worker.tasks.items():
                 size = task.file.identity[2] if task.file.identity else 0
-                allowed = self._progress_timeout + size / SLOWEST_READ
+                allowed = self._settings.progress_timeout + size / SLOWEST_READ
                 if now - worker.last_progress.get(number, now) > allowed:
                     self._restart(worker, f"no progress for {allowed:.0f} s", hung=number)
                     break
@@ -234,7 +186,7 @@ class WorkerHandle:
         self, device: str | None, config: dict[str, Any], selector: selectors.BaseSelector
     ) -> None:
         self.device = device
-        self.ready: Message | None = None  # its first "ready" message; kept over restarts
+        self.ready: PoolInfo | None = None  # as it was ready first; kept over restarts
         self.process: subprocess.Popen[bytes] | None = None
         self.loaded = False
         self.started_at = self.last_message_at = self.not_before = 0.0
@@ -249,7 +201,7 @@ class WorkerHandle:
 
     @property
     def room(self) -> int:
-        return (self.ready["jobs"] if self.ready else 0) - len(self.tasks)
+        return (self.ready.slots if self.ready else 0) - len(self.tasks)
 
     @property
     def closed(self) -> bool:
@@ -299,7 +251,13 @@ class WorkerHandle:
 
     def engine_loaded(self, message: Message) -> None:
         """Work on the tasks begins now."""
-        self.ready = self.ready or message
+        self.ready = self.ready or PoolInfo(
+            engine=message["engine"],
+            engine_reason=message["why"],
+            slots=message["jobs"],
+            controls=tuple((name, score) for name, score in message["controls"]),
+            controls_passed=message["passed"],
+        )
         self.loaded = True
         self.start_failures = 0
         self.last_progress = dict.fromkeys(self.tasks, time.monotonic())

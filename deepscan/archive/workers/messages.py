@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import struct
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from deepscan import errors
 from deepscan.archive.records import InputFile
-from deepscan.archive.workers.contract import Task
+from deepscan.archive.workers.contract import PoolSettings, Task
 from deepscan.errors import DeepscanError, EngineError
 from deepscan.options import Limits, ScanOptions
 
@@ -82,6 +83,11 @@ class Channel:
         self.socket.close()
 
 
+def log_level() -> int:
+    """What the run logs, and so what its processes have to send."""
+    return logging.getLogger("deepscan").getEffectiveLevel()
+
+
 def task_to_json(task: Task) -> Message:
     """A task as a message holds it."""
     values = asdict(task)
@@ -114,6 +120,17 @@ def options_from_json(values: Mapping[str, Any]) -> ScanOptions:
         KeyError, TypeError: it is not one.
     """
     return ScanOptions(**{**values, "limits": Limits(**values["limits"])})
+
+
+def pool_settings_from_json(values: Mapping[str, Any]) -> PoolSettings:
+    """The settings that `asdict` gave, of a message that may hold more.
+
+    Raises:
+        KeyError, TypeError: it holds none.
+    """
+    known = {each.name: values[each.name] for each in fields(PoolSettings)}
+    options, devices = options_from_json(values["options"]), tuple(values["devices"])
+    return PoolSettings(**{**known, "options": options, "devices": devices})
 
 
 def error_named(name: str, text: str) -> DeepscanError:

@@ -19,14 +19,20 @@ import shutil
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepscan.archive.workers.contract import NODE_LOST, PolledPool, PoolInfo, Task, TaskLost
-from deepscan.archive.workers.local import CONTROLS, PROGRESS_TIMEOUT, SCANNER
-from deepscan.archive.workers.messages import error_named
+from deepscan.archive.workers.contract import (
+    NODE_LOST,
+    PolledPool,
+    PoolInfo,
+    PoolSettings,
+    Task,
+    TaskLost,
+    combined_info,
+)
+from deepscan.archive.workers.messages import error_named, log_level
 from deepscan.archive.workers.ray_actor import (
     RUN,
     News,
@@ -39,12 +45,10 @@ from deepscan.archive.workers.ray_actor import (
 from deepscan.archive.workers.ray_cluster import Cluster, NodeError, ray_address
 from deepscan.archive.workers.worker import FILES_CUDA
 from deepscan.errors import DeepscanError, EngineError, OutputError, UsageError, system_errors_as
-from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_TIMEOUT = 60.0  # seconds without an answer from an actor that gives one each second
 NEWS_TIMEOUT = 1.0  # seconds that an actor waits for news before it says that there are none
 PLACEMENT_TIMEOUT = 180.0  # seconds for Ray to start an actor: imports on a busy or cold machine
 NODE_CHECK_INTERVAL = 5.0  # seconds between two checks for new nodes
@@ -59,51 +63,28 @@ ActorKey = tuple[str, int]
 class RayPool(PolledPool):
     """Model processes on the nodes of a Ray cluster; see the contract in contract.py."""
 
-    def __init__(
-        self,
-        options: ScanOptions,
-        *,
-        results: Path,
-        address: str = "ray",
-        jobs: int | None = None,
-        devices: Sequence[str] = (),
-        scanner: str = SCANNER,
-        controls: str = CONTROLS,
-        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
-        progress_timeout: float = PROGRESS_TIMEOUT,
-    ) -> None:
+    def __init__(self, settings: PoolSettings, *, results: Path, address: str = "ray") -> None:
         """
         Args:
-            options: which engine, model and face detector to load.
+            settings: `devices` are what every node runs; "cuda:0" stands for any one GPU. Without
+                devices each GPU of the cluster has a process, and if it has none each node.
             results: the results folder, under the same path on every node.
             address: as `ray_cluster.ADDRESS_HELP` says.
-            jobs: files in flight for each device; by default 2 on a CPU, 4 on CUDA.
-            devices: what every node runs, one process each: "cpu", or "cuda:0" for any one GPU. By
-                default each GPU of the cluster, and if it has none a process on each node.
-            scanner: "module:function" that makes a scanner of options and, later, an `engine`.
-            controls: "module:function" that scores known crops with an engine and options.
-            heartbeat_timeout: seconds without an answer after which an actor is given up.
-            progress_timeout: seconds without progress of a file that end its process.
 
         Raises:
             UsageError: such an address cannot be.
         """
         super().__init__()
         self._cluster = Cluster(ray_address(address))
-        self._options = options
-        self._devices = tuple(devices)
-        self._heartbeat_timeout = heartbeat_timeout
+        self._settings = settings
+        self._heartbeat_timeout = settings.heartbeat_timeout
         # Named as what a killed run leaves: the next run sweeps it away.
         self._marks = results.resolve() / f".nodes.tmp.{os.getpid()}"
         self._config: dict[str, Any] = {
-            "options": asdict(options),
+            **asdict(settings),
             "device": "cpu",
-            "jobs": jobs,
-            "scanner": scanner,
-            "controls": controls,
-            "level": logging.getLogger("deepscan").getEffectiveLevel(),
-            "progress_timeout": progress_timeout,
-            "fence": heartbeat_timeout / 2,
+            "level": log_level(),
+            "fence": settings.heartbeat_timeout / 2,
             "marks": os.fspath(self._marks),
             "token": secrets.token_hex(16),
         }
@@ -124,7 +105,7 @@ class RayPool(PolledPool):
                 results folder, or has another deepscan or other weights.
             EngineError, ModelError: no network can run on one of the nodes.
         """
-        self._facts = facts_of(self._options.model)
+        self._facts = facts_of(self._settings.options.model)
         self._cluster.connect()
         self._write_mark()
         self._config["device"] = "cuda:0" if self._wants_gpus() else "cpu"
@@ -139,7 +120,8 @@ class RayPool(PolledPool):
             self._poll(0.5)
         if not self._actors:
             raise EngineError("no node of the Ray cluster could start a model process: see the log")
-        self._info = self._combined_info()
+        ready = [(each.label, each.info) for _, each in sorted(self._actors.items()) if each.info]
+        self._info = combined_info("nodes", ready)
         self._events.clear()
         return self._info
 
@@ -168,14 +150,14 @@ class RayPool(PolledPool):
     # Placing actors
 
     def _wants_gpus(self) -> bool:
-        if self._devices:
-            kinds = {device.partition(":")[0] for device in self._devices}
+        if self._settings.devices:
+            kinds = {device.partition(":")[0] for device in self._settings.devices}
             if len(kinds) > 1:
                 raise UsageError(
                     "on a cluster all devices are of one kind: --device cpu, or --device cuda:0"
                 )
             return kinds == {"cuda"}
-        engine = self._options.engine
+        engine = self._settings.options.engine
         if engine.startswith("openvino") or "-cpu" in engine:
             return False
         if engine.startswith("tensorrt") or "cuda" in engine:
@@ -187,9 +169,9 @@ class RayPool(PolledPool):
         resources = node["Resources"]
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         if self._config["device"] != "cpu":
-            count = min(gpus, len(self._devices) or gpus)
+            count = min(gpus, len(self._settings.devices) or gpus)
             return count, cpus // gpus if gpus else 0
-        count = min(cpus, len(self._devices) or 1)
+        count = min(cpus, len(self._settings.devices) or 1)
         return count, cpus // count if count else 0
 
     def _start_actors(self) -> None:
@@ -228,33 +210,6 @@ class RayPool(PolledPool):
         with system_errors_as(OutputError, f"{self._marks} cannot be written"):
             self._marks.mkdir(parents=True, exist_ok=True)
             (self._marks / RUN).write_text(self._config["token"])
-
-    def _combined_info(self) -> PoolInfo:
-        """What all actors say together.
-
-        Raises:
-            EngineError: they run different engines.
-        """
-        actors = [self._actors[key] for key in sorted(self._actors)]
-        ready = [(actor.label, actor.info) for actor in actors if actor.info is not None]
-        infos = [info for _, info in ready]
-        if len({info.engine for info in infos}) > 1:
-            told = ", ".join(f"{label}: {info.engine}" for label, info in ready)
-            raise EngineError(
-                f"the nodes run different engines ({told}), whose results do not belong together: "
-                "name one with --engine"
-            )
-        controls = infos[0].controls
-        if len({info.controls for info in infos}) > 1:
-            controls = tuple(
-                (f"{label} {name}", score) for label, info in ready for name, score in info.controls
-            )
-        return replace(
-            infos[0],
-            slots=sum(info.slots for info in infos),
-            controls=controls,
-            controls_passed=all(info.controls_passed for info in infos),
-        )
 
     # Calls
 

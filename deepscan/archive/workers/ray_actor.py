@@ -17,14 +17,22 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import deepscan
-from deepscan.archive.workers.contract import PoolInfo, Task, TaskDone, TaskLost, TaskProgress
+from deepscan.archive.workers.contract import (
+    HEARTBEAT_TIMEOUT,
+    PoolInfo,
+    Task,
+    TaskDone,
+    TaskLost,
+    TaskProgress,
+)
 from deepscan.archive.workers.local import LocalPool
-from deepscan.archive.workers.messages import options_from_json
+from deepscan.archive.workers.messages import pool_settings_from_json
 from deepscan.archive.workers.worker import LogRelay
 from deepscan.engines.packages import ALWAYS
 from deepscan.errors import UsageError
@@ -82,14 +90,12 @@ class ScanActor:
         Raises:
             EngineError, ModelError: no network can run.
         """
-        config = self._config
         self._pool = LocalPool(
-            options_from_json(config["options"]),
-            jobs=config["jobs"],
-            devices=(config["device"],),
-            scanner=config["scanner"],
-            controls=config["controls"],
-            progress_timeout=config["progress_timeout"],
+            replace(
+                pool_settings_from_json(self._config),
+                devices=(self._config["device"],),
+                heartbeat_timeout=HEARTBEAT_TIMEOUT,  # the run's is for the way to this node
+            )
         )
         try:
             info = self._pool.start()

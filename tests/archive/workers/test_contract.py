@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 
 from deepscan.archive.workers import WORKER_POOLS
-from deepscan.archive.workers.contract import TaskDone, TaskLost, TaskProgress
+from deepscan.archive.workers.contract import PoolSettings, TaskDone, TaskLost, TaskProgress
 from deepscan.errors import EngineError, ModelError
 from deepscan.options import ScanOptions
 from deepscan.types import Label
@@ -62,10 +62,11 @@ def pool_of(kind, tmp_path):
 
     def make(scanner=FAKE, options=None, **wanted):
         given = {"scanner": scanner, "controls": CONTROLS, "jobs": 1, **wanted}
+        more = {}
         if name == "ray":
             (tmp_path / "out").mkdir(exist_ok=True)
-            given["results"] = tmp_path / "out"
-        made.append(build(options or ScanOptions(), **given))
+            more["results"] = tmp_path / "out"
+        made.append(build(PoolSettings(options or ScanOptions(), **given), **more))
         return made[-1]
 
     yield make

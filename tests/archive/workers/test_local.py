@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepscan.archive.records import InputFile
-from deepscan.archive.workers.contract import Task, TaskDone, TaskLost, TaskProgress
+from deepscan.archive.workers.contract import PoolSettings, Task, TaskDone, TaskLost, TaskProgress
 from deepscan.archive.workers.local import LocalPool, _visible_devices
 from deepscan.archive.workers.messages import (
     options_from_json,
@@ -49,7 +49,9 @@ def task_of(path, folder, **wanted):
 
 
 def pool_of(scanner=FAKE, **wanted):
-    return LocalPool(ScanOptions(), **{"scanner": scanner, "controls": CONTROLS, **wanted})
+    return LocalPool(
+        PoolSettings(ScanOptions(), **{"scanner": scanner, "controls": CONTROLS, **wanted})
+    )
 
 
 def finish(pool, count, seconds=60):
@@ -283,7 +285,7 @@ def test_an_engine_that_dies_at_start_ends_the_run(monkeypatch):
 
 def test_a_model_that_is_not_there():
     with (
-        LocalPool(ScanOptions(model="oracle")) as pool,
+        LocalPool(PoolSettings(ScanOptions(model="oracle"))) as pool,
         pytest.raises(ModelError, match="oracle"),
     ):
         pool.start()

@@ -22,7 +22,7 @@ from deepscan.archive.journal import read_journal
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.run import scan_archive
 from deepscan.archive.workers import ray, ray_actor, ray_cluster
-from deepscan.archive.workers.contract import PoolInfo, TaskDone, TaskLost
+from deepscan.archive.workers.contract import PoolInfo, PoolSettings, TaskDone, TaskLost
 from deepscan.archive.workers.local import LocalPool
 from deepscan.archive.workers.ray import RayPool
 from deepscan.archive.workers.ray_actor import ScanActor, facts_of
@@ -214,8 +214,8 @@ def pool_on(tmp_path, monkeypatch):
 
     def make(*nodes, options=None, **wanted):
         monkeypatch.setattr(ray_cluster, "_import_ray", lambda: PlayedRay(*nodes))
-        given = {"results": tmp_path / "out", "jobs": 1, **wanted}
-        pools.append(RayPool(options or ScanOptions(), **given))
+        settings = PoolSettings(options or ScanOptions(), **{"jobs": 1, **wanted})
+        pools.append(RayPool(settings, results=tmp_path / "out"))
         return pools[-1]
 
     yield make
@@ -263,14 +263,14 @@ def test_addresses(given, place):
 )
 def test_what_is_no_address(given, tmp_path):
     with pytest.raises(UsageError, match="ray://HOST:PORT"):
-        RayPool(ScanOptions(), results=tmp_path, address=given)
+        RayPool(PoolSettings(ScanOptions()), results=tmp_path, address=given)
 
 
 def test_a_missing_ray_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(UsageError, match=r"pip install '\.\[cluster\]'"),
-        RayPool(ScanOptions(), results=tmp_path) as pool,
+        RayPool(PoolSettings(ScanOptions()), results=tmp_path) as pool,
     ):
         pool.start()
 
@@ -544,7 +544,9 @@ def test_nothing_answers_at_an_address(address, tmp_path, monkeypatch):
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # nobody listens there
         pool = RayPool(
-            ScanOptions(), results=tmp_path, address=address.format(held.getsockname()[1])
+            PoolSettings(ScanOptions()),
+            results=tmp_path,
+            address=address.format(held.getsockname()[1]),
         )
         with pytest.raises(UsageError, match="no Ray cluster answers at"):
             pool.start()
@@ -562,12 +564,10 @@ def test_actors_hear_that_the_run_lives_while_it_does_something_else(pool_on):
 
 def config_of(folder, **wanted):
     pool = RayPool(
-        ScanOptions(),
+        PoolSettings(
+            ScanOptions(), jobs=1, scanner=FAKE, controls=CONTROLS, heartbeat_timeout=600.0
+        ),
         results=folder,
-        jobs=1,
-        scanner=FAKE,
-        controls=CONTROLS,
-        heartbeat_timeout=600.0,
     )
     return {**pool._config, "marks": str(folder), "mark": "m", "token": "t", **wanted}
 
@@ -706,7 +706,7 @@ def test_a_node_is_killed_in_mid_run_and_nothing_is_lost(archive, tmp_path, monk
     given = {"jobs": 1, "scanner": "tests.archive.parts:slow_scanner", "controls": CONTROLS}
     archive_options = ArchiveOptions(reports=("jsonl",), write_found=("frames",), min_free=0)
     options = ScanOptions()
-    pool = LocalPool(options, **given)
+    pool = LocalPool(PoolSettings(options, **given))
     scan_archive([str(archive)], local, options=options, pool=pool, archive_options=archive_options)
 
     store = 80 * 2**20
