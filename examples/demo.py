@@ -27,8 +27,8 @@ from deepscan.faces.mtcnn import MTCNNDetector
 from deepscan.options import ScanOptions
 from deepscan.scan.scanner import Scanner
 from deepscan.sinks.masks import read_masks
-from deepscan.testing import make_video
 from deepscan.types import Face, Image, Scanned
+from tests.media import make_video
 from train.calibration.clips import Camera, handheld_camera
 from train.forge.blend import blend
 from train.forge.degrade import grain, sharpen

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from deepscan.engines.engine import Predictions
-from deepscan.testing import FACE_COLOUR, FakeDetector, FakeEngine, make_video
 from deepscan.types import Image
 from deepscan.verdict.calibration import Calibration, Scale, Tail
+from tests.fakes import FakeDetector, FakeEngine
+from tests.media import FACE_COLOUR, make_video
 
 SIZE = (160, 120)
 SIDE = 56

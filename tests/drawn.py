@@ -1,10 +1,10 @@
-"""Reads back what `deepscan.testing.draw_numbered` draws: which frame it is, and its colours."""
+"""Reads back what `tests.media.draw_numbered` draws: which frame it is, and its colours."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from deepscan.testing import BITS, PATCHES, columns
+from tests.media import BITS, PATCHES, columns
 
 
 def read_number(image):

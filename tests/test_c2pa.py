@@ -27,10 +27,10 @@ from deepscan.options import ScanOptions
 from deepscan.scan.scanner import Scanner
 from deepscan.sinks.html import credentials_of
 from deepscan.sinks.wording import credentials
-from deepscan.testing import make_video
 from deepscan.video.isolation import launcher
 from deepscan.video.isolation.sandbox import DENIED
 from tests.conftest import fake_scanner
+from tests.media import make_video
 
 NOW = datetime.datetime.now(datetime.UTC)
 ABSENT = Provenance("absent")

@@ -152,7 +152,7 @@ def test_help_says_what_the_exit_codes_mean() -> None:
 
 def make_material(folder: Path) -> None:
     """The files that the pages name: video.mp4, damaged.mp4, folders of clips, faces."""
-    from deepscan.testing import make_video
+    from tests.media import make_video
     from examples.demo import portrait
     from train.smoke import write_faces
 

@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from deepscan.testing import make_video
 from tests.conftest import SIZE, draw_face
+from tests.media import make_video
 
 FRAMES = 12
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}

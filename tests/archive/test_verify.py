@@ -28,8 +28,8 @@ from deepscan.exit_codes import ERROR
 from deepscan.options import Limits, ScanOptions
 from deepscan.scan.scanner import Scanner
 from deepscan.sinks.record import digest_of, manifest_of, write_record
-from deepscan.testing import FakeDetector
 from tests.conftest import CALIBRATION, blue_engine, fake_scanner, judge_blue, make_face_clip
+from tests.fakes import FakeDetector
 
 
 def make(options):

@@ -23,8 +23,8 @@ from deepscan.cli import arguments
 from deepscan.cli import scan as cli
 from deepscan.errors import EngineError, OutputError
 from deepscan.sinks import SINKS
-from deepscan.testing import FakeEngine
 from tests.conftest import make_face_clip
+from tests.fakes import FakeEngine
 
 ROOT = Path(__file__).parents[2]
 HELP_SECONDS = 1.5  # generous; a fast machine needs a fifth

@@ -12,7 +12,7 @@ from deepscan.engines import bench as benches
 from deepscan.engines.bench import bench
 from deepscan.engines.engine import Predictions
 from deepscan.errors import EngineError, ModelError
-from deepscan.testing import FakeEngine
+from tests.fakes import FakeEngine
 
 
 @pytest.fixture

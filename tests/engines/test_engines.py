@@ -18,7 +18,7 @@ from deepscan.engines.load import engine_class, load_engine
 from deepscan.engines.parity import TOLERANCES, compare, predict_all, probe, violations
 from deepscan.errors import EngineError, ModelError
 from deepscan.models.library import read_card
-from deepscan.testing import FakeEngine
+from tests.fakes import FakeEngine
 from tests.models.build import build_network, write_model
 
 CHOICES = [

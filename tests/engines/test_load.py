@@ -17,8 +17,8 @@ from deepscan.engines.hardware import Gpu, Hardware
 from deepscan.engines.load import Choice, auto_device, candidates, load_engine, parse_name
 from deepscan.engines.tensorrt import TensorRTEngine
 from deepscan.errors import EngineError, UsageError
-from deepscan.testing import FakeEngine
 from tests.engines.test_tensorrt import write_recipe
+from tests.fakes import FakeEngine
 from tests.models.build import write_model
 
 PLAIN = Hardware("a plain CPU", ("avx2",), 2, None)

@@ -25,8 +25,8 @@ from deepscan.engines.parity import (
 )
 from deepscan.errors import EngineError
 from deepscan.models.library import read_card
-from deepscan.testing import FakeEngine
 from deepscan.verdict.calibration import Calibration, logit
+from tests.fakes import FakeEngine
 
 EXACT = Parity(0.0, 0.0, 1.0, 0.0, 1.0)
 

@@ -8,8 +8,8 @@ import pytest
 from deepscan.archive.workers.controls import controls_values
 from deepscan.engines.engine import Predictions
 from deepscan.errors import ModelError
-from deepscan.testing import FakeEngine
 from examples import control_crops
+from tests.fakes import FakeEngine
 
 
 @pytest.fixture(scope="module")

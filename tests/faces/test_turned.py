@@ -13,9 +13,9 @@ from deepscan.faces.follow import TURNED_EVERY, find_faces
 from deepscan.faces.turned import SMALL, TURNS, find_turned, turn_back, turn_picture
 from deepscan.options import ScanOptions
 from deepscan.scan.pipeline import predict
-from deepscan.testing import FakeEngine
 from deepscan.types import Box, Face, Frame
 from tests.conftest import judge_blue
+from tests.fakes import FakeEngine
 
 OPTIONS = ScanOptions(min_sharpness=0.0)
 HAIR, CHIN = (200, 40, 40), (40, 40, 200)

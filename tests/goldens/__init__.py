@@ -58,7 +58,7 @@ def inner() -> Any:
     from deepscan.archive.settings_hash import settings_hash
     from deepscan.cli.scan import app
     from deepscan.engines.parity import TOLERANCES
-    from deepscan.testing import make_video
+    from tests.media import make_video
 
     return SimpleNamespace(
         settings_hash=settings_hash, app=app, fp32=TOLERANCES["fp32"], make_video=make_video

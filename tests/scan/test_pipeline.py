@@ -24,9 +24,9 @@ from deepscan.scan.pipeline import (
     prefetch,
 )
 from deepscan.scan.segments import Segment, TrackState, skip_before
-from deepscan.testing import FakeDetector, FakeEngine
 from deepscan.types import Box, Face, FaceCrop, Frame, FrameCrops, UnscoredFace
 from tests.conftest import HIGH, LOW, blue_engine, draw_face
+from tests.fakes import FakeDetector, FakeEngine
 
 BLANK = np.zeros((0, 0, 3), np.uint8)
 

@@ -34,7 +34,6 @@ from deepscan.scan.scanner import Scanner, analyze_video, scan_paths, scan_video
 from deepscan.sinks import SINKS, sink_class
 from deepscan.sinks.masks import read_masks
 from deepscan.sinks.record import digest_of, manifest_of
-from deepscan.testing import FACE_COLOUR, FakeDetector
 from deepscan.types import Box, Label, Scanned, Skipped
 from deepscan.video.verdict_video import MARK
 from tests.conftest import (
@@ -45,6 +44,8 @@ from tests.conftest import (
     fake_scanner,
     make_face_clip,
 )
+from tests.fakes import FakeDetector
+from tests.media import FACE_COLOUR
 
 SUFFIXES = {
     "overlay": ".mp4",
@@ -582,7 +583,7 @@ def test_a_real_face_with_the_shipped_model(shipped_model, tmp_path):
     """Real MTCNN, the default engine and the weights that ship, on a portrait of the NASA."""
     from skimage import data
 
-    from deepscan.testing import make_video
+    from tests.media import make_video
 
     portrait = np.ascontiguousarray(data.astronaut()[10:250, 100:420])
 

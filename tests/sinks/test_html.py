@@ -34,7 +34,6 @@ from deepscan.sinks.html import TRACKS, HtmlSink
 from deepscan.sinks.key_frames import SIDE, STRONGEST, marked, thumbnail
 from deepscan.sinks.record import RecordSink, name_bytes
 from deepscan.sinks.score_chart import BINS, ScoreLine
-from deepscan.testing import make_video
 from deepscan.types import (
     Box,
     Frame,
@@ -46,6 +45,7 @@ from deepscan.types import (
     Reason,
     Scan,
 )
+from tests.media import make_video
 from tests.sinks import build
 
 OUTPUTS = (

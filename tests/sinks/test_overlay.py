@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from deepscan.sinks.overlay import OverlaySink
-from deepscan.testing import make_video
 from deepscan.types import FrameResult, Scan
 from deepscan.video.readers.pyav import PyAVReader
 from tests.drawn import read_number
+from tests.media import make_video
 from tests.sinks import build
 
 WIDTH, HEIGHT = 322, 182

@@ -10,10 +10,10 @@ import pytest
 
 from deepscan.errors import NoVideoError
 from deepscan.options import ScanOptions
-from deepscan.testing import make_video
 from deepscan.types import Label, Scanned
 from deepscan.video import open_video
 from tests.conftest import fake_scanner, make_face_clip
+from tests.media import make_video
 
 HERE = ScanOptions(isolate=False)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from deepscan.testing import make_video
 from deepscan.video.isolation.launcher import _FORKSERVER
+from tests.media import make_video
 
 Clip = Callable[..., Path]
 

@@ -18,9 +18,9 @@ from typing import Any
 import av
 import numpy as np
 
-from deepscan.testing import FACE_COLOUR, FAST, QUIET, SOUND_RATE, draw_numbered
 from deepscan.types import Image, Label
 from tests.conftest import HONEST_BLUE
+from tests.media import FACE_COLOUR, FAST, QUIET, SOUND_RATE, draw_numbered
 
 SIZE = (64, 48)
 COUNT = 30  # pictures of a file that says nothing else

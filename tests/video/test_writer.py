@@ -15,11 +15,11 @@ import pytest
 from PIL import Image as Pillow
 
 from deepscan.errors import OutputError
-from deepscan.testing import PATCHES, draw_numbered, make_video
 from deepscan.types import Colour, Frame, VideoInfo
 from deepscan.video import open_video
 from deepscan.video.writer import VideoWriter, read_gray
 from tests.drawn import read_number, read_patches
+from tests.media import PATCHES, draw_numbered, make_video
 from tests.sinks import build
 
 Clip = Callable[..., Path]

@@ -32,8 +32,9 @@ from deepscan.archive.workers.contract import CONTROLS, SCANNER, PoolSettings
 from deepscan.archive.workers.local import LocalPool
 from deepscan.engines.engine import Engine
 from deepscan.options import ScanOptions
-from deepscan.testing import FakeDetector, FakeEngine, draw_numbered, make_video
 from deepscan.types import Image
+from tests.fakes import FakeDetector, FakeEngine
+from tests.media import draw_numbered, make_video
 from train.benchmarks.memory import children, resident
 
 TEMPLATES = 40  # clips that are encoded; the others are copies that differ in a box nobody reads

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from skimage import data
 
-from deepscan.testing import make_video
 from deepscan.types import Image
+from tests.media import make_video
 from train.calibration.clips import handheld_camera
 from train.forge.degrade import grain
 

@@ -23,8 +23,8 @@ import numpy as np
 from skimage import data
 
 from deepscan.errors import DeepscanError
-from deepscan.testing import make_video
 from deepscan.types import Image
+from tests.media import make_video
 from train.calibration.clips import handheld_camera
 
 SIZE = (1920, 1080)

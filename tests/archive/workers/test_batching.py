@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deepscan.archive.workers.batching import SharedEngine
 from deepscan.engines.engine import Predictions
 from deepscan.errors import EngineError
-from deepscan.testing import FakeEngine
+from tests.fakes import FakeEngine
 
 SIDE = 64
 

@@ -14,7 +14,7 @@ from deepscan.errors import ModelError
 from deepscan.models.card import FOLDER
 from deepscan.models.library import read_card
 from deepscan.options import ScanOptions
-from deepscan.testing import FakeEngine
+from tests.fakes import FakeEngine
 
 OPTIONS = ScanOptions()
 LOW, HIGH = 0.05, 0.97

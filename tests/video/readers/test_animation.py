@@ -11,11 +11,11 @@ from PIL import features
 
 from deepscan.errors import LimitError, UnsupportedError
 from deepscan.options import Limits, ScanOptions
-from deepscan.testing import draw_numbered
 from deepscan.types import Frame, Label, ReadReport, Scanned, VideoInfo
 from deepscan.video import open_video
 from tests.conftest import draw_face, fake_scanner
 from tests.drawn import read_number
+from tests.media import draw_numbered
 
 SIZE = (200, 120)
 LASTS = [100, 200, 50, 400, 100]  # ms

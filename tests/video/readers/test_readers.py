@@ -14,13 +14,13 @@ from PIL import Image as Pillow
 
 from deepscan import errors
 from deepscan.options import Decoder, Limits
-from deepscan.testing import PATCHES, draw_numbered, make_video, presentation
 from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video import open_video
 from deepscan.video.readers import READERS
 from deepscan.video.readers.decord import is_installed
 from deepscan.video.readers.pyav import PyAVReader
 from tests.drawn import read_number, read_patches
+from tests.media import PATCHES, draw_numbered, make_video, presentation
 
 Clip = Callable[..., Path]
 
