@@ -152,8 +152,8 @@ def test_help_says_what_the_exit_codes_mean() -> None:
 
 def make_material(folder: Path) -> None:
     """The files that the pages name: video.mp4, damaged.mp4, folders of clips, faces."""
-    from tests.media import make_video
     from examples.demo import portrait
+    from tests.media import make_video
     from train.smoke import write_faces
 
     picture = portrait()
