@@ -243,11 +243,14 @@ class FrameCrops:
 
 @dataclass(frozen=True, slots=True)
 class FacePrediction:
-    """What the network said about one crop: `score` = P(manipulated), `mask` over the crop."""
+    """What the network said about one crop: `score` = P(manipulated), `mask` over the crop.
+
+    `mask` is None of a model that has none.
+    """
 
     crop: FaceCrop
     score: float
-    mask: Mask
+    mask: Mask | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +409,7 @@ class Verdict:
 
     `score` is the highest calibrated P(manipulated) of any window, None if nothing was judged.
     `looks` is the number of independent chances of a false alarm that the rule corrected for.
+    `calibration` is None of a model that has none: then nothing is concluded of its scores.
     """
 
     label: Label
@@ -415,7 +419,7 @@ class Verdict:
     score: float | None
     looks: float
     reasons: tuple[Reason, ...]
-    calibration: CalibrationInfo
+    calibration: CalibrationInfo | None
     model: ModelInfo
     engine: EngineInfo
     video: VideoInfo | None

@@ -181,8 +181,11 @@ def _compare_frames(
                     f"frame {line['index']}, face {face['track']}: {prediction.score:.3f} now, "
                     f"{face['p_manipulated']:.3f} recorded"
                 )
-            shares = abs(float((prediction.mask > 0.5).mean()) - face["mask_share"])
-            if not shares <= SHARE_DIFFERENCE:
+            share = None if prediction.mask is None else float((prediction.mask > 0.5).mean())
+            if (share is None) != (face["mask_share"] is None):
+                wrong.append(f"frame {line['index']}: only one of two scans had a mask")
+            elif share is not None and not abs(share - face["mask_share"]) <= SHARE_DIFFERENCE:
+                shares = abs(share - face["mask_share"])
                 wrong.append(f"frame {line['index']}: a mask share differs by {shares:.2f}")
         masks.take(frame, [prediction for _, prediction in judged])
     told = (
@@ -296,11 +299,11 @@ def _judged(frame: Frame, line: Mapping[str, Any], scanner: Scanner) -> list[tup
             FacePrediction(
                 FaceCrop(Face(Box(*face["box"]), 1.0, turn=turn), box, crop, 0.0),
                 float(score),
-                turn_picture(mask, -turn),
+                None if found.masks is None else turn_picture(found.masks[place], -turn),
             ),
         )
-        for face, box, turn, crop, score, mask in zip(
-            faces, boxes, turns, crops, found.scores, found.masks, strict=True
+        for place, (face, box, turn, crop, score) in enumerate(
+            zip(faces, boxes, turns, crops, found.scores, strict=True)
         )
     ]
 

@@ -316,17 +316,20 @@ def _describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
     """What is known of the run before its workers are ready.
 
     Raises:
-        ModelError: there is no such model, or it has no calibration.
+        ModelError: there is no such model, or its calibration is damaged.
         UsageError: the calibration does not support the false-alarm rate, or there is no trust
             list.
     """
     from deepscan.c2pa import read_trust_list
-    from deepscan.verdict.calibration import Calibration, sigmoid
+    from deepscan.verdict.calibration import calibration_of, check_rate, sigmoid
 
     if options.trust_list is not None:
         read_trust_list(Path(options.trust_list))
     card = read_card(options.model)
-    calibration = Calibration.from_card(card.values).at(options.false_alarm_rate)
+    calibration = calibration_of(card.values)
+    check_rate(calibration, options.false_alarm_rate, card.name)
+    if calibration is not None:
+        calibration = calibration.at(options.false_alarm_rate)
     shard = archive_options.shard
     now = datetime.now(UTC)
     return Run(
@@ -337,9 +340,9 @@ def _describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
         model=card.name,
         model_sha256=card.sha256,
         engine="",
-        calibration=calibration.name,
-        operating_point=sigmoid(calibration.points(1.0, still=False)[0]),
-        false_alarm_rate=calibration.measured,
+        calibration=calibration.name if calibration else "none",
+        operating_point=sigmoid(calibration.points(1.0, still=False)[0]) if calibration else None,
+        false_alarm_rate=calibration.measured if calibration else None,
         settings=options.flat(),
         versions=installed_versions(),
         settings_hash="",

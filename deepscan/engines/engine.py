@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _ROUNDING = 1e-5  # a softmax may end this far above 1
+Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,20 @@ class Predictions:
     """What the network says about a batch.
 
     `scores` is (B,) float32, P(manipulated) in [0, 1] by the network, not yet calibrated.
-    `masks` is (B, h, w) float32 in [0, 1] over the crop.
+    `masks` is (B, h, w) float32 in [0, 1] over the crop, None of a model without.
     """
 
     scores: NDArray[np.float32]
-    masks: NDArray[np.float32]
+    masks: NDArray[np.float32] | None
+
+
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """One prediction of several, in their order."""
+    masks = [part.masks for part in parts if part.masks is not None]
+    return Predictions(
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate(masks) if masks else None,
+    )
 
 
 class Engine(Protocol):
@@ -109,8 +119,8 @@ class EngineEntry(ABC):
         self._closed = True
 
     @abstractmethod
-    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Scores (B,) and masks (B, h, w) of crops that were checked; nobody has closed this."""
+    def _run(self, crops: NDArray[np.uint8]) -> Answer:
+        """Scores (B,) and masks (B, h, w), or None, of crops that were checked."""
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
@@ -147,7 +157,10 @@ def check_crops(crops: NDArray[np.uint8], input_size: int, max_batch: int) -> No
 
 
 def check_predictions(
-    scores: NDArray[np.float32], masks: NDArray[np.float32], name: str, count: int | None = None
+    scores: NDArray[np.float32],
+    masks: NDArray[np.float32] | None,
+    name: str,
+    count: int | None = None,
 ) -> Predictions:
     """Make predictions of what an engine computed: no verdict may rest on anything else.
 
@@ -158,12 +171,15 @@ def check_predictions(
         EngineError: a row is missing, or a value is not finite or not a probability.
     """
     count = len(scores) if count is None else count
-    if scores.shape != (count,) or masks.ndim != 3 or len(masks) != count or not masks.size:
+    fits = masks is None or (masks.ndim == 3 and len(masks) == count and masks.size > 0)
+    if scores.shape != (count,) or not fits:
+        shape = None if masks is None else masks.shape
         raise EngineError(
-            f"engine {name} answered {scores.shape} scores and {masks.shape} masks to {count} "
-            "crops. Run: deepscan doctor"
+            f"engine {name} answered {scores.shape} scores and {shape} masks to {count} crops. "
+            "Run: deepscan doctor"
         )
-    for kind, values in (("score", scores), ("mask", masks)):
+    parts = [("score", scores)] if masks is None else [("score", scores), ("mask", masks)]
+    for kind, values in parts:
         if not np.isfinite(values).all():
             raise EngineError(
                 f"engine {name} computed a {kind} that is NaN or infinite: the weights or the "
@@ -174,4 +190,4 @@ def check_predictions(
                 f"engine {name} computed a {kind} between {values.min():.3g} and "
                 f"{values.max():.3g}, which is no probability. Run: deepscan doctor"
             )
-    return Predictions(np.clip(scores, 0, 1), np.clip(masks, 0, 1))
+    return Predictions(np.clip(scores, 0, 1), None if masks is None else np.clip(masks, 0, 1))

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import EngineEntry
+from deepscan.engines.engine import Answer, EngineEntry
 from deepscan.engines.hardware import Hardware
 from deepscan.engines.signal_stack import preserved_signal_stack
 from deepscan.errors import EngineError
@@ -94,7 +94,7 @@ class OpenVINOEngine(EngineEntry):
             threads=threads or hardware.cores,
         )
 
-    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, crops: NDArray[np.uint8]) -> Answer:
         found = self._compiled(np.ascontiguousarray(crops))
         return found[0], found[1]
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import Engine, Predictions
+from deepscan.engines.engine import Engine, Predictions, join
 from deepscan.errors import EngineError
 from deepscan.types import Parity
 
@@ -136,22 +136,23 @@ def difference(
     Raises:
         EngineError: the masks of the engine called `name` are of another size.
     """
-    if ours.masks.shape != theirs.masks.shape:
-        raise EngineError(
-            f"engine {name} gives masks of {ours.masks.shape[1:]}, the reference of "
-            f"{theirs.masks.shape[1:]}"
-        )
+    sides = [None if each.masks is None else each.masks.shape[1:] for each in (ours, theirs)]
+    if sides[0] != sides[1]:
+        raise EngineError(f"engine {name} gives masks of {sides[0]}, the reference of {sides[1]}")
     scores = np.abs(ours.scores.astype(np.float64) - theirs.scores)
-    mine, true = ours.masks > 0.5, theirs.masks > 0.5
-    either = (mine | true).sum(axis=(1, 2))
-    both = (mine & true).sum(axis=(1, 2))
-    iou = np.where(either == 0, 1.0, both / np.maximum(either, 1))
+    iou, apart = 1.0, 0.0
+    if ours.masks is not None and theirs.masks is not None:
+        mine, true = ours.masks > 0.5, theirs.masks > 0.5
+        either = (mine | true).sum(axis=(1, 2))
+        both = (mine & true).sum(axis=(1, 2))
+        iou = float(np.where(either == 0, 1.0, both / np.maximum(either, 1)).mean())
+        apart = float(np.abs(ours.masks - theirs.masks).max())
     labels = [np.digitize(found.scores, sorted(thresholds)) for found in (ours, theirs)]
     return Parity(
         float(scores.max()),
         float(scores.mean()),
-        float(iou.mean()),
-        float(np.abs(ours.masks - theirs.masks).max()),
+        iou,
+        apart,
         float((labels[0] == labels[1]).mean()),
     )
 
@@ -162,10 +163,7 @@ def predict_all(engine: Engine, crops: NDArray[np.uint8]) -> Predictions:
         engine.predict(crops[start : start + engine.max_batch])
         for start in range(0, len(crops), engine.max_batch)
     ]
-    return Predictions(
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.masks for part in parts]),
-    )
+    return join(parts)
 
 
 def violations(parity: Parity, tolerance: Parity) -> tuple[str, ...]:
@@ -199,7 +197,7 @@ def cached_reference(facts: Mapping[str, str]) -> Predictions | None:
         return None
     scores, masks = (np.frombuffer(part, np.float32) for part in entry)
     side = math.isqrt(len(masks) // len(scores))
-    return Predictions(scores, masks.reshape(len(scores), side, side))
+    return Predictions(scores, masks.reshape(len(scores), side, side) if side else None)
 
 
 def cache_reference(facts: Mapping[str, str], found: Predictions) -> None:
@@ -210,7 +208,8 @@ def cache_reference(facts: Mapping[str, str], found: Predictions) -> None:
         found: by torch on a CPU in fp32, whose last bits alone depend on the CPU.
     """
     facts = _reference_facts(facts)
-    parts = (np.ascontiguousarray(part, np.float32) for part in (found.scores, found.masks))
+    masks = () if found.masks is None else found.masks
+    parts = (np.ascontiguousarray(part, np.float32) for part in (found.scores, masks))
     write_entry(cache_folder(), key_of(facts), facts, *(part.tobytes() for part in parts))
 
 

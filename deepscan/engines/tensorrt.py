@@ -25,7 +25,7 @@ from torch import Tensor, cuda
 
 from deepscan.engines import export
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import EngineEntry
+from deepscan.engines.engine import Answer, EngineEntry
 from deepscan.engines.hardware import Hardware, index_of
 from deepscan.engines.parity import probe
 from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
@@ -146,7 +146,7 @@ class TensorRTEngine(EngineEntry):
         key = cls.build_key(card, hardware, precision, device)
         return key is not None and read_entry(cache_folder(), key) is not None
 
-    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, crops: NDArray[np.uint8]) -> Answer:
         most = self._batches.max
         pieces = [crops[start : start + most] for start in range(0, len(crops), most)]
         with self._current():

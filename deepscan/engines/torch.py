@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepscan.engines.cache import key_of
-from deepscan.engines.engine import EngineEntry
+from deepscan.engines.engine import Answer, EngineEntry
 from deepscan.engines.hardware import Hardware
 from deepscan.errors import EngineError
 from deepscan.models.card import Card
@@ -120,7 +120,7 @@ class TorchEngine(EngineEntry):
         super().close()
         vars(self).pop("_network", None)
 
-    def _run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, crops: NDArray[np.uint8]) -> Answer:
         self._staging[: len(crops)].numpy()[...] = crops
         return self._judge(self._staging[: len(crops)].to(self._device, non_blocking=True))
 

@@ -200,11 +200,17 @@ def _remove_checkpoint(folder: Path) -> None:
 
 def rounded(result: FrameResult) -> FrameResult:
     """The result with masks as they are stored: what is judged is what can be read again."""
-    faces = tuple(replace(face, mask=_mask(_levels(face.mask))) for face in result.faces)
+    faces = tuple(
+        face if face.mask is None else replace(face, mask=_mask(_levels(face.mask)))
+        for face in result.faces
+    )
     return replace(result, faces=faces)
 
 
-def _levels(mask: Mask) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _levels(mask: Mask | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The mask in 8 bits; of none at all (0, 0)."""
+    if mask is None:
+        return np.zeros((0, 0), np.uint8)
     return np.round(mask * 255).astype(np.uint8)
 
 
@@ -264,7 +270,7 @@ def _unpack(text: bytes, levels: bytes) -> FrameResult:
         mask = np.frombuffer(levels, np.uint8, size, place).reshape(height, width)
         place += size
         crop = FaceCrop(_unpack_face(face), Box(*box), NO_IMAGE, sharpness, detail)
-        judged.append(FacePrediction(crop, score, _mask(mask)))
+        judged.append(FacePrediction(crop, score, _mask(mask) if size else None))
     left_out = tuple(UnscoredFace(_unpack_face(face), reason) for *face, reason in unscored)
     frame = Frame(index, pts, time, NO_IMAGE)
     return FrameResult(frame, tuple(judged), left_out, analysed)

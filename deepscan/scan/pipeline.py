@@ -117,7 +117,7 @@ def predict(
     watch = watch or Stopwatch()
     waiting: deque[FrameCrops] = deque()
     images: list[Image] = []  # crops of waiting frames that have no score yet
-    scored: deque[tuple[float, Mask]] = deque()  # and what the crops before them got
+    scored: deque[tuple[float, Mask | None]] = deque()  # and what the crops before them got
     for frame in itertools.chain(frames, (None,)):  # None: no frame is left to wait for
         if frame is not None:
             waiting.append(frame)
@@ -130,16 +130,17 @@ def predict(
             with watch.measure("network"):
                 found = engine.predict(batch)
             found = check_predictions(found.scores, found.masks, engine.name, len(batch))
-            scored += zip(found.scores.tolist(), found.masks, strict=True)
+            masks = itertools.repeat(None, len(batch)) if found.masks is None else found.masks
+            scored += zip(found.scores.tolist(), masks, strict=True)
         while waiting and len(waiting[0].crops) <= len(scored):
             done = waiting.popleft()
             faces = tuple(_prediction(crop, *scored.popleft()) for crop in done.crops)
             yield FrameResult(done.frame, faces, done.unscored, done.analysed)
 
 
-def _prediction(crop: FaceCrop, score: float, mask: Mask) -> FacePrediction:
+def _prediction(crop: FaceCrop, score: float, mask: Mask | None) -> FacePrediction:
     """The crop was turned upright for the network; the mask lies over the picture as it is."""
-    if crop.face.turn:
+    if crop.face.turn and mask is not None:
         mask = np.ascontiguousarray(turn_picture(mask, -crop.face.turn))
     return FacePrediction(crop, score, mask)
 

@@ -72,7 +72,7 @@ from deepscan.types import (
     Verdict,
     VideoInfo,
 )
-from deepscan.verdict.calibration import Calibration
+from deepscan.verdict.calibration import Calibration, calibration_of, check_rate
 from deepscan.verdict.decide import decide
 from deepscan.verdict.evidence import ONE_FRAME, Evidence
 from deepscan.verdict.notes import (
@@ -136,7 +136,7 @@ def analyze_video(path: Path | str, options: ScanOptions | None = None) -> Itera
             isolate=chosen.isolate,
         ) as reader,
     ):
-        yield from analyze(reader.frames(), scanner.detector, scanner.engine, chosen)
+        yield from analyze(reader.frames(), scanner.detector, scanner.engine, scanner.options)
 
 
 def scan_paths(
@@ -179,10 +179,10 @@ class Scanner:
         """What is not given is loaded later. All of it is closed at the end, given or not.
 
         Raises:
-            ModelError: no such model, or it has no calibration.
-            UsageError: no such face detector, a part of the media that cannot be, or no trust list.
+            ModelError: no such model, or its calibration is damaged.
+            UsageError: a false-alarm rate that its calibration cannot promise, no such face
+                detector, a part of the media that cannot be, or no trust list.
         """
-        self.options = options
         self._given = [each for each in (engine, detector) if each is not None]
         with ExitStack() as held:
             held.callback(_close, self._given)
@@ -192,8 +192,12 @@ class Scanner:
             check_part(options)
             trust_list = options.trust_list
             self.anchors = None if trust_list is None else read_trust_list(Path(trust_list))
-            self.calibration = calibration or Calibration.from_card(read_card(options.model).values)
-            self.calibration.at(options.false_alarm_rate)  # a rate it cannot promise fails here
+            card = read_card(options.model)
+            # What a model was trained to see is part of the model.
+            options = replace(options, crop_scale=card.input.crop_scale or options.crop_scale)
+            self.options = options
+            self.calibration = calibration or calibration_of(card.values)
+            check_rate(self.calibration, options.false_alarm_rate, card.name)
             held.pop_all()
         self._engine = engine
         self._loading = Loading(functools.partial(_load, options, engine, detector))
@@ -338,6 +342,8 @@ class _FileScan:
             paths = dict(request.outputs)
             if scan.verdict.label in FOUND:
                 paths.update(request.if_found)
+            if not scan.verdict.model.has_mask:
+                paths.pop("masks", None)
             written = write_outputs(
                 scan, paths, found.store, self._open, self._watch, request.progress
             )
@@ -592,9 +598,20 @@ class _FileScan:
             timings=self._watch.timings,
             started=facts.started,
             first_pts=found.first_pts(info.time_base),
-            ignored=tuple(stream_note(n, v) for n, v in enumerate(others, 1)),
+            ignored=self._left_alone(verdict, others),
             provenance=facts.provenance,
         )
+
+    def _left_alone(
+        self, verdict: Verdict, others: Iterable[Verdict | VideoError]
+    ) -> tuple[str, ...]:
+        """Notes for people: other picture streams, and a mask video that cannot be."""
+        notes = [stream_note(n, v) for n, v in enumerate(others, 1)]
+        asked = "masks" in {**self._request.outputs, **self._request.if_found}
+        if asked and not verdict.model.has_mask:
+            model = verdict.model.name
+            notes.append(f"no mask video: the model {model} gives a score for a face and no mask")
+        return tuple(notes)
 
 
 def _check_passed(path: Path, passed: int, known: int) -> None:

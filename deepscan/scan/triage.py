@@ -65,9 +65,14 @@ def wanted(options: ScanOptions, info: VideoInfo) -> bool:
 
 
 def uncertain_spans(
-    evidence: Evidence, calibration: Calibration, options: ScanOptions
+    evidence: Evidence, calibration: Calibration | None, options: ScanOptions
 ) -> tuple[UncertainSpan, ...]:
-    """Where the coarse pass is uncertain, the most uncertain first."""
+    """Where the coarse pass is uncertain, the most uncertain first.
+
+    Without a calibration nothing is: no second look could make a verdict of it.
+    """
+    if calibration is None:
+        return ()
     calibration = calibration.at(options.false_alarm_rate)
     windows = windows_of(evidence, calibration, still=False)
     looks = looks_of(windows.values())

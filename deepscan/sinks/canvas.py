@@ -157,7 +157,9 @@ class Canvas:
 
     def _tint(self, sighting: Sighting) -> None:
         prediction = sighting.prediction
-        if prediction is None or not (prediction.mask >= THRESHOLD).any():
+        if prediction is None or prediction.mask is None:
+            return
+        if not (prediction.mask >= THRESHOLD).any():
             return
         height, width = self._picture.height, self._picture.width
         (rows, columns), values = paste(prediction.mask, prediction.crop.box, height, width)

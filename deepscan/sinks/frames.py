@@ -83,7 +83,11 @@ def line_of(result: FrameResult) -> dict[str, Any]:
         _line_of_face(
             prediction.crop.face,
             p_manipulated=_short(prediction.score, 5),
-            mask_share=_short(float(np.mean(prediction.mask > 0.5)), 4),
+            mask_share=(
+                None
+                if prediction.mask is None
+                else _short(float(np.mean(prediction.mask > 0.5)), 4)
+            ),
         )
         for prediction in result.faces
     ]

@@ -32,6 +32,7 @@ from deepscan.sinks.record import name_bytes, record_of
 from deepscan.sinks.score_chart import Chart, ScoreLine
 from deepscan.types import (
     Box,
+    CalibrationInfo,
     Coverage,
     FaceTrack,
     FrameResult,
@@ -151,8 +152,10 @@ class HtmlSink:
         intervals = [each for each in verdict.intervals if each.track_id == track.track_id]
         portrait = self._portraits.get(track.track_id)
         labels = [each.label for each in intervals]
-        if track.score is None:
+        if not track.scored:
             state, text = "not-judged", "Not judged"
+        elif track.score is None:
+            state, text = "quiet", "Scored; the model is not calibrated"
         elif labels:
             label = min(labels, key=ORDER.__getitem__)
             state, text = str(label), wording.phrase(f"label.{label}")
@@ -248,7 +251,6 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
             f"mean mask IoU {found.mean_mask_iou:.4f}, "
             f"{found.verdict_equality:.1%} of probe crops labelled alike"
         )
-    low, high = calibration.false_alarm_interval
     analysis = [
         ("Decoder", f"{report.decoder}: {report.decoder_reason}"),
         (
@@ -259,20 +261,7 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Weights SHA-256", model.sha256),
         ("Engine", f"{engine.name}: {engine.reason}"),
         ("Parity with torch", parity),
-        (
-            "Calibration",
-            f"{calibration.name}, on {calibration.clips:,} clips of {calibration.population}",
-        ),
-        (
-            "False alarms",
-            f"{wording.percent(calibration.false_alarm_rate)} of clips"
-            f" [95 % interval {wording.percent(low)} to {wording.percent(high)}]",
-        ),
-        (
-            "Levels",
-            f"operating point {calibration.operating_point:.3f}, "
-            f"review {calibration.review_point:.3f}",
-        ),
+        *calibration_rows(calibration),
         ("Corrected for", f"{verdict.looks:.1f} independent chances of a false alarm"),
         ("Started", scan.started),
     ]
@@ -285,6 +274,29 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Versions", list(scan.versions)),
     ]
     return [(name, rows) for name, rows in groups if rows]
+
+
+def calibration_rows(calibration: CalibrationInfo | None) -> list[tuple[str, str]]:
+    """What turned scores into a verdict, and how often that is wrong."""
+    if calibration is None:
+        return [("Calibration", "none: nothing follows from the scores")]
+    low, high = map(wording.percent, calibration.false_alarm_interval)
+    return [
+        (
+            "Calibration",
+            f"{calibration.name}, on {calibration.clips:,} clips of {calibration.population}",
+        ),
+        (
+            "False alarms",
+            f"{wording.percent(calibration.false_alarm_rate)} of clips"
+            f" [95 % interval {low} to {high}]",
+        ),
+        (
+            "Levels",
+            f"operating point {calibration.operating_point:.3f}, "
+            f"review {calibration.review_point:.3f}",
+        ),
+    ]
 
 
 def credentials_of(provenance: Provenance | None) -> list[tuple[str, str]]:
@@ -321,7 +333,9 @@ def evidence_of(model: ModelInfo) -> list[tuple[str, str]]:
 
 
 def _shown(frame: KeyFrame) -> tuple[KeyFrame, str, str]:
-    return frame, data_uri(frame.picture), data_uri(marked(frame.picture, frame.mask))
+    """A frame with its pictures, the second with the mask over it, "" where there is none."""
+    mask = "" if frame.mask is None else data_uri(marked(frame.picture, frame.mask))
+    return frame, data_uri(frame.picture), mask
 
 
 def _rank(track: FaceTrack, verdict: Verdict) -> tuple[int, float, float]:

@@ -21,6 +21,7 @@ from deepscan.types import (
     Image,
     Interval,
     Label,
+    Mask,
     Planes,
 )
 from deepscan.video.planes import cut_out
@@ -38,15 +39,18 @@ _VERMILLION = (213.0, 94.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class KeyFrame:
-    """A frame worth showing: the face with its surroundings, and the mask over the same square."""
+    """A frame worth showing: the face with its surroundings, and the mask over the same square.
+
+    `mask` and `mask_share` are None of a model that has no mask.
+    """
 
     track_id: int
     time: float
     index: int
     score: float
-    mask_share: float
+    mask_share: float | None
     picture: Image  # (SIDE, SIDE, 3)
-    mask: NDArray[np.float32]  # (SIDE, SIDE) in [0, 1]
+    mask: NDArray[np.float32] | None  # (SIDE, SIDE) in [0, 1]
 
 
 class KeyFrames:
@@ -166,8 +170,6 @@ def data_uri(picture: Image) -> str:
 
 
 def _key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -> KeyFrame:
-    from PIL import Image as Pictures
-
     crop = prediction.crop
     box = crop.box
     image = result.frame.planes or result.frame.image
@@ -177,22 +179,30 @@ def _key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -
         image = np.ascontiguousarray(turn_picture(crop.image, -crop.face.turn))
         box = Box(0, 0, image.shape[1], image.shape[0])
     context = square(box, CONTEXT)
-    mask = np.zeros((SIDE, SIDE), np.float32)
-    inner = round(SIDE / CONTEXT)
-    inset = (SIDE - inner) // 2
-    scaled = Pictures.fromarray(np.ascontiguousarray(prediction.mask, np.float32)).resize(
-        (inner, inner), Pictures.Resampling.BILINEAR
-    )
-    mask[inset : inset + inner, inset : inset + inner] = np.asarray(scaled)
+    share = None if prediction.mask is None else float(np.mean(prediction.mask > 0.5))
     return KeyFrame(
         track_id=track_id,
         time=result.frame.time,
         index=result.frame.index,
         score=float(prediction.score),
-        mask_share=float(np.mean(prediction.mask > 0.5)),
+        mask_share=share,
         picture=thumbnail(image, context, SIDE),
-        mask=mask,
+        mask=None if prediction.mask is None else _over_context(prediction.mask),
     )
+
+
+def _over_context(mask: Mask) -> NDArray[np.float32]:
+    """The mask of a crop as that of the thumbnail, which shows more round the face."""
+    from PIL import Image as Pictures
+
+    whole = np.zeros((SIDE, SIDE), np.float32)
+    inner = round(SIDE / CONTEXT)
+    inset = (SIDE - inner) // 2
+    scaled = Pictures.fromarray(np.ascontiguousarray(mask, np.float32)).resize(
+        (inner, inner), Pictures.Resampling.BILINEAR
+    )
+    whole[inset : inset + inner, inset : inset + inner] = np.asarray(scaled)
+    return whole
 
 
 def _grown(area: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -118,6 +118,8 @@ def _mark(levels: NDArray[np.uint8], result: FrameResult) -> list[Region]:
     if not result.analysed:
         return marked
     for prediction in result.faces:
+        if prediction.mask is None:
+            continue
         region, values = paste(prediction.mask, prediction.crop.box, *levels.shape)
         values *= STEPS
         level = np.rint(values, out=values).clip(0, STEPS).astype(np.uint8) + np.uint8(1)

@@ -117,7 +117,7 @@ def record_of(scan: Scan, outputs: Iterable[Output] = ()) -> Record:
         "decoder": {"name": scan.report.decoder, "reason": scan.report.decoder_reason},
         "model": _model(verdict.model),
         "engine": _engine(verdict.engine),
-        "calibration": _values(verdict.calibration),
+        "calibration": None if verdict.calibration is None else _values(verdict.calibration),
         "settings": dict(scan.settings),
         "versions": dict(scan.versions),
         "wording": _values(wording_of(verdict)),

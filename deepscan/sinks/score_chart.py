@@ -87,11 +87,12 @@ class ScoreLine:
             x = self._x(each.start)
             bands.append(Band(x, max(0.4, self._x(each.end) - x), str(each.label)))
         points = tuple(self._points(times[run], scores[run]) for run in runs)
-        calibration = verdict.calibration
-        levels = (
-            (100 * (1 - calibration.operating_point), "act"),
-            (100 * (1 - calibration.review_point), "review"),
-        )
+        levels: list[tuple[float, str]] = []
+        if (calibration := verdict.calibration) is not None:
+            levels = [
+                (100 * (1 - calibration.operating_point), "act"),
+                (100 * (1 - calibration.review_point), "review"),
+            ]
         return Chart(
             start=round(self.start, 3),
             end=round(self.end, 3),

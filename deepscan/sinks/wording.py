@@ -166,6 +166,7 @@ def wording_without_verdict(label: Label) -> Wording:
 def interval_sentence(interval: Interval, verdict: Verdict) -> str:
     """How strongly the frames of an interval support that its face was manipulated."""
     calibration = verdict.calibration
+    assert calibration is not None, "without a calibration there is no interval"
     low, high = calibration.false_alarm_interval
     values = {
         "face": str(interval.track_id),
@@ -218,6 +219,7 @@ def screening_sentence(verdict: Verdict) -> str:
 def false_alarm_sentence(verdict: Verdict) -> str:
     """How often unmanipulated video is called manipulated, for all intervals of a verdict."""
     calibration = verdict.calibration
+    assert calibration is not None, "without a calibration there is no interval"
     low, high = map(percent, calibration.false_alarm_interval)
     rate = percent(calibration.false_alarm_rate)
     return phrase("false-alarms", rate=rate, low=low, high=high)

@@ -236,6 +236,30 @@ class Calibration:
         )
 
 
+def calibration_of(values: Mapping[str, Any]) -> Calibration | None:
+    """The calibration of a model card, None where it has none: then no verdict can be given.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    return None if values.get("calibration") is None else Calibration.from_card(values)
+
+
+def check_rate(calibration: Calibration | None, rate: float | None, model: str) -> None:
+    """See that a false-alarm rate can be asked of a model; None asks for none.
+
+    Raises:
+        UsageError: its calibration does not support the rate, or it has none.
+    """
+    if calibration is not None:
+        calibration.at(rate)
+    elif rate is not None:
+        raise UsageError(
+            f"a false-alarm rate of {rate:g} cannot be promised: the model {model} is not "
+            f"calibrated. Run: deepscan model calibrate {model} --real FOLDER --to NAME"
+        )
+
+
 def _scale_of(given: Mapping[str, Any]) -> Scale:
     tail = Tail(**{key: float(given["tail"][key]) for key in ("u", "q", "b")})
     return Scale(float(given["slope"]), float(given["offset"]), tail)

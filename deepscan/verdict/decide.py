@@ -60,7 +60,7 @@ JOIN_GAP = 0.5  # seconds between two intervals of one face that are told as one
 def decide(
     evidence: Evidence,
     report: ReadReport,
-    calibration: Calibration,
+    calibration: Calibration | None,
     options: ScanOptions,
     *,
     model: ModelInfo,
@@ -73,9 +73,14 @@ def decide(
     Args:
         evidence: everything that was seen.
         report: the reader's account; an incomplete reading forbids no-evidence.
+        calibration: None of a model that has none: a judged face is then inconclusive.
         failure: what stopped the reading after some frames; the label is then error, and what was
             found until there stands.
     """
+    if calibration is None:
+        return _without_calibration(
+            evidence, report, options, model=model, engine=engine, video=video, failure=failure
+        )
     calibration = calibration.at(options.false_alarm_rate)
     still, step = video.still, evidence.step
     seen = windows_of(evidence, calibration, still=still)
@@ -100,11 +105,7 @@ def decide(
     unknown = sum(each.unknown(still=still) for each in seen.values())
     limits = _limits(coverage, evidence.beyond_limit, unknown, report, model, options)
     label, reasons = _label(intervals, disagree, coverage, limits, report, model, options)
-    if failure is not None:
-        label, reasons = Label.ERROR, [failure, *(r for r in reasons if r.code != "complete")]
-    for track_id, turn in sorted(evidence.turned.items()):
-        text = f"face {track_id} is not upright: it was judged turned by {turn} degrees"
-        reasons.append(Reason("turned_face", text))
+    label, reasons = _noted(label, reasons, evidence, failure)
     best = [track.llr for track in tracks if track.llr is not None]
     operating, review = (float(point) for point in nearest[1])
     return Verdict(
@@ -130,6 +131,72 @@ def decide(
     )
 
 
+def _without_calibration(
+    evidence: Evidence,
+    report: ReadReport,
+    options: ScanOptions,
+    *,
+    model: ModelInfo,
+    engine: EngineInfo,
+    video: VideoInfo,
+    failure: Reason | None,
+) -> Verdict:
+    """The verdict of a model whose scores nobody has related to anything."""
+    coverage = evidence.coverage(report)
+    limits = _limits(coverage, evidence.beyond_limit, 0, report, model, options)
+    if coverage.faces_scored:
+        text = (
+            f"the model {model.name} is not calibrated, so nothing follows from its scores. Run: "
+            f"deepscan model calibrate {model.name} --real FOLDER --to NAME"
+        )
+        limits.insert(0, Reason("not_calibrated", text))
+    label, reasons = _label([], [], coverage, limits, report, model, options)
+    label, reasons = _noted(label, reasons, evidence, failure)
+    return Verdict(
+        label=label,
+        intervals=(),
+        tracks=tuple(
+            FaceTrack(
+                track_id=track_id,
+                start=series.times[0],
+                end=series.times[-1] + evidence.step,
+                frames=len(series.times),
+                scored=len(series.scored),
+                score=None,
+                llr=None,
+                size=float(np.median(np.array(series.sizes))),
+                sharpness=float(np.median(np.array(series.sharpness or [0.0]))),
+                mask_share=None,
+                unscored=tuple(sorted(series.unscored.items())),
+            )
+            for track_id, series in sorted(evidence.tracks.items())
+        ),
+        coverage=coverage,
+        score=None,
+        looks=1.0,
+        reasons=tuple(reasons),
+        calibration=None,
+        model=model,
+        engine=engine,
+        video=video,
+    )
+
+
+def _noted(
+    label: Label, reasons: list[Reason], evidence: Evidence, failure: Reason | None
+) -> tuple[Label, list[Reason]]:
+    """Label and reasons with what stopped the reading, and which faces had to be turned."""
+    if failure is not None:
+        label, reasons = Label.ERROR, [failure, *(r for r in reasons if r.code != "complete")]
+    turned = [
+        Reason(
+            "turned_face", f"face {track} is not upright: it was judged turned by {turn} degrees"
+        )
+        for track, turn in sorted(evidence.turned.items())
+    ]
+    return label, [*reasons, *turned]
+
+
 def _track(track_id: int, windows: TrackWindows, window: float, step: float) -> FaceTrack:
     series, times = windows.series, windows.times
     peak = int(np.nanargmax(windows.llr)) if windows.inside.any() else None
@@ -148,9 +215,15 @@ def _track(track_id: int, windows: TrackWindows, window: float, step: float) -> 
         llr=None if peak is None else float(windows.llr[peak]),
         size=float(np.median(np.array(series.sizes))),
         sharpness=float(np.median(np.array(series.sharpness))) if series.sharpness else 0.0,
-        mask_share=None if near is None else float(windows.shares[near].mean()),
+        mask_share=_share(windows.shares[near]) if near is not None else None,
         unscored=tuple(sorted(unscored.items())),
     )
+
+
+def _share(shares: Floats) -> float | None:
+    """The mean; None of a model that has no mask."""
+    mean = float(shares.mean())
+    return None if math.isnan(mean) else mean
 
 
 def _in_bands(coverage: Coverage, seen: Mapping[int, TrackWindows]) -> Coverage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -79,7 +80,9 @@ class Evidence:
             series.whole.append(whole)
             series.scored.append(time)
             series.logits.append(logit(face.score))
-            series.shares.append(float((face.mask > 0.5).mean()))
+            # NaN is below no level: without a mask the heads cannot disagree.
+            share = math.nan if face.mask is None else float((face.mask > 0.5).mean())
+            series.shares.append(share)
             series.sharpness.append(face.crop.sharpness)
         for unscored in result.unscored:
             self.unscored[unscored.reason] += 1

@@ -187,6 +187,7 @@ def make_clip(
     for start in range(0, len(crops), engine.max_batch):
         predictions = engine.predict(crops[start : start + engine.max_batch])
         scores += predictions.scores.tolist()
+        assert predictions.masks is not None, "networks of ours have masks"
         masks += list(predictions.masks)
     return Clip(
         person.person,

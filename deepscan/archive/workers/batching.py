@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscan.engines.engine import Engine, Predictions, check_crops, check_predictions
+from deepscan.engines.engine import Engine, Predictions, check_crops, check_predictions, join
 from deepscan.errors import DeepscanError, EngineError
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,8 @@ class SharedEngine:
         start = 0
         for request in batch:
             end = start + len(request.crops)
-            part = Predictions(found.scores[start:end], found.masks[start:end])
+            masks = None if found.masks is None else found.masks[start:end]
+            part = Predictions(found.scores[start:end], masks)
             request.answer.set_result(part)
             start = end
 
@@ -164,10 +165,7 @@ class SharedEngine:
             name = self.engine.name
             parts.append(check_predictions(found.scores, found.masks, name, len(piece)))
             place += len(piece)
-        return Predictions(
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.masks for part in parts]),
-        )
+        return join(parts)
 
 
 class EngineClient:
