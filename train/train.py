@@ -42,6 +42,7 @@ from deepscan.models.weights import save_weights
 from train.batches import Item, TrainingData, open_training_data
 from train.command import Device, Pack, Threads, Workers, exit_on_error, use_threads
 from train.distributed import Processes, join
+from train.forge.held_out import KEY, list_hash, was_unseen
 from train.losses import weighted_sum
 from train.progress import Display, Log, display, draw_curves
 from train.recipe import OUTPUTS, Recipe, read_recipe
@@ -158,10 +159,14 @@ class _Run:
         np.random.seed(recipe.seed)
         torch.manual_seed(recipe.seed)
         network = build(self.config)
+        if recipe.dataset is None:
+            self.history[KEY] = list_hash()
         if backbone is not None:
             self.history["backbone_sha256"] = start_from(network.backbone, backbone, CLASSIFIER)
         if start is not None:
             self.history["start_sha256"] = start_from(network, start)
+            if not was_unseen(start):
+                self.history.pop(KEY, None)
         network = network.to(self.processes.device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = self.processes.synchronise_norms(network)
@@ -283,6 +288,7 @@ class _Run:
             "average": self.average.state,
             "torch_rng": torch.get_rng_state(),
             "step": self.step,
+            "history": self.history,
         }
         with atomic_output(path) as part:
             torch.save(state, part)
@@ -303,6 +309,9 @@ class _Run:
                 self.average.state[key].copy_(value)
             torch.set_rng_state(saved["torch_rng"])
             self.step = int(saved["step"])
+            # Earlier steps may have been taken before there was a list of what to leave out.
+            if KEY not in saved.get("history", {}):
+                self.history.pop(KEY, None)
         except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
             line = " ".join(str(error).split())[:200]
             raise UsageError(

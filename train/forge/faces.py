@@ -19,6 +19,7 @@ from PIL import Image
 from deepscan.errors import UsageError
 from train.forge.autoencoder_pack import read_pack
 from train.forge.forged import FaceImage
+from train.forge.held_out import is_held_out
 from train.forge.mesh import FILE, Mesh, moved, read_meshes
 
 _COLUMNS = (
@@ -41,6 +42,8 @@ class Person:
 def read_faces(folder: Path, split: str, pack: Path | None = None) -> list[Person]:
     """Read all pictures of a split ("train" or "val") into memory.
 
+    What calibration is measured on (`train.forge.held_out`) is no part of "train".
+
     Args:
         folder: the pictures and provenance.csv.
         split: which of them.
@@ -51,6 +54,8 @@ def read_faces(folder: Path, split: str, pack: Path | None = None) -> list[Perso
             empty, or the pack or the dense landmarks cannot be read, or the pack lacks a picture.
     """
     rows = [row for row in _rows(folder) if row["split"] == split]
+    if split == "train":
+        rows = [row for row in rows if not is_held_out(row["file"])]
     if not rows:
         raise UsageError(f"{folder / 'provenance.csv'} has no row with split = {split!r}")
     meshes = read_meshes(folder)
