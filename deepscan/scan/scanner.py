@@ -628,7 +628,7 @@ def _load(
     with ExitStack() as held:
         loaded = engine or load_engine(options.engine, options.model)
         held.callback(loaded.close)
-        found = loaded, detector or _load_detector(options)
+        found = loaded, detector or load_detector(options)
         held.pop_all()
     return found
 
@@ -638,7 +638,7 @@ def _close(models: Iterable[Engine | FaceDetector]) -> None:
         each.close()
 
 
-def _load_detector(options: ScanOptions) -> FaceDetector:
+def load_detector(options: ScanOptions) -> FaceDetector:
     detector: FaceDetector = resolve_name(DETECTORS[options.detector])(
         min_face=options.min_face,
         min_confidence=options.min_confidence,
