@@ -332,8 +332,9 @@ class CalibrationInfo:
 
     `operating_point` and `review_point` are P(manipulated) at even prior odds, for this file's
     number of looks: a window at or above them is manipulated or suspicious.
-    `false_alarm_rate` is the measured share of unmanipulated clips labelled manipulated at the
-    operating point, with a 95 % interval, over `clips` clips of `population`.
+    `clips` clips of `population` stand behind the ratios. `false_alarm_rate` is the measured share
+    of unmanipulated files labelled manipulated at the operating point, with a 95 % interval, on
+    what `measured_on` names: of made and real material the one that shows more.
     """
 
     name: str
@@ -343,6 +344,26 @@ class CalibrationInfo:
     false_alarm_rate: float
     false_alarm_interval: tuple[float, float]
     clips: int
+    measured_on: str = ""  # what the false-alarm rate was measured on, "432 made clips"
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Of `files` files of one kind, of `groups` people or recordings, so many are called
+    manipulated at the operating point; `interval` is the 95 % interval of that share. `seen`:
+    training may have seen them."""
+
+    name: str
+    manipulated: bool
+    called: int
+    files: int
+    groups: int
+    interval: tuple[float, float]
+    seen: bool = False
+
+    @property
+    def share(self) -> float:
+        return self.called / self.files
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +431,7 @@ class Verdict:
     `score` is the highest calibrated P(manipulated) of any window, None if nothing was judged.
     `looks` is the number of independent chances of a false alarm that the rule corrected for.
     `calibration` is None of a model that has none: then nothing is concluded of its scores.
+    `measured` is what the model says, at this operating point, of material whose truth is known.
     """
 
     label: Label
@@ -423,6 +445,7 @@ class Verdict:
     model: ModelInfo
     engine: EngineInfo
     video: VideoInfo | None
+    measured: tuple[Counted, ...] = ()
 
     @property
     def end(self) -> float:

@@ -342,7 +342,7 @@ def _describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
         engine="",
         calibration=calibration.name if calibration else "none",
         operating_point=sigmoid(calibration.points(1.0, still=False)[0]) if calibration else None,
-        false_alarm_rate=calibration.measured if calibration else None,
+        false_alarm_rate=calibration.stated.share if calibration else None,
         settings=options.flat(),
         versions=installed_versions(),
         settings_hash="",

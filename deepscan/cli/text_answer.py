@@ -13,6 +13,7 @@ from itertools import groupby
 from deepscan.sinks.wording import (
     credentials,
     false_alarm_sentence,
+    found_sentence,
     phrase,
     probability,
     ratio,
@@ -23,7 +24,7 @@ from deepscan.sinks.wording import (
     wording_of,
     wording_without_verdict,
 )
-from deepscan.types import Interval, Scanned, Skipped, Verdict
+from deepscan.types import Interval, Label, Scanned, Skipped, Verdict
 
 FACES = 8  # with a line of their own
 
@@ -45,6 +46,8 @@ def text_answer(outcome: Scanned | Skipped, width: int | None = None) -> str:
         if verdict.intervals:
             sentences.append(false_alarm_sentence(verdict))
         sentences.append(screening_sentence(verdict))
+        first = verdict.label is Label.NO_EVIDENCE
+        sentences.insert(0 if first else len(sentences), found_sentence(verdict))
     sentences += [f"{reason.code}: {reason.text}" for reason in reasons]
     found = outcome.scan.provenance if isinstance(outcome, Scanned) else None
     if found is not None and found.state in ("valid", "invalid", "unreadable"):

@@ -37,7 +37,6 @@ from deepscan.types import (
     FaceTrack,
     FrameResult,
     Image,
-    ModelInfo,
     Output,
     Planes,
     Provenance,
@@ -128,8 +127,9 @@ class HtmlSink:
             verdict=verdict,
             words=words,
             evidence=wording.evidence_sentence(verdict),
+            found=wording.found_sentence(verdict),
             sentences=[wording.interval_sentence(each, verdict) for each in intervals[:SENTENCES]]
-            or words.sentences,
+            or [wording.screening_sentence(verdict)],
             sentences_left=max(0, len(intervals) - SENTENCES),
             intervals=[
                 (each, wording.ratio(each.llr), wording.phrase(f"label.{each.label}"))
@@ -269,7 +269,7 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Input", source),
         ("Analysis", analysis),
         ("Content credentials (C2PA)", credentials_of(scan.provenance)),
-        ("Evidence about the model", evidence_of(model)),
+        ("Evidence about the model", evidence_of(verdict)),
         ("Settings", [(name, plain(value)) for name, value in scan.settings]),
         ("Versions", list(scan.versions)),
     ]
@@ -288,8 +288,8 @@ def calibration_rows(calibration: CalibrationInfo | None) -> list[tuple[str, str
         ),
         (
             "False alarms",
-            f"{wording.percent(calibration.false_alarm_rate)} of clips"
-            f" [95 % interval {low} to {high}]",
+            f"{wording.percent(calibration.false_alarm_rate)} [95 % interval {low} to {high}]"
+            f" on {calibration.measured_on or 'clips of the calibration'}",
         ),
         (
             "Levels",
@@ -320,7 +320,7 @@ def credentials_of(provenance: Provenance | None) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value]
 
 
-def evidence_of(model: ModelInfo) -> list[tuple[str, str]]:
+def evidence_of(verdict: Verdict) -> list[tuple[str, str]]:
     """What was measured about the weights: (figure, value with interval and what it was on)."""
     return [
         (
@@ -328,7 +328,7 @@ def evidence_of(model: ModelInfo) -> list[tuple[str, str]]:
             f"{each.value:.3f} [95 % interval {each.interval[0]:.3f} to {each.interval[1]:.3f}]"
             f" on {each.on}",
         )
-        for each in model.evidence
+        for each in wording.figures_of(verdict)
     ]
 
 

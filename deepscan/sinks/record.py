@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deepscan.errors import OutputError, system_errors_as
-from deepscan.sinks.wording import credentials, wording_of, wording_without_verdict
+from deepscan.sinks.wording import credentials, figures_of, wording_of, wording_without_verdict
 from deepscan.types import (
     Colour,
     Coverage,
@@ -34,12 +34,12 @@ from deepscan.types import (
     FaceTrack,
     FrameResult,
     Interval,
-    ModelInfo,
     Output,
     Parity,
     Provenance,
     Scan,
     Skipped,
+    Verdict,
     VideoInfo,
 )
 
@@ -115,7 +115,7 @@ def record_of(scan: Scan, outputs: Iterable[Output] = ()) -> Record:
             "reasons": list(scan.report.reasons),
         },
         "decoder": {"name": scan.report.decoder, "reason": scan.report.decoder_reason},
-        "model": _model(verdict.model),
+        "model": _model(verdict),
         "engine": _engine(verdict.engine),
         "calibration": None if verdict.calibration is None else _values(verdict.calibration),
         "settings": dict(scan.settings),
@@ -351,7 +351,8 @@ def _rational(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
 
 
-def _model(model: ModelInfo) -> Record:
+def _model(verdict: Verdict) -> Record:
+    model = verdict.model
     return {
         "name": model.name,
         "sha256": model.sha256,
@@ -364,7 +365,7 @@ def _model(model: ModelInfo) -> Record:
                 else [_rounded(each) for each in model.auc_interval]
             ),
             "evaluated_on": model.evaluated_on,
-            "figures": [_values(each) for each in model.evidence],
+            "figures": [_values(each) for each in figures_of(verdict)],
         },
     }
 

@@ -12,9 +12,20 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from deepscan.types import AI_SOURCES, Interval, Label, Provenance, Reason, Verdict
+from deepscan.types import (
+    AI_SOURCES,
+    Counted,
+    Interval,
+    Label,
+    Measured,
+    Provenance,
+    Reason,
+    Verdict,
+)
 
 LANGUAGE = "en"  # of all words, as it stands in records
+KINDS = 3  # of deepfakes that one line names, the largest sets
+FEW = 60  # files of which none called manipulated would not bound a rate below 5 %
 
 WORDING: dict[str, str] = {
     "label.manipulated": "Manipulated",
@@ -94,7 +105,13 @@ WORDING: dict[str, str] = {
     "coverage.still": "Faces in the picture that were judged: {judged} of {faces}.",
     "coverage.no-face": "{frames} frames were looked at; no face was found.",
     "coverage.none": "Nothing of the file was analysed.",
-    "false-alarms": "False-alarm rate at this setting {rate} [95 % interval {low} to {high}].",
+    "false-alarms": (
+        "False-alarm rate at this setting {rate} [95 % interval {low} to {high}], on {on}."
+    ),
+    "found": "At this setting {model} finds {called} of {files} real deepfakes{kinds}.",
+    "found.unmeasured": "What {model} finds of real deepfakes was not measured.",
+    "wrongly": "It wrongly calls {counts} manipulated.",
+    "wrongly.unmeasured": "How often it calls real material manipulated was not measured.",
     "proof": "This is a screening result and not proof.",
     "verbal.limited": "limited",
     "verbal.moderate": "moderate",
@@ -107,10 +124,9 @@ WORDING: dict[str, str] = {
         " below 1 the same words hold for the opposite proposition, with 1/LR."
     ),
     "evidence": (
-        "On people whom training never saw, and on manipulations of these kinds:"
-        " {evaluated_on}, the model {model} tells manipulated from unmanipulated frames with"
-        " an AUC of {auc} [95 % interval {low} to {high}]. That is not a figure for deepfakes"
-        " at large."
+        "On people whom training never saw and on manipulations made for the test"
+        " ({evaluated_on}) its AUC for single frames is {auc} [95 % interval {low} to {high}]:"
+        " that says how well {model} knows these manipulations, and nothing of real deepfakes."
     ),
     "evidence.none": (
         "The model {model} is not certified: nobody has measured what it finds, and what it calls"
@@ -137,8 +153,9 @@ _UNSEEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The verdict for people: `sentences` holds one evaluative sentence for each interval, then
-    what was covered. `scale` explains the verbal terms and is empty where none appears."""
+    """The verdict for people: `sentences` holds one evaluative sentence for each interval, or what
+    was covered, and what the model is known to find. `scale` explains the verbal terms and is empty
+    where none appears."""
 
     language: str
     label: str
@@ -154,6 +171,8 @@ def wording_of(verdict: Verdict) -> Wording:
     sentences = [interval_sentence(interval, verdict) for interval in verdict.intervals]
     if not sentences:
         sentences = [screening_sentence(verdict)]
+    first = verdict.label is Label.NO_EVIDENCE  # what finds little says little by finding nothing
+    sentences.insert(0 if first else len(sentences), found_sentence(verdict))
     scale = phrase("scale") if verdict.intervals else ""
     return _of_label(verdict.label, tuple(sentences), scale)
 
@@ -217,12 +236,63 @@ def screening_sentence(verdict: Verdict) -> str:
 
 
 def false_alarm_sentence(verdict: Verdict) -> str:
-    """How often unmanipulated video is called manipulated, for all intervals of a verdict."""
+    """How often unmanipulated material is called manipulated, for all intervals of a verdict."""
     calibration = verdict.calibration
     assert calibration is not None, "without a calibration there is no interval"
     low, high = map(percent, calibration.false_alarm_interval)
     rate = percent(calibration.false_alarm_rate)
-    return phrase("false-alarms", rate=rate, low=low, high=high)
+    on = calibration.measured_on or f"{calibration.clips:,} clips"
+    return phrase("false-alarms", rate=rate, low=low, high=high, on=on)
+
+
+def found_sentence(verdict: Verdict) -> str:
+    """What the model, at this operating point, finds of real deepfakes and calls wrongly of real
+    material; or that nobody measured it."""
+    model = verdict.model.name
+    fakes = [each for each in verdict.measured if each.manipulated]
+    real = [each for each in verdict.measured if not each.manipulated]
+    if fakes:
+        largest = sorted(fakes, key=lambda each: -each.files)[:KINDS]
+        kinds = ", ".join(f"{each.called} of {each.files} {each.name}" for each in largest)
+        found = phrase(
+            "found",
+            model=model,
+            called=str(sum(each.called for each in fakes)),
+            files=str(sum(each.files for each in fakes)),
+            kinds=f" ({kinds})" if len(fakes) > 1 else f" ({fakes[0].name})",
+        )
+    else:
+        found = phrase("found.unmeasured", model=model)
+    if not real:
+        return f"{found} {phrase('wrongly.unmeasured')}"
+    return f"{found} {phrase('wrongly', counts=_listed([_counted(each) for each in real]))}"
+
+
+def _counted(real: Counted) -> str:
+    """A count of false alarms with its interval, and what it cannot say."""
+    low, high = map(percent, real.interval)
+    limit = f"; so few bound nothing below {high}" if real.files < FEW else ""
+    seen = "; training saw them" if real.seen else ""
+    return f"{real.called} of {real.files} {real.name} [{low} to {high}{limit}{seen}]"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def figures_of(verdict: Verdict) -> tuple[Measured, ...]:
+    """What was measured of the model: at this operating point, then what its card holds."""
+    counted = (
+        Measured(
+            f"{each.name} called manipulated",
+            f"{each.files} {'real deepfakes' if each.manipulated else 'files nobody manipulated'}"
+            f" of {each.groups} people or recordings" + (", seen in training" * each.seen),
+            each.share,
+            each.interval,
+        )
+        for each in verdict.measured
+    )
+    return (*counted, *verdict.model.evidence)
 
 
 def evidence_sentence(verdict: Verdict) -> str:
@@ -233,8 +303,8 @@ def evidence_sentence(verdict: Verdict) -> str:
     low, high = model.auc_interval
     return phrase(
         "evidence",
-        evaluated_on=model.evaluated_on,
         model=model.name,
+        evaluated_on=model.evaluated_on,
         auc=f"{model.auc:.3f}",
         low=f"{low:.3f}",
         high=f"{high:.3f}",

@@ -1,4 +1,9 @@
-"""A fitted calibration: scores to likelihood ratios, band by band, and the thresholds on them."""
+"""A fitted calibration: scores to likelihood ratios, band by band, and the thresholds on them.
+
+It is fitted on clips made for it. What it promises is held against material that nobody made for
+it: real pictures and clips, and real deepfakes; of those the files that are called manipulated are
+counted, at whatever operating point, and nothing is fitted on deepfakes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.errors import ModelError, UsageError
+from deepscan.types import Counted
 
+ENOUGH = 100  # files of real material from which on a share of them is a rate
 LOGIT_LIMIT = 8.0  # scores of exactly 0 or 1 are not infinitely sure
 Floats = NDArray[np.float64]
 
@@ -67,6 +74,50 @@ class Scale:
         return self.slope * logit + self.offset
 
 
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Files of one kind. `alarms` are, in rising order, the lowest false-alarm rates at which the
+    rule calls them manipulated, as far as there are any.
+
+    `groups` counts people or recordings. `seen` says that training may have seen them, so that they
+    bound nothing.
+    """
+
+    name: str
+    manipulated: bool
+    files: int
+    groups: int
+    alarms: tuple[float, ...]
+    seen: bool = False
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: there are no files, or more alarms than files.
+        """
+        if not (0 < self.groups <= self.files and len(self.alarms) <= self.files):
+            raise ValueError(f"no material: {self.name}, {self.files} files")
+        if list(self.alarms) != sorted(self.alarms):
+            raise ValueError(f"the alarms of {self.name} do not rise")
+
+    def at(self, rate: float) -> Counted:
+        """How many are called manipulated where the operating point stands at a rate."""
+        called = bisect_right(self.alarms, rate)
+        _, low, high = wilson(called, self.files)
+        return Counted(
+            self.name, self.manipulated, called, self.files, self.groups, (low, high), self.seen
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A share of false alarms with its 95 % interval, and what it was measured on."""
+
+    share: float
+    interval: tuple[float, float]
+    on: str
+
+
 Range = tuple[float, float | None]  # [low, high); None: no end
 
 
@@ -105,7 +156,8 @@ class Calibration:
     `clip` and `still` are fitted on all clips together and hold where there are no `bands`; with
     bands each window is judged by the one that it lies in. `alarms` are, in rising order, the
     lowest rates at which held-out unmanipulated clips become false alarms, as far as those are
-    known: the measured rate at any operating point can be counted from them.
+    known: the measured rate at any operating point can be counted from them. `material` is what
+    else the model was tried on at this calibration.
     """
 
     name: str
@@ -120,6 +172,8 @@ class Calibration:
     clips: int
     bands: tuple[Band, ...] = ()
     alarms: tuple[float, ...] = ()
+    material: tuple[Material, ...] = ()
+    made_of: str = ""  # what the clips behind `measured` are, in two words: "made clips"
 
     def __post_init__(self) -> None:
         """A threshold that is NaN, or a slope that turns the polarity round, would find nothing.
@@ -163,6 +217,8 @@ class Calibration:
                 clips=int(given["clips"]),
                 bands=tuple(_band_of(band) for band in given.get("bands", ())),
                 alarms=tuple(float(rate) for rate in given.get("alarms", ())),
+                material=tuple(_material(each) for each in given.get("material", ())),
+                made_of=str(given.get("made_of", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(
@@ -175,6 +231,20 @@ class Calibration:
         """The bands; where there are none, one that holds every face."""
         whole: Range = (0.0, None)
         return self.bands or (Band(whole, whole, whole, self.clip, self.still, self.clips),)
+
+    @property
+    def stated(self) -> Stated:
+        """The false-alarm rate that is told: the highest of what was measured.
+
+        Real material counts where it is enough for a rate and training has not seen it.
+        """
+        made = f"{self.clips:,} {self.made_of or 'unmanipulated clips of the calibration'}"
+        found = [Stated(self.measured, self.measured_interval, made)]
+        for each in self.material:
+            if not (each.manipulated or each.seen) and each.files >= ENOUGH:
+                now = each.at(self.rate)
+                found.append(Stated(now.share, now.interval, f"{each.files:,} {each.name}"))
+        return max(found, key=lambda one: one.share)
 
     def bands_of(self, qualities: Floats) -> NDArray[np.intp]:
         """For each row of (N, 3) qualities the index into `every_band`; -1 outside of all."""
@@ -273,6 +343,17 @@ def _band_of(given: Mapping[str, Any]) -> Band:
     size, sharp, texture = ranges
     scales = _scale_of(given["clip"]), _scale_of(given["still"])
     return Band(size, sharp, texture, *scales, int(given["clips"]))
+
+
+def _material(given: Mapping[str, Any]) -> Material:
+    return Material(
+        name=str(given["name"]),
+        manipulated=bool(given["manipulated"]),
+        files=int(given["files"]),
+        groups=int(given["groups"]),
+        alarms=tuple(float(rate) for rate in given["alarms"]),
+        seen=bool(given.get("seen", False)),
+    )
 
 
 def wilson(count: int, total: int) -> tuple[float, float, float]:

@@ -108,6 +108,7 @@ def decide(
     label, reasons = _noted(label, reasons, evidence, failure)
     best = [track.llr for track in tracks if track.llr is not None]
     operating, review = (float(point) for point in nearest[1])
+    stated = calibration.stated
     return Verdict(
         label=label,
         intervals=tuple(sorted(intervals, key=lambda i: (i.start, i.track_id))),
@@ -121,13 +122,15 @@ def decide(
             population=calibration.population,
             operating_point=sigmoid(operating),
             review_point=sigmoid(review),
-            false_alarm_rate=calibration.measured,
-            false_alarm_interval=calibration.measured_interval,
+            false_alarm_rate=stated.share,
+            false_alarm_interval=stated.interval,
             clips=calibration.clips,
+            measured_on=stated.on,
         ),
         model=model,
         engine=engine,
         video=video,
+        measured=tuple(each.at(calibration.rate) for each in calibration.material),
     )
 
 

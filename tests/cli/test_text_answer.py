@@ -12,7 +12,12 @@ import pytest
 from deepscan.cli.text_answer import text_answer
 from deepscan.sinks.html import HtmlSink
 from deepscan.sinks.record import error_record, record_of
-from deepscan.sinks.wording import coverage_sentence, screening_sentence, wording_of
+from deepscan.sinks.wording import (
+    coverage_sentence,
+    found_sentence,
+    screening_sentence,
+    wording_of,
+)
 from deepscan.types import Label, Output, Reason, Scanned, Skipped
 from tests.sinks import build
 
@@ -87,10 +92,16 @@ def test_terminal_record_and_page_say_the_same(found, tmp_path):
     html = unescape((tmp_path / "r.html").read_text())
     last = screening_sentence(outcome.scan.verdict)
     assert last.endswith("This is a screening result and not proof.")
-    assert all(sentence.endswith(last) for sentence in words["sentences"])
-    for sentence in (words["headline"], last, words["does_not_mean"]):
+    known = found_sentence(outcome.scan.verdict)
+    judged = [each for each in words["sentences"] if each != known]
+    assert len(judged) + 1 == len(words["sentences"])
+    assert all(sentence.endswith(last) for sentence in judged)
+    for sentence in (words["headline"], last, known, words["does_not_mean"]):
         assert sentence in text_answer(outcome)
         assert sentence in html
+    # Who finds nothing is told first how little is found at all.
+    answer = text_answer(outcome)
+    assert (answer.index(known) < answer.index(words["headline"])) is not found
 
 
 def test_a_file_without_a_verdict_says_why_and_what_it_does_not_mean():

@@ -29,6 +29,7 @@ from deepscan.sinks.record import (
 )
 from deepscan.types import (
     CalibrationInfo,
+    Counted,
     Interval,
     Label,
     Measured,
@@ -261,7 +262,42 @@ def test_every_label_has_words_and_none_says_real(label: Label) -> None:
     assert words.headline and words.means and words.does_not_mean and words.sentences
     for text in (words.label, words.headline, words.means):
         assert "real" not in text.lower().split()
-    assert words.sentences[-1].endswith("This is a screening result and not proof.")
+    known = 0 if label is Label.NO_EVIDENCE else -1  # what the model finds at all
+    assert words.sentences[known] == wording.found_sentence(scan_of(label).verdict)
+    rest = [each for each in words.sentences if each != words.sentences[known]]
+    assert all(each.endswith("This is a screening result and not proof.") for each in rest)
+
+
+MEASURED = (
+    Counted("live swap", True, 2, 23, 19, (0.02, 0.27)),
+    Counted("lip sync", True, 0, 4, 4, (0.0, 0.49)),
+    Counted("real pictures", False, 4, 396, 350, (0.004, 0.026)),
+    Counted("real clips", False, 0, 12, 10, (0.0, 0.24)),
+    Counted("newer pictures", False, 1, 180, 170, (0.001, 0.03), seen=True),
+)
+
+
+def test_one_line_says_what_is_found_and_what_is_called_wrongly() -> None:
+    verdict = replace(scan_of().verdict, measured=MEASURED)
+    assert wording.found_sentence(verdict) == (
+        "At this setting msccnet-s finds 2 of 27 real deepfakes (2 of 23 live swap, 0 of 4 lip"
+        " sync). It wrongly calls 4 of 396 real pictures [0.40 % to 2.6 %], 0 of 12 real clips"
+        " [0 % to 24 %; so few bound nothing below 24 %] and 1 of 180 newer pictures [0.10 % to"
+        " 3.0 %; training saw them] manipulated."
+    )
+    bare = replace(verdict, measured=())
+    assert "was not measured" in wording.found_sentence(bare)
+    assert wording.found_sentence(bare).count("not measured") == 2
+
+
+def test_figures_at_the_operating_point_come_before_those_of_the_card() -> None:
+    scan = replace(scan_of(), verdict=replace(scan_of().verdict, measured=MEASURED))
+    figures = record_of(scan)["model"]["evidence"]["figures"]
+    first, others = figures[: len(MEASURED)], figures[len(MEASURED) :]
+    assert first[0]["what"] == "live swap called manipulated"
+    assert first[0]["value"] == pytest.approx(2 / 23, abs=1e-6)
+    assert "seen in training" in first[-1]["on"]
+    assert len(others) == len(scan.verdict.model.evidence)
 
 
 def test_interval_sentence_names_ratio_population_false_alarms_and_coverage() -> None:
@@ -362,4 +398,4 @@ def test_population_of_the_calibration_reaches_the_words() -> None:
     verdict = scan_of().verdict
     calibration = CalibrationInfo("c", "film of the 1930s", 0.9, 0.7, 0.02, (0.01, 0.04), 50)
     words = wording.wording_of(replace(verdict, calibration=calibration))
-    assert all("calibrated on film of the 1930s" in each for each in words.sentences)
+    assert all("calibrated on film of the 1930s" in each for each in words.sentences[:-1])

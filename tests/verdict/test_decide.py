@@ -582,6 +582,56 @@ def test_a_card_without_bands_is_one_band():
     assert calibration.bands_of(np.array([[1.0, 0.0, 0.0], [9e4, 9e4, 1.0]])).tolist() == [0, 0]
 
 
+# Material whose truth is known
+
+MATERIAL = [
+    {"name": "live swap", "manipulated": True, "files": 4, "groups": 3, "alarms": [0.004, 0.03]},
+    {"name": "real pictures", "manipulated": False, "files": 200, "groups": 150,
+     "alarms": [0.003, 0.004, 0.005, 0.02]},
+    {"name": "real clips", "manipulated": False, "files": 12, "groups": 10, "alarms": [0.001]},
+    {"name": "newer pictures", "manipulated": False, "files": 300, "groups": 300, "seen": True,
+     "alarms": [0.001] * 30},
+]  # fmt: skip
+
+
+def with_material(given=MATERIAL):
+    values = card()
+    values["calibration"] |= {"material": given, "made_of": "made clips"}
+    return Calibration.from_card(values)
+
+
+def test_a_verdict_counts_what_its_operating_point_finds_and_calls_wrongly():
+    calibration = with_material()
+    verdict = verdict_of(lasting(2, (0, 0.1, 100, 50)), calibration=calibration)
+    assert [(each.name, each.called, each.files) for each in verdict.measured] == [
+        ("live swap", 1, 4), ("real pictures", 3, 200), ("real clips", 1, 12),
+        ("newer pictures", 30, 300),
+    ]  # fmt: skip
+    # With another operating point the counts are others.
+    strict = replace(calibration, alarms=(0.002,)).at(0.004)
+    assert [each.at(strict.rate).called for each in strict.material] == [1, 2, 1, 30]
+
+
+def test_the_stated_rate_is_that_of_the_material_that_shows_more():
+    calibration = with_material()
+    assert calibration.measured < 3 / 200
+    info = verdict_of(lasting(2, (0, 0.1, 100, 50)), calibration=calibration).calibration
+    assert info.false_alarm_rate == 3 / 200
+    assert info.false_alarm_interval[0] < 3 / 200 < info.false_alarm_interval[1]
+    assert info.measured_on == "200 real pictures"  # 12 clips are no rate, seen pictures no proof
+    info = verdict_of(
+        lasting(2, (0, 0.1, 100, 50)), calibration=with_material(MATERIAL[:1])
+    ).calibration
+    assert info.false_alarm_rate == CALIBRATION.measured
+    assert info.measured_on == f"{CALIBRATION.clips} made clips"
+
+
+@pytest.mark.parametrize("wrong", [{"files": 0}, {"groups": 9}, {"alarms": [0.2, 0.1]}])
+def test_damaged_material_is_refused(wrong):
+    with pytest.raises(ModelError, match="calibration"):
+        with_material([MATERIAL[0] | wrong])
+
+
 # Quality bands
 
 STRICT = Scale(1.0, -1.0, Tail(0.5, 0.1, 1.5))  # small faces: less evidence, a longer tail
