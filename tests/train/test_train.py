@@ -105,7 +105,7 @@ def test_a_run_that_stops_and_goes_on_is_an_unbroken_one(
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
         for name in ("whole", "broken")
     )
-    assert set(one) == {"network", "optimiser", "average", "torch_rng", "step"}
+    assert set(one) == {"network", "optimiser", "average", "torch_rng", "step", "history"}
     assert same(one["network"], two["network"]) and torch.equal(one["torch_rng"], two["torch_rng"])
     assert same(one["optimiser"]["state"][0], two["optimiser"]["state"][0])
     # Once more: there is nothing left to do, and nothing changes.

@@ -137,7 +137,7 @@ def alarm_of(seen: Seen, calibration: Calibration) -> float:
         for index, band in enumerate(calibration.every_band):
             for alone in (False, True):
                 here = (track.bands == index) & (track.alone == alone)
-                here &= track.shares >= EMPTY_MASK
+                here &= ~(track.shares < EMPTY_MASK)
                 if here.any():
                     rates = band.scale(still=alone).tail.rate(looks, track.llr[here])
                     lowest = min(lowest, float(np.nanmin(rates)))
