@@ -137,8 +137,8 @@ LINES = {
         "OpenVINO face detector, drawing in planes, loading beside the first file": 1_350,
         "networks on a pyramid of stages": 150,
         "models of one's own: library, import, ONNX detectors on every engine": 2_200,
-        "calibration on one's own material": 300,
         "verdicts say what the model finds of real deepfakes and calls wrongly": 180,
+        "calibration on one's own material": 1_300,
     },
     "train": {
         "the house": 16_400,

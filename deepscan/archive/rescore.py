@@ -164,7 +164,7 @@ def _compare_frames(
     allowed = tolerance_between(found.record["engine"]["name"], scanner.engine.name)
     worst, faces, wrong = 0.0, 0, []
     masks = _Masks(found.outputs.get("masks"), max(line["index"] for line in lines))
-    for line, frame in _frames(source, found.record, lines):
+    for line, frame in read_frames(source, found.record, lines):
         if frame is None or frame.pts != line["pts"]:
             wrong.append(f"frame {line['index']} is not where it was recorded")
             continue
@@ -237,7 +237,7 @@ def _drawn(found: VerifiedRecord, count: int, chance: random.Random) -> list[dic
     return sorted(held, key=lambda line: int(line["index"]))
 
 
-def _frames(
+def read_frames(
     source: Path, record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[Mapping[str, Any], Frame | None]]:
     """Each line with its frame, read by the decoder that the record names; None: there is none."""

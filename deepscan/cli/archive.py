@@ -27,6 +27,7 @@ from deepscan.sinks.wording import (
 )
 
 if TYPE_CHECKING:
+    from deepscan.archive.events import StopRequest
     from deepscan.archive.options import ArchiveOptions
     from deepscan.archive.records import Baseline, Outcome
     from deepscan.archive.run import RunResult
@@ -122,15 +123,11 @@ def scan_archive(
         if device != "cpu" and not re.fullmatch(r"cuda(:\d{1,3})?", device):
             raise UsageError(f"--devices {device}: give cpu, or cuda:0,cuda:1,...")
     from deepscan.archive import run
-    from deepscan.archive.events import StopRequest
     from deepscan.archive.journal import is_results
     from deepscan.archive.live import open_view
 
     answers = _Answers(archive_options.baseline, format_, quiet=quiet)
-    stop_request = StopRequest()
-    signal.signal(signal.SIGINT, lambda *_: stop_request.stop())
-    for name in ENDING_SIGNALS:
-        signal.signal(getattr(signal, name), lambda *_: stop_request.abort())
+    stop_request = stop_at_signals()
 
     def scan_once(pool: WorkerPool, archive_options: ArchiveOptions) -> RunResult:
         watching = archive_options.watch
@@ -151,7 +148,7 @@ def scan_archive(
         answers.print_result(result, told)
         return result
 
-    pool = _pool(options, archive_options, out)
+    pool = open_pool(options, archive_options, out)
     try:
         if archive_options.watch:
             heartbeat = None if quiet else _WatchHeartbeat(answers)
@@ -170,6 +167,17 @@ def scan_archive(
         return OK
     finally:
         answers.print_counts()
+
+
+def stop_at_signals() -> StopRequest:
+    """A request that Ctrl-C makes, and at once what else ends a process."""
+    from deepscan.archive.events import StopRequest
+
+    stop_request = StopRequest()
+    signal.signal(signal.SIGINT, lambda *_: stop_request.stop())
+    for name in ENDING_SIGNALS:
+        signal.signal(getattr(signal, name), lambda *_: stop_request.abort())
+    return stop_request
 
 
 class _Answers:
@@ -266,7 +274,7 @@ def _watch(
         watch(inputs, out, scan_these, archive_options=archive_options, on_look=heartbeat)
 
 
-def _pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> WorkerPool:
+def open_pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> WorkerPool:
     """Who scans: this machine, or a cluster."""
     from deepscan.archive.workers import WORKER_POOLS
     from deepscan.archive.workers.contract import PoolSettings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepscan.cli import arguments
+from deepscan.cli import arguments, calibrate
 from deepscan.cli.arguments import one_of
 from deepscan.cli.console import errors, print_json, print_line, print_table
 
@@ -79,6 +79,9 @@ def show(model: Name, format_: arguments.Format = "text", debug: arguments.Debug
             return
         for line in _card_lines(card):
             print_line(line)
+
+
+app.command(context_settings={"max_content_width": 100})(calibrate.calibrate)
 
 
 @app.command()

@@ -88,6 +88,7 @@ def line_of(result: FrameResult) -> dict[str, Any]:
                 if prediction.mask is None
                 else _short(float(np.mean(prediction.mask > 0.5)), 4)
             ),
+            quality=(prediction.crop.sharpness, prediction.crop.detail),
         )
         for prediction in result.faces
     ]
@@ -106,6 +107,7 @@ def _line_of_face(
     *,
     p_manipulated: float | None = None,
     mask_share: float | None = None,
+    quality: tuple[float, float] | None = None,
     reason: str | None = None,
 ) -> dict[str, Any]:
     return {
@@ -116,6 +118,11 @@ def _line_of_face(
         "reason": reason,
         "mask_share": mask_share,
         "interpolated": face.interpolated,
+        **(
+            {}
+            if quality is None
+            else {"sharpness": _short(quality[0], 2), "detail": _short(quality[1], 4)}
+        ),
         **({"turn": face.turn} if face.turn else {}),
     }
 

@@ -157,7 +157,9 @@ class Calibration:
     bands each window is judged by the one that it lies in. `alarms` are, in rising order, the
     lowest rates at which held-out unmanipulated clips become false alarms, as far as those are
     known: the measured rate at any operating point can be counted from them. `material` is what
-    else the model was tried on at this calibration.
+    else the model was tried on at this calibration. Without `likelihood_ratio` it was fitted on
+    unmanipulated material alone: what is called LLR here is then a mean logit, of which nobody
+    knows how likely it is.
     """
 
     name: str
@@ -174,6 +176,7 @@ class Calibration:
     alarms: tuple[float, ...] = ()
     material: tuple[Material, ...] = ()
     made_of: str = ""  # what the clips behind `measured` are, in two words: "made clips"
+    likelihood_ratio: bool = True
 
     def __post_init__(self) -> None:
         """A threshold that is NaN, or a slope that turns the polarity round, would find nothing.
@@ -219,6 +222,7 @@ class Calibration:
                 alarms=tuple(float(rate) for rate in given.get("alarms", ())),
                 material=tuple(_material(each) for each in given.get("material", ())),
                 made_of=str(given.get("made_of", "")),
+                likelihood_ratio=bool(given.get("likelihood_ratio", True)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +125,39 @@ class Evidence:
             seconds_scored=self._judged_seconds + (self.step if self._last_judged else 0.0),
             complete=report.complete,
         )
+
+
+def from_frame_list(lines: Iterable[Mapping[str, Any]]) -> Evidence:
+    """The scored sightings of a frame list (schemas/frames-1.json), without its header.
+
+    What was not judged is left out: this serves windows, no coverage.
+
+    Raises:
+        KeyError, TypeError, ValueError: a line is no frame, or does not say how sharp a face is.
+    """
+    evidence = Evidence()
+    for line in lines:
+        time = float(line["time"])
+        evidence.first = time if evidence.first is None else evidence.first
+        evidence.last = time
+        evidence.frames += 1
+        for face in line["faces"]:
+            if face["p_manipulated"] is None:
+                continue
+            series = evidence.tracks.setdefault(int(face["track"]), TrackEvidence())
+            x1, y1, x2, y2 = (float(side) for side in face["box"])
+            side = max(x2 - x1, y2 - y1)
+            share = face["mask_share"]
+            series.times.append(time)
+            series.sizes.append(side)
+            series.sides.append(side)
+            series.detail.append(float(face["detail"]))
+            series.sharpness.append(float(face["sharpness"]))
+            series.whole.append(1)
+            series.scored.append(time)
+            series.logits.append(logit(float(face["p_manipulated"])))
+            series.shares.append(math.nan if share is None else float(share))
+    return evidence
 
 
 @dataclass(frozen=True, slots=True)

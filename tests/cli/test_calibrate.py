@@ -1,0 +1,146 @@
+"""`deepscan model calibrate`: from folders of clips to a model, with all processes and fakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepscan.models.library import read_card
+from deepscan.verdict.calibration import Calibration
+from tests.archive.command import Program, Ran
+from tests.conftest import make_face_clip
+
+GRADED = "tests.archive.parts:graded"
+RATES = ("--max-false-alarms", "50/1000", "--max-suspicious", "200/1000")
+
+
+def draw(index: int, shade: int) -> np.ndarray:
+    from tests.conftest import draw_face
+
+    image = draw_face(index)
+    image[: 4 + shade // 100 * 4, : 8 + shade % 100] = (
+        200  # so that no two clips have the same content
+    )
+    return image
+
+
+def make_clips(folder: Path, levels: list[float], *, frames: int = 12, first: int = 0) -> Path:
+    """A clip for each level, which the network of these tests reads from its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, level in enumerate(levels, start=first):
+        make_face_clip(
+            folder / f"g{level:+.2f} {number:03d}.mp4",
+            frames=frames,
+            draw=lambda index, number=number: draw(index, number),
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of real clips (one of them far above the others) and of manipulated ones."""
+    place = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    levels = [round(float(level), 2) for level in rng.normal(-1, 0.6, 27)]
+    real = make_clips(place / "interviews", [*levels, 6.0])
+    make_face_clip(real / "no face.mp4", draw=lambda index: np.full((120, 160, 3), 70, np.uint8))
+    (real / "junk.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 8)
+    fake = make_clips(place / "swaps", [3.0 + 0.02 * n for n in range(22)], first=100)
+    return {"real": real, "fake": fake}
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "models"
+    monkeypatch.setenv("DEEPSCAN_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path)
+
+
+def run(program: Program, *arguments: object) -> Ran:
+    return program.run("model", "calibrate", "msccnet-s", *arguments, scanner=GRADED)
+
+
+def test_real_clips_make_a_model_that_keeps_the_rates(
+    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    asked = ("--real", made["real"], "--to", "ours", "--out", work, *RATES)
+    ran = run(program, *asked)
+    assert ran.code == 0, ran.err
+    assert "1 file left out that cannot be read: junk.mp4" in ran.err
+    assert "1 file left out without a face that can be judged: no face.mp4" in ran.err
+    assert "28 real recordings (28 files) of the folder interviews" in ran.out
+    assert "No likelihood ratio is claimed" in ran.out
+    assert "1 real clip stands out from the others, so look at it: g+6.00" in ran.out
+    assert "deepscan --model ours FOLDER" in ran.out
+
+    card, base = read_card("ours"), read_card("msccnet-s")
+    assert card.sha256 == base.sha256 and card.path.read_bytes() == base.path.read_bytes()
+    calibration = Calibration.from_card(card.values)
+    assert not calibration.likelihood_ratio
+    assert (calibration.rate, calibration.review_rate) == (0.05, 0.2)
+    assert calibration.clips == 28 and calibration.name.startswith("ours/")
+    over, review = calibration.points(1.0, still=False)
+    assert -1 < review < over <= 6.01
+
+    page = (work / "calibration.html").read_text("utf-8")
+    assert page.count("<figure") == 12 and page.count("data:image/jpeg") == 12
+    assert "stands out" in page and "junk.mp4" in page and "<script" not in page
+    assert "By the size of faces" in page
+
+    # The same command again takes no file up twice, and refuses to replace the model unasked.
+    again = run(program, *asked)
+    assert again.code == 2 and "a model ours is there already" in again.err
+    replaced = run(program, *asked, "--force", "--format", "json")
+    assert replaced.code == 0, replaced.err
+    told = json.loads(replaced.out)
+    assert told["calibration"] == calibration.name and told["recordings"] == 28
+    assert len(told["outliers"]) == 1
+    assert (work / "real" / "journal.jsonl").read_text().count('"kind":"done"') == 30
+
+
+def test_manipulated_clips_give_likelihood_ratios(
+    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+) -> None:
+    ran = run(
+        program, "--real", made["real"], "--manipulated", made["fake"], "--to", "ratios",
+        "--out", tmp_path / "work", *RATES, "--quiet",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    calibration = Calibration.from_card(read_card("ratios").values)
+    assert calibration.likelihood_ratio and calibration.clip.slope != 1.0
+    assert "Of the manipulated recordings" in ran.out
+    assert "22 manipulated ones of swaps" in ran.out
+
+
+def test_what_cannot_work_is_one_line(
+    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+) -> None:
+    few = make_clips(tmp_path / "few", [0.1 * n for n in range(5)])
+    alike = make_clips(tmp_path / "alike", [0.5] * 20, first=200)
+    person = make_clips(tmp_path / "people" / "one", [0.1 * n for n in range(3)], first=300).parent
+    same = made["real"] / ".." / made["real"].name
+
+    def refused(*arguments: object) -> str:
+        ran = run(program, *arguments, "--to", "x", "--out", tmp_path / "w", "--quiet", *RATES)
+        assert ran.code == 2 and ran.out == ""
+        lines = ran.err.strip().splitlines()
+        assert len(lines) == 1, ran.err
+        assert not models.exists()
+        return lines[0]
+
+    assert "5 unmanipulated recordings support no false-alarm rate below 0.17: 19 would do" in (
+        refused("--real", few)
+    )
+    assert "--group-by file" in refused("--real", person)
+    assert "the same score" in refused("--real", alike)
+    assert "name the same folder" in refused("--real", made["real"], "--manipulated", same)
+    assert "there is no such folder" in refused("--real", tmp_path / "nowhere")
