@@ -268,14 +268,15 @@ class Interval:
     """A stretch [start, end) in seconds where one face's evidence lies over a threshold.
 
     `score` is the calibrated P(manipulated) of its strongest window, `llr` that window's natural
-    log-likelihood ratio. `label` is manipulated or suspicious.
+    log-likelihood ratio. `label` is manipulated or suspicious. A calibration on real material alone
+    knows no likelihood: `score` is then the model's own, and `llr` None.
     """
 
     start: float
     end: float
     track_id: int
     score: float
-    llr: float
+    llr: float | None
     label: Label
 
 

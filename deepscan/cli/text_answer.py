@@ -92,13 +92,19 @@ def _faces(verdict: Verdict) -> Iterator[str]:
 
 def _face(found: list[Interval]) -> tuple[str, ...]:
     best, more = found[0], len(found) - 1
-    support = "neither way" if best.llr == 0 else phrase(f"verbal.{verbal(best.llr)}") + " support"
-    if best.llr < 0:
-        support += " against it"
     return (
         f"face {best.track_id}",
         str(best.label),
         time_span(best.start, best.end),
-        f"P(manipulated) {probability(best.score)}, LR {ratio(best.llr)}, {support}",
+        _strength(best),
         f"and {more} more stretch{'es' * (more > 1)}" if more else "",
     )
+
+
+def _strength(best: Interval) -> str:
+    if best.llr is None:
+        return f"score {probability(best.score)}, no likelihood ratio"
+    support = "neither way" if best.llr == 0 else phrase(f"verbal.{verbal(best.llr)}") + " support"
+    if best.llr < 0:
+        support += " against it"
+    return f"P(manipulated) {probability(best.score)}, LR {ratio(best.llr)}, {support}"

@@ -132,7 +132,11 @@ class HtmlSink:
             or [wording.screening_sentence(verdict)],
             sentences_left=max(0, len(intervals) - SENTENCES),
             intervals=[
-                (each, wording.ratio(each.llr), wording.phrase(f"label.{each.label}"))
+                (
+                    each,
+                    "" if each.llr is None else wording.ratio(each.llr),
+                    wording.phrase(f"label.{each.label}"),
+                )
                 for each in sorted(intervals[:INTERVALS], key=lambda each: each.start)
             ],
             intervals_left=max(0, len(intervals) - INTERVALS),

@@ -96,6 +96,14 @@ WORDING: dict[str, str] = {
         " {population}; false-alarm rate at this setting {rate} [95 % interval {low} to"
         " {high}]). {coverage}"
     ),
+    "interval.rate": (
+        "In the analysed frames face {face} between {start} and {end} lies over {level} of model"
+        " {model}, which was set by unmanipulated material alone ({population}): no likelihood"
+        " ratio is claimed. False-alarm rate at this setting {rate} [95 % interval {low} to"
+        " {high}]. {coverage}"
+    ),
+    "level.manipulated": "the operating point",
+    "level.suspicious": "the level for review",
     "proposition.manipulated": "manipulated",
     "proposition.not": "not",
     "proposition.unmanipulated": "not manipulated",
@@ -173,7 +181,8 @@ def wording_of(verdict: Verdict) -> Wording:
         sentences = [screening_sentence(verdict)]
     first = verdict.label is Label.NO_EVIDENCE  # what finds little says little by finding nothing
     sentences.insert(0 if first else len(sentences), found_sentence(verdict))
-    scale = phrase("scale") if verdict.intervals else ""
+    ratios = any(interval.llr is not None for interval in verdict.intervals)
+    scale = phrase("scale") if ratios else ""
     return _of_label(verdict.label, tuple(sentences), scale)
 
 
@@ -192,19 +201,21 @@ def interval_sentence(interval: Interval, verdict: Verdict) -> str:
         "start": timestamp(interval.start),
         "end": timestamp(interval.end),
         "model": verdict.model.name,
-        "ratio": ratio(interval.llr),
         "population": calibration.population,
         "rate": percent(calibration.false_alarm_rate),
         "low": percent(low),
         "high": percent(high),
         "coverage": coverage_sentence(verdict),
     }
-    if interval.llr == 0:
-        text = phrase("interval.neutral", **values)
+    if interval.llr is None:
+        text = phrase("interval.rate", level=phrase(f"level.{interval.label}"), **values)
+    elif interval.llr == 0:
+        text = phrase("interval.neutral", ratio=ratio(0), **values)
     else:
         found = interval.llr > 0
         text = phrase(
             "interval",
+            ratio=ratio(interval.llr),
             verbal=phrase(f"verbal.{verbal(interval.llr)}"),
             proposition=phrase(f"proposition.{'manipulated' if found else 'unmanipulated'}"),
             alternative=phrase(f"proposition.{'not' if found else 'manipulated'}"),

@@ -28,8 +28,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,8 @@ from deepscan.types import (
 )
 from deepscan.verdict.calibration import Calibration, Floats, sigmoid
 from deepscan.verdict.evidence import Evidence, TrackWindows, looks_of, windows_of
+
+Part = TypeVar("Part", Interval, FaceTrack)
 
 MODEL_FLOOR = 0.75  # AUC below which a model may not decide
 EMPTY_MASK = 0.002  # share of the crop below which a mask counts as empty
@@ -111,8 +114,8 @@ def decide(
     stated = calibration.stated
     return Verdict(
         label=label,
-        intervals=tuple(sorted(intervals, key=lambda i: (i.start, i.track_id))),
-        tracks=tuple(tracks),
+        intervals=_told(sorted(intervals, key=lambda i: (i.start, i.track_id)), calibration),
+        tracks=_told(tracks, calibration),
         coverage=coverage,
         score=sigmoid(max(best)) if best else None,
         looks=looks,
@@ -183,6 +186,13 @@ def _without_calibration(
         engine=engine,
         video=video,
     )
+
+
+def _told(parts: Iterable[Part], calibration: Calibration) -> tuple[Part, ...]:
+    """Intervals or tracks, without a likelihood ratio where none was fitted."""
+    if calibration.likelihood_ratio:
+        return tuple(parts)
+    return tuple(replace(part, llr=None) for part in parts)
 
 
 def _noted(

@@ -12,6 +12,8 @@ import numpy as np
 
 from deepscan.engines.engine import Predictions
 from deepscan.errors import EngineError
+from deepscan.models.library import read_card
+from deepscan.verdict.calibration import Calibration
 from tests.conftest import blue_engine, fake_scanner, judge_blue
 
 
@@ -107,7 +109,9 @@ class _Graded:
 
         engine = blue_engine(judge=judge)
         engine.model = self.engine.model
-        return fake_scanner(self.options, engine=engine).scan(path, *args, **rest)
+        calibration = Calibration.from_card(read_card(self.options.model).values)
+        scanner = fake_scanner(self.options, engine=engine, calibration=calibration)
+        return scanner.scan(path, *args, **rest)
 
 
 def graded(options: Any, *, engine: Any = None) -> Any:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deepscan.archive.journal import read_journal
 from deepscan.models.library import read_card
+from deepscan.types import Label
 from deepscan.verdict.calibration import Calibration
 from tests.archive.command import Program, Ran
 from tests.conftest import make_face_clip
@@ -105,6 +108,38 @@ def test_real_clips_make_a_model_that_keeps_the_rates(
     assert told["calibration"] == calibration.name and told["recordings"] == 28
     assert len(told["outliers"]) == 1
     assert (work / "real" / "journal.jsonl").read_text().count('"kind":"done"') == 30
+
+
+def test_verdicts_of_the_new_model_supersede_and_claim_no_likelihood_ratio(
+    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+) -> None:
+    ran = run(program, "--real", made["real"], "--to", "ours", "--out", tmp_path / "w", *RATES)
+    assert ran.code == 0, ran.err
+    archive, out = make_clips(tmp_path / "archive", [7.0, -1.0], first=500), tmp_path / "results"
+
+    def scan(model: str) -> Ran:
+        return program.run(archive, "--out", out, "--model", model, scanner=GRADED)
+
+    scan("msccnet-s")
+    before = shutil.copytree(out, tmp_path / "before")
+    assert scan("ours").code == 1
+    results = read_journal(out)
+    assert {each.label for each in results.outcomes} == {Label.MANIPULATED, Label.NO_EVIDENCE}
+    assert len(results.superseded) == 2  # kept, and in no report of today
+    assert results.run.calibration.startswith("ours/")
+    found = next(each for each in results.outcomes if each.label is Label.MANIPULATED)
+    assert [each.llr for each in found.intervals] == [None]
+
+    path = next(each.path for each in found.outputs if each.kind == "record")
+    record = json.loads((out / path).read_text())
+    assert record["calibration"]["name"] == results.run.calibration
+    assert "28 real recordings" in record["calibration"]["population"]
+    assert record["verdict"]["intervals"][0]["llr"] is None
+    assert "no likelihood ratio is claimed" in record["wording"]["sentences"][0]
+    assert not record["wording"]["scale"] and "(LR " not in json.dumps(record["wording"])
+
+    moved = program.run("diff", before, out, scanner=GRADED)
+    assert "calibration: name" in moved.out and "model: name msccnet-s -> ours" in moved.out
 
 
 def test_manipulated_clips_give_likelihood_ratios(

@@ -129,3 +129,21 @@ def test_names_cannot_move_the_cursor(kind):
     assert "\x1b" not in text and "\r" not in text and "\u202e" not in text
     assert "\\x1b[2J\\x0d\\x0ab\\u202egpj.mp4" in text
     assert all(line.startswith("  ") for line in text.splitlines()[1:])
+
+
+def test_without_a_likelihood_ratio_none_is_told(tmp_path):
+    outcome = scanned()
+    verdict = outcome.scan.verdict
+    verdict = replace(
+        verdict,
+        intervals=tuple(replace(each, llr=None) for each in verdict.intervals),
+        tracks=tuple(replace(each, llr=None) for each in verdict.tracks),
+    )
+    outcome = replace(outcome, scan=replace(outcome.scan, verdict=verdict))
+    words = record_of(outcome.scan)["wording"]
+    page = HtmlSink(tmp_path / "r.html", outcome.scan)
+    page.close()
+    html = unescape((tmp_path / "r.html").read_text())
+    assert "no likelihood ratio is claimed" in words["sentences"][0] and not words["scale"]
+    assert "(LR" not in html + text_answer(outcome) and words["sentences"][0] in html
+    assert "score 0.97, no likelihood ratio" in text_answer(outcome)
