@@ -12,13 +12,10 @@ import os
 import selectors
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import deepscan
 from deepscan.archive.records import Outcome
 from deepscan.archive.workers.contract import (
     PolledPool,
@@ -33,6 +30,7 @@ from deepscan.archive.workers.contract import (
 from deepscan.archive.workers.messages import Channel, Message, error_named, log_level, task_to_json
 from deepscan.errors import EngineError
 from deepscan.types import Reason
+from deepscan.video.isolation.launcher import StderrTail, start_interpreter
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +38,6 @@ START_TIMEOUT = 1800.0  # seconds until an engine is loaded: TensorRT may have t
 SLOWEST_READ = 10 * 2**20  # bytes a second: hashing shows no progress, so large files get more time
 MAX_START_FAILURES = 3  # deaths in a row before the engine is loaded that end the run
 RESTART_DELAY, MAX_RESTART_DELAY = 0.5, 60.0  # seconds before a dead process is started again
-MAX_STDERR = 8 * 1024  # bytes of a process's stderr that are kept
-
-# -P and an explicit root: the current folder may be full of untrusted files, some named av.py.
-START = (
-    "import sys; sys.path.append(sys.argv[2]); "
-    "from deepscan.archive.workers.worker import main; main(int(sys.argv[1]))"
-)
 
 
 class LocalPool(PolledPool):
@@ -196,7 +187,7 @@ class WorkerHandle:
         self._config = config
         self._selector = selector
         self._count = 0
-        self._stderr = bytearray()
+        self._stderr: StderrTail
         self._channel: Channel
 
     @property
@@ -210,27 +201,21 @@ class WorkerHandle:
     def start(self) -> None:
         """Start the process; it loads its engine before it takes tasks."""
         ours, theirs = socket.socketpair()
-        root = Path(deepscan.__file__).resolve().parent.parent
         with theirs:
             try:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", START, str(theirs.fileno()), os.fspath(root)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
+                self.process = start_interpreter(
+                    "deepscan.archive.workers.worker",
+                    str(theirs.fileno()),
+                    (theirs.fileno(),),
                     stderr=subprocess.PIPE,
-                    bufsize=0,
-                    pass_fds=[theirs.fileno()],
-                    env={**os.environ, **_visible_devices(self.device)},
-                    # Ctrl-C is for the run, which then ends this process.
-                    start_new_session=True,
+                    environment={**os.environ, **_visible_devices(self.device)},
                 )
             except OSError as error:
                 ours.close()
                 raise EngineError(f"a model process cannot be started: {error}") from error
         assert self.process.stderr is not None
-        os.set_blocking(self.process.stderr.fileno(), False)
+        self._stderr = StderrTail(self.process.stderr, self._selector)
         self._channel = Channel(ours)
-        self._stderr.clear()
         self.loaded = False
         self.started_at = self.last_message_at = time.monotonic()
         self._selector.register(ours, selectors.EVENT_READ, (self, True))
@@ -272,28 +257,16 @@ class WorkerHandle:
         return self._channel.receive()
 
     def read_stderr(self) -> None:
-        """Keep the end of what the process writes to stderr; a flood must not fill memory."""
-        assert self.process is not None and self.process.stderr is not None
-        try:
-            data = os.read(self.process.stderr.fileno(), 2**16)
-        except BlockingIOError:
-            return
-        if not data:
-            self._selector.unregister(self.process.stderr)
-        self._stderr = (self._stderr + data)[-MAX_STDERR:]
+        self._stderr.read()
 
     def exit_reason(self) -> str:
         """How the process died, with the last line of its stderr."""
         assert self.process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5.0)
-        with contextlib.suppress(KeyError):  # its stderr may be at its end already
-            self.read_stderr()
-        lines = self._stderr.decode(errors="replace").strip().splitlines()
         code = self.process.returncode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-        last = f" ({lines[-1][:200]})" if lines else ""
-        return f"the model process died with {how}{last}"
+        return f"the model process died with {how}{self._stderr.last_line()}"
 
     def kill(self) -> None:
         """Kill the process if it runs, and forget it."""

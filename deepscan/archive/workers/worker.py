@@ -169,9 +169,9 @@ def failure_reason(error: Exception) -> Reason:
 # The process
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: str) -> None:
     """Serve the run at the other end of a socket until that is closed."""
-    with socket.socket(fileno=descriptor) as end:
+    with socket.socket(fileno=int(descriptor)) as end:
         _Worker(Channel(end)).serve()
 
 

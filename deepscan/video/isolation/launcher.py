@@ -14,12 +14,14 @@ import json
 import logging
 import os
 import select
+import selectors
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 START_UP = 30.0  # seconds until the fork server has imported its libraries, also on a busy machine
 FAREWELL = 5.0  # seconds that the fork server gets to leave
 AFTERMATH = 0.5  # seconds in which a fork server that has closed its lines is seen to have died
+KEPT_STDERR = 8 * 1024  # bytes of a process's stderr that are kept
 LOST = -(2**31)  # exit code of a worker of which nobody can say how it ended
 
 # What the fork server sends: that it is ready, and on the line of each worker its number (or minus
@@ -322,10 +325,12 @@ def start_interpreter(
     *,
     stdout: int = subprocess.DEVNULL,
     stderr: int = subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `main(argument)` of a module in a fresh interpreter, for files that are not trusted.
+    """Start `main(argument)` of a module in a fresh interpreter.
 
-    It inherits the given descriptors and no more of the environment than it needs.
+    It inherits the given descriptors, and `environment` or, for files that are not trusted, no more
+    of this one's than it needs.
     """
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     kept |= {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
@@ -337,10 +342,37 @@ def start_interpreter(
         stderr=stderr,
         bufsize=0,
         pass_fds=descriptors,
-        env=kept | FIXED,
-        # Ctrl-C is for the parent, which then ends the worker.
+        env=kept | FIXED if environment is None else environment,
+        # Ctrl-C is for the parent, which then ends the process.
         start_new_session=True,
     )
+
+
+class StderrTail:
+    """The end of what a process writes to stderr; a flood must not fill memory."""
+
+    def __init__(self, stderr: IO[bytes], selector: selectors.BaseSelector) -> None:
+        """`selector` says when there is something to `read`; the caller registers `stderr`."""
+        self.data = b""
+        self._stderr, self._selector = stderr, selector
+        os.set_blocking(stderr.fileno(), False)
+
+    def read(self) -> None:
+        """Take what has come."""
+        try:
+            data = os.read(self._stderr.fileno(), 2**16)
+        except BlockingIOError:
+            return
+        if not data:
+            with suppress(KeyError):  # it was at its end before
+                self._selector.unregister(self._stderr)
+        self.data = (self.data + data)[-KEPT_STDERR:]
+
+    def last_line(self) -> str:
+        """The last line, in brackets behind a space; "" if there is none."""
+        self.read()
+        lines = self.data.decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1][:200]})" if lines else ""
 
 
 def _readable(line: socket.socket, timeout: float | None) -> bool:

@@ -21,14 +21,13 @@ from deepscan.errors import DecoderCrash, DecoderHang, LimitError, VideoError
 from deepscan.options import Decoder, Limits
 from deepscan.video.input_file import Source
 from deepscan.video.isolation import protocol
-from deepscan.video.isolation.launcher import LOST, Given, Worker, start_worker
+from deepscan.video.isolation.launcher import LOST, Given, StderrTail, Worker, start_worker
 from deepscan.video.isolation.protocol import ProtocolError
 
 log = logging.getLogger(__name__)
 
 Task = Literal["frames", "audio"]
 
-KEPT_STDERR = 8 * 1024  # bytes of the worker's stderr that are kept
 START_UP = 30.0  # seconds until a worker has its libraries, also on a busy machine
 FAREWELL = 5.0  # seconds that a finished worker gets to leave
 
@@ -53,7 +52,6 @@ class DecoderProcess:
         self._path = source.path
         self._limits = limits
         self._received_bytes = bytearray()
-        self._stderr = bytearray()
         self._waited = 0.0
         self._started = False
         with contextlib.ExitStack() as held:
@@ -81,9 +79,9 @@ class DecoderProcess:
                 finally:
                     os.close(lifeline)
             held.enter_context(self._process.stderr)
-            os.set_blocking(self._process.stderr.fileno(), False)
             self._channel.setblocking(False)
             self._selector = held.enter_context(selectors.DefaultSelector())
+            self._stderr = StderrTail(self._process.stderr, self._selector)
             self._selector.register(self._channel, selectors.EVENT_READ)
             self._selector.register(self._process.stderr, selectors.EVENT_READ)
             # Also for a reader that nobody closes: no process may outlive it.
@@ -172,18 +170,7 @@ class DecoderProcess:
                     raise self._death()
                 self._received_bytes += data
             else:
-                self._read_stderr()
-
-    def _read_stderr(self) -> None:
-        """Keep the last of what the worker writes to stderr; a flood must not fill memory."""
-        stderr = self._process.stderr
-        try:
-            data = os.read(stderr.fileno(), 2**16)
-        except BlockingIOError:
-            return
-        if not data:
-            self._selector.unregister(stderr)
-        self._stderr = (self._stderr + data)[-KEPT_STDERR:]
+                self._stderr.read()
 
     def _death(self) -> VideoError:
         """Say why the worker has gone without a last message."""
@@ -191,11 +178,8 @@ class DecoderProcess:
         if code is None:
             self.kill()
             code = 0
-        with contextlib.suppress(KeyError):  # its stderr may be at its end already
-            self._read_stderr()
-        lines = self._stderr.decode(errors="replace").strip().splitlines()
-        log.debug("the worker for %s ended with: %s", self._path, "\n".join(lines))
-        last = f" ({lines[-1][:200]})" if lines else ""
+        last = self._stderr.last_line()
+        log.debug("the worker for %s ended with: %r", self._path, self._stderr.data)
         if code == -signal.SIGXCPU:
             return LimitError("limit_time", f"{self._path}: decoding used up its CPU time")
         if code == -signal.SIGKILL:
