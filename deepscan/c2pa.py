@@ -28,6 +28,7 @@ from deepscan.types import AI_SOURCES, CredentialState, Integrity, Provenance, T
 from deepscan.video.input_file import Source, open_source
 from deepscan.video.isolation.launcher import start_interpreter
 from deepscan.video.isolation.sandbox import die_with_parent, limit_resources, lock_down
+from deepscan.video.structure import boxes
 
 logger = logging.getLogger(__name__)
 
@@ -111,20 +112,12 @@ def _is_plain(source: Source) -> bool:
             return False
         data = os.pread(source.descriptor, SEARCHED, 0)
         return not any(sign in data for sign in SIGNS)
-    place = 0
-    for _ in range(BOXES):
-        header = os.pread(source.descriptor, 32, place)
-        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        name = header[8:24]
-        if size == 1:
-            size, name = int.from_bytes(header[8:16], "big"), header[16:32]
-        if kind == b"uuid" and name in (C2PA_BOX, XMP_BOX):
+    for box in boxes(source.descriptor, most=BOXES):
+        name = os.pread(source.descriptor, 16, box.data) if box.kind == b"uuid" else b""
+        if name in (C2PA_BOX, XMP_BOX):
             return False
-        if size == 0 or place + size >= source.size:
-            return len(header) >= 8
-        if size < 8:
-            return False
-        place += size
+        if box.length == 0 or box.start + box.length >= source.size:
+            return bool(box.kind)
     return False
 
 

@@ -69,26 +69,31 @@ class Change:
 class Move:
     """One file whose verdict is not the same: both, and what differs in how they came about.
 
-    `old` or `new` is None for a file that only one side knows. `by` is the change of P(manipulated)
-    where both sides have one.
+    `before` or `after` is None for a file that only one side knows. `by` is the change of
+    P(manipulated) where both sides have one.
     """
 
     name: str
-    old: Label | None
-    new: Label | None
-    old_score: float | None
-    new_score: float | None
-    old_reasons: tuple[str, ...]
-    new_reasons: tuple[str, ...]
+    before: Judged | None
+    after: Judged | None
     changes: tuple[Change, ...]
     unknown: tuple[str, ...]  # causes of which one side or both cannot tell
     superseded: bool = False  # the side without a verdict has one by other settings than its last
 
     @property
+    def old(self) -> Label | None:
+        return None if self.before is None else self.before.label
+
+    @property
+    def new(self) -> Label | None:
+        return None if self.after is None else self.after.label
+
+    @property
     def by(self) -> float | None:
-        if self.old_score is None or self.new_score is None:
+        if self.before is None or self.after is None:
             return None
-        return self.new_score - self.old_score
+        old, new = self.before.score, self.after.score
+        return None if old is None or new is None else new - old
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -156,8 +161,8 @@ def to_json(found: Difference) -> dict[str, Any]:
         "moves": [
             {
                 "name": move.name,
-                "old": _half(move.old, move.old_score, move.old_reasons),
-                "new": _half(move.new, move.new_score, move.new_reasons),
+                "old": _half(move.before),
+                "new": _half(move.after),
                 "by": move.by,
                 "causes": list(move.causes),
                 "changes": [asdict(change) for change in move.changes],
@@ -328,17 +333,7 @@ def _move(name: str, old: Judged | None, new: Judged | None, tolerance: float) -
         changes = tuple(_changes(_on_clock_of(new, old), _on_clock_of(old, new)))
         both = old.facts.keys() & new.facts.keys()
         unknown = tuple(cause for cause in CAUSES if cause not in both)
-    return Move(
-        name=name,
-        old=old.label if old else None,
-        new=new.label if new else None,
-        old_score=old.score if old else None,
-        new_score=new.score if new else None,
-        old_reasons=old.reasons if old else (),
-        new_reasons=new.reasons if new else (),
-        changes=changes,
-        unknown=unknown,
-    )
+    return Move(name, old, new, changes, unknown)
 
 
 def _on_clock_of(other: Judged, side: Judged) -> Facts:
@@ -387,26 +382,29 @@ def _common(moves: Iterable[Move]) -> tuple[Change, ...]:
 # Words
 
 
-def _half(
-    label: Label | None, score: float | None, reasons: tuple[str, ...]
-) -> dict[str, Any] | None:
-    if label is None:
+def _half(side: Judged | None) -> dict[str, Any] | None:
+    if side is None:
         return None
-    return {"label": str(label), "p_manipulated": score, "reasons": list(reasons)}
+    return {
+        "label": str(side.label),
+        "p_manipulated": side.score,
+        "reasons": list(side.reasons),
+    }
 
 
 def _verdicts(move: Move) -> str:
-    if move.new is None or move.old is None:
-        here, there = ("old", "new") if move.new is None else ("new", "old")
+    before, after = move.before, move.after
+    if after is None or before is None:
+        here, there = ("old", "new") if after is None else ("new", "old")
         told = f"; those in the {there} ones are by other settings than the last run's"
         return f"{move.old or move.new}, only in the {here} results{told * move.superseded}"
     told = f"{move.old} -> {move.new}" if move.old is not move.new else f"{move.new}"
-    if move.by is not None and move.old_score is not None and move.new_score is not None:
-        told += f", P(manipulated) {probability(move.old_score)} -> {probability(move.new_score)}"
+    if before.score is not None and after.score is not None:
+        told += f", P(manipulated) {probability(before.score)} -> {probability(after.score)}"
         told += f" ({move.by:+.3f})"
-    if move.old_reasons != move.new_reasons:
-        before, after = (" ".join(codes) for codes in (move.old_reasons, move.new_reasons))
-        told += f", {before or 'no reason'} -> {after or 'no reason'}"
+    if before.reasons != after.reasons:
+        codes = [" ".join(side.reasons) or "no reason" for side in (before, after)]
+        told += f", {codes[0]} -> {codes[1]}"
     return told
 
 

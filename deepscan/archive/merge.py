@@ -6,7 +6,6 @@ or not finished are all told. The new folder appears whole, when everything is i
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import secrets
@@ -25,11 +24,11 @@ from deepscan.archive.records import Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import inside
 from deepscan.archive.states import Coverage, FileState, RunListing, united
 from deepscan.errors import OutputError, UsageError
+from deepscan.files import sha256_of
 from deepscan.sinks.wording import visible
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 4 * 2**20
 _LISTED = 5  # names in a message; the rest is counted
 
 
@@ -370,13 +369,12 @@ class _Links:
                     os.link(source, target, follow_symlinks=False)
                     self.linked += 1
                     return
-            digest = hashlib.sha256()
-            with source.open("rb") as old, target.open("xb") as new:
-                while chunk := old.read(_CHUNK):
-                    digest.update(chunk)
-                    new.write(chunk)
+            with source.open("rb") as old, target.open("x+b") as new:
+                shutil.copyfileobj(old, new)
                 new.flush()
                 os.fsync(new.fileno())
+                new.seek(0)
+                digest = sha256_of(new)
         except FileNotFoundError as error:
             raise OutputError(
                 f"{source} is missing: the journal names it; scan the shard again"

@@ -20,15 +20,14 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
 
-from deepscan.errors import CorruptError, OutputError, VideoError
+from deepscan.errors import CorruptError, OutputError, VideoError, system_errors_as
 from deepscan.files import atomic_output, sha256_of, sync
 from deepscan.types import (
     Box,
@@ -147,12 +146,7 @@ class FrameStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         # The file is done, one way or the other: there is nothing to resume.
         if self._folder is not None and (kind is None or issubclass(kind, VideoError)):
             _remove_checkpoint(self._folder)  # while it is locked
@@ -179,15 +173,9 @@ class FrameStore:
             self._file.seek(length)
             held.pop_all()
 
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            where = self._folder or f"the temporary folder {tempfile.gettempdir()}"
-            advice = "" if self._folder else ": free some space or set TMPDIR"
-            why = f"{where} cannot take the results ({error.strerror}){advice}"
-            raise OutputError(why) from error
+    def _failures(self) -> AbstractContextManager[None]:
+        where = self._folder or f"the temporary folder {tempfile.gettempdir()} (see TMPDIR)"
+        return system_errors_as(OutputError, f"{where} cannot take the results")
 
 
 def _remove_checkpoint(folder: Path) -> None:

@@ -20,6 +20,7 @@ from deepscan.errors import LimitError, NoStreamError, UnreadableError
 from deepscan.options import Limits
 from deepscan.video.contract import OTHER_STREAMS
 from deepscan.video.input_file import HEIF_BRANDS, Source, still_format
+from deepscan.video.structure import boxes
 
 # How a video begins: the first box of an MP4 with its brand, the head of Matroska, that of AVI.
 VIDEO_HEADS = re.compile(
@@ -128,19 +129,14 @@ def _search(
 
 def _end_of_video(source: Source, start: int) -> int:
     """Where the boxes of an MP4 end, or another begins; for anything else the end of the file."""
-    place, kind = start, os.pread(source.descriptor, 8, start)[4:]
-    if kind != b"ftyp":
-        return source.size
-    for _ in range(MOST_BOXES):
-        head = os.pread(source.descriptor, 16, place)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if length == 1:
-            length = int.from_bytes(head[8:16], "big")
-        elif length == 0:
+    place = start
+    for box in boxes(source.descriptor, start, MOST_BOXES):
+        first = box.start == start
+        if box.length == 0 or (first and box.kind != b"ftyp"):
             return source.size
-        if length < 8 or not kind.isalnum() or (kind == b"ftyp" and place > start):
-            return min(place, source.size)
-        place += length
+        if box.length < 8 or not box.kind.isalnum() or (box.kind == b"ftyp" and not first):
+            break
+        place = box.start + box.length
     return min(place, source.size)
 
 

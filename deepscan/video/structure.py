@@ -70,29 +70,57 @@ def examine(source: Source, container: str, stream: int) -> Structure:
     return Structure(known=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box of an MP4: where it starts, where its data starts, and its whole length in bytes.
+
+    A length of 0 means up to the end of the file; any other below 8 is damage. `kind` is empty
+    where the file ends before it.
+    """
+
+    kind: bytes
+    start: int
+    data: int
+    length: int
+
+
+def boxes(descriptor: int, start: int = 0, most: int = MOST_PARTS) -> Iterator[Box]:
+    """The boxes of an MP4 one after the other; the first that tells no place for another ends them.
+
+    ISO/IEC 14496-12, 4.2: a length of 1 stands for one of 64 bits behind the kind.
+    """
+    for _ in range(most):
+        head = os.pread(descriptor, 16, start)
+        if not head:
+            return
+        if len(head) < 8:
+            yield Box(b"", start, start, 1)
+            return
+        length, data = int.from_bytes(head[:4], "big"), start + 8
+        if length == 1:
+            length, data = int.from_bytes(head[8:], "big"), start + 16
+        yield Box(head[4:8], start, data, length)
+        if length < 8:
+            return
+        start += length
+
+
 def _boxes(source: Source) -> Structure:
     """Top-level boxes of MP4 and MOV. Between fragments nothing but boxes may lie."""
     found = Structure()
-    place, index = 0, False
-    for _ in range(MOST_PARTS):
-        head = os.pread(source.descriptor, 16, place)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if length == 1:
-            length = int.from_bytes(head[8:16], "big")
-        found.fragmented |= kind == b"moof"
-        index |= kind == b"moov"
-        if length == 0:  # the last box, up to the end; between fragments a hole of zeros
-            if found.fragmented and kind != b"mdat":
+    for box in boxes(source.descriptor):
+        end = box.start + box.length
+        found.fragmented |= box.kind == b"moof"
+        if box.length == 0:  # the last box, up to the end; between fragments a hole of zeros
+            if found.fragmented and box.kind != b"mdat":
                 found.damage.append("cut: the fragments do not fill the file")
-            return found
-        place += length
-        if found.fragmented and (length < 8 or place > source.size):
+        elif found.fragmented and (box.length < 8 or end > source.size):
             found.damage.append("cut: the fragments do not fill the file")
             found.cut = True
-        elif place > source.size and kind in BOXES:
-            found.end_inside(f"the box {kind.decode()}")
-        if length < 8 or place >= source.size:
-            return found
+        elif end > source.size and box.kind in BOXES:
+            found.end_inside(f"the box {box.kind.decode()}")
+        if end >= source.size:
+            break
     return found
 
 
@@ -358,16 +386,11 @@ def _inside(
     source: Source, path: tuple[bytes, ...], place: int, end: int
 ) -> Iterator[tuple[int, int]]:
     """Where the data of the boxes that `path` leads to start and end."""
-    for _ in range(MOST_PARTS):
-        head = os.pread(source.descriptor, 16, place)
-        length, start = int.from_bytes(head[:4], "big"), place + 8
-        if length == 1:
-            length, start = int.from_bytes(head[8:16], "big"), place + 16
-        stop = min(place + length, end)
-        if place + 8 > end or start > stop:
+    for box in boxes(source.descriptor, place):
+        stop = min(box.start + box.length, end)
+        if box.data > stop:
             return
-        if head[4:8] == path[0] and len(path) == 1:
-            yield start, stop
-        elif head[4:8] == path[0]:
-            yield from _inside(source, path[1:], start, stop)
-        place = stop
+        if box.kind == path[0] and len(path) == 1:
+            yield box.data, stop
+        elif box.kind == path[0]:
+            yield from _inside(source, path[1:], box.data, stop)

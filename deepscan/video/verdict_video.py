@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deepscan.options import Limits
 from deepscan.video.input_file import open_source
+from deepscan.video.structure import boxes
 
 MARK = "deepscan verdict video: an analysis copy with masks drawn into it"
 """The comment in the metadata of every verdict video."""
@@ -29,18 +30,10 @@ def is_marked(path: Path, limits: Limits) -> bool:
     try:
         if source.head()[4:8] != b"ftyp":
             return False
-        place = 0
-        for _ in range(_BOXES):
-            header = os.pread(source.descriptor, 16, place)
-            size = int.from_bytes(header[:4], "big")
-            if size == 1:
-                size = int.from_bytes(header[8:16], "big")
-            if header[4:8] == b"moov":
-                length = min(size or source.size, _SEARCHED)
-                return MARK.encode() in os.pread(source.descriptor, length, place)
-            if size < 8:
-                return False
-            place += size
+        for box in boxes(source.descriptor, most=_BOXES):
+            if box.kind == b"moov":
+                length = min(box.length or source.size, _SEARCHED)
+                return MARK.encode() in os.pread(source.descriptor, length, box.start)
         return False
     finally:
         os.close(source.descriptor)

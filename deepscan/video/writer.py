@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -29,6 +28,7 @@ from deepscan.video.planes import (
     matrix_to_write,
     samples_of,
 )
+from deepscan.video.structure import boxes
 from deepscan.video.timestamps import SENT
 from deepscan.video.verdict_video import MARK
 
@@ -190,12 +190,7 @@ class VideoWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -280,21 +275,11 @@ class VideoWriter:
 
 def _is_whole(path: Path) -> bool:
     """Whether the top-level boxes of an MP4 fill the file exactly and one of them is the index."""
-    kinds = []
-    size = path.stat().st_size
-    place = 0
     with path.open("rb") as file:
-        while place < size:
-            file.seek(place)
-            head = file.read(16)
-            length = int.from_bytes(head[:4], "big")
-            if length == 1:
-                length = int.from_bytes(head[8:16], "big")
-            if length < 8:
-                return False
-            kinds.append(head[4:8])
-            place += length
-    return place == size and b"moov" in kinds
+        found = list(boxes(file.fileno()))
+    if not any(box.kind == b"moov" for box in found) or found[-1].length < 8:
+        return False
+    return found[-1].start + found[-1].length == path.stat().st_size
 
 
 def read_gray(path: Path) -> Iterator[tuple[int, float, NDArray[np.uint8]]]:
