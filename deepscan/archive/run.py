@@ -25,7 +25,7 @@ from deepscan.archive.lock import Lock, sweep
 from deepscan.archive.markers import mark_outputs
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.records import Outcome, Results, Run
-from deepscan.archive.reports import Report, load_report
+from deepscan.archive.reports import load_report
 from deepscan.archive.scheduler import ReportWriter, RunContext, Scheduler
 from deepscan.archive.settings_hash import settings_hash
 from deepscan.archive.states import Coverage, FileState, coverage_of, entry_path, is_below
@@ -108,7 +108,11 @@ def scan_archive(
     """
     archive_options = archive_options or ArchiveOptions()
     stop_request = stop_request or StopRequest()
-    reports = [_load_report(name, archive_options) for name in archive_options.reports]
+    root, category = archive_options.sarif_root, archive_options.sarif_category
+    reports = [
+        load_report(name, sarif_root=root, sarif_category=category)
+        for name in archive_options.reports
+    ]
     folder = _make_results_folder(out)
     with Lock(folder), closing(pool), ExitStack() as held:
         sweep(folder)
@@ -256,21 +260,6 @@ def _tell_replaced(entries: Sequence[Entry], state: JournalState) -> None:
             len(replaced),
             visible(replaced[0]),
         )
-
-
-def _load_report(name: str, archive_options: ArchiveOptions) -> tuple[str, Report]:
-    try:
-        return load_report(
-            name,
-            sarif_root=archive_options.sarif_root,
-            sarif_category=archive_options.sarif_category,
-        )
-    except KeyError:
-        raise UsageError(f"no report {name!r}") from None
-    except ImportError as error:
-        raise UsageError(
-            f"the report {name!r} needs a package that is not there: {error}"
-        ) from error
 
 
 def _make_results_folder(out: Path) -> Path:

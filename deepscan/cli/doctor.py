@@ -21,7 +21,7 @@ from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import Choice, build, candidates, engine_class, parse_name
 from deepscan.engines.packages import PACKAGES, installed_versions
-from deepscan.engines.parity import SEED, selftest_scores
+from deepscan.engines.parity import SelfTest, check_selftest, selftest_scores
 from deepscan.errors import DeepscanError, EngineError
 from deepscan.models.card import Card
 from deepscan.models.library import read_card
@@ -77,16 +77,6 @@ class ModelFinding:
     auc_interval: tuple[float, float] | None
     evaluated_on: str
     calibration: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SelfTest:
-    """The model on known crops against the scores in its card; None where there are none."""
-
-    works: bool | None
-    detail: str
-    largest_difference: float | None = None
-    tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,31 +267,10 @@ def _choose(
 
 
 def _selftest(engine: Engine, card: Card) -> SelfTest:
-    values = card.values.get("selftest")
-    if not isinstance(values, dict):
-        return SelfTest(None, "the model's card holds no expected scores")
-    if values.get("seed") != SEED:
-        return SelfTest(False, f"the card's scores are of other crops (seed {values.get('seed')})")
     try:
-        found = selftest_scores(engine)
+        return check_selftest(card.values.get("selftest"), selftest_scores(engine))
     except EngineError as error:
         return SelfTest(False, str(error))
-    try:
-        expected = [float(score) for score in values["scores"]]
-        tolerance = float(values["tolerance"])
-    except (KeyError, TypeError, ValueError) as error:
-        return SelfTest(False, f"the self-test in the model's card is damaged ({error!r})")
-    if len(expected) != len(found):
-        return SelfTest(False, f"the card holds {len(expected)} scores, the probe {len(found)}")
-    largest = max(abs(a - b) for a, b in zip(expected, found, strict=True))
-    works = largest <= tolerance
-    relation = "within" if works else "beyond"
-    return SelfTest(
-        works,
-        f"{len(found)} known crops: largest difference {largest:.4f}, {relation} {tolerance:g}",
-        largest,
-        tolerance,
-    )
 
 
 def _to_text(report: Report) -> str:

@@ -26,6 +26,7 @@ from deepscan.sinks.wording import visible
 if TYPE_CHECKING:
     from deepscan.archive.journal import JournalState
     from deepscan.archive.records import Results
+    from deepscan.archive.reports import Report
     from deepscan.types import Label
 
 
@@ -216,13 +217,12 @@ def merge(
         one_of("--format", format_, ("text", "json"))
         if fail_on not in ("manipulated", "suspicious"):
             raise UsageError(f"--fail-on {fail_on}: must be one of manipulated, suspicious")
-        wanted = _report_names(report)
-        category = arguments.sarif_category(sarif_category)
+        reports = _reports(report, sarif_root, sarif_category)
         from deepscan.archive.merge import merge as unite
 
         merged = unite(out, shards, copy=copy, mixed=mixed, newest=newest, command=tuple(sys.argv))
         results = _with_baseline(merged.results, baseline)
-        _write_reports(results, wanted, sarif_root, category)
+        _write_reports(results, reports)
         for line in merged.missing:
             print_message(line)
         outcomes = merged.results.outcomes
@@ -254,12 +254,11 @@ def report(
 ) -> None:
     """Write the reports of a results folder anew, from its journal. Nothing is scanned."""
     with errors(debug=debug):
-        wanted = _report_names(report)
-        category = arguments.sarif_category(sarif_category)
+        reports = _reports(report, sarif_root, sarif_category)
         from deepscan.archive.journal import read_journal
 
         found = _with_baseline(read_journal(results), baseline)
-        for path in _write_reports(found, wanted, sarif_root, category):
+        for path in _write_reports(found, reports):
             print_line(visible(f"wrote {path}"))
 
 
@@ -393,39 +392,26 @@ def _journal_lines(state: JournalState) -> Iterator[str]:
         yield f"unfinished {name}"
 
 
-def _report_names(text: str) -> list[str]:
-    """The names, each of which can be written here.
+def _reports(text: str, sarif_root: Path | None, sarif_category: str) -> list[tuple[str, Report]]:
+    """File name and function of each report that `--report` names.
 
     Raises:
-        UsageError: one is unknown, or needs a package that is not there.
+        UsageError: one is unknown or needs a package that is not there, or none is named.
     """
     from deepscan.archive.reports import load_report
 
-    names = list(listed(text))
-    if names == ["none"]:
-        return []
-    for name in names:
-        try:
-            load_report(name)
-        except KeyError:
-            raise UsageError(f"--report {name}: there is no such report") from None
-        except ImportError as error:
-            raise UsageError(
-                f"--report {name} needs a package that is not there: {error}"
-            ) from error
+    names = listed(text)
     if not names:
         raise UsageError("--report names nothing; give none for no reports")
-    return names
+    category = arguments.sarif_category(sarif_category)
+    return [
+        load_report(name, sarif_root=sarif_root, sarif_category=category)
+        for name in names
+        if names != ("none",)
+    ]
 
 
-def _write_reports(
-    results: Results, names: list[str], sarif_root: Path | None, sarif_category: str
-) -> list[Path]:
-    from deepscan.archive.reports import load_report
-
-    written = []
-    for name in names:
-        file, write = load_report(name, sarif_root=sarif_root, sarif_category=sarif_category)
+def _write_reports(results: Results, reports: list[tuple[str, Report]]) -> list[Path]:
+    for file, write in reports:
         write(results, results.folder / file)
-        written.append(results.folder / file)
-    return written
+    return [results.folder / file for file, _ in reports]

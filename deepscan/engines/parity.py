@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,42 @@ def selftest_scores(engine: Engine) -> list[float]:
     """The engine's scores over the probe: what a card stores and `deepscan doctor` compares."""
     scores = predict_all(engine, probe(engine.input_size)).scores
     return [round(float(score), 6) for score in scores]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """The model on the probe against the scores in its card; None where the card holds none."""
+
+    works: bool | None
+    detail: str
+    largest_difference: float | None = None
+    tolerance: float | None = None
+
+
+def check_selftest(expected: Any, scores: Sequence[float]) -> SelfTest:
+    """Compare `selftest_scores` with what a card holds under "selftest"."""
+    if not isinstance(expected, dict):
+        return SelfTest(None, "the model's card holds no expected scores")
+    if expected.get("seed") != SEED:
+        return SelfTest(
+            False, f"the card's scores are of other crops (seed {expected.get('seed')})"
+        )
+    try:
+        wanted = [float(score) for score in expected["scores"]]
+        tolerance = float(expected["tolerance"])
+    except (KeyError, TypeError, ValueError) as error:
+        return SelfTest(False, f"the self-test in the model's card is damaged ({error!r})")
+    if len(wanted) != len(scores):
+        return SelfTest(False, f"the card holds {len(wanted)} scores, the probe {len(scores)}")
+    largest = max(abs(a - b) for a, b in zip(wanted, scores, strict=True))
+    works = largest <= tolerance
+    relation = "within" if works else "beyond"
+    return SelfTest(
+        works,
+        f"{len(scores)} known crops: largest difference {largest:.4f}, {relation} {tolerance:g}",
+        largest,
+        tolerance,
+    )
 
 
 def selftest_values(engine: Engine) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pkgutil import resolve_name
 from urllib.parse import quote
 
 from deepscan.archive.records import Results
+from deepscan.errors import UsageError
 from deepscan.sinks.record import name_bytes
 from deepscan.sinks.wording import file_count
 from deepscan.types import Label
@@ -95,10 +96,17 @@ def load_report(
         sarif_root, sarif_category: as `write_sarif` takes them; of no use to the others.
 
     Raises:
-        KeyError: no report has that name.
+        UsageError: no report has that name, or it needs a package that is not there.
     """
+    if name not in REPORTS:
+        raise UsageError(f"there is no report {name!r}: give some of {', '.join(REPORTS)}")
     file, where = REPORTS[name]
-    write = resolve_name(where)
+    try:
+        write = resolve_name(where)
+    except ImportError as error:
+        raise UsageError(
+            f"the report {name!r} needs a package that is not there: {error}"
+        ) from error
     if name == "sarif":
         write = partial(write, root=sarif_root, category=sarif_category)
     report: Report = write

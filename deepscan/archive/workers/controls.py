@@ -28,7 +28,7 @@ from PIL import Image as Pillow
 
 from deepscan.engines.engine import Engine
 from deepscan.engines.parity import (
-    SEED,
+    check_selftest,
     label_thresholds,
     predict_all,
     score_tolerance,
@@ -140,21 +140,12 @@ def score_controls(engine: Engine, options: ScanOptions, *, folder: Path | None 
 
 def _score_probe(engine: Engine, card: Card) -> Scores:
     """Score the crops of the self-test and compare with what the model's card expects."""
-    expected = card.values.get("selftest")
     scores = selftest_scores(engine)
-    named = tuple((f"probe-{place:02d}", score) for place, score in enumerate(scores, start=1))
-    if not isinstance(expected, dict):
+    found = check_selftest(card.values.get("selftest"), scores)
+    if found.works is None:
         logger.warning("the card of %s holds no scores of known crops", card.name)
-        return named, True
-    passed = (
-        expected.get("seed") == SEED
-        and len(expected["scores"]) == len(scores)
-        and all(
-            abs(a - b) <= expected["tolerance"]
-            for a, b in zip(expected["scores"], scores, strict=True)
-        )
-    )
-    return named, passed
+    named = tuple((f"probe-{place:02d}", score) for place, score in enumerate(scores, start=1))
+    return named, found.works is not False
 
 
 def _failed(
