@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from deepscan.errors import UsageError, VideoError
 from deepscan.options import Limits
@@ -31,15 +31,6 @@ from deepscan.video.isolation.sandbox import die_with_parent, limit_resources, l
 from deepscan.video.structure import boxes
 
 logger = logging.getLogger(__name__)
-
-STATES: tuple[CredentialState, ...] = (
-    "absent",
-    "valid",
-    "invalid",
-    "unsupported",
-    "unreadable",
-    "unknown",
-)
 
 MEMORY = 2**30  # bytes of address space; reading a small signed clip takes 48 MB of it
 TIME, PACE = 60.0, 20 * 2**20  # seconds, and bytes a second beyond them: the whole file is hashed
@@ -177,9 +168,9 @@ def _believable(said: Any) -> Provenance:
     """
     state, integrity, trust = said["state"], said["integrity"], said["trust"]
     if (
-        state not in STATES
-        or integrity not in (None, "valid", "invalid")
-        or trust not in (None, "unchecked", "trusted", "untrusted", "invalid")
+        state not in get_args(CredentialState)
+        or integrity not in (None, *get_args(Integrity))
+        or trust not in (None, *get_args(Trust))
         or (state == "valid") != (integrity == "valid" and trust != "invalid")
     ):
         raise ValueError("an answer that cannot be")

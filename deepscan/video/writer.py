@@ -84,8 +84,6 @@ class VideoWriter:
         kind: Kind = "video",
         size: tuple[int, int] | None = None,
         source: Path | None = None,
-        preset: str = PRESET,
-        crf: int = CRF,
         threads: int = 1,
     ) -> None:
         import av
@@ -110,7 +108,7 @@ class VideoWriter:
             if kind == "video":
                 self._out.metadata["comment"] = MARK
         try:
-            self._stream = self._add_stream(preset, crf, threads)
+            self._stream = self._add_stream(threads)
             self._audio = None
             if source and not info.still:
                 self._audio = Audio(source, self._out, joined=info.container in SENT)
@@ -196,7 +194,7 @@ class VideoWriter:
         else:
             self.abort()
 
-    def _add_stream(self, preset: str, crf: int, threads: int) -> VideoStream:
+    def _add_stream(self, threads: int) -> VideoStream:
         info, out = self._info, self._out
         assert out is not None
         rate = Fraction(STILL_RATE) if info.still else info.frame_rate
@@ -215,7 +213,7 @@ class VideoWriter:
             return stream
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
-        stream.options = {"preset": preset, "crf": str(crf), "g": usual, "x264-params": ADDED}
+        stream.options = {"preset": PRESET, "crf": str(CRF), "g": usual, "x264-params": ADDED}
         colour = BT709_COLOUR if info.colour.tone_mapped else info.colour
         default = default_for(width, height)
         context.colorspace = matrix_to_write(info, width, height)

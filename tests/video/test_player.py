@@ -30,7 +30,7 @@ def film(kind: Kind, folder: Path) -> tuple[Path, list[Frame]]:
     kind.make(source)
     info, frames = read(source)
     target = folder / "film.mp4"
-    with VideoWriter(target, info, source=source, preset="ultrafast") as writer:
+    with VideoWriter(target, info, source=source) as writer:
         for frame in frames:
             writer.write(frame.image, frame.pts)
     return target, frames

@@ -11,7 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from deepscan.errors import LimitError, OutputError, UnreadableError, UsageError
+from deepscan.errors import (
+    LimitError,
+    OutputError,
+    UnreadableError,
+    UsageError,
+    system_errors_as,
+)
 from deepscan.files import atomic_output
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -155,22 +161,13 @@ def fetch(address: str, folder: Path, *, size: int | None = None) -> Path:
     """
     system, path = connect(address)
     target = local_path(address, folder)
-    try:
+    with system_errors_as(OutputError, f"{folder} cannot be made"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(target, error) from error
     with atomic_output(target) as part:
-        try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _cannot_write(part, error) from error
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
             for chunk in _read(system, path, address, size):
-                try:
-                    while chunk:
-                        chunk = chunk[file.write(chunk) :]
-                except OSError as error:
-                    raise _cannot_write(target, error) from error
+                file.write(chunk)
     return target
 
 
@@ -204,7 +201,3 @@ def _why(error: Exception) -> str:
 
 def _too_large(address: str, what: str, most: int) -> LimitError:
     return LimitError("limit_size", f"{address}: {what}, the limit is {most}")
-
-
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path} cannot be written: {error.strerror}: free some space")
