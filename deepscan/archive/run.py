@@ -108,11 +108,8 @@ def scan_archive(
     """
     archive_options = archive_options or ArchiveOptions()
     stop_request = stop_request or StopRequest()
-    root, category = archive_options.sarif_root, archive_options.sarif_category
-    reports = [
-        load_report(name, sarif_root=root, sarif_category=category)
-        for name in archive_options.reports
-    ]
+    sarif = archive_options.sarif_root, archive_options.sarif_category
+    reports = [load_report(name, *sarif) for name in archive_options.reports]
     folder = _make_results_folder(out)
     with Lock(folder), closing(pool), ExitStack() as held:
         sweep(folder)

@@ -404,11 +404,8 @@ def _reports(text: str, sarif_root: Path | None, sarif_category: str) -> list[tu
     if not names:
         raise UsageError("--report names nothing; give none for no reports")
     category = arguments.sarif_category(sarif_category)
-    return [
-        load_report(name, sarif_root=sarif_root, sarif_category=category)
-        for name in names
-        if names != ("none",)
-    ]
+    wanted = () if names == ("none",) else names
+    return [load_report(name, sarif_root, category) for name in wanted]
 
 
 def _write_reports(results: Results, reports: list[tuple[str, Report]]) -> list[Path]:

@@ -88,7 +88,7 @@ REPORTS: dict[str, tuple[str, str]] = {
 
 
 def load_report(
-    name: str, *, sarif_root: Path | None = None, sarif_category: str = ""
+    name: str, sarif_root: Path | None = None, sarif_category: str = ""
 ) -> tuple[str, Report]:
     """File name and function of a report.
 
