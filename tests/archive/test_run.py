@@ -702,7 +702,7 @@ def test_a_report_that_fails_does_not_cost_the_run(archive, monkeypatch):
     def fails(results, path):
         raise RuntimeError("oops")
 
-    monkeypatch.setattr(running, "load_report", lambda name, **_: ("x.txt", fails))
+    monkeypatch.setattr(running, "load_report", lambda name, *_: ("x.txt", fails))
     _, ended = scan(archive)
     assert ended.report_errors == ("x.txt: oops",)
     assert ended.exit_code == 2 and len(ended.outcomes) == 4
@@ -716,7 +716,7 @@ def test_reports_are_written_now_and_then(archive, monkeypatch):
     def write(results, path):
         seen.append((len(results.outcomes), results.finished))
 
-    monkeypatch.setattr(running, "load_report", lambda name, **_: ("x.txt", write))
+    monkeypatch.setattr(running, "load_report", lambda name, *_: ("x.txt", write))
     scan(archive)
     assert len(seen) > 1 and seen[-1] == (4, True)
     assert not any(finished for _, finished in seen[:-1])
