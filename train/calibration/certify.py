@@ -1,19 +1,23 @@
 """All that is measured of weights before they ship.
 
-`python -m train.calibration.certify WEIGHTS --data FACES --out FOLDER`
+`python -m train.calibration.certify WEIGHTS --data FACES --devset DIR --replaces CARD --out FOLDER`
 
-Measures crops and made clips of people that training never saw, calibrates on them, and tests what
-the calibration promises, for whom it holds and whether the source of a picture betrays it. FOLDER
-gets the weights with their card, the clips (a stopped run goes on there) and tables as CSV; docs
-gets the reliability diagram and the model card.
+Measures crops and made clips of people that training never saw and calibrates on them; holds that
+against real pictures and clips, which make the operating point stricter where they have to; counts
+what is found of the real deepfakes of DIR (nothing is fitted on them); tests for whom all this
+holds and whether the source of a picture betrays it. FOLDER gets the weights with their card and
+its controls, what was made and scanned (a stopped run goes on there), tables as CSV, and docs/ with
+the model card and the reliability diagram. Weights that may not be the default end with exit code
+1 and the reasons; `--install` makes those that may the ones that ship.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,19 +25,37 @@ import typer
 
 from deepscan.engines.load import REFERENCE
 from deepscan.engines.parity import selftest_values
+from deepscan.errors import ModelError
 from deepscan.models.weights import load_model
 from deepscan.verdict.estimate import BandMinimum
+from examples.control_crops import add_controls
+from train.calibration.certification import failures, install
 from train.calibration.clips import CODECS
+from train.calibration.counts import count_deepfakes, scan_deepfakes, scan_real
 from train.calibration.fit import Calibrated, calibrated, population_of
 from train.calibration.leave_out import read_table, summary
 from train.calibration.model_card import Cost, model_card
+from train.calibration.real_material import measure_real
 from train.calibration.reliability import draw, reliability
 from train.calibration.shortcut_test import shortcut_test
 from train.calibration.subgroups import by_subgroup, read_sexes
 from train.calibration.synthetic_validation import FRAMES, Clip, ClipPlan, make_clips
 from train.calibration.weights_card import Weights, card_of, engine_of, open_weights, write_card
 from train.command import Faces, Pack, Threads, exit_on_error, show_progress, use_threads
-from train.validate import validate
+from train.evaluation.evaluate import read_network
+from train.evaluation.metrics import as_json
+from train.evaluation.predict import NetworkPredictor
+from train.evaluation.real_deepfakes import (
+    count_looks,
+    find_faces,
+    headline,
+    read_manifest,
+    score,
+    summarise,
+)
+from train.forge.faces import REAL, read_faces
+from train.media import evenly
+from train.validate import Validation, validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +76,16 @@ class CertifyOptions:
     leave_out: Path | None = None
     pack: Path | None = None
     cost: Cost = field(default_factory=Cost)
+    scanner: str = "openvino"
+    devset: Path | None = None
+    looks: Path | None = None
+    replaces: Path | None = None
 
 
-def certify(
-    weights: Path, data: Path, out: Path, docs: Path, options: CertifyOptions
-) -> dict[str, Any]:
+def certify(weights: Path, data: Path, out: Path, options: CertifyOptions) -> dict[str, Any]:
     """Measure everything, write cards, tables and diagram; returns the card.
+
+    What it failed to show stands under "certification".
 
     Raises:
         UsageError: the weights, the folder or a table are not as expected.
@@ -83,11 +109,8 @@ def certify(
     reference = engine_of(opened, validation, REFERENCE, options.threads)
     selftest = selftest_values(reference)
     reference.close()
-    with _Timed("calibration"):
-        population = population_of(clips, edits_in_fit=options.edits_in_fit)
-        found = calibrated(
-            clips, population, minimum=options.minimum, edits_in_fit=options.edits_in_fit
-        )
+    with _Timed("calibration, real pictures and clips, real deepfakes"):
+        found, asked = _calibrated(opened, clips, validation, out, options)
     show_progress(
         f"  {found.rates}; {len(found.calibration.every_band)} bands; care {found.care:g}"
     )
@@ -98,6 +121,8 @@ def certify(
             "groups": by_subgroup(opened.people, clips, found.verdicts, read_sexes(data)),
             "sources": _sources(opened, model, options),
             "leave_out": _left_out(options.leave_out),
+            "real_material": asked,
+            "real_deepfakes": _real_deepfakes(opened, out, options),
             "made": {
                 "takes": options.plan.takes,
                 "edits": options.plan.edits,
@@ -114,18 +139,86 @@ def certify(
         )  # fmt: skip
         card["cost"] = asdict(options.cost)
         write_tables(out / "tables", card, found, clips)
+    replaced = None if options.replaces is None else json.loads(options.replaces.read_text("utf-8"))
+    failed = failures(card, replaced)
+    path = write_card(opened, card, out)
+    try:
+        add_controls(path)
+    except ModelError as error:
+        failed.append(f"no control crops: {error}")
+    card = json.loads(path.read_text("utf-8"))
+    card["certification"] = {
+        "passed": not failed, "failed": failed, "replaces": (replaced or {}).get("name"),
+    }  # fmt: skip
     write_card(opened, card, out)
-    docs.mkdir(parents=True, exist_ok=True)
+    docs = out / "docs"
+    docs.mkdir(exist_ok=True)
     for suffix in (".svg", ".png"):
         draw(diagram, docs / f"reliability{suffix}", f"{weights.stem}: people held out of the fit")
     (docs / "model-card.md").write_text(model_card(card), "utf-8")
     return card
 
 
+def _calibrated(
+    opened: Weights,
+    clips: Sequence[Clip],
+    validation: Validation,
+    out: Path,
+    options: CertifyOptions,
+) -> tuple[Calibrated, dict[str, Any]]:
+    """The calibration on made clips, as strict as real material asks, with all that was counted."""
+    population = population_of(clips, edits_in_fit=options.edits_in_fit)
+    first = calibrated(
+        clips, population, minimum=options.minimum, edits_in_fit=options.edits_in_fit
+    )
+    runner = engine_of(opened, validation, options.scanner, options.threads)
+    key = f"{opened.sha256} {runner.name}"
+    try:
+        real = scan_real(opened.data, opened.path, runner, out, key, limit=options.people)
+        fakes = [] if options.devset is None else scan_deepfakes(options.devset, runner, out, key)
+    finally:
+        runner.close()
+    # Whether its AUC lets the model decide at all is another check.
+    model = replace(runner.model, auc=1.0)
+    asked = measure_real(real, first.calibration, model)
+    found = calibrated(
+        clips, population, minimum=options.minimum, edits_in_fit=options.edits_in_fit,
+        real=asked.care,
+    )  # fmt: skip
+    counted = count_deepfakes(fakes, found.calibration, model)
+    material = (*counted, *asked.materials)
+    told = {"care": asdict(asked.care), "sources": asked.sources, "engine": runner.name}
+    return replace(found, calibration=replace(found.calibration, material=material)), told
+
+
+def _real_deepfakes(opened: Weights, out: Path, options: CertifyOptions) -> dict[str, Any] | None:
+    """AUC, pairs and masks on the set of real deepfakes; None where none was given."""
+    if options.devset is None:
+        return None
+    kept = out / "real-deepfakes.json"
+    if kept.is_file():
+        found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+        if found["sha256"] == opened.sha256:
+            return found
+    entries, masks = read_manifest(options.devset)
+    boxes = find_faces(options.devset, entries, masks, out / "faces.json")
+    network = NetworkPredictor(read_network(opened.path)[0])
+    table = summarise(score(network, options.devset, entries, masks, boxes))
+    found = {
+        "sha256": opened.sha256,
+        "headline": headline(table),
+        "looks": count_looks(options.looks),
+        "sets": as_json(table),
+    }
+    kept.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
+    return found
+
+
 def _sources(opened: Weights, model: Any, options: CertifyOptions) -> dict[str, Any] | None:
     """None, and said so, where the pictures are of too few sources."""
+    people = evenly(read_faces(opened.data, REAL), options.people)
     try:
-        return shortcut_test(model, opened.people, opened.data, rounds=options.rounds)
+        return shortcut_test(model, people, opened.data, rounds=options.rounds)
     except ValueError as error:
         show_progress(f"  sources: {error}")
         return None
@@ -205,7 +298,18 @@ def main(
     weights: Annotated[Path, typer.Argument(help="NAME.safetensors as train.train wrote it")],
     data: Faces,
     out: Annotated[Path, typer.Option(help="Folder for weights, card, clips and tables")],
-    docs: Annotated[Path, typer.Option(help="Folder for model card and diagram")] = Path("docs"),
+    devset: Annotated[
+        Path | None, typer.Option(help="Real deepfakes with manifest.csv: counted, never fitted")
+    ] = None,
+    replaces: Annotated[
+        Path | None, typer.Option(help="Card of the default that these weights would replace")
+    ] = None,
+    looks: Annotated[
+        Path | None, typer.Option(help="CSV of all looks at the real deepfakes")
+    ] = Path("train/results/real-deepfakes-looks.csv"),
+    install_to: Annotated[
+        Path | None, typer.Option("--install", help="Checkout in which these weights are to ship")
+    ] = None,
     takes: Annotated[
         int, typer.Option(min=1, help="Untouched and forged clips of every picture")
     ] = 2,
@@ -221,6 +325,9 @@ def main(
         float, typer.Option(min=0, max=1, help="Share of takes in which the head leans")
     ] = 0.4,
     engine: Annotated[str, typer.Option(help="Engine that judges the clips")] = REFERENCE,
+    scanner: Annotated[
+        str, typer.Option(help="Engine that scans real material and deepfakes")
+    ] = "openvino",
     threads: Threads = 0,
     rounds: Annotated[int, typer.Option(min=20, help="Rounds of each bootstrap")] = 500,
     people: Annotated[int, typer.Option(min=0, help="At most so many pictures; 0: all")] = 0,
@@ -252,13 +359,21 @@ def main(
         options = CertifyOptions(
             ClipPlan(takes, edits, frames, tuple(codecs.split(",")), moving, leaning), engine,
             threads, rounds, people, minimum, edits_in_fit, leave_out, pack,
-            Cost(energy_kwh, hours, machine),
+            Cost(energy_kwh, hours, machine), scanner, devset, looks, replaces,
         )  # fmt: skip
-        card = certify(weights, data, out, docs, options)
+        card = certify(weights, data, out, options)
     for each in card["evaluation"]["evidence"]:
         low, high = each["interval"]
         typer.echo(f"{each['what']}: {each['value']:.3f} [{low:.3f}, {high:.3f}]")
-    typer.echo(f"wrote {out}, {docs / 'model-card.md'} and {docs / 'reliability.svg'}")
+    typer.echo(f"wrote {out}")
+    if failed := card["certification"]["failed"]:
+        for line in failed:
+            typer.echo(f"not certified: {line}", err=True)
+        raise typer.Exit(1)
+    if install_to is not None:
+        with exit_on_error("certify", OSError):
+            written = install(out / f"{weights.stem}.json", install_to)
+        typer.echo(f"wrote {', '.join(str(path) for path in written)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deepscan.types import Label
-from deepscan.verdict.calibration import Band, Calibration, Scale, wilson
+from deepscan.verdict.calibration import Band, Calibration, Scale, Tail, wilson
 from deepscan.verdict.estimate import (
     BAND_MINIMUM,
     BandMinimum,
@@ -32,6 +32,42 @@ CARE = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # steps by which tails are mad
 _KEPT = 0.5  # alarms that need a higher rate than this are of no use to anybody
 
 
+@dataclass(frozen=True, slots=True)
+class Care:
+    """By how much tails are made heavier than fitted: those of windows, and of single pictures."""
+
+    clip: float = 1.0
+    still: float = 1.0
+
+    def times(self, other: Care) -> Care:
+        return Care(self.clip * other.clip, self.still * other.still)
+
+
+NO_CARE = Care()
+
+
+def heavier(scale: Scale, factor: float) -> Scale:
+    """The same evidence, with a tail that many times as heavy all along its line."""
+    tail = scale.tail
+    q = tail.q * factor
+    if q > 1:  # the line goes on above u, from where it passes 1
+        return replace(scale, tail=Tail(tail.u + tail.b * math.log(q), 1.0, tail.b))
+    return replace(scale, tail=replace(tail, q=q))
+
+
+def stricter(calibration: Calibration, care: Care) -> Calibration:
+    """The same likelihood ratios, with thresholds that `care` raises."""
+    return replace(
+        calibration,
+        clip=heavier(calibration.clip, care.clip),
+        still=heavier(calibration.still, care.still),
+        bands=tuple(
+            replace(band, clip=heavier(band.clip, care.clip), still=heavier(band.still, care.still))
+            for band in calibration.bands
+        ),
+    )
+
+
 def fit(
     clips: Sequence[Clip],
     measured: tuple[float, float, float],
@@ -39,16 +75,15 @@ def fit(
     *,
     minimum: BandMinimum = BAND_MINIMUM,
     alarms: Sequence[float] = (),
-    care: float = 1.0,
+    care: Care = NO_CARE,
 ) -> Calibration:
     """Fit the scales on all windows of the clips, those of stills on single frames.
 
-    Whatever is not forged counts as unmanipulated, also what was with benign edits. `care` makes
-    every tail that much heavier.
+    Whatever is not forged counts as unmanipulated, also what was with benign edits.
     """
-    whole = _scales(clips, None, care)
+    whole = _scales(clips, None)
     rate, low, high = measured
-    return Calibration(
+    fitted = Calibration(
         name="val-clips/2",
         population=population,
         window=WINDOW,
@@ -59,31 +94,26 @@ def fit(
         measured=rate,
         measured_interval=(low, high),
         clips=sum(clip.untouched for clip in clips),
-        bands=fit_bands(clips, whole, minimum, care),
+        bands=fit_bands(clips, whole, minimum),
         alarms=tuple(alarms),
+        made_of="made clips",
     )
+    return stricter(fitted, care)
 
 
-def _scales(
-    clips: Sequence[Clip], prior: tuple[Scale, Scale] | None, care: float
-) -> tuple[Scale, Scale]:
+def _scales(clips: Sequence[Clip], prior: tuple[Scale, Scale] | None) -> tuple[Scale, Scale]:
     """For windows and for single pictures."""
     windows = [clip.windows() for clip in clips]
     kinds = [np.full(len(w), c.forged) for w, c in zip(windows, clips, strict=True)]
     stills = np.array([clip.logits[0] for clip in clips])
-    fitted = (
+    return (
         fit_scale(np.concatenate(windows), np.concatenate(kinds), prior and prior[0]),
         fit_scale(stills, np.array([clip.forged for clip in clips]), prior and prior[1]),
     )
-    clip, still = (
-        replace(scale, tail=replace(scale.tail, q=min(1.0, scale.tail.q * care)))
-        for scale in fitted
-    )
-    return clip, still
 
 
 def fit_bands(
-    clips: Sequence[Clip], whole: tuple[Scale, Scale], minimum: BandMinimum, care: float = 1.0
+    clips: Sequence[Clip], whole: tuple[Scale, Scale], minimum: BandMinimum
 ) -> tuple[Band, ...]:
     """The bands of `quality_bands`, each with scales of its own; one band has those of all."""
     qualities = np.array([np.median(clip.seen(), axis=0) for clip in clips])
@@ -97,7 +127,7 @@ def fit_bands(
     bands = []
     for (size, sharp, texture), chosen in leaves:
         here = [clips[index] for index in chosen]
-        scales = whole if len(leaves) == 1 else _scales(here, whole, care)
+        scales = whole if len(leaves) == 1 else _scales(here, whole)
         real = sum(not clip.forged for clip in here)
         bands.append(Band(size, sharp, texture, *scales, real))
     return tuple(bands)
@@ -151,7 +181,7 @@ def cross_validate(
     population: str,
     *,
     minimum: BandMinimum = BAND_MINIMUM,
-    care: float = 1.0,
+    care: Care = NO_CARE,
     fitted_on: Callable[[Clip], bool] = lambda clip: True,
 ) -> list[ClipVerdict]:
     """Each clip by a calibration that was fitted on other people."""
@@ -199,7 +229,10 @@ def tail_factor(clips: Sequence[Clip], verdicts: Sequence[ClipVerdict]) -> float
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """A calibration, and what it says about every clip when fitted on other people."""
+    """A calibration, and what it says about every clip when fitted on other people.
+
+    `care` is what made clips need, on top of which real material may have asked for more.
+    """
 
     calibration: Calibration
     verdicts: list[ClipVerdict]
@@ -213,8 +246,12 @@ def calibrated(
     *,
     minimum: BandMinimum = BAND_MINIMUM,
     edits_in_fit: bool = True,
+    real: Care = NO_CARE,
 ) -> Calibrated:
     """Cross-fit, make the tails careful enough, and fit on all clips.
+
+    Args:
+        real: what real material needs beside made clips (`train.calibration.real_material`).
 
     Raises:
         ValueError: too few people or clips, or the network's scores are no evidence.
@@ -224,8 +261,9 @@ def calibrated(
         return edits_in_fit or clip.edit == "none"
 
     verdicts = cross_validate(clips, population, minimum=minimum, fitted_on=fitted_on)
-    care = tail_factor(clips, verdicts)
-    if care > 1:
+    factor = tail_factor(clips, verdicts)
+    care = Care(factor, factor).times(real)
+    if care.clip > 1:
         verdicts = cross_validate(
             clips, population, minimum=minimum, care=care, fitted_on=fitted_on
         )
@@ -243,7 +281,7 @@ def calibrated(
         alarms=alarms,
         care=care,
     )
-    return Calibrated(calibration, verdicts, rates, care)
+    return Calibrated(calibration, verdicts, rates, factor)
 
 
 def population_of(clips: Sequence[Clip], *, edits_in_fit: bool = True) -> str:

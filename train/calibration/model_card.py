@@ -9,6 +9,7 @@ not measured is said to be not measured.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
+from deepscan.verdict.calibration import Calibration, Material
 from train.evaluation.markdown import markdown
+from train.evaluation.real_deepfakes import HEADLINE
 
 # Issues of fakes that no measurement here touches, whatever its figures.
 BLIND = """\
@@ -63,6 +66,7 @@ This card is written by `python -m train.calibration.certify` from what it measu
 
 Screening: it points at faces, stretches of time and pixels that deserve a look. A finding is not
 proof, and the lack of one says nothing about whether a video is real.""",
+        _real(card),
         _sight(card),
         _figures(evaluation),
         _leave_out(evaluation.get("leave_out")),
@@ -82,14 +86,155 @@ CC BY 4.0; none of them is part of this repository.
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _real(card: Mapping[str, Any]) -> str:
+    """What users need first: real deepfakes and real material."""
+    real = card["evaluation"].get("real_deepfakes")
+    calibration = Calibration.from_card(card)
+    title = "## Real deepfakes and real material"
+    if not real and not calibration.material:
+        return f"{title}\n\nNot measured: no real deepfake and no real picture was tried."
+    parts = [title]
+    if calibration.material:
+        parts.append(
+            "At the operating point, through the product's own scan; intervals are 95 % (Wilson).\n"
+            "What training saw bounds nothing, and a few clips bound little: their interval says"
+            " how little.\nNothing is fitted on the deepfakes.\n\n"
+            + counted_table(calibration.material, calibration.rate)
+        )
+    asked = card["evaluation"].get("real_material")
+    if asked:
+        parts.append(_asked(asked))
+    if real:
+        parts.append(
+            f"AUC and masks on the same deepfakes ({_looks(real)}). *clips*\nis against the set's"
+            " own real files, *pairs* the share of fakes above their own original;\nintervals are"
+            " 95 % over recordings, and the sets are small.\n\n" + _deepfakes(real["sets"])
+        )
+        if real.get("headline") is not None:
+            parts.append(
+                "Mean of the clip AUCs over live swap, FF++ c23 and Celeb-DF, which decides whether"
+                f" weights may replace the default: {real['headline']:.3f}."
+            )
+    certificate = card.get("certification")
+    if certificate and certificate["failed"]:
+        failed = "\n".join(f"- {line}" for line in certificate["failed"])
+        parts.append(f"**Not certified**:\n\n{failed}")
+    return "\n\n".join(parts)
+
+
+def _asked(asked: Mapping[str, Any]) -> str:
+    """What real material asked of the operating point, and who raises alarms."""
+    care, sources = asked["care"], asked["sources"]
+    raised = [
+        f"those of {what} {care[key]:.2f} times as heavy"
+        for key, what in (("still", "single pictures"), ("clip", "clips"))
+        if care[key] > 1
+    ]
+    told = (
+        f"To keep its promise on them, tails were made heavier than made clips ask: "
+        f"{' and '.join(raised)}; the counts above are cross-validated."
+        if raised
+        else "They asked for no stricter operating point than made clips do."
+    )
+    rows = [
+        [name, str(count), str(over), str(review)]
+        for name, (over, review, count) in sources.items()
+    ]
+    return f"""{told} By source, at the final operating point:
+
+{markdown(["source", "files", "manipulated", "suspicious or more"], rows)}"""
+
+
+def _looks(real: Mapping[str, Any]) -> str:
+    if not real["looks"]:
+        return "and nobody looked at them to choose these weights"
+    return (
+        f"chosen with {real['looks']} look{'s' * (real['looks'] != 1)} at them, therefore"
+        " optimistic"
+    )
+
+
+def _deepfakes(sets: Mapping[str, Any]) -> str:
+    columns = ("clips", "clips_all", "frames", "pairs", "mask_iou")
+    rows = [
+        [
+            name,
+            str(row["fake"]),
+            str(row["real"]),
+            *("" if row[key] is None else _estimate(row[key]) for key in columns),
+        ]
+        for name, row in sets.items()
+    ]
+    return markdown(
+        ["set", "fake", "real", *(column.replace("_", " ") for column in columns)], rows
+    )
+
+
+def counted_table(materials: Sequence[Material], rate: float) -> str:
+    """How many of each material are called manipulated where the operating point is at a rate."""
+    rows = []
+    for each in materials:
+        found = each.at(rate)
+        low, high = found.interval
+        kind = "deepfakes" if each.manipulated else "seen in training" if each.seen else "real"
+        rows.append(
+            [each.name, kind, f"{found.called} of {found.files}", str(each.groups),
+             f"{found.share:.1%} [{low:.1%}, {high:.1%}]"]
+        )  # fmt: skip
+    header = ["material", "kind", "called manipulated", "people or recordings", "share"]
+    return markdown(header, rows)
+
+
+def readme_figures(card: Mapping[str, Any]) -> str:
+    """The paragraph of README.md: what the default finds and calls wrongly."""
+    calibration = Calibration.from_card(card)
+    counted = [each.at(calibration.rate) for each in calibration.material]
+    fakes = [each for each in counted if each.manipulated]
+    real = [each for each in counted if not each.manipulated]
+    parts = []
+    if fakes:
+        called, files = sum(each.called for each in fakes), sum(each.files for each in fakes)
+        kinds = ", ".join(f"{each.called} of {each.files} {each.name}" for each in fakes)
+        parts.append(
+            f"**`{card['name']}` finds {called} of {files} real deepfakes** at its operating point"
+            f" ({kinds})."
+        )
+    if real:
+        told = ", ".join(
+            f"{each.called} of {each.files} {each.name} ({_percent(each.interval[0])} to"
+            f" {_percent(each.interval[1])} %)"
+            for each in real
+        )
+        parts.append(f"It wrongly calls manipulated: {told}; 95 % intervals.")
+    found = card["evaluation"].get("real_deepfakes")
+    if found:
+        everything = found["sets"]["all"]
+        kinds = ", ".join(
+            f"{found['sets'][name]['clips']['value']:.2f} for {name}"
+            for name in HEADLINE
+            if found["sets"].get(name, {}).get("clips")
+        )
+        low, high = (everything["clips"][key] for key in ("low", "high"))
+        parts.append(
+            f"The AUC over clips is {everything['clips']['value']:.2f} (95 % interval {low:.2f} to"
+            f" {high:.2f}): {kinds} ({_looks(found)})."
+        )
+    if not parts:
+        parts.append(f"What `{card['name']}` finds of real deepfakes was not measured.")
+    return textwrap.fill(" ".join(parts), 100, break_long_words=False, break_on_hyphens=False)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
 def _sight(card: Mapping[str, Any]) -> str:
     forges = ", ".join(sorted(_recipe(card)["forges"]))
     return f"""## What it can and cannot see
 
 It learned from manipulations that the programs in `train/forge/` make from real portraits:
 {forges}.
-**It has never seen a real deepfake**, neither in training nor in this evaluation; how well this
-carries over to the programs of today has not been measured here.
+**It has never seen a real deepfake** in training, and nothing is calibrated on one.
 
 It does not see, or is not known to see:
 
@@ -120,9 +265,10 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
         ),
     ]
     found = _estimate(slices.get("all", {}).get("iou_found"))
-    return f"""## Figures
+    return f"""## Figures on made material
 
-All on people of the `val` split, whom training never saw. Intervals are 95 %, bootstrapped over
+They say how well it knows what it learned from, and nothing of real deepfakes. All on people of the
+`val` split, whom training never saw. Intervals are 95 %, bootstrapped over
 people; they say how much the figure would move with other people, not with other programs.
 
 Crops ({evaluation["data"]}):

@@ -159,6 +159,12 @@ def evidence_of(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         triple = list(value.values()) if isinstance(value, Mapping) else list(value)
         found.append({"what": what, "on": on, "value": triple[0], "interval": triple[1:3]})
 
+    for name, row in ((evaluation.get("real_deepfakes") or {}).get("sets") or {}).items():
+        looks = evaluation["real_deepfakes"]["looks"]
+        on = f"{row['fake']} real deepfakes and {row['real']} real files of {row['recordings']}"
+        on += " recordings"
+        on += f"; chosen with {looks} looks at them, therefore optimistic" if looks else ""
+        add(f"clip AUC, {name}", on, row["clips"])
     crops, clips = str(evaluation["data"]), f"made clips: {evaluation['population']}"
     add("frame AUC", crops, evaluation["auc"])
     add("mask IoU", "the forged ones of these crops", evaluation["mask_iou"])

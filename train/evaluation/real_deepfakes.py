@@ -48,6 +48,8 @@ FORMAT = "deepscan-real-deepfakes/1"
 FRAMES = 16  # of each clip, evenly spread
 LOOKS = 3  # the most that one question may take
 MIN_FACE = 40  # pixels
+HEADLINE = ("live swap", "FF++ c23", "Celeb-DF")
+"""Sets whose mean of clip AUCs certification compares."""
 _SCALE = 1.3  # side of a crop over the longer side of the face box, as a scan cuts
 _COLUMNS = ("file", "label", "recording", "set", "real_counterpart")
 Boxes = dict[int, tuple[float, float, float, float]]  # frame -> face, xyxy in pixels
@@ -298,7 +300,7 @@ def compare(one: Sequence[Scored], other: Sequence[Scored]) -> dict[str, Estimat
 
 def headline(table: dict[str, Any]) -> float | None:
     """What certification compares: mean clip AUC over live swap, FF++ c23 and Celeb-DF."""
-    parts = [table.get(name, {}).get("clips") for name in ("live swap", "FF++ c23", "Celeb-DF")]
+    parts = [table.get(name, {}).get("clips") for name in HEADLINE]
     return None if None in parts else float(np.mean([part.value for part in parts]))
 
 
@@ -365,6 +367,14 @@ def check_looks(looks: Path, question: str) -> None:
         asked = sum(row["question"] == question for row in csv.DictReader(lines))
     if asked >= LOOKS:
         raise UsageError(f"{question!r} was asked {asked} times in {looks}: no more than {LOOKS}")
+
+
+def count_looks(looks: Path | None) -> int:
+    """How many looks at the set a list holds."""
+    if looks is None or not looks.is_file():
+        return 0
+    with looks.open(newline="") as lines:
+        return sum(1 for _ in csv.DictReader(lines))
 
 
 def write_look(

@@ -26,6 +26,7 @@ _COLUMNS = (
     "file", "source", "person_id", "face_x", "face_y", "face_w", "face_h", "lm5", "split",
 )  # fmt: skip
 SURROUNDINGS = 2.1  # side of the kept square over the longer side of the face box
+REAL = "real"  # all real pictures that training may not use
 LARGEST_FACE = 200  # pixels; larger faces are scaled down, so that memory stays below 1 GB
 
 
@@ -40,9 +41,10 @@ class Person:
 
 
 def read_faces(folder: Path, split: str, pack: Path | None = None) -> list[Person]:
-    """Read all pictures of a split ("train" or "val") into memory.
+    """Read all pictures of a split ("train", "val" or REAL) into memory.
 
-    What calibration is measured on (`train.forge.held_out`) is no part of "train".
+    What calibration is measured on (`train.forge.held_out`) is no part of "train": together with
+    "val" it is REAL.
 
     Args:
         folder: the pictures and provenance.csv.
@@ -53,14 +55,19 @@ def read_faces(folder: Path, split: str, pack: Path | None = None) -> list[Perso
         UsageError: provenance.csv or one of its columns or pictures is missing, or the split is
             empty, or the pack or the dense landmarks cannot be read, or the pack lacks a picture.
     """
-    rows = [row for row in _rows(folder) if row["split"] == split]
-    if split == "train":
-        rows = [row for row in rows if not is_held_out(row["file"])]
+    rows = [row for row in _rows(folder) if _in_split(row, split)]
     if not rows:
         raise UsageError(f"{folder / 'provenance.csv'} has no row with split = {split!r}")
     meshes = read_meshes(folder)
     people = [_read(folder, row, meshes.get(row["file"])) for row in rows]
     return people if pack is None else with_redrawn(people, pack)
+
+
+def _in_split(row: dict[str, str], split: str) -> bool:
+    held_out = is_held_out(row["file"])
+    if split == REAL:
+        return held_out or row["split"] == "val"
+    return row["split"] == split and not held_out
 
 
 def with_redrawn(people: list[Person], path: Path) -> list[Person]:
