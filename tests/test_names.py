@@ -30,7 +30,7 @@ EVERYWHERE = {
     "starter": "forkserver", "Nursery": "Forkserver", "zygote": "forkserver",
     "Talk": "Channel", "hear": "receive", "Order": "job",
     "takeover": "fallback", "Takeover": "fallback", "soundtrack": "audio", "Soundtrack": "Audio",
-    "Shelf": "inventory", "shelf": "engine inventory", "look_around": "detect",
+    "Shelf": "maintenance", "shelf": "engine maintenance", "look_around": "detect",
     "Handover": "TrackState", "Stretch": "Segment", "_Line": "FrameCursor",
     "Doubt": "UncertainSpan", "look_again": "refine",
     "station": "sampled frame", "_Look": "Detection", "anchor": "previous", "prove": "certify",

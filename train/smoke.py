@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from train.forge.align import align
 from train.forge.autoencoder_pack import RedrawnFace, encode, write_pack
+from train.forge.contract import FaceImage
 from train.forge.degrade import jpeg
 from train.forge.faces import read_faces
-from train.forge.forged import FaceImage
 from train.forge.selfblend import self_blend
 from train.recipe import Recipe, Stage
 

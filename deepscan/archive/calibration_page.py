@@ -22,7 +22,7 @@ from deepscan.errors import DeepscanError
 from deepscan.faces.crop import square
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
-from deepscan.sinks.page import load_template
+from deepscan.sinks.template import load_template
 from deepscan.types import Box
 from deepscan.verdict.calibration import Calibration
 from deepscan.verdict.fit import share_over

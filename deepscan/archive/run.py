@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deepscan import __version__
-from deepscan.archive.events import OnEvent, RunEvent, RunStarted, StopRequest
+from deepscan.archive.events import OnEvent, RunEvent, RunStarted
 from deepscan.archive.inputs.listing import Counts, Entry, Listing, list_inputs
 from deepscan.archive.journal import JOURNAL, Journal, JournalState, is_results
 from deepscan.archive.lock import Lock, sweep
@@ -29,6 +29,7 @@ from deepscan.archive.reports import load_report
 from deepscan.archive.scheduler import ReportWriter, RunContext, Scheduler
 from deepscan.archive.settings_hash import settings_hash
 from deepscan.archive.states import Coverage, FileState, coverage_of, entry_path, is_below
+from deepscan.archive.stop_request import StopRequest
 from deepscan.archive.workers.contract import PoolInfo, WorkerPool
 from deepscan.engines.packages import installed_versions
 from deepscan.errors import (

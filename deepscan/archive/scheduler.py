@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from deepscan.archive import output_paths
-from deepscan.archive.events import Heartbeat, ItemDone, OnEvent, RunStopping, StopRequest
+from deepscan.archive.events import Heartbeat, ItemDone, OnEvent, RunStopping
 from deepscan.archive.inputs.listing import Entry
 from deepscan.archive.inputs.prefetcher import Prefetcher
 from deepscan.archive.inputs.remote import local_path
@@ -23,6 +23,7 @@ from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.records import Baseline, InputFile, Outcome, OutputFile, Run, SkippedEntry
 from deepscan.archive.reports import Report
 from deepscan.archive.settings_hash import result_key
+from deepscan.archive.stop_request import StopRequest
 from deepscan.archive.workers.contract import (
     NODE_LOST,
     Task,

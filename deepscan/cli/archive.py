@@ -27,10 +27,10 @@ from deepscan.sinks.wording import (
 )
 
 if TYPE_CHECKING:
-    from deepscan.archive.events import StopRequest
     from deepscan.archive.options import ArchiveOptions
     from deepscan.archive.records import Baseline, Outcome
     from deepscan.archive.run import RunResult
+    from deepscan.archive.stop_request import StopRequest
     from deepscan.archive.workers.contract import WorkerPool
     from deepscan.options import ScanOptions
 
@@ -171,7 +171,7 @@ def scan_archive(
 
 def stop_at_signals() -> StopRequest:
     """A request that Ctrl-C makes, and at once what else ends a process."""
-    from deepscan.archive.events import StopRequest
+    from deepscan.archive.stop_request import StopRequest
 
     stop_request = StopRequest()
     signal.signal(signal.SIGINT, lambda *_: stop_request.stop())

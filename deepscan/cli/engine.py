@@ -20,7 +20,7 @@ from deepscan.options import ScanOptions
 from deepscan.sinks.wording import visible
 
 if TYPE_CHECKING:
-    from deepscan.engines.inventory import Entry, Proof
+    from deepscan.engines.maintenance import Entry, Proof
 
 DEFAULT_MODEL = ScanOptions().model
 
@@ -59,7 +59,7 @@ def build(
             # Left to its default the signal ends the process, also inside of native code.
             signal.setitimer(signal.ITIMER_REAL, time_limit)
         show_steps()
-        from deepscan.engines.inventory import build_recipe
+        from deepscan.engines.maintenance import build_recipe
         from deepscan.faces.mtcnn import SMALLEST, load_cascade
 
         proof = build_recipe(recipe, device=device)
@@ -73,7 +73,7 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         from deepscan.engines.cache import cache_folder
-        from deepscan.engines.inventory import entries
+        from deepscan.engines.maintenance import entries
         from deepscan.engines.recipe import list_recipes
 
         recipes, cached, folder = list_recipes(), entries(), cache_folder()
@@ -120,7 +120,7 @@ def check(
     """Compare an engine with torch in fp32, now; exit code 2 if it is out of tolerance."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
-        from deepscan.engines.inventory import check_parity
+        from deepscan.engines.maintenance import check_parity
 
         proof = check_parity(name, model)
         _show_proof(proof, format_)
@@ -176,7 +176,7 @@ def clean(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         from deepscan.engines.cache import cache_folder
-        from deepscan.engines.inventory import clean as remove
+        from deepscan.engines.maintenance import clean as remove
 
         folder, gone = cache_folder(), remove()
         if format_ == "json":

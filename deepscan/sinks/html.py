@@ -27,9 +27,9 @@ from deepscan.sinks.key_frames import (
     marked,
     thumbnail,
 )
-from deepscan.sinks.page import load_template, plain
 from deepscan.sinks.record import name_bytes, record_of
 from deepscan.sinks.score_chart import Chart, ScoreLine
+from deepscan.sinks.template import load_template, plain
 from deepscan.types import (
     Box,
     CalibrationInfo,

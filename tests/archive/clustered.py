@@ -10,9 +10,9 @@ import signal
 import sys
 from pathlib import Path
 
-from deepscan.archive.events import StopRequest
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.run import scan_archive
+from deepscan.archive.stop_request import StopRequest
 from deepscan.archive.workers.contract import PoolSettings
 from deepscan.archive.workers.ray import RayPool
 from deepscan.options import ScanOptions

@@ -11,12 +11,13 @@ import pytest
 
 from deepscan.archive import run as running
 from deepscan.archive import scheduler
-from deepscan.archive.events import ItemDone, RunStarted, RunStopping, StopRequest
+from deepscan.archive.events import ItemDone, RunStarted, RunStopping
 from deepscan.archive.journal import read_journal
 from deepscan.archive.lock import Lock
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.run import scan_archive
 from deepscan.archive.shard import Shard
+from deepscan.archive.stop_request import StopRequest
 from deepscan.errors import EngineError, ModelError, OutputError, UsageError
 from deepscan.files import part_name
 from deepscan.options import ScanOptions

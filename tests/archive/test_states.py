@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from deepscan.archive import journal
 from deepscan.archive.diff import compare
-from deepscan.archive.events import ItemDone, StopRequest
+from deepscan.archive.events import ItemDone
 from deepscan.archive.inputs import listing
 from deepscan.archive.journal import JOURNAL, JournalState, read_journal, read_state
 from deepscan.archive.markers import NOTE
@@ -26,6 +26,7 @@ from deepscan.archive.records import SkippedEntry
 from deepscan.archive.run import scan_archive
 from deepscan.archive.shard import Shard
 from deepscan.archive.states import Coverage, FileState, changes, coverage_of, is_below
+from deepscan.archive.stop_request import StopRequest
 from deepscan.errors import UsageError
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason

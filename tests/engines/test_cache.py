@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepscan.engines import inventory, openvino
+from deepscan.engines import maintenance, openvino
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.load import load_engine
 from deepscan.engines.parity import probe
@@ -223,7 +223,7 @@ def test_without_a_cache_it_works_all_the_same(models, monkeypatch):
 def test_a_second_start_needs_no_torch_and_tells_nobody(models, cache, proven):
     scores(models)
     if not proven:  # a proof holds for one CPU; what torch said about the probe for all
-        for entry in inventory.entries(cache):
+        for entry in maintenance.entries(cache):
             if entry.kind == "parity":
                 (cache / f"{entry.key}.json").unlink()
     code = (

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from deepscan.engines import inventory
+from deepscan.engines import maintenance
 from deepscan.engines.cache import write_entry
-from deepscan.engines.inventory import clean, entries
+from deepscan.engines.maintenance import clean, entries
 from deepscan.engines.parity import Parity, cache_parity
 from deepscan.engines.recipe import list_recipes
 
@@ -27,7 +27,7 @@ def own_cache(monkeypatch, tmp_path):
 @pytest.fixture
 def shelf_models(models, monkeypatch):
     """Commands find the model "tiny"."""
-    for function in (inventory.check_parity, inventory.build_recipe):
+    for function in (maintenance.check_parity, maintenance.build_recipe):
         monkeypatch.setitem(function.__kwdefaults__, "models", models)
 
 
@@ -136,7 +136,7 @@ def test_a_check_measures_now_and_shows_the_figures(deepscan_cli, own_cache, she
 def test_out_of_tolerance_is_code_2_with_the_figures(
     deepscan_cli, own_cache, shelf_models, monkeypatch
 ):
-    monkeypatch.setattr(inventory, "measure", lambda *_, **__: Parity(0.5, 0.1, 0.2, 0.9, 0.5))
+    monkeypatch.setattr(maintenance, "measure", lambda *_, **__: Parity(0.5, 0.1, 0.2, 0.9, 0.5))
     ran = deepscan_cli("engine", "check", "torch-cpu-fp32", "--model", "tiny")
     assert ran.code == 2
     assert "out of tolerance: a score differs by 0.5, at most 0.001 is allowed" in ran.out
@@ -189,7 +189,7 @@ def test_its_own_limit_ends_a_build():
     ran = subprocess.run(
         [sys.executable, "-c",
          "import time\nfrom deepscan.cli import engine as engine_cli\n"
-         "from deepscan.engines import inventory as shelf\n"
+         "from deepscan.engines import maintenance as shelf\n"
          "shelf.build_recipe = lambda *_, **__: time.sleep(600)\n"
          "engine_cli.build('any', time_limit=1)\n"],
         capture_output=True, timeout=60, check=False,

@@ -15,8 +15,8 @@ import torch
 
 from deepscan.engines import ENGINES, load, recipe, tensorrt
 from deepscan.engines.hardware import Hardware
-from deepscan.engines.inventory import build_recipe, entries
 from deepscan.engines.load import load_engine
+from deepscan.engines.maintenance import build_recipe, entries
 from deepscan.engines.parity import TOLERANCES, compare, probe, violations
 from deepscan.engines.recipe import Batches
 from deepscan.errors import EngineError, ModelError
@@ -44,7 +44,7 @@ def cuda(monkeypatch, exported):
     monkeypatch.setattr(tensorrt, "_pinned", lambda shape, dtype: torch.zeros(shape, dtype=dtype))
     monkeypatch.setattr(tensorrt, "_driver", lambda: "570.1")
     monkeypatch.setattr(load, "detect_hardware", lambda: GPU)
-    monkeypatch.setattr("deepscan.engines.inventory.detect_hardware", lambda: GPU)
+    monkeypatch.setattr("deepscan.engines.maintenance.detect_hardware", lambda: GPU)
     return fake
 
 

@@ -12,7 +12,7 @@ import os
 import numpy as np
 import pytest
 
-from deepscan.engines import ENGINES, inventory, recipe
+from deepscan.engines import ENGINES, maintenance, recipe
 from deepscan.engines.hardware import detect_hardware
 from deepscan.engines.load import engine_class, load_engine
 from deepscan.engines.parity import probe
@@ -108,7 +108,7 @@ def scores(models, count=4):
 
 
 def plans():
-    return [entry for entry in inventory.entries() if entry.kind == "tensorrt"]
+    return [entry for entry in maintenance.entries() if entry.kind == "tensorrt"]
 
 
 def test_every_size_of_batch_gives_the_same_numbers(tensorrt, models, monkeypatch, tmp_path):
@@ -160,5 +160,5 @@ def test_every_gpu_gives_the_same_numbers(gpu, models):
 
 
 def test_the_recipe_that_ships_is_built_and_proven(tensorrt):
-    proof = inventory.build_recipe("msccnet-s-tensorrt-fp16")
+    proof = maintenance.build_recipe("msccnet-s-tensorrt-fp16")
     assert proof.violations == ()

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 
 from deepscan.types import Box
+from train.forge.contract import FaceImage, Forge, Picture
 from train.forge.degrade import grain
-from train.forge.forged import FaceImage, Forge, Picture
 from train.forge.mesh import followed
 from train.forge.shape import Points, eye_distance, pixel_grid
 

@@ -25,8 +25,8 @@ from deepscan.types import Label
 from deepscan.verdict.calibration import wilson
 from train.calibration.synthetic_validation import Clip, ClipVerdict
 from train.evaluation.metrics import as_json
+from train.forge.contract import FaceImage
 from train.forge.faces import Person
-from train.forge.forged import FaceImage
 
 # Bounds in degrees, from light to dark (Chardon et al. 1991; Del Bino et al. 2006).
 TONES = (

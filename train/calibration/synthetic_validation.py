@@ -32,8 +32,8 @@ from train.calibration.clips import CODECS, Camera, film, handheld_camera, make_
 from train.command import Progress
 from train.evaluation.metrics import Estimate, estimated, estimated_auc
 from train.forge.benign_edits import BENIGN_EDITS
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.faces import Person
-from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.pairs import INSIDE, forge_face, visible
 from train.forge.tilt import tilted
 

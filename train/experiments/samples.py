@@ -21,8 +21,8 @@ from deepscan.errors import UsageError
 from train.annotate.procedure import annotate
 from train.datasets import open_dataset
 from train.evaluation.crops import choose, pictures_of, read_pair
+from train.forge.contract import Forged
 from train.forge.faces import Person
-from train.forge.forged import Forged
 from train.forge.pairs import INSIDE, Pair, PairStream, crop_square, cut, cut_pair, forge_face
 from train.media import evenly
 

@@ -1,7 +1,7 @@
 """Forges: each manipulates a real face and says where.
 
-To add one, write a file with one function of the shape of `train.forge.forged.Forge` and add a line
-to `FORGES`; the conformance suite in tests/train/forge/ runs over the table.
+To add one, write a file with one function of the shape of `Forge` (contract.py) and add a line to
+`FORGES`; the conformance suite in tests/train/forge/ runs over the table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from deepscan.errors import UsageError
 
 if TYPE_CHECKING:  # the modules of this package are commands, too
-    from train.forge.forged import Forge
+    from train.forge.contract import Forge
 
 
 @dataclass(frozen=True, slots=True)

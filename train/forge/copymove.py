@@ -9,7 +9,7 @@ import numpy as np
 
 from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
-from train.forge.forged import FaceImage, Forged, Picture
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask
 from train.forge.shape import place
 from train.forge.swap import align

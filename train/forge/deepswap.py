@@ -17,8 +17,8 @@ from deepscan.errors import UsageError
 from train.forge.align import align
 from train.forge.autoencoder_pack import RedrawnFace
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.degrade import grain, sharpen
-from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import oval_mask, random_mask
 
 LARGE = ("face", "inner face", "face", "inner face", "jaw and parts", "features")

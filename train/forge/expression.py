@@ -10,8 +10,8 @@ import numpy as np
 
 from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, compose
+from train.forge.contract import FaceImage, Forged
 from train.forge.deepswap import as_grey_as
-from train.forge.forged import FaceImage, Forged
 from train.forge.mesh import (
     LEFT_BROW,
     LEFT_EYE,

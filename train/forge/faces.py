@@ -18,7 +18,7 @@ from PIL import Image
 
 from deepscan.errors import UsageError
 from train.forge.autoencoder_pack import read_pack
-from train.forge.forged import FaceImage
+from train.forge.contract import FaceImage
 from train.forge.held_out import is_held_out
 from train.forge.mesh import FILE, Mesh, moved, read_meshes
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from train.forge.artefacts import decode
 from train.forge.blend import compose, fill
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.degrade import grain
-from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask
 from train.forge.shape import Points, draw, place
 

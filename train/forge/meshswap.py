@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.deepswap import BORDERLESS, as_grey_as, reduction
 from train.forge.degrade import sharpen
-from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.mesh import (
     FOREHEAD,
     JAW,

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from train.forge.artefacts import smooth
 from train.forge.blend import compose
+from train.forge.contract import FaceImage, Forged
 from train.forge.deepswap import as_grey_as
 from train.forge.degrade import Picture, sharpen
-from train.forge.forged import FaceImage, Forged
 from train.forge.mesh import (
     JAW,
     LIPS,

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 
 from train.forge import FORGES, load_forge
 from train.forge.benign_edits import EDITS, OCCLUDERS
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.degrade import degrade
 from train.forge.faces import Person
-from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.mesh import Mesh, moved
 from train.forge.tilt import tilted
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from train.forge.contract import FaceImage, Forged
 from train.forge.deepswap import LARGE, pick, put_on, truer
-from train.forge.forged import FaceImage, Forged
 from train.forge.selfblend import random_mask
 
 _REGIONS = (*LARGE, "face", "features", "parts", "mouth", "eyes", "lower face", "nose")

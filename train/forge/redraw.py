@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from train.forge.blend import blend
+from train.forge.contract import FaceImage, Forged
 from train.forge.degrade import grain, sharpen
-from train.forge.forged import FaceImage, Forged
 from train.forge.selfblend import random_mask
 from train.forge.shape import place
 

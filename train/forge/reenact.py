@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, compose
-from train.forge.forged import FaceImage, Forged, Picture
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.selfblend import random_mask
 from train.forge.shape import (
     LEFT_BROW,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from train.forge import mesh, shape
 from train.forge.blend import BLENDS, blend, compose
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.degrade import colour, jpeg, sharpen
-from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.shape import Points, pixel_grid, place
 
 # Large regions twice as often: most programs replace the face, some a part of it.

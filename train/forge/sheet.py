@@ -19,8 +19,8 @@ from deepscan.errors import UsageError
 from train.command import Faces, exit_on_error
 from train.forge import FORGES, without_pack
 from train.forge.benign_edits import BENIGN_EDITS
+from train.forge.contract import Forged, Picture
 from train.forge.faces import Person, read_faces
-from train.forge.forged import Forged, Picture
 from train.forge.pairs import forge_face
 
 

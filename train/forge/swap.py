@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
-from train.forge.forged import FaceImage, Forged, Picture
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.selfblend import frequency, random_mask
 from train.forge.shape import eye_distance, place
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from train.forge.forged import FaceImage
+from train.forge.contract import FaceImage
 from train.forge.mesh import moved
 
 _LEAN = 30.0  # degrees; most faces that a scan crops lean less

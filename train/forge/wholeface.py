@@ -11,8 +11,8 @@ import numpy as np
 
 from train.forge.artefacts import decode, grid_upsample, guided, local_contrast, requantise
 from train.forge.blend import BLENDS, compose
+from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.degrade import grain, sharpen
-from train.forge.forged import FaceImage, Forged, Picture
 from train.forge.selfblend import bent_grid, random_mask
 from train.forge.shape import place
 

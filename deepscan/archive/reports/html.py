@@ -23,7 +23,7 @@ from deepscan.archive.records import Accepted, Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import SEVERITY, address, gone_text, inside, unfinished_text
 from deepscan.files import atomic_output
 from deepscan.sinks import wording
-from deepscan.sinks.page import load_template, plain
+from deepscan.sinks.template import load_template, plain
 from deepscan.types import Interval, Label
 
 ROWS = 10_000  # 5 MB of page

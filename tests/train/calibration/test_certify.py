@@ -33,8 +33,8 @@ from train.calibration.shortcut_test import shortcut_test, source_accuracy
 from train.calibration.subgroups import TONES, by_subgroup, read_sexes, tone_of
 from train.calibration.synthetic_validation import Clip, ClipPlan, ClipVerdict
 from train.calibration.weights_card import evidence_of, open_weights
+from train.forge.contract import FaceImage
 from train.forge.faces import Person, read_faces
-from train.forge.forged import FaceImage
 from train.smoke import write_faces
 
 # --- Reliability ----------------------------------------------------------------------------------

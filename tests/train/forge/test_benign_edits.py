@@ -11,7 +11,7 @@ import pytest
 
 from tests.train.forge.test_forges import FACE, forge, resized
 from train.forge.benign_edits import BENIGN_EDITS, EDITS, OCCLUDERS
-from train.forge.forged import Forged
+from train.forge.contract import Forged
 from train.forge.pairs import INSIDE, edit_pair
 
 

@@ -14,9 +14,9 @@ import pytest
 from skimage.data import astronaut
 
 from train.forge import FORGES, load_forge, mesh
+from train.forge.contract import FaceImage, Forged
 from train.forge.degrade import VIDEO_CODECS, degrade, grain, h264, jpeg, motion_blur, video, webp
 from train.forge.expression import raised
-from train.forge.forged import FaceImage, Forged
 from train.forge.mouth import spoken
 from train.forge.selfblend import random_mask
 from train.forge.shape import REGIONS, draw, place

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from train.forge.forged import FaceImage
+from train.forge.contract import FaceImage
 from train.forge.tilt import tilted
 
 _POINTS = np.array([[48.0, 55.0], [78.0, 53.0], [63.0, 70.0], [52.0, 86.0], [76.0, 85.0]])

@@ -1,4 +1,4 @@
-"""The inventory of engines: recipes built and proven on this machine, cache entries listed."""
+"""Builds and checks engines on this machine, and lists and cleans what the cache keeps of them."""
 
 from __future__ import annotations
 
