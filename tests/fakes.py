@@ -72,7 +72,9 @@ class FakeDetector:
         self._find = find or _find_face_colour
         self._max_faces = max_faces
 
-    def detect(self, image: Image, *, larger_than: float = 0.0) -> Detection:
+    def detect(
+        self, image: Image, *, larger_than: float = 0.0, within: Box | None = None
+    ) -> Detection:
         """Look at one (H, W, 3) uint8 RGB picture of any size."""
         self.calls += 1
         found = [

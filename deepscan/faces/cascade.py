@@ -12,6 +12,7 @@ from deepscan.types import Image
 
 FACTOR = 0.709  # between two levels of the pyramid: halves the area
 THRESHOLDS = (0.6, 0.7, 0.7)  # of P-Net, R-Net and O-Net, as trained
+SIDE = 64  # pixels; smaller pictures are padded, MTCNN fails below 20
 CANDIDATES = 2000  # most P-Net cells that go on from one level; a crowd of 67 faces has 1,420
 
 
@@ -34,13 +35,24 @@ class Candidates:
         return cls(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)), truncated)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a part lies in a picture of `height` x `width`: its first row and column."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
 class Cascade(Protocol):
     """MTCNN's three networks, one after the other, on one picture."""
 
-    def find(self, image: Image, larger_than: float = 0.0) -> Candidates:
+    def find(self, image: Image, larger_than: float = 0.0, part: Part | None = None) -> Candidates:
         """Search one (H, W, 3) uint8 RGB picture of at least 64 pixels a side.
 
-        Faces below `larger_than` pixels may be left out.
+        Faces below `larger_than` pixels may be left out. With `part`, `image` is that part of the
+        picture, as small as it likes, and places are those in the picture.
 
         Raises:
             IndexError, ValueError, RuntimeError: a candidate lies wholly outside of the picture.

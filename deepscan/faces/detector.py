@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from deepscan.types import Face, Image
+from deepscan.types import Box, Face, Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,14 @@ class Detection:
 class FaceDetector(Protocol):
     """Finds every face whose box side is at least `min_face` pixels of the picture."""
 
-    def detect(self, image: Image, *, larger_than: float = 0.0) -> Detection:
+    def detect(
+        self, image: Image, *, larger_than: float = 0.0, within: Box | None = None
+    ) -> Detection:
         """Look at one (H, W, 3) uint8 RGB picture of any size, also smaller than a face.
 
         Boxes are clipped to the picture; `track_id` is None. Faces whose longer side is below
-        `larger_than` pixels may be left out, if that is faster.
+        `larger_than` pixels, and those that do not lie `within` whole, may be left out or cut, if
+        that is faster.
         """
         ...
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from deepscan.faces.crop import cut, detail, sharpness, square
 from deepscan.faces.detector import Detection, FaceDetector
+from deepscan.faces.place import MOST, places_of
 from deepscan.faces.track import Thumbnail, Tracker, is_cut, match, near, thumbnail
 from deepscan.faces.turned import TURNS, find_turned, is_over, is_sure, turn_picture
 from deepscan.options import ScanOptions
@@ -30,7 +31,6 @@ MAX_FRAMES = 32  # most frames held back between two key frames: 0.4 s at 80 fra
 MAX_BYTES = 256 * 2**20  # and most bytes of their pictures; 10 frames of 3840x2160
 ENOUGH = 2  # key frames that must show a turned face
 TURNED_EVERY = 6  # key frames; with 0.5 s between them once in 3 s
-SHRINKS = 0.8  # of its side that a face has at least, between two frames that show it
 _ROUNDING = 1e-6  # seconds; 1.2 - 0.8 is less than 0.4
 
 
@@ -177,9 +177,7 @@ class _Search:
                 continue
             middle = (low + high) // 2
             frame = sampled[middle]
-            around = (*before.detection.faces, *found[high].detection.faces)
-            least = SHRINKS * min(map(_longer_side, around))
-            upright = self._detector.detect(frame.image, larger_than=least)
+            upright = self._near(frame, before.detection, found[high].detection)
             found[middle] = self._with_turned(frame, upright, expected)
             open_spans += [(low, middle), (middle, high)]
         return [found[position] for position in sorted(found)]
@@ -212,6 +210,29 @@ class _Search:
         self._since += 1
         found = self._with_turned(frame, upright, turns, halved=halved)
         return dataclasses.replace(found, is_key=True)
+
+    def _near(self, frame: Frame, low: Detection, high: Detection) -> Detection:
+        """Search a frame between two others only where those show faces.
+
+        The whole of it is searched if that is hardly more, or if a face that is found reaches the
+        edge of where it was looked for.
+        """
+        height, width = frame.image.shape[:2]
+        places = places_of(low, high, height, width)
+        if sum(place.box.area for place in places) <= MOST * height * width:
+            parts = [
+                self._detector.detect(frame.image, larger_than=place.least, within=place.box)
+                for place in places
+            ]
+            faces = [face for part in parts for face in part.faces]
+            if not any(
+                place.cuts(face.box, height, width)
+                for place, part in zip(places, parts, strict=True)
+                for face in part.faces
+            ):
+                return Detection(tuple(faces), any(part.truncated for part in parts))
+        least = min(place.least for place in places)
+        return self._detector.detect(frame.image, larger_than=least)
 
     def _with_turned(
         self, frame: Frame, upright: Detection, turns: set[int], *, halved: bool = False

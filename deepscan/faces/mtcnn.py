@@ -8,19 +8,19 @@ networks (mtcnn_openvino.py); torch (mtcnn_torch.py) is the reference.
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 
 from deepscan.errors import EngineError, UsageError
-from deepscan.faces.cascade import Candidates, Cascade
+from deepscan.faces.cascade import SIDE, Candidates, Cascade, Part
 from deepscan.faces.detector import Detection
-from deepscan.faces.resize import shrink
+from deepscan.faces.resize import shrink, shrunk
 from deepscan.types import Box, Face, Image
 
 logger = logging.getLogger(__name__)
 
 SMALLEST = 20  # pixels left of the smallest wanted face: recall of 40 px faces 1.0, at 16 px 0.91
-SIDE = 64  # pixels; smaller pictures are padded, MTCNN fails below 20
 
 
 class MTCNNDetector:
@@ -47,10 +47,12 @@ class MTCNNDetector:
         self._scale = min(1.0, SMALLEST / min_face)
         self._cascade = load_cascade(min_face * self._scale)
 
-    def detect(self, image: Image, *, larger_than: float = 0.0) -> Detection:
+    def detect(
+        self, image: Image, *, larger_than: float = 0.0, within: Box | None = None
+    ) -> Detection:
         """Look at one (H, W, 3) uint8 RGB picture of any size, also smaller than a face.
 
-        Faces below `larger_than` pixels may be left out, if that is faster.
+        Faces below `larger_than` pixels may be left out, and those that do not lie `within` whole.
 
         Raises:
             UsageError: the array is no such picture.
@@ -63,9 +65,15 @@ class MTCNNDetector:
         height, width = image.shape[:2]
         if height == 0 or width == 0:
             return Detection(())
-        small = shrink(image, self._scale)
-        found = self._find(small, larger_than * self._scale)
-        scale_x, scale_y = width / small.shape[1], height / small.shape[0]
+        rows, columns = shrunk(height, width, self._scale)
+        scale_x, scale_y = width / columns, height / rows
+        found = None
+        if within is not None and min(rows, columns) >= SIDE:
+            down = _range(within.y1 / scale_y, within.y2 / scale_y, rows)
+            across = _range(within.x1 / scale_x, within.x2 / scale_x, columns)
+            found = self._find_in_part(image, larger_than * self._scale, down, across)
+        if found is None:
+            found = self._find(shrink(image, self._scale), larger_than * self._scale)
 
         faces = []
         for corners, given, points in zip(
@@ -88,6 +96,20 @@ class MTCNNDetector:
     def close(self) -> None:
         """Give back the device."""
         self._cascade.close()
+
+    def _find_in_part(
+        self, image: Image, larger_than: float, down: range, across: range
+    ) -> Candidates | None:
+        """What lies in rows and columns of the shrunk picture; None where the cascade fails."""
+        if not down or not across:
+            return Candidates.none(truncated=False)
+        small = shrink(image, self._scale, (down, across))
+        rows, columns = shrunk(image.shape[0], image.shape[1], self._scale)
+        part = Part(down.start, across.start, rows, columns)
+        try:
+            return self._cascade.find(small, larger_than, part)
+        except (IndexError, ValueError, RuntimeError):
+            return None
 
     def _find(self, image: Image, larger_than: float) -> Candidates:
         """What the cascade finds, tried again with a wide margin where it fails.
@@ -121,6 +143,11 @@ def load_cascade(smallest: float) -> Cascade:
     from deepscan.faces.mtcnn_torch import TorchCascade
 
     return TorchCascade(smallest)
+
+
+def _range(start: float, stop: float, length: int) -> range:
+    """The whole pixels of [0, length) in which [start, stop) lies."""
+    return range(max(0, math.floor(start)), min(length, math.ceil(stop)))
 
 
 def _pad(image: Image, margin: int) -> Image:

@@ -25,8 +25,8 @@ from deepscan.engines.openvino import (
 )
 from deepscan.engines.signal_stack import preserved_signal_stack
 from deepscan.errors import EngineError
-from deepscan.faces.cascade import CANDIDATES, FACTOR, THRESHOLDS, Candidates
-from deepscan.faces.resize import AreaSums
+from deepscan.faces.cascade import CANDIDATES, FACTOR, THRESHOLDS, Candidates, Part
+from deepscan.faces.resize import AreaSums, Indices
 from deepscan.models.nms import greedy_nms
 from deepscan.types import Image
 
@@ -36,6 +36,7 @@ REACH = 0.6  # least width of what a P-Net cell sees over the face that it is to
 SIDES = (24, 48)  # of the crops for R-Net and O-Net
 # Filled up to: OpenVINO compiles each other batch anew.
 BATCHES = (*range(1, 4), *range(4, 16, 4), *range(16, 64, 8), *range(64, 512, 32), 512)
+FILLED = 16  # pixels that the sides of a part of a level are filled up to a multiple of
 TOLERANCE = 1e-4  # largest difference from torch of any output, measured when converted: 1e-6
 
 Floats = NDArray[np.float32]
@@ -61,20 +62,24 @@ class OpenVINOCascade:
             for name, graph in zip(NETWORKS, graphs, strict=True)
         ]
 
-    def find(self, image: Image, larger_than: float = 0.0) -> Candidates:
-        """See `deepscan.faces.cascade.Cascade.find`."""
-        sums = AreaSums(image)
-        boxes, truncated = self._propose(sums, image.shape[0], image.shape[1], larger_than)
-        boxes = _squared(boxes)
+    def find(self, image: Image, larger_than: float = 0.0, part: Part | None = None) -> Candidates:
+        """See `deepscan.faces.cascade.Cascade.find`.
+
+        What lies within a part, with some room round it, is found as in the whole picture: P-Net
+        sees the same pixels, and so do the others.
+        """
+        sums = AreaSums(image, part)
+        boxes, truncated = self._propose(sums, larger_than)
+        boxes = _within(sums, _squared(boxes))
         landmarks: Floats = np.zeros((0, 5, 2), np.float32)
         if len(boxes):
-            offsets, scores = self._judge(1, sums, image, boxes, SIDES[0])
+            offsets, scores = self._judge(1, sums, boxes, SIDES[0])
             passed = scores > np.float32(THRESHOLDS[1])
             boxes = np.column_stack([boxes[passed, :4], scores[passed]])
             chosen = greedy_nms(boxes[:, :4], boxes[:, 4], 0.7)
-            boxes = _squared(_moved(boxes[chosen], offsets[passed][chosen]))
+            boxes = _within(sums, _squared(_moved(boxes[chosen], offsets[passed][chosen])))
         if len(boxes):
-            offsets, points, scores = self._judge(2, sums, image, boxes, SIDES[1])
+            offsets, points, scores = self._judge(2, sums, boxes, SIDES[1])
             passed = scores > np.float32(THRESHOLDS[2])
             boxes, points = np.column_stack([boxes[passed, :4], scores[passed]]), points[passed]
             sides = boxes[:, 2:4] - boxes[:, :2] + 1
@@ -97,31 +102,35 @@ class OpenVINOCascade:
         with preserved_signal_stack():
             self._networks.clear()
 
-    def _propose(
-        self, sums: AreaSums, height: int, width: int, larger_than: float
-    ) -> tuple[Floats, bool]:
+    def _propose(self, sums: AreaSums, larger_than: float) -> tuple[Floats, bool]:
         """P-Net over the levels: (N, 5) corners and probability; whether a level had too many."""
-        levels, truncated = [], False
+        height, width = sums.part.height, sums.part.width
+        levels, truncated = [np.zeros((0, 9), np.float32)], False
         scales = list(_scales(min(height, width), self._smallest))
         # What a cell sees is CELL / scale pixels wide; it responds to faces of about that size.
         wide = [scale for scale in scales if CELL / scale >= REACH * larger_than]
         for scale in wide or scales[-1:]:
-            level = sums.resized(int(height * scale + 1), int(width * scale + 1))
-            offsets, probabilities = self._run(0, level[None])
-            face = probabilities[0, 1]
+            size = int(height * scale + 1), int(width * scale + 1)
+            level, top, left = sums.resized(*size)
+            if min(level.shape[:2]) < CELL:
+                continue
+            is_part = level.shape[:2] != size
+            offsets, probabilities = self._run_over(level, is_part=is_part)
+            face = probabilities[1]
             passed = face >= np.float32(THRESHOLDS[0])
             if passed.sum() > CANDIDATES:
                 truncated = True
                 order = np.argsort(-face, axis=None, kind="stable")
                 passed[np.unravel_index(order[CANDIDATES:], face.shape)] = False
             rows, columns = np.nonzero(passed)
-            cells = np.column_stack([columns, rows]).astype(np.float32) * STRIDE
+            places = np.column_stack([columns, rows]) * STRIDE + (left, top)
+            cells = places.astype(np.float32)
             found = np.column_stack(
                 [
                     np.floor((cells + 1) / np.float32(scale)),
                     np.floor((cells + CELL) / np.float32(scale)),
                     face[passed],
-                    offsets[0][:, passed].T,
+                    offsets[:, passed].T,
                 ]
             )
             levels.append(found[greedy_nms(found[:, :4], found[:, 4], 0.5)])
@@ -130,18 +139,25 @@ class OpenVINOCascade:
         sides = np.tile(boxes[:, 2:4] - boxes[:, :2], 2)
         return np.column_stack([boxes[:, :4] + boxes[:, 5:] * sides, boxes[:, 4]]), truncated
 
-    def _judge(
-        self, number: int, sums: AreaSums, image: Image, boxes: Floats, side: int
-    ) -> tuple[Floats, ...]:
+    def _run_over(self, level: Floats, *, is_part: bool) -> list[Floats]:
+        """P-Net over a level or a part of one: offsets (4, ...) and probabilities (2, ...).
+
+        Parts are filled up, so that OpenVINO compiles a few sizes only; one with an odd side ends
+        where the picture does, and P-Net sees what lies behind that.
+        """
+        sides = level.shape[:2]
+        rests = [-side % FILLED if is_part and side % 2 == 0 else 0 for side in sides]
+        filled = np.pad(level, ((0, rests[0]), (0, rests[1]), (0, 0)))
+        rows, columns = ((side - 1) // STRIDE - 4 for side in sides)  # of cells without the rest
+        return [values[0, :, :rows, :columns] for values in self._run(0, filled[None])]
+
+    def _judge(self, number: int, sums: AreaSums, boxes: Floats, side: int) -> tuple[Floats, ...]:
         """R-Net or O-Net over crops: its outputs, of the last P(face) only.
 
         Raises:
             IndexError: a box lies wholly outside of the picture.
         """
-        height, width = image.shape[:2]
-        corners = np.trunc(boxes[:, :4]).astype(np.intp)
-        left, top = np.maximum(corners[:, 0], 1) - 1, np.maximum(corners[:, 1], 1) - 1
-        right, bottom = np.minimum(corners[:, 2], width), np.minimum(corners[:, 3], height)
+        left, top, right, bottom = _pixels(boxes, sums.part)
         if not ((right > left) & (bottom > top)).all():
             raise IndexError("a candidate lies outside of the picture")
         parts = []
@@ -167,6 +183,20 @@ def _scales(shorter: int, smallest: float) -> Iterator[float]:
         yield scale
         scale *= FACTOR
         side *= FACTOR
+
+
+def _pixels(boxes: Floats, part: Part) -> tuple[Indices, ...]:
+    """The pixels [left, right) x [top, bottom) of the picture that boxes (N, 5) cover."""
+    corners = np.trunc(boxes[:, :4]).astype(np.intp)
+    left, top = np.maximum(corners[:, 0], 1) - 1, np.maximum(corners[:, 1], 1) - 1
+    right, bottom = np.minimum(corners[:, 2], part.width), np.minimum(corners[:, 3], part.height)
+    return left, top, right, bottom
+
+
+def _within(sums: AreaSums, boxes: Floats) -> Floats:
+    """The boxes (N, 5) whose pixels are there."""
+    kept: Floats = boxes[sums.inside(*_pixels(boxes, sums.part))]
+    return kept
 
 
 def _moved(boxes: Floats, offsets: Floats) -> Floats:

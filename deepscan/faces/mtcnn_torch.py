@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from deepscan.faces.cascade import CANDIDATES, FACTOR, THRESHOLDS, Candidates
+from deepscan.faces.cascade import CANDIDATES, FACTOR, SIDE, THRESHOLDS, Candidates, Part
 from deepscan.models.torchvision_compat import import_torchvision
 from deepscan.types import Image
 
@@ -37,8 +38,10 @@ class TorchCascade:
         self._pnet = _Capped(self._network.pnet, THRESHOLDS[0], CANDIDATES)
         self._network.pnet = self._pnet
 
-    def find(self, image: Image, larger_than: float = 0.0) -> Candidates:
+    def find(self, image: Image, larger_than: float = 0.0, part: Part | None = None) -> Candidates:
         """See `deepscan.faces.cascade.Cascade.find`; searches for all sizes always."""
+        if part is not None:
+            return self._find_in_part(image, part)
         self._pnet.truncated = False
         # Planes apart in memory: MTCNN's resizing is faster from there.
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous().permute(1, 2, 0)
@@ -55,6 +58,15 @@ class TorchCascade:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _find_in_part(self, image: Image, part: Part) -> Candidates:
+        """As in a picture of its own, with black round it as far as needed."""
+        rest = [max(0, SIDE - side) for side in image.shape[:2]]
+        found = self.find(np.pad(image, ((0, rest[0]), (0, rest[1]), (0, 0))))
+        corner = np.array([part.left, part.top])
+        return replace(
+            found, boxes=found.boxes + np.tile(corner, 2), landmarks=found.landmarks + corner
+        )
 
 
 class _Capped(nn.Module):

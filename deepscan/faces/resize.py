@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from deepscan.faces.cascade import Part
 from deepscan.types import Image
 
 _ROWS = 32  # worked on at once, so that they stay in a core's cache
@@ -21,39 +22,75 @@ Indices = NDArray[np.intp]
 Weights = NDArray[np.int32]
 
 
-def shrink(image: Image, scale: float) -> Image:
+def shrunk(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width of what `shrink` gives."""
+    return max(1, math.ceil(height * scale)), max(1, math.ceil(width * scale))
+
+
+def shrink(
+    image: Image,
+    scale: float,
+    part: tuple[range, range] | None = None,
+) -> Image:
     """The picture at `scale` of its size, each side rounded up, without aliasing.
 
     Args:
         image: (H, W, 3) uint8, not empty.
         scale: above 0 and at most 1.
+        part: rows and columns of the result that are wanted, not empty; all by default.
     """
-    if scale == 1:
-        return image
     height, width = image.shape[:2]
-    rows, columns = (max(1, math.ceil(side * scale)) for side in (height, width))
-    if (height, width) == (2 * rows, 2 * columns) and min(rows, columns) > 1:
-        return _halve(_halve(image, 1), 0)
-    places, weights, bits = _triangle(width, columns)
+    rows, columns = shrunk(height, width, scale)
+    down, across = part or (range(rows), range(columns))
+    if scale == 1:
+        if part is None:
+            return image
+        return image[down.start : down.stop, across.start : across.stop]
+    if (height, width) == (2 * rows, 2 * columns) and min(len(down), len(across)) > 1:
+        return _halve_part(image, down, across)
+    places, weights, bits = _triangle(height, rows)
+    down_places, down_weights = places[down.start : down.stop], weights[down.start : down.stop]
+    first = int(down_places.min())
+    image = image[first : down_places.max() + 1]
+    narrow = _narrow(image, across, *_triangle(width, columns))
+    small = np.empty((len(down), len(across) * 3), np.uint8)
+    for top in range(0, len(down), _ROWS):
+        part_places = down_places[top : top + _ROWS] - first
+        part_weights = down_weights[top : top + _ROWS]
+        total = np.full((len(part_places), len(across) * 3), 1 << (bits - 1), np.int32)
+        for place, weight in zip(part_places.T, part_weights.T, strict=True):
+            total += np.multiply(narrow[place], weight[:, None], dtype=np.int32)
+        small[top : top + _ROWS] = np.clip(total >> bits, 0, 255)
+    return small.reshape(len(down), len(across), 3)
+
+
+def _narrow(
+    image: Image, across: range, places: Indices, weights: Weights, bits: int
+) -> NDArray[np.uint8]:
+    """Every row made shorter: (H, columns * 3), of which the columns `across`."""
+    places, weights = places[across.start : across.stop], weights[across.start : across.stop]
+    first = int(places.min())
+    places, image = places - first, image[:, first : places.max() + 1]
     pixels = np.ascontiguousarray(image).view("V3")[..., 0]  # gathers whole pixels at once
     wide = np.repeat(weights, 3, axis=0)  # one weight for each of a pixel's three channels
-    narrow = np.empty((height, columns * 3), np.uint8)
-    for top in range(0, height, _ROWS):
+    narrow = np.empty((len(pixels), len(across) * 3), np.uint8)
+    for top in range(0, len(pixels), _ROWS):
         part = pixels[top : top + _ROWS]
-        total = np.full((len(part), columns * 3), 1 << (bits - 1), np.int32)
+        total = np.full((len(part), len(across) * 3), 1 << (bits - 1), np.int32)
         for place, weight in zip(places.T, wide.T, strict=True):
             taken = np.take(part, place, axis=1).view(np.uint8).reshape(len(part), -1)
             total += np.multiply(taken, weight, dtype=np.int32)
         narrow[top : top + _ROWS] = np.clip(total >> bits, 0, 255)
-    places, weights, bits = _triangle(height, rows)
-    small = np.empty((rows, columns * 3), np.uint8)
-    for top in range(0, rows, _ROWS):
-        part_places, part_weights = places[top : top + _ROWS], weights[top : top + _ROWS]
-        total = np.full((len(part_places), columns * 3), 1 << (bits - 1), np.int32)
-        for place, weight in zip(part_places.T, part_weights.T, strict=True):
-            total += np.multiply(narrow[place], weight[:, None], dtype=np.int32)
-        small[top : top + _ROWS] = np.clip(total >> bits, 0, 255)
-    return small.reshape(rows, columns, 3)
+    return narrow
+
+
+def _halve_part(image: Image, down: range, across: range) -> Image:
+    """Rows `down` and columns `across` of the picture at half its size."""
+    top, left = max(0, down.start - 1), max(0, across.start - 1)  # the ends are made otherwise
+    part = image[2 * top : 2 * down.stop + 2, 2 * left : 2 * across.stop + 2]
+    small = _halve(_halve(part, 1), 0)
+    down_from, across_from = down.start - top, across.start - left
+    return small[down_from : down_from + len(down), across_from : across_from + len(across)]
 
 
 def _halve(image: Image, axis: int) -> Image:
@@ -115,33 +152,69 @@ class AreaSums:
     rounds it: by the height, then by the width.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, part: Part | None = None) -> None:
+        """`part` says where `image` lies in the picture whose places and sizes are given below."""
         height, width = image.shape[:2]
+        self.part = part or Part(0, 0, height, width)
         self._sums = np.zeros((height + 1, width + 1, 3), np.uint32)
         np.cumsum(image, axis=0, dtype=np.uint32, out=self._sums[1:, 1:])
         np.cumsum(self._sums[1:, 1:], axis=1, out=self._sums[1:, 1:])
 
-    def resized(self, height: int, width: int) -> NDArray[np.float32]:
-        """The whole picture as (height, width, 3) float32, 0 to 255."""
-        rows, columns = self._sums.shape[0] - 1, self._sums.shape[1] - 1
-        top, bottom = (edge[0] for edge in _bins(np.zeros(1, np.intp), np.array([rows]), height))
-        left, right = (edge[0] for edge in _bins(np.zeros(1, np.intp), np.array([columns]), width))
+    def resized(self, height: int, width: int) -> tuple[NDArray[np.float32], int, int]:
+        """The whole picture as (height, width, 3) float32, 0 to 255.
+
+        Of a part that from an even row and column on which it covers: those are given as well, and
+        up to an even one or the end.
+        """
+        part, (rows, columns) = self.part, (side - 1 for side in self._sums.shape[:2])
+        top, bottom, first_row = _covered(part.height, height, part.top, rows)
+        left, right, first_column = _covered(part.width, width, part.left, columns)
         bands = self._sums[bottom] - self._sums[top]
         sums = bands[:, right] - bands[:, left]
-        return _means(sums, (bottom - top)[:, None, None], (right - left)[:, None])
+        means = _means(sums, (bottom - top)[:, None, None], (right - left)[:, None])
+        return means, first_row, first_column
+
+    def inside(
+        self, left: Indices, top: Indices, right: Indices, bottom: Indices
+    ) -> NDArray[np.bool_]:
+        """Which rectangles [left, right) x [top, bottom) lie within the part."""
+        part, (rows, columns) = self.part, (side - 1 for side in self._sums.shape[:2])
+        inside: NDArray[np.bool_] = (
+            (left >= part.left)
+            & (top >= part.top)
+            & (right <= part.left + columns)
+            & (bottom <= part.top + rows)
+        )
+        return inside
 
     def crops(
         self, left: Indices, top: Indices, right: Indices, bottom: Indices, side: int
     ) -> NDArray[np.float32]:
         """Rectangles [left, right) x [top, bottom) as (N, side, side, 3) float32, 0 to 255.
 
-        All of them lie within the picture and hold at least one pixel.
+        All of them lie within the part and hold at least one pixel.
         """
-        x1, x2 = (edge[:, None, :] for edge in _bins(left, right, side))
-        y1, y2 = (edge[:, :, None] for edge in _bins(top, bottom, side))
+        x1, x2 = (edge[:, None, :] - self.part.left for edge in _bins(left, right, side))
+        y1, y2 = (edge[:, :, None] - self.part.top for edge in _bins(top, bottom, side))
         sums = self._sums
         found = (sums[y2, x2] - sums[y1, x2]) - (sums[y2, x1] - sums[y1, x1])
         return _means(found, (y2 - y1)[..., None], (x2 - x1)[..., None])
+
+
+def _covered(length: int, count: int, start: int, covered: int) -> tuple[Indices, Indices, int]:
+    """The bins of [0, length) in `count` that lie in [start, start + covered).
+
+    Their first indices and ends from `start` on, and which is the first of them: an even one. What
+    is left out at the end leaves an even number.
+    """
+    begins, ends = (edge[0] for edge in _bins(np.zeros(1, np.intp), np.array([length]), count))
+    first = int(np.searchsorted(begins, start))
+    first += first % 2
+    last = int(np.searchsorted(ends, start + covered, side="right"))
+    if last < count:
+        last -= last % 2
+    last = max(first, last)
+    return begins[first:last] - start, ends[first:last] - start, first
 
 
 def _bins(start: Indices, stop: Indices, count: int) -> tuple[Indices, Indices]:

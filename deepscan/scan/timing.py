@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from deepscan.faces.detector import Detection, FaceDetector
-from deepscan.types import Image
+from deepscan.types import Box, Image
 
 T = TypeVar("T")
 
@@ -72,9 +72,11 @@ class TimedDetector:
     def __init__(self, detector: FaceDetector, watch: Stopwatch) -> None:
         self._detector, self._watch = detector, watch
 
-    def detect(self, image: Image, *, larger_than: float = 0.0) -> Detection:
+    def detect(
+        self, image: Image, *, larger_than: float = 0.0, within: Box | None = None
+    ) -> Detection:
         with self._watch.measure("detect"):
-            return self._detector.detect(image, larger_than=larger_than)
+            return self._detector.detect(image, larger_than=larger_than, within=within)
 
     def close(self) -> None:
         self._detector.close()

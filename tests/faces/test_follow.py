@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -49,16 +50,20 @@ class Script:
         self.truncated = truncated
         self.searched = []
         self.larger_than = {}
+        self.within = defaultdict(list)
 
-    def detect(self, image, *, larger_than=0.0):
+    def detect(self, image, *, larger_than=0.0, within=None):
         if image[0, 1, 0] != UPRIGHT:
             return Detection(())
         index = int(image[0, 0, 0])
-        self.searched.append(index)
+        if self.searched[-1:] != [index]:  # a frame is searched in one place after the other
+            self.searched.append(index)
         self.larger_than[index] = larger_than
+        self.within[index].append(within)
         faces = tuple(
             Face(box, 0.99, tuple((box.x1 + k, box.y1 + k) for k in range(5)))
             for box in self.boxes(index)
+            if within is None or box.iou(within) > 0
         )
         return Detection(faces, index in self.truncated)
 
@@ -344,13 +349,38 @@ def test_whatever_happens_every_frame_comes_once_in_order(places, shots, stride)
         assert tracks == sorted(set(tracks))
         assert all(track <= latest for track in tracks) or max(tracks) > latest
         latest = max([latest, *tracks])
-        if item.frame.index in searched:
-            boxes = sorted(crop.face.box.x1 for crop in item.crops)
-            assert boxes == sorted(10.0 * place for place in places[item.frame.index])
+        if item.frame.index in searched:  # between key frames perhaps only where faces were
+            boxes = {crop.face.box.x1 for crop in item.crops}
+            assert boxes <= {10.0 * place for place in places[item.frame.index]}
 
 
-def test_between_key_frames_faces_much_smaller_than_the_known_ones_are_not_asked_for():
+def test_between_key_frames_faces_are_looked_for_where_they_were_and_in_their_size():
     script = Script(lambda index: [at(20)] if index >= 7 else [])
     list(find_faces(stream(14), script, OPTIONS, size=SIZE))
     assert script.larger_than[0] == script.larger_than[13] == 0  # key frames
     assert set(script.larger_than.values()) == {0.0, 0.8 * 60}
+    assert script.within[0] == script.within[13] == [None]
+    between = set(script.within) - {0, 10, 13}
+    assert {6, 7} <= between
+    assert all(script.within[index] == [Box(0, 0, 134, 120)] for index in between)
+
+
+def test_two_faces_are_looked_for_in_two_places_each_in_its_size():
+    script = Script(lambda index: [at(20, side=20), at(250, side=30)][index >= 4 :])
+    list(find_faces(stream(11), script, ScanOptions(min_face=12, detect_every=0.4), size=SIZE))
+    assert {len(places) for index, places in script.within.items() if 0 < index < 10} == {2}
+
+
+def test_a_face_that_leaves_its_place_is_looked_for_everywhere():
+    boxes = [at(20), at(60), at(100), at(105), at(105), at(105), at(105), at(60), at(20), at(20)]
+    script = Script(lambda index: [boxes[index]] if index != 9 else [])
+    found = list(find_faces(stream(10), script, OPTIONS, size=SIZE))
+    assert script.within[4] == [Box(0, 0, 134, 120), None]
+    for index in script.searched:
+        assert [crop.face.box for crop in found[index].crops] == [boxes[index]][: index != 9]
+
+
+def test_faces_all_over_the_frame_are_looked_for_at_once():
+    script = Script(lambda index: [at(10), at(90), at(170), at(250)] if index < 4 else [])
+    list(find_faces(stream(11), script, OPTIONS, size=SIZE))
+    assert {place for places in script.within.values() for place in places} == {None}

@@ -13,6 +13,9 @@ from deepscan.faces.cascade import Candidates
 from deepscan.faces.mtcnn import MTCNNDetector
 from deepscan.faces.mtcnn_openvino import OpenVINOCascade
 from deepscan.faces.mtcnn_torch import TorchCascade
+from deepscan.faces.place import MARGIN, ROOM
+from deepscan.faces.resize import AreaSums
+from deepscan.types import Box
 
 
 @pytest.fixture(scope="module", params=["openvino", "torch"])
@@ -166,7 +169,7 @@ def test_a_candidate_outside_of_the_picture_is_a_failure():
     outside = np.array([[70.0, 10, 90, 30, 0.9]], np.float32)
     cascade = OpenVINOCascade(20.0)
     with pytest.raises(IndexError):
-        cascade._judge(1, None, np.zeros((64, 64, 3), np.uint8), outside, 24)
+        cascade._judge(1, AreaSums(np.zeros((64, 64, 3), np.uint8)), outside, 24)
     assert len(Candidates.none(False).boxes) == 0
 
 
@@ -194,3 +197,57 @@ def test_levels_for_smaller_faces_are_left_out_and_large_faces_stay():
     everything = detector.detect(picture, larger_than=small.box.width).faces
     assert len(everything) == 2
     assert detector.detect(picture, larger_than=1e6).faces == ()
+
+
+def round_about(box, picture):
+    """The box with as much room on each side as a search between key frames leaves it."""
+    margin = ROOM + MARGIN * max(box.width, box.height)
+    height, width = picture.shape[:2]
+    return Box(
+        max(0, box.x1 - margin), max(0, box.y1 - margin),
+        min(width, box.x2 + margin), min(height, box.y2 + margin),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("min_face", [20, 40, 41])
+def test_a_face_is_the_same_where_only_its_place_is_searched(min_face):
+    detector, faces = MTCNNDetector(min_face, 0.9, 64), 0
+    for picture in pictures():
+        for face in detector.detect(picture).faces:
+            least = 0.7 * max(face.box.width, face.box.height)
+            place = round_about(face.box, picture)
+            found = detector.detect(picture, larger_than=least, within=place).faces
+            nearest = max(found, key=lambda other: face.box.iou(other.box))
+            sides = (face.box.x1, face.box.y1, face.box.x2, face.box.y2)
+            here = nearest.box
+            assert (here.x1, here.y1, here.x2, here.y2) == pytest.approx(sides, abs=0.01)
+            assert nearest.confidence == pytest.approx(face.confidence, abs=1e-4)
+            faces += 1
+    assert faces >= 4
+
+
+def test_torch_searches_a_place_too(build):
+    picture = data.astronaut()
+    detector = build(40, 0.9, 64)
+    (face,) = detector.detect(picture).faces
+    (found,) = detector.detect(picture, within=round_about(face.box, picture)).faces
+    assert found.box.iou(face.box) > 0.9
+    assert np.array(found.landmarks) == pytest.approx(np.array(face.landmarks), abs=5)
+    assert detector.detect(picture, within=Box(300, 300, 500, 500)).faces == ()
+    assert detector.detect(picture, within=Box(600, 0, 700, 90)).faces == ()
+
+
+def test_a_place_that_makes_the_cascade_fail_is_searched_with_all_the_rest():
+    detector = MTCNNDetector(40, 0.9, 64)
+    cascade, parts = detector._cascade, []
+
+    class FailsInParts:
+        def find(self, picture, larger_than, part=None):
+            parts.append(part)
+            if part is not None:
+                raise IndexError("mask")
+            return cascade.find(picture, larger_than)
+
+    detector._cascade = FailsInParts()
+    (face,) = detector.detect(data.astronaut(), within=Box(100, 20, 300, 250)).faces
+    assert parts[0] is not None and parts[1] is None and face.box.width > 60

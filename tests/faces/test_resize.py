@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from deepscan.faces.resize import AreaSums, shrink
+from deepscan.faces.cascade import Part
+from deepscan.faces.resize import AreaSums, shrink, shrunk
 
 
 def noise(height, width):
@@ -31,6 +32,23 @@ def test_shrinking_by_nothing_is_nothing():
     assert shrink(image, 1) is image
 
 
+@pytest.mark.parametrize("size", [(270, 480), (271, 483), (64, 70)])
+@pytest.mark.parametrize("scale", [1, 0.5, 20 / 41])
+def test_a_part_is_shrunk_to_what_the_whole_holds_there(size, scale):
+    image = noise(*size)
+    whole = shrink(image, scale)
+    rows, columns = whole.shape[:2]
+    assert shrunk(*size, scale) == (rows, columns)
+    for down, across in (
+        (range(rows), range(columns)),
+        (range(3, 9), range(5, 30)),
+        (range(2), range(columns - 3, columns)),
+        (range(rows - 1, rows), range(7, 8)),
+    ):
+        part = shrink(image, scale, (down, across))
+        assert np.array_equal(part, whole[down.start : down.stop, across.start : across.stop])
+
+
 def test_views_that_are_not_contiguous_are_shrunk_too():
     image = noise(40, 60)
     assert np.array_equal(shrink(image[:, ::-1], 0.5), shrink(image[:, ::-1].copy(), 0.5))
@@ -41,7 +59,27 @@ def test_the_whole_picture_is_averaged_as_torch_does(size):
     image = noise(60, 70)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     expected = F.interpolate(pixels, size=size, mode="area")[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(AreaSums(image).resized(*size), expected)
+    found, row, column = AreaSums(image).resized(*size)
+    assert np.array_equal(found, expected) and (row, column) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [(30, 42), (51, 60), (58, 69)])
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (7, 12), (31, 40), (10, 3)])
+def test_a_part_is_averaged_as_in_the_whole(size, top, left):
+    image = noise(60, 70)
+    whole, _, _ = AreaSums(image).resized(*size)
+    piece = image[top : top + 29, left : left + 30]
+    sums = AreaSums(piece, Part(top, left, 60, 70))
+    found, row, column = sums.resized(*size)
+    assert row % 2 == 0 and column % 2 == 0 and found.size
+    rows, columns = found.shape[:2]
+    assert rows % 2 == 0 or row + rows == size[0]
+    assert columns % 2 == 0 or column + columns == size[1]
+    assert np.array_equal(found, whole[row : row + rows, column : column + columns])
+    edges = np.array([[left + 2, top, left + 20, top + 29], [left - 1, top, left + 9, top + 9]]).T
+    assert sums.inside(*edges).tolist() == [True, False]
+    crop = sums.crops(*edges[:, :1], 24)
+    assert np.array_equal(crop, AreaSums(image).crops(*edges[:, :1], 24))
 
 
 @pytest.mark.parametrize("side", [24, 48])

@@ -38,7 +38,7 @@ class Upright:
         self.confidence = confidence
         self.searched = 0
 
-    def detect(self, image, *, larger_than=0.0):
+    def detect(self, image, *, larger_than=0.0, within=None):
         self.searched += 1
         red = (image[..., 0] > 150) & (image[..., 2] < 110)
         blue = (image[..., 2] > 150) & (image[..., 0] < 110)

@@ -103,7 +103,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class OneFace:
-    def detect(self, image, *, larger_than=0.0):
+    def detect(self, image, *, larger_than=0.0, within=None):
         return Detection((Face(Box(20, 20, 70, 70), 0.99),))
 
 
