@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from deepscan.engines.engine import Predictions, check_crops
 from deepscan.faces.detector import Detection
+from deepscan.faces.turned import detect_each
 from deepscan.types import Box, EngineInfo, Face, Image, ModelInfo
 from tests.media import FACE_COLOUR
 
@@ -81,6 +82,10 @@ class FakeDetector:
             Face(thing, 1.0) if isinstance(thing, Box) else thing for thing in self._find(image)
         ]
         return Detection(tuple(found[: self._max_faces]), len(found) > self._max_faces)
+
+    def detect_turned(self, image: Image, turns: Sequence[int]) -> tuple[Detection, ...]:
+        """Look at the picture turned by each of `turns`."""
+        return detect_each(self, image, turns)
 
     def close(self) -> None:
         self.closed = True

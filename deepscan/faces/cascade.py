@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +58,10 @@ class Cascade(Protocol):
         Raises:
             IndexError, ValueError, RuntimeError: a candidate lies wholly outside of the picture.
         """
+        ...
+
+    def find_turned(self, image: Image, turns: Sequence[int]) -> list[Candidates]:
+        """As `find`, in the picture turned clockwise by each of `turns`."""
         ...
 
     def close(self) -> None:

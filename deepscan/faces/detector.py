@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,13 @@ class FaceDetector(Protocol):
         Boxes are clipped to the picture; `track_id` is None. Faces whose longer side is below
         `larger_than` pixels, and those that do not lie `within` whole, may be left out or cut, if
         that is faster.
+        """
+        ...
+
+    def detect_turned(self, image: Image, turns: Sequence[int]) -> tuple[Detection, ...]:
+        """What `detect` finds once the picture is turned clockwise by each of `turns`, in degrees.
+
+        Multiples of 90; places are those in the turned picture.
         """
         ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from deepscan.errors import EngineError, UsageError
 from deepscan.faces.cascade import SIDE, Candidates, Cascade, Part
 from deepscan.faces.detector import Detection
 from deepscan.faces.resize import shrink, shrunk
+from deepscan.faces.turned import detect_each
 from deepscan.types import Box, Face, Image
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,31 @@ class MTCNNDetector:
             found = self._find_in_part(image, larger_than * self._scale, down, across)
         if found is None:
             found = self._find(shrink(image, self._scale), larger_than * self._scale)
+        return self._detection(found, height, width)
 
+    def detect_turned(self, image: Image, turns: Sequence[int]) -> tuple[Detection, ...]:
+        """See `deepscan.faces.detector.FaceDetector.detect_turned`; raises as `detect` does."""
+        small = shrink(image, self._scale)
+        if min(small.shape[:2]) >= SIDE:
+            try:
+                found = self._cascade.find_turned(small, turns)
+            except (IndexError, ValueError, RuntimeError):
+                return detect_each(self, image, turns)
+            height, width = image.shape[:2]
+            return tuple(
+                self._detection(each, *((width, height) if turn % 180 else (height, width)))
+                for each, turn in zip(found, turns, strict=True)
+            )
+        return detect_each(self, image, turns)
+
+    def close(self) -> None:
+        """Give back the device."""
+        self._cascade.close()
+
+    def _detection(self, found: Candidates, height: int, width: int) -> Detection:
+        """The faces of a picture of `height` x `width` that was searched shrunk."""
+        rows, columns = shrunk(height, width, self._scale)
+        scale_x, scale_y = width / columns, height / rows
         faces = []
         for corners, given, points in zip(
             found.boxes, found.confidences, found.landmarks, strict=True
@@ -92,10 +118,6 @@ class MTCNNDetector:
         faces.sort(key=lambda face: (-face.confidence, -face.box.area, face.box.x1, face.box.y1))
         truncated = len(faces) > self._max_faces or found.truncated
         return Detection(tuple(faces[: self._max_faces]), truncated)
-
-    def close(self) -> None:
-        """Give back the device."""
-        self._cascade.close()
 
     def _find_in_part(
         self, image: Image, larger_than: float, down: range, across: range

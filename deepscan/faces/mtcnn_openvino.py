@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from deepscan.engines.openvino import (
 from deepscan.engines.signal_stack import preserved_signal_stack
 from deepscan.errors import EngineError
 from deepscan.faces.cascade import CANDIDATES, FACTOR, THRESHOLDS, Candidates, Part
-from deepscan.faces.resize import AreaSums, Indices
+from deepscan.faces.resize import AreaSums, Indices, TurnedSums
 from deepscan.models.nms import greedy_nms
 from deepscan.types import Image
 
@@ -68,7 +68,14 @@ class OpenVINOCascade:
         What lies within a part, with some room round it, is found as in the whole picture: P-Net
         sees the same pixels, and so do the others.
         """
-        sums = AreaSums(image, part)
+        return self._find(AreaSums(image, part), larger_than)
+
+    def find_turned(self, image: Image, turns: Sequence[int]) -> list[Candidates]:
+        """See `deepscan.faces.cascade.Cascade.find_turned`; the sums are made once."""
+        sums = AreaSums(image)
+        return [self._find(TurnedSums(sums, turn), 0.0) for turn in turns]
+
+    def _find(self, sums: AreaSums | TurnedSums, larger_than: float) -> Candidates:
         boxes, truncated = self._propose(sums, larger_than)
         boxes = _within(sums, _squared(boxes))
         landmarks: Floats = np.zeros((0, 5, 2), np.float32)
@@ -102,7 +109,7 @@ class OpenVINOCascade:
         with preserved_signal_stack():
             self._networks.clear()
 
-    def _propose(self, sums: AreaSums, larger_than: float) -> tuple[Floats, bool]:
+    def _propose(self, sums: AreaSums | TurnedSums, larger_than: float) -> tuple[Floats, bool]:
         """P-Net over the levels: (N, 5) corners and probability; whether a level had too many."""
         height, width = sums.part.height, sums.part.width
         levels, truncated = [np.zeros((0, 9), np.float32)], False
@@ -151,7 +158,9 @@ class OpenVINOCascade:
         rows, columns = ((side - 1) // STRIDE - 4 for side in sides)  # of cells without the rest
         return [values[0, :, :rows, :columns] for values in self._run(0, filled[None])]
 
-    def _judge(self, number: int, sums: AreaSums, boxes: Floats, side: int) -> tuple[Floats, ...]:
+    def _judge(
+        self, number: int, sums: AreaSums | TurnedSums, boxes: Floats, side: int
+    ) -> tuple[Floats, ...]:
         """R-Net or O-Net over crops: its outputs, of the last P(face) only.
 
         Raises:
@@ -193,7 +202,7 @@ def _pixels(boxes: Floats, part: Part) -> tuple[Indices, ...]:
     return left, top, right, bottom
 
 
-def _within(sums: AreaSums, boxes: Floats) -> Floats:
+def _within(sums: AreaSums | TurnedSums, boxes: Floats) -> Floats:
     """The boxes (N, 5) whose pixels are there."""
     kept: Floats = boxes[sums.inside(*_pixels(boxes, sums.part))]
     return kept

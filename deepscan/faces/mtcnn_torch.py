@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -55,6 +55,10 @@ class TorchCascade:
             np.stack(points).astype(np.float64),
             self._pnet.truncated,
         )
+
+    def find_turned(self, image: Image, turns: Sequence[int]) -> list[Candidates]:
+        """See `deepscan.faces.cascade.Cascade.find_turned`."""
+        return [self.find(np.rot90(image, -(turn // 90)).copy()) for turn in turns]
 
     def close(self) -> None:
         """Nothing is held."""

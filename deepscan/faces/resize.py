@@ -201,6 +201,41 @@ class AreaSums:
         return _means(found, (y2 - y1)[..., None], (x2 - x1)[..., None])
 
 
+class TurnedSums:
+    """`AreaSums` of a whole picture that is turned clockwise by `turn` degrees, from the same sums.
+
+    The same means as of the turned picture, but for the last bit.
+    """
+
+    def __init__(self, sums: AreaSums, turn: int) -> None:
+        height, width = sums.part.height, sums.part.width
+        self._upright, self._turn = sums, turn % 360
+        self.part = Part(0, 0, width, height) if turn % 180 else sums.part
+
+    def resized(self, height: int, width: int) -> tuple[NDArray[np.float32], int, int]:
+        size = (width, height) if self._turn % 180 else (height, width)
+        means, _, _ = self._upright.resized(*size)
+        return np.ascontiguousarray(np.rot90(means, -(self._turn // 90))), 0, 0
+
+    def inside(
+        self, left: Indices, top: Indices, right: Indices, bottom: Indices
+    ) -> NDArray[np.bool_]:
+        return np.ones(len(left), bool)
+
+    def crops(
+        self, left: Indices, top: Indices, right: Indices, bottom: Indices, side: int
+    ) -> NDArray[np.float32]:
+        height, width = self.part.height, self.part.width
+        if self._turn == 90:
+            left, top, right, bottom = top, width - right, bottom, width - left
+        elif self._turn == 180:
+            left, top, right, bottom = width - right, height - bottom, width - left, height - top
+        elif self._turn == 270:
+            left, top, right, bottom = height - bottom, left, height - top, right
+        found = self._upright.crops(left, top, right, bottom, side)
+        return np.rot90(found, -(self._turn // 90), (1, 2))
+
+
 def _covered(length: int, count: int, start: int, covered: int) -> tuple[Indices, Indices, int]:
     """The bins of [0, length) in `count` that lie in [start, start + covered).
 

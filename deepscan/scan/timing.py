@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -77,6 +77,10 @@ class TimedDetector:
     ) -> Detection:
         with self._watch.measure("detect"):
             return self._detector.detect(image, larger_than=larger_than, within=within)
+
+    def detect_turned(self, image: Image, turns: Sequence[int]) -> tuple[Detection, ...]:
+        with self._watch.measure("detect"):
+            return self._detector.detect_turned(image, turns)
 
     def close(self) -> None:
         self._detector.close()

@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 from deepscan.faces import follow
 from deepscan.faces.detector import Detection
 from deepscan.faces.follow import MAX_FRAMES, find_faces
+from deepscan.faces.turned import detect_each
 from deepscan.options import ScanOptions
 from deepscan.types import Box, Face, Frame
 
@@ -66,6 +67,9 @@ class Script:
             if within is None or box.iou(within) > 0
         )
         return Detection(faces, index in self.truncated)
+
+    def detect_turned(self, image, turns):
+        return detect_each(self, image, turns)
 
     def close(self):
         pass

@@ -15,6 +15,7 @@ from deepscan.faces.mtcnn_openvino import OpenVINOCascade
 from deepscan.faces.mtcnn_torch import TorchCascade
 from deepscan.faces.place import MARGIN, ROOM
 from deepscan.faces.resize import AreaSums
+from deepscan.faces.turned import turn_picture
 from deepscan.types import Box
 
 
@@ -251,3 +252,20 @@ def test_a_place_that_makes_the_cascade_fail_is_searched_with_all_the_rest():
     detector._cascade = FailsInParts()
     (face,) = detector.detect(data.astronaut(), within=Box(100, 20, 300, 250)).faces
     assert parts[0] is not None and parts[1] is None and face.box.width > 60
+
+
+@pytest.mark.parametrize("min_face", [20, 40, 41])
+def test_a_turned_picture_is_searched_without_being_turned(build, min_face):
+    detector, faces = build(min_face, 0.0, 64), 0
+    for picture in pictures():
+        for turn in (0, 90, 180, 270):
+            turned = turn_picture(picture, -turn)
+            (found,) = detector.detect_turned(turned, [turn])
+            expected = detector.detect(turn_picture(turned, turn).copy())
+            assert len(found.faces) == len(expected.faces)
+            faces += len(found.faces)
+            for a, b in zip(found.faces, expected.faces, strict=True):
+                assert a.box.iou(b.box) > 0.9  # one grey level can choose another candidate
+                assert a.confidence == pytest.approx(b.confidence, abs=0.02)
+                assert np.array(a.landmarks) == pytest.approx(np.array(b.landmarks), abs=2)
+    assert faces >= 8

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from deepscan.faces.cascade import Part
-from deepscan.faces.resize import AreaSums, shrink, shrunk
+from deepscan.faces.resize import AreaSums, TurnedSums, shrink, shrunk
 
 
 def noise(height, width):
@@ -96,3 +96,15 @@ def test_regions_are_averaged_as_torch_does(side):
 def test_sums_beyond_32_bits_are_still_exact():
     white = np.full((4500, 4000, 3), 255, np.uint8)  # adds up to 4.6e9
     assert (AreaSums(white).crops(*np.array([[3990, 4490, 4000, 4500]]).T, 4) == 255).all()
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_sums_serve_a_picture_that_is_turned(turn):
+    image = noise(61, 80)
+    turned = np.rot90(image, -(turn // 90))
+    here, there = TurnedSums(AreaSums(image), turn), AreaSums(turned)
+    assert here.part == there.part
+    assert here.resized(37, 44)[0] == pytest.approx(there.resized(37, 44)[0], abs=1e-4)
+    edges = np.array([[3, 7, 40, 60], [0, 0, 11, 9]]).T
+    assert here.crops(*edges, 24) == pytest.approx(there.crops(*edges, 24), abs=1e-4)
+    assert here.inside(*edges).all()

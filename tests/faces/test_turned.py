@@ -10,7 +10,14 @@ import pytest
 from deepscan.faces.crop import cut, square
 from deepscan.faces.detector import Detection
 from deepscan.faces.follow import TURNED_EVERY, find_faces
-from deepscan.faces.turned import SMALL, TURNS, find_turned, turn_back, turn_picture
+from deepscan.faces.turned import (
+    SMALL,
+    TURNS,
+    detect_each,
+    find_turned,
+    turn_back,
+    turn_picture,
+)
 from deepscan.options import ScanOptions
 from deepscan.scan.pipeline import predict
 from deepscan.types import Box, Face, Frame
@@ -51,6 +58,9 @@ class Upright:
                 for a, b in pairs
             ]
         return Detection(tuple(faces))
+
+    def detect_turned(self, image, turns):
+        return detect_each(self, image, turns)
 
     def close(self):
         pass
