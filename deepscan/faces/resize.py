@@ -96,31 +96,43 @@ def _halve_part(image: Image, down: range, across: range) -> Image:
 def _halve(image: Image, axis: int) -> Image:
     """Every two pixels along an axis to one: all weights but at the ends are 1/8, 3/8, 3/8, 1/8."""
     length = image.shape[axis]
+    result = np.empty((image.shape[0] // (2 - axis), image.shape[1] // (1 + axis), 3), np.uint8)
     pixels = np.ascontiguousarray(image).view("V3")[..., 0]
-    lines = pixels if axis else pixels[None]  # (N, length) or (1, length, W) pixels
-    result = np.empty((lines.shape[0], length // 2, *lines.shape[2:], 3), np.uint8)
-    for top in range(0, len(lines), _ROWS):
-        part = lines[top : top + _ROWS]
-        even, odd = (
-            np.ascontiguousarray(part[:, first::2])
-            .view(np.uint8)
-            .reshape(len(part), length // 2, -1)
-            for first in (0, 1)
-        )
-        total = np.add(even, odd, dtype=np.uint16)
-        total *= 3
-        total[:, 1:] += odd[:, :-1]
-        total[:, :-1] += even[:, 1:]
+    lines = result.reshape(len(result), -1)
+    for top in range(0, len(result), _ROWS):
+        stop = min(top + _ROWS, len(result))
+        if axis:
+            part = pixels[top:stop]
+            even, odd = (_bytes(part[:, first::2]) for first in (0, 1))
+            total = np.add(even, odd, dtype=np.uint16)
+            total *= 3
+            total[:, 3:] += odd[:, :-3]
+            total[:, :-3] += even[:, 3:]
+        else:
+            even, odd = (_bytes(pixels[2 * top + first : 2 * stop : 2]) for first in (0, 1))
+            total = np.add(even, odd, dtype=np.uint16)
+            total *= 3
+            total[1:] += odd[:-1]
+            total[:-1] += even[1:]
+            if top:
+                total[0] += _bytes(pixels[2 * top - 1 : 2 * top])[0]
+            if stop < len(result):
+                total[-1] += _bytes(pixels[2 * stop : 2 * stop + 1])[0]
         total += 4
         total >>= 3
-        result[top : top + _ROWS] = total.reshape(len(part), *result.shape[1:])
+        lines[top:stop] = total
     places, weights, bits = _triangle(length, length // 2)
     for end in (0, -1):
-        ends = np.ascontiguousarray(lines[:, places[end]])
-        taken = ends.view(np.uint8).reshape(len(lines), len(places[end]), -1)
-        sums = (taken * weights[end][:, None]).sum(axis=1) + (1 << (bits - 1))
-        result[:, end] = (sums >> bits).reshape(result[:, end].shape)
-    return result if axis else result[0]
+        ends = image.take(places[end], axis)
+        shape = (-1, 1, 1) if axis == 0 else (-1, 1)
+        sums = (ends * weights[end].reshape(shape)).sum(axis=axis) + (1 << (bits - 1))
+        np.moveaxis(result, axis, 0)[end] = sums >> bits
+    return result
+
+
+def _bytes(pixels: NDArray[np.void]) -> NDArray[np.uint8]:
+    """(H, W) pixels as (H, W * 3) bytes."""
+    return np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
 
 
 def _triangle(length: int, result: int) -> tuple[Indices, Weights, int]:
@@ -157,7 +169,8 @@ class AreaSums:
         height, width = image.shape[:2]
         self.part = part or Part(0, 0, height, width)
         self._sums = np.zeros((height + 1, width + 1, 3), np.uint32)
-        np.cumsum(image, axis=0, dtype=np.uint32, out=self._sums[1:, 1:])
+        self._sums[1:, 1:] = image
+        np.cumsum(self._sums[1:, 1:], axis=0, out=self._sums[1:, 1:])
         np.cumsum(self._sums[1:, 1:], axis=1, out=self._sums[1:, 1:])
 
     def resized(self, height: int, width: int) -> tuple[NDArray[np.float32], int, int]:
@@ -169,8 +182,12 @@ class AreaSums:
         part, (rows, columns) = self.part, (side - 1 for side in self._sums.shape[:2])
         top, bottom, first_row = _covered(part.height, height, part.top, rows)
         left, right, first_column = _covered(part.width, width, part.left, columns)
-        bands = self._sums[bottom] - self._sums[top]
-        sums = bands[:, right] - bands[:, left]
+        bands = self._sums[bottom]
+        bands -= self._sums[top]
+        pixels = bands.view("V12")[..., 0]  # gathers whole pixels at once
+        sums = np.take(pixels, right, axis=1).view(np.uint32)
+        sums -= np.take(pixels, left, axis=1).view(np.uint32)
+        sums = sums.reshape(len(top), len(left), 3)
         means = _means(sums, (bottom - top)[:, None, None], (right - left)[:, None])
         return means, first_row, first_column
 
@@ -196,8 +213,16 @@ class AreaSums:
         """
         x1, x2 = (edge[:, None, :] - self.part.left for edge in _bins(left, right, side))
         y1, y2 = (edge[:, :, None] - self.part.top for edge in _bins(top, bottom, side))
-        sums = self._sums
-        found = (sums[y2, x2] - sums[y1, x2]) - (sums[y2, x1] - sums[y1, x1])
+        pixels, row = self._sums.view("V12").ravel(), self._sums.shape[1]
+
+        def at(y: Indices, x: Indices) -> NDArray[np.uint32]:
+            taken: NDArray[np.uint32] = np.take(pixels, y * row + x).view(np.uint32)
+            return taken.reshape(-1, side, side, 3)
+
+        found = at(y2, x2)
+        found -= at(y1, x2)
+        found -= at(y2, x1)
+        found += at(y1, x1)
         return _means(found, (y2 - y1)[..., None], (x2 - x1)[..., None])
 
 
