@@ -1,7 +1,7 @@
-"""From a file to frames: `open_video` gives upright RGB pictures with exact times.
+"""Reads a file as frames: `open_video` gives upright RGB pictures with exact times.
 
-A video is untrusted input for a million lines of C. It is decoded in a worker process with limits
-(see isolation/worker.py), so a crash or hang costs one file.
+A video is untrusted input for a million lines of C. A worker process decodes it under limits (see
+isolation/worker.py), so a crash or hang costs one file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ def open_video(
 ) -> VideoReader:
     """Open a video or still picture; use the result with `with`.
 
-    `decoder` "auto" lets decord read what it is proven to read right and PyAV all else. With
-    `isolate` the file is decoded in a process of its own, and neither av nor decord is imported
-    into this one. `stream` chooses among several picture streams, 0 being the largest; in a picture
-    file 0 is its picture, and 1 and on are the pictures and videos that lie behind it.
-    With `planes` the decoder "pyav", if named, gives planes in place of RGB where it can.
-    Symbolic links are not followed: resolve them first.
+    `decoder` "auto" uses decord for the files that decord is proven to read correctly, and PyAV for
+    all others. With `isolate` a separate process decodes the file, and this one imports neither av
+    nor decord. `stream` selects a picture stream by size, 0 is the largest; in a picture file 0 is
+    the picture, 1 and up are the pictures and videos embedded in it. With `planes`, decoder "pyav"
+    gives planes instead of RGB where it can. Symbolic links are not followed: resolve them first.
 
     Raises:
         VideoError: the file cannot be opened, holds no video, or is outside `limits`.

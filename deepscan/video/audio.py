@@ -1,9 +1,7 @@
-"""The sound of a source in a new file: bit for bit where the container can hold it.
+"""Copies the sound of a source into a new file, bit for bit where the container can hold it.
 
-The source is as untrusted as for its pictures, so a worker process takes it apart (`read_audio`)
-and the parent only files the packets away (`Audio`), with the times that they had: picture and
-sound stay as far apart as they were. The tracks travel as a tiny MP4 with one packet each, from
-which the parent takes codec and set-up bytes; the packets follow one by one with their own times.
+The source is untrusted, so a worker process demuxes it (readers/audio.py) and sends the packets.
+The parent (`Audio`) writes them with their original times, so picture and sound stay in sync.
 """
 
 from __future__ import annotations
@@ -40,10 +38,10 @@ class _Sample:
 
 
 class Audio:
-    """Copies the sound of `path` into `out`, a piece at a time as the pictures move on.
+    """Copies the sound of `path` into `out`, interleaved with the pictures.
 
-    With `joined` a jump of the clock is where another recording was joined, as for `Timestamps`.
-    A source without sound, or whose sound cannot be read, gives none; `notes` says why.
+    With `joined` a jump of the clock marks the start of another recording, as in `Timestamps`. If
+    the source has no readable sound, nothing is copied and `notes` says why.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class Audio:
     ) -> None:
         self._out = out
         self._joined = joined
-        self._ends: dict[int, tuple[int, int]] = {}  # of each track: where it is, and its shift
+        self._ends: dict[int, tuple[int, int]] = {}  # by track: its end so far, and its shift
         self._limits = limits or Limits()
         self._start = Fraction(0)
         self._notes: list[str] = []
@@ -81,11 +79,11 @@ class Audio:
         return tuple(self._notes)
 
     def start_at(self, time: Fraction) -> None:
-        """Make `time` (s) of the source the zero of the new file."""
+        """Write times relative to `time` (s) of the source."""
         self._start = time
 
     def copy_until(self, time: Fraction) -> None:
-        """Copy what comes before `time` (s) in the new file, so that both streams interleave."""
+        """Copy the packets before `time` (s) of the new file, so that both streams interleave."""
         while self._next is not None:
             if self._next.dts * self._next.time_base - self._start >= time:
                 return
@@ -93,7 +91,7 @@ class Audio:
             self._next = self._read()
 
     def copy_rest(self) -> None:
-        """Copy all that is left."""
+        """Copy the remaining packets."""
         while self._next is not None:
             self._copy(self._next)
             self._next = self._read()
@@ -109,7 +107,7 @@ class Audio:
         self.close()
 
     def _read(self) -> _Sample | None:
-        """The next packet; None at the end, also where the worker fails."""
+        """Receive the next packet; None at the end or after a failure of the worker."""
         try:
             while self._worker is not None:
                 allowed = self._limits.time_factor * self._limits.duration
@@ -158,7 +156,7 @@ class Audio:
         from av import Packet
 
         ticks = round(self._start / sample.time_base)
-        # A damaged clock must not end the film: MP4 wants rising times.
+        # MP4 requires rising times; a damaged clock must not end the copy.
         dts = max(sample.dts - ticks, self._last.get(sample.track, -protocol.HUGE) + 1)
         self._last[sample.track] = dts
         packet = Packet(sample.data)

@@ -1,7 +1,7 @@
-"""From decoded samples to upright RGB, in one place: matrix, range, pixel format, turns, size.
+"""Converts decoded samples to upright RGB: matrix, range, pixel format, rotation, size.
 
-A file that names no colour matrix is read as players do: BT.709 from 720 lines or 1280 columns on,
-BT.601 below. FFmpeg's own default (BT.601 always) is up to 16 levels off on HD.
+A file that names no colour matrix is read as players read it: BT.709 from 720 lines or 1280 columns
+up, BT.601 below. FFmpeg's default (always BT.601) is up to 16 levels off on HD.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ UNTAGGED = 2  # "unspecified" in H.273
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """How decoded pictures are made upright: transpose first, then flip rows and columns."""
+    """The steps that make a decoded picture upright: transpose, then flip rows and columns."""
 
     transpose: bool = False
     flip_rows: bool = False
@@ -83,7 +83,7 @@ class Turn:
 
     @property
     def degrees(self) -> int:
-        """The clockwise turn: 0, 90, 180 or 270; a mirrored picture counts as its turn alone."""
+        """The clockwise rotation: 0, 90, 180 or 270; mirroring is not counted."""
         if self.transpose:
             return 270 if self.flip_rows else 90
         return 180 if self.flip_rows and self.flip_columns else 0
@@ -100,7 +100,7 @@ class Turn:
 
 
 def turn_of(matrix: bytes) -> Turn:
-    """Read a display matrix of nine 32-bit numbers; one without a right angle turns nothing."""
+    """Read a display matrix of nine 32-bit numbers; other than right angles are ignored."""
     if len(matrix) < 36:
         return Turn()
     a, b, _, c, d = struct.unpack("=9i", matrix[:36])[:5]  # x' = ax + cy, y' = bx + dy
@@ -113,7 +113,7 @@ def turn_of(matrix: bytes) -> Turn:
 
 
 def turn_of_frame(frame: VideoFrame) -> Turn:
-    """The turn that the container asks for; FFmpeg hangs it on each frame."""
+    """The rotation that the container requests; FFmpeg attaches it to each frame."""
     # PyAV's stubs call this a TypedDict; iterating over it gives the buffers.
     for item in cast("Iterable[SideData]", frame.side_data):
         if item.type.name == "DISPLAYMATRIX":
@@ -149,12 +149,12 @@ def is_full_range(frame: VideoFrame) -> bool:
 
 
 def is_hdr(frame: VideoFrame) -> bool:
-    """Whether the samples are HLG or PQ, and no RGB that somebody labelled so."""
+    """True if the samples are HLG or PQ, not RGB with that label."""
     return int(frame.color_trc) in HDR_TRANSFERS and not is_rgb(frame.format.name)
 
 
 def colour_of(frame: VideoFrame) -> Colour:
-    """How the samples of `frame` are read, and whether the stream said so."""
+    """The colour encoding assumed for `frame`, and whether the stream named it."""
     matrix = matrix_for(frame)
     return Colour(
         matrix=MATRICES[matrix],
@@ -169,9 +169,9 @@ def colour_of(frame: VideoFrame) -> Colour:
 class Converter:
     """Turns decoded frames into upright (H, W, 3) uint8 RGB of one size.
 
-    Holds one swscale context: building it for each frame costs up to 4.7 times the time. `width`
-    and `height` are of the picture as decoded, before `turn`; frames of another size are scaled
-    until they fit, with black beside them. HDR is mapped to BT.709 (tone.py).
+    Keeps one swscale context: creating it for each frame takes up to 4.7 times as long. `width` and
+    `height` are those of the decoded picture, before `turn`; frames of another size are scaled to
+    fit and padded with black. HDR is mapped to BT.709 (tone.py).
     """
 
     def __init__(self, width: int, height: int, turn: Turn) -> None:
@@ -183,7 +183,7 @@ class Converter:
         self._reformatter: VideoReformatter = VideoReformatter()
 
     def convert(self, frame: VideoFrame) -> Image:
-        """Give the picture, read-only; alpha is dropped, as players do on an opaque page.
+        """Convert one frame to a read-only picture; alpha is dropped.
 
         Raises:
             av.error.FFmpegError: swscale cannot read this pixel format or matrix.
@@ -210,7 +210,7 @@ class Converter:
         return image
 
     def _fitting(self, frame: VideoFrame) -> tuple[int, int]:
-        """Width and height of a frame once it fits."""
+        """Width and height of a frame after scaling."""
         width, height = self.size
         if (frame.width, frame.height) == self.size:
             return self.size

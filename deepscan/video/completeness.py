@@ -1,9 +1,9 @@
-"""Checks that a reading was complete: whether every sign agrees that all pictures were read.
+"""Checks that all pictures of a file were read.
 
-Decoders pass over damage in silence: about one file in six that lost frames to random damage raises
-no error at all. So the pictures are held against what the container promised, and against the
-packets that were put into the decoder. A promise is what the container states for this very stream;
-a pause is a hole only where a packet lies in it, or where the container cannot tell.
+Decoders skip damage without an error: about one in six files that lost frames to random damage
+raises none. So the number and times of the frames are compared with what the container promises for
+this stream, and with the packets that were decoded. A pause counts as a gap only if a packet lies
+in it, or if the container cannot show that nothing is missing.
 """
 
 from __future__ import annotations
@@ -21,31 +21,30 @@ from deepscan.video.probe import PLAUSIBLE_FRAMES, Probe
 
 SLACK_FRAMES = 2.5  # how many frames the last one may end before the promised duration ...
 SLACK_SHARE = 0.01  # ... or this share of it, whichever is more
-EXTRA_PACKETS = 2  # packets without a picture that a sound stream may have
+EXTRA_PACKETS = 2  # packets without a picture that an undamaged stream may have
 GAP = 1.8  # a pause longer than this many usual intervals lacks a picture
-UNTOLD_GAP = 4.5  # and longer than this is a hole, where a writer that drops a few could not say so
+UNTOLD_GAP = 4.5  # the same where the container cannot say that the writer dropped frames
 REGULAR = 0.95  # share of equal intervals from which a rate counts as constant
 LARGEST_REPEAT = 19  # bytes of a picture that is not coded; FFmpeg's own measure
-FEW_INTERVALS = 8  # below this nothing can be said about regularity
+FEW_INTERVALS = 8  # too few to tell whether the rate is constant
 
 
 @dataclass(slots=True)
 class CompletenessCheck:
-    """Counters of one reading. `step` is the usual time between two frames in seconds.
+    """Counts what was read of one file. `step` is the usual time between two frames in seconds.
 
-    `promised_frames` and `promised_duration` (s) come from the container, None where it says
-    nothing of this stream; `from_zero` as in `Probe`. `one_to_one` is False for codecs that may
-    need several packets for one picture. `gaps_told` says that the container's bytes are accounted
-    for: nothing can be missing between two packets. `uncoded` counts packets that may repeat the
-    last picture.
+    `promised_frames` and `promised_duration` (s) come from the container, None if it states nothing
+    for this stream; `from_zero` as in `Probe`. `one_to_one` is False for codecs that may need
+    several packets for one picture. `gaps_told` is True if no packet can be missing from the
+    container unnoticed. `uncoded` counts packets that may repeat the last picture.
 
-    `packet_pts` and `frame_pts` are those of the packets that promise a picture and of the frames,
-    in the order they came; left empty where nobody keeps them. `last_end` is when the last frame
-    ends as the container states it (s), on the clock of `times`; `origin` is what that clock shows
-    where the container's shows zero.
+    `packet_pts` and `frame_pts` are those of the packets with a picture and of the frames, in
+    decoding order; empty if the reader does not collect them. `last_end` is the stated end of the
+    last frame (s) on the clock of `times`; `origin` is the time on that clock at which the
+    container's clock is zero.
 
-    `end_errors` and `end_corrupt` are those of the last packet, which a recording of a transport
-    stream may hold a part of.
+    `end_errors` and `end_corrupt` count the last packet, which is often cut in a recording of a
+    transport stream.
     """
 
     step: float
@@ -72,7 +71,7 @@ class CompletenessCheck:
 
     @classmethod
     def of(cls, probe: Probe) -> CompletenessCheck:
-        """A check that has counted nothing, with what the container promised."""
+        """A new check with the container's promises and no counts."""
         return cls(
             step=probe.step,
             promised_frames=probe.promised_frames,
@@ -94,7 +93,7 @@ class CompletenessCheck:
         self.last_end = time + lasts
 
     def report(self, decoder: str, decoder_reason: str, *, finished: bool) -> ReadReport:
-        """The verdict on completeness; `finished` says whether the reading came to its end."""
+        """The result; `finished` is True if the file was read to its end."""
         reasons = list(self._reasons(finished))
         return ReadReport(
             decoded=self.decoded,
@@ -151,10 +150,10 @@ class CompletenessCheck:
         return found
 
     def _without_picture(self) -> tuple[int, NDArray[np.int64]]:
-        """Packets that gave no picture: how many lead the first one, and the pts of the others.
+        """Packets without a picture: the number before the first frame, and the pts of the others.
 
-        Leading pictures follow the first key frame in the file and come before it on the screen; a
-        copy that starts amid a stream has them, and lacks what they were made from.
+        Leading pictures follow the first key frame in the file and are shown before it. A copy that
+        starts in the middle of a stream has them, but not the pictures that they refer to.
         """
         if not self.packet_pts or not self.frame_pts:
             return 0, np.empty(0, np.int64)
@@ -168,7 +167,7 @@ class CompletenessCheck:
         return leading, lost[lost > frames[0]] if leading else lost
 
     def _lost(self, lost: NDArray[np.int64]) -> list[str]:
-        """Pauses in which a packet lies that gave no picture."""
+        """Find pauses that contain a packet without a picture."""
         if not len(lost) or len(self.frame_pts) < FEW_INTERVALS or self.uncoded:
             return []
         frames = np.sort(np.frombuffer(self.frame_pts, np.int64))
@@ -180,7 +179,7 @@ class CompletenessCheck:
         return [f"gap: {holes} packets gave no picture where one is missing"] if holes else []
 
     def _longest_gap(self) -> float | None:
-        """The longest interval if it is a hole in an otherwise constant rate."""
+        """The longest interval if it is a gap in an otherwise constant rate, else None."""
         intervals = [later - earlier for earlier, later in pairwise(self.times)]
         if len(intervals) < FEW_INTERVALS:
             return None
@@ -193,7 +192,7 @@ class CompletenessCheck:
 
 
 def shows_nothing(codec: str, data: bytes) -> bool:
-    """Whether a VP8 or VP9 packet only holds a hidden reference picture, which is never shown."""
+    """True if a VP8 or VP9 packet holds only a reference picture, which is never shown."""
     if not data:
         return False
     first = data[0]
@@ -208,5 +207,5 @@ def shows_nothing(codec: str, data: bytes) -> bool:
 
 
 def may_repeat(codec: str, data: bytes) -> bool:
-    """Whether an MPEG-4 packet may only say that the last picture stands."""
+    """True if an MPEG-4 packet may only repeat the last picture."""
     return codec == "mpeg4" and len(data) <= LARGEST_REPEAT

@@ -1,4 +1,4 @@
-"""The reader contract: what turns a file into upright RGB frames."""
+"""The reader contract: a reader turns a file into upright RGB frames."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from deepscan.types import Frame, ReadReport, VideoInfo
 
 
 class VideoReader(Protocol):
-    """One open video. Frames come once, in order of presentation, with strictly rising pts.
+    """One open video. Frames come once, in presentation order, with strictly rising pts.
 
-    Readers inherit from it: it brings `with`.
+    Readers inherit `with` from it.
     """
 
     @property
     def info(self) -> VideoInfo: ...
 
     def frames(self) -> Iterator[Frame]:
-        """Yield every frame that can be decoded; a damaged packet is counted, not raised.
+        """Yield every frame that can be decoded; damaged packets are counted, not raised.
 
         Raises:
-            VideoError: nothing could be decoded, a limit was hit, or the decoder died; frames
-                that came before stand.
+            VideoError: nothing could be decoded, a limit was reached, or the decoder died; frames
+                yielded before remain valid.
         """
         ...
 
     def report(self) -> ReadReport:
-        """How complete the reading was so far; final once `frames` is exhausted or has raised."""
+        """Report on completeness so far; final once `frames` is exhausted or has raised."""
         ...
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""Finds what a picture file holds behind or inside its picture: a video, or further pictures.
+"""Finds videos and further pictures embedded in a picture file.
 
-A phone puts a short video behind a JPEG (a motion photo), a camera a second view or a large preview
-(MPF, MPO). Viewers show the first picture; a scan that looked only at that one could be led past
-the rest. What is found is cut out into a file without a name and read like a file of its own.
+A phone appends a short video to a JPEG (a motion photo), a camera a second view or a large preview
+(MPF, MPO). Viewers show only the first picture, so a scan of that one alone could miss a fake. Each
+part is copied into an unnamed file and read like any other file.
 
-What a file says about its parts (XMP, MPF) is not asked: it may be left out, or lie.
+The file's own list of its parts (XMP, MPF) is not used: it may be missing or wrong.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Part:
 
 
 def parts_of(source: Source) -> list[Part]:
-    """Everything in a picture file beside its picture, in the order of its bytes.
+    """List what a picture file holds besides its picture, in file order.
 
-    Without the small previews that lie in a picture's own tags, and maps of brightness.
+    Small previews in the picture's tags and gain maps are left out.
     """
     parts = list(_videos(source))
     first_video = parts[0].start if parts else source.size
@@ -61,17 +61,17 @@ def parts_of(source: Source) -> list[Part]:
 
 
 def unread(source: Source, count: int) -> str:
-    """The reason that stands in the report of whoever read only the picture."""
+    """The reason in the report of a reader that read only the picture."""
     return f"{OTHER_STREAMS}: {count} more in the file {source.path.name}, one picture was read"
 
 
 def cut_out(source: Source, limits: Limits) -> Source:
-    """The part that `source.stream` names, 1 being the first, as an open file without a name.
+    """Copy part number `source.stream`, from 1 on, into an open file without a name.
 
     Raises:
-        NoStreamError: there are not so many.
-        LimitError: there are more than may be looked at.
-        UnreadableError: there is no room to put it.
+        NoStreamError: the file has fewer parts.
+        LimitError: the file has more parts than the limit.
+        UnreadableError: the temporary folder cannot take the copy.
     """
     parts = parts_of(source)
     if source.stream > len(parts):
@@ -92,15 +92,15 @@ def cut_out(source: Source, limits: Limits) -> Source:
             descriptor = os.dup(file.fileno())
     except OSError as error:
         raise UnreadableError(
-            f"{source.path}: the {part.kind} at byte {part.start} cannot be put into the temporary "
-            f"folder ({error.strerror}): free some space or set TMPDIR"
+            f"{source.path}: the {part.kind} at byte {part.start} cannot be copied to the "
+            f"temporary folder ({error.strerror}): free some space or set TMPDIR"
         ) from error
     size = os.fstat(descriptor).st_size
     return replace(source, descriptor=descriptor, size=size, stream=0)
 
 
 def _videos(source: Source) -> Iterator[Part]:
-    """The videos; one that lies in another is part of it."""
+    """Find the videos; one inside another is not listed."""
     place = 1
     while (start := _next_video(source, place)) is not None:
         place = _end_of_video(source, start)
@@ -117,7 +117,7 @@ def _next_video(source: Source, place: int) -> int | None:
 def _search(
     source: Source, pattern: re.Pattern[bytes], place: int, stop: int
 ) -> Iterator[tuple[int, bytes]]:
-    """Where a pattern of at most `OVERLAP` bytes stands between two places, and what it matched."""
+    """Yield position and text of each match of a pattern of at most `OVERLAP` bytes."""
     last = b""
     while place < stop and (data := os.pread(source.descriptor, min(PIECE, stop - place), place)):
         whole = last + data
@@ -128,7 +128,7 @@ def _search(
 
 
 def _end_of_video(source: Source, start: int) -> int:
-    """Where the boxes of an MP4 end, or another begins; for anything else the end of the file."""
+    """The end of an MP4's boxes, or the start of the next MP4; else the end of the file."""
     place = start
     for box in boxes(source.descriptor, start, MOST_BOXES):
         first = box.start == start
@@ -153,7 +153,7 @@ def _pictures_behind(source: Source, stop: int) -> Iterator[Part]:
 
 
 def _end_of_jpeg(source: Source, place: int, stop: int) -> tuple[int | None, bool]:
-    """Where the JPEG at `place` ends, None if it does not; and whether it is a gain map.
+    """The end of the JPEG at `place`, None if it is cut; and whether it is a gain map.
 
     ITU-T T.81, annex B: segments with their lengths, and after each start of a scan data in which
     0xFF is followed by 0 or a restart marker.

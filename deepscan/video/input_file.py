@@ -1,7 +1,7 @@
-"""The door for untrusted files: one descriptor to a regular file, and what its first bytes say.
+"""Opens untrusted files: one descriptor to a regular file, and its format by the first bytes.
 
-Everything after this works on the descriptor. A path is never handed to a decoder, since FFmpeg
-reads names such as `http:x.mp4` or `concat:a` as instructions and follows playlists.
+All later steps use the descriptor. No decoder ever gets a path, since FFmpeg takes names such as
+`http:x.mp4` or `concat:a` as instructions and follows playlists.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ AVIF_BRANDS = (b"avif", b"avis")  # also of a file whose own brand is a general 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open regular file. `path` is for messages only; whoever opened it closes `descriptor`.
+    """An open regular file. `path` is for messages only; the caller closes `descriptor`.
 
-    `stream` is which of its picture streams is wanted, by size: 0 is the largest.
+    `stream` selects a picture stream by size: 0 is the largest.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class Source:
     stream: int = 0
 
     def rewind(self) -> None:
-        """Go to the first byte: FFmpeg reads a descriptor from where it stands."""
+        """Seek to the first byte: FFmpeg reads from the current position."""
         os.lseek(self.descriptor, 0, os.SEEK_SET)
 
     def head(self) -> bytes:
@@ -134,16 +134,16 @@ def hash_file(path: Path, limits: Limits) -> str:
 
 
 def is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are text, in any encoding: a stream has control bytes."""
+    """True if the first bytes of a file are text, in any encoding: a stream has control bytes."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16
         return True
     return not any(byte < 9 or (13 < byte < 32 and byte != 27) for byte in head)
 
 
 def may_hold_pictures(path: Path, limits: Limits) -> bool:
-    """Whether a file is worth loading networks for, by its first bytes; opening it says for sure.
+    """True if the first bytes may belong to a video or picture, so that loading networks pays.
 
-    False for what cannot be opened, is empty or plain text, or is known as no video or picture.
+    False if the file cannot be opened, is empty or text, or has a known other format.
     """
     try:
         source = open_source(path, limits)
@@ -159,7 +159,7 @@ def may_hold_pictures(path: Path, limits: Limits) -> bool:
 
 
 def still_format(source: Source) -> str | None:
-    """Pillow's name of the picture format that the first bytes announce, None for anything else.
+    """Pillow's name of the picture format of the first bytes; None for any other file.
 
     Raises:
         UnsupportedError: a format that deepscan knows but does not read.
@@ -172,8 +172,8 @@ def still_format(source: Source) -> str | None:
         )
     if head.startswith(APPLE_DOUBLE):
         raise UnsupportedError(
-            f"{source.path}: metadata that macOS keeps beside a file (AppleDouble), not the file; "
-            f"scan {source.path.name.removeprefix('._')}"
+            f"{source.path}: AppleDouble metadata of macOS, not the file itself; scan "
+            f"{source.path.name.removeprefix('._')}"
         )
     for magic, what in UNSUPPORTED.items():
         if head.startswith(magic):

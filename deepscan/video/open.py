@@ -1,4 +1,4 @@
-"""Opens a file and its reader, in this process or behind a worker process."""
+"""Opens a file with the reader that fits, in this process or in a worker process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deepscan.video.readers.fallback import FallbackReader
 def open_reader(
     path: Path, decoder: Decoder, limits: Limits, stream: int, *, isolate: bool, planes: bool
 ) -> VideoReader:
-    """Open a file and its reader; see `deepscan.video.open_video`."""
+    """Open a file; see `deepscan.video.open_video`."""
     make: Callable[..., VideoReader] = IsolatedReader if isolate else choose_reader
     with ExitStack() as held:
         source = open_source(path, limits, stream)

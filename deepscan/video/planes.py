@@ -1,4 +1,4 @@
-"""Pictures as 4:2:0 samples, as decoders give and encoders take them: no RGB lies between."""
+"""Pictures as 4:2:0 samples, the format of decoders and encoders, without a detour over RGB."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ MATRIX_NUMBERS = {name: number for number, name in MATRICES.items()}
 
 
 def default_for(width: int, height: int) -> int:
-    """The H.273 number of matrix, primaries and transfer of a picture that names none."""
+    """The H.273 number of matrix, primaries and transfer for a picture without tags."""
     return BT709 if width >= HD_WIDTH or height >= HD_HEIGHT else BT601
 
 
 def matrix_to_write(info: VideoInfo, width: int, height: int) -> int:
-    """The H.273 number of the matrix for a copy of `width` x `height`: the source's if it can be.
+    """The H.273 number of the matrix to write for a copy of `width` x `height`.
 
-    A source in RGB, or with a matrix that swscale does not know, gets the default; HDR becomes
-    BT.709.
+    It is the source's; the default if the source is RGB or swscale does not know its matrix; BT.709
+    for HDR.
     """
     if info.colour.tone_mapped:
         return BT709
@@ -50,10 +50,10 @@ def matrix_to_write(info: VideoInfo, width: int, height: int) -> int:
 
 
 def planes_of(frame: VideoFrame, info: VideoInfo, turn: Turn) -> Planes | None:
-    """A copy of the samples of a decoded frame, upright; None if only RGB would be right.
+    """Copy the samples of a decoded frame, upright; None if the frame has to be read as RGB.
 
-    That is the case for all but plain limited-range 4:2:0 in 8 bits, for a frame of another size or
-    matrix than `info` says, for HDR, and for pictures of odd size that are turned.
+    That is anything but limited-range 4:2:0 in 8 bits, a frame of another size or matrix than
+    `info` says, HDR, and a rotated picture of odd size.
     """
     matrix = matrix_for(frame)
     width, height = frame.width, frame.height
@@ -88,7 +88,7 @@ def samples_of(frame: VideoFrame) -> list[NDArray[np.uint8]]:
 
 
 def frame_of(planes: Planes) -> VideoFrame:
-    """A frame of FFmpeg's over the samples, or with a copy of them, of even width and height."""
+    """A frame for FFmpeg that shares or copies the samples; width and height are even."""
     from av import VideoFrame
 
     if planes.height % 4 == 0:  # PyAV takes no other height as even
@@ -104,7 +104,7 @@ def frame_of(planes: Planes) -> VideoFrame:
 
 
 class PlanesConverter:
-    """Turns RGB and gray into 4:2:0 with `matrix`, an H.273 number. Holds one swscale context."""
+    """Converts RGB and gray to 4:2:0 with `matrix`, an H.273 number. Keeps a swscale context."""
 
     def __init__(self, matrix: int) -> None:
         from av.video.reformatter import VideoReformatter
@@ -113,7 +113,7 @@ class PlanesConverter:
         self._reformatter: VideoReformatter = VideoReformatter()
 
     def convert(self, image: Image) -> VideoFrame:
-        """Give an RGB picture in limited range; an odd size is made even by repeating the edge."""
+        """Convert to limited range; odd sizes are padded by repeating the edge."""
         from av import VideoFrame
         from av.video.reformatter import Interpolation
 
@@ -134,7 +134,7 @@ class PlanesConverter:
 
 
 def cut_out(planes: Planes, left: int, top: int, right: int, bottom: int) -> Image:
-    """Some pixels of a picture, [left, right) x [top, bottom) inside it, as RGB."""
+    """Convert the pixels [left, right) x [top, bottom) of a picture to RGB."""
     from av.video.reformatter import VideoReformatter
 
     # Whole 2x2 blocks are cut, so that every colour stays with its pixels.

@@ -1,6 +1,6 @@
-"""Opens a container by descriptor, picks the stream to read and says what is known about it.
+"""Opens a container by descriptor, selects the stream to read and describes it.
 
-Everything that can be refused is refused here, before the first picture is decoded.
+Files outside the limits and allow-lists are refused here, before any picture is decoded.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-# FFmpeg opens what the content says, not the name: without this list a playlist called x.mp4 makes
-# it read other files.
+# FFmpeg goes by content, not by name: without this list a playlist called x.mp4 would make it read
+# other files.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,asf,mpeg,ogg"
 
 CODECS = (
@@ -56,22 +56,22 @@ CODEC_NAMES = {"libdav1d": "av1", "libaom-av1": "av1"}
 USUAL_RATE = Fraction(25)
 FASTEST = 1000.0  # frames a second; above this a stated rate says nothing about the usual interval
 SLOWEST = 1e-5  # a frame a day
-MOST_EXPLAINED = 0.75  # an edit list that shows more of a track than this hides no half of it
+MOST_EXPLAINED = 0.75  # share of a track; an edit list that shows more cannot hide half of it
 PLAUSIBLE_FRAMES = 10_000_000  # header counts above this are lies
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the container says about the stream that will be read.
+    """The container's description of the stream to read.
 
-    `width` and `height` are of the coded picture. `start` is where the container starts, in ticks
-    of the stream's clock. `promised_frames` counts the frames that a
-    player shows, `promised_duration` is what the container states for this very stream (s): None
-    where it only knows that of its longest; `from_zero` says that it may count from time zero, and
-    not from the first frame. `edited` says that an edit list hides or repeats parts
-    of the stream, `hidden` how many frames it hides. `gaps_told` says that a frame cannot be
-    missing from this container unseen, so that a pause is the writer's. `notes` are reasons why a
-    complete reading of this stream is not a complete reading of the file.
+    `width` and `height` are those of the coded picture. `start` is the start of the container in
+    ticks of the stream's clock. `promised_frames` counts the frames that a player shows,
+    `promised_duration` is the stated duration of this stream (s), None if the container states only
+    that of its longest stream; `from_zero` is True if it may count from time zero instead of from
+    the first frame. `edited` is True if an edit list hides or repeats parts of the stream, `hidden`
+    is the number of frames it hides. `gaps_told` is True if no frame can be missing from this
+    container unnoticed, so that a pause was written on purpose. `notes` are reasons why reading the
+    whole stream does not read the whole file.
     """
 
     container: str
@@ -100,7 +100,7 @@ class Probe:
 
 @contextmanager
 def open_container(source: Source, limits: Limits) -> Iterator[InputContainer]:
-    """Open the container of `source` with the allow-lists set; it is closed on leaving.
+    """Open the container of `source` under the allow-lists; it is closed at the end of the block.
 
     Raises:
         CorruptError: no container that FFmpeg recognises, or its header is damaged.
@@ -116,7 +116,7 @@ def open_container(source: Source, limits: Limits) -> Iterator[InputContainer]:
         "fd": str(source.descriptor),
         "protocol_whitelist": "fd",
         "format_whitelist": FORMATS,
-        # Opening analyses every stream: far more than the limit must not even be set up.
+        # Opening analyses every stream, so the number has to be bounded before that.
         "max_streams": str(limits.streams * 4),
     }
     try:
@@ -151,10 +151,10 @@ def _strerror(error: BaseException) -> str:
 def pick_stream(
     container: InputContainer, source: Source, limits: Limits
 ) -> tuple[VideoStream, Probe]:
-    """Choose the picture stream that `source.stream` names, cover art apart, and describe it.
+    """Select picture stream number `source.stream`, not counting cover art, and describe it.
 
     Raises:
-        NoVideoError: no picture stream, only cover art, or (NoStreamError) not so many streams.
+        NoVideoError: no picture stream, only cover art, or (NoStreamError) fewer streams.
         UnsupportedError: a codec outside the allow-list.
         LimitError: the pictures are larger than allowed.
     """
@@ -190,7 +190,7 @@ def check_size(width: int, height: int, source: Source, limits: Limits) -> None:
 
 
 def check_length(index: int, time: float, source: Source, limits: Limits) -> None:
-    """Raise LimitError for a frame, by its number and its time (s), beyond what may be read."""
+    """Raise LimitError if the number or the time (s) of a frame exceeds the limits."""
     if index >= limits.frames:
         raise LimitError("limit_frames", f"{source.path}: more than {limits.frames} frames")
     if time > limits.duration:
@@ -252,9 +252,9 @@ def _describe(
 
 
 def _start(container: InputContainer, time_base: Fraction) -> int | None:
-    """The least start time of pictures and sound, in ticks of the picture's clock.
+    """The earliest start time of pictures and sound, in ticks of the picture's clock.
 
-    Sound may begin with samples that only set up the decoder, before the picture and before zero.
+    Sound may start before the picture and before zero, with samples that only prime the decoder.
     """
     films = [stream for stream in container.streams.video if not _is_cover(stream)]
     starts = [
@@ -280,20 +280,20 @@ def _positive(ratio: Fraction | None) -> Fraction:
 def _own_duration(
     container: InputContainer, stream: VideoStream, time_base: Fraction
 ) -> float | None:
-    """Seconds that the container states for this stream, and not for its longest.
+    """The stated duration of this stream in seconds, None if the container states none.
 
-    FFmpeg gives a stream of any other container the duration of the file, or one that it estimates.
+    For other containers FFmpeg reports the duration of the file, or an estimate.
     """
     name = container.format.name
     if name.startswith(("mov", "avi")) and stream.duration and stream.duration > 0:
         return float(stream.duration * time_base)
-    if name.startswith("matroska"):  # FFmpeg and mkvmerge write it; nobody copies it
+    if name.startswith("matroska"):  # FFmpeg and mkvmerge write it for each track
         return _seconds(stream.metadata.get("DURATION", ""))
     return None
 
 
 def _seconds(text: str) -> float | None:
-    """Read a duration as Matroska's tags hold it, `00:01:02.345678900`."""
+    """Parse a duration in the form of Matroska's tags, `00:01:02.345678900`."""
     found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip("\0 "))
     if not found:
         return None
@@ -304,10 +304,10 @@ def _seconds(text: str) -> float | None:
 def _promised_frames(
     container: InputContainer, stream: VideoStream, structure: Structure
 ) -> tuple[int | None, int]:
-    """How many frames the container promises to show, and how many its edit list takes away.
+    """The number of frames that the container promises to show, and that its edit list hides.
 
-    FFmpeg applies edit lists of MP4 by rewriting the index, where every sample has an entry. The
-    count of an AVI holds its null frames, which repeat the last picture.
+    FFmpeg applies an edit list of MP4 to the index, which has an entry for every sample. The count
+    of an AVI includes null frames, which repeat the last picture.
     """
     stated = stream.frames or None
     if not container.format.name.startswith("mov"):

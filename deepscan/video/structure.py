@@ -1,7 +1,7 @@
-"""Walks through the bytes of a container: whether they are all there, and hang together.
+"""Checks that the parts of a container are all present and fit together.
 
-Only the heads of its parts are read. A decoder passes over a part that is missing or damaged in
-silence, and a duration in the header is no measure: it is that of the longest track.
+Only the headers of the parts are read. A decoder skips a missing or damaged part without an error,
+and the duration in the header does not help: it is that of the longest track.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from deepscan.video.input_file import Source
 
-MOST_PARTS = 1_000_000  # that are looked at, in some seconds; more are believed
+MOST_PARTS = 1_000_000  # that are checked, which takes some seconds
 
-BOXES = (  # that stand at the top of an MP4; anything else behind its index is no part of it
+BOXES = (  # at the top level of an MP4; other data behind the index does not belong to it
     b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"styp", b"sidx", b"free", b"skip", b"wide",
     b"uuid", b"meta", b"pdin", b"emsg", b"prft",
 )  # fmt: skip
@@ -39,11 +39,11 @@ FLV_TAGS = (8, 9, 18)
 
 @dataclass(slots=True)
 class Structure:
-    """What the walk found. `known` says that the container is one whose parts are known here.
+    """The result of the check. `known` is False for containers that are not checked here.
 
-    `damage` are signs that bytes are missing or changed; `cut` that the file ends inside a part.
-    `empty` counts the null frames of the picture stream, None in a file that is too long to count
-    them. `fragmented` is of MP4.
+    `damage` lists signs of missing or changed bytes; `cut` is True if the file ends inside a part.
+    `empty` counts the null frames of the picture stream, None if the file is too long to count
+    them. `fragmented` is only set for MP4.
     """
 
     known: bool = True
@@ -58,7 +58,7 @@ class Structure:
 
 
 def examine(source: Source, container: str, stream: int) -> Structure:
-    """Walk through a file of FFmpeg's format name `container`; `stream` holds the pictures."""
+    """Check a file of FFmpeg's format name `container`; `stream` is the picture stream."""
     if container.startswith("mov"):
         return _boxes(source)
     if container.startswith("matroska"):
@@ -72,10 +72,10 @@ def examine(source: Source, container: str, stream: int) -> Structure:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box of an MP4: where it starts, where its data starts, and its whole length in bytes.
+    """A box of an MP4: offset of the box, offset of its data, and its length in bytes.
 
-    A length of 0 means up to the end of the file; any other below 8 is damage. `kind` is empty
-    where the file ends before it.
+    Length 0 means up to the end of the file; any other length below 8 is damage. `kind` is empty if
+    the file ends before it.
     """
 
     kind: bytes
@@ -85,9 +85,9 @@ class Box:
 
 
 def boxes(descriptor: int, start: int = 0, most: int = MOST_PARTS) -> Iterator[Box]:
-    """The boxes of an MP4 one after the other; the first that tells no place for another ends them.
+    """Yield the boxes of an MP4 from `start` on, up to the first with a length below 8.
 
-    ISO/IEC 14496-12, 4.2: a length of 1 stands for one of 64 bits behind the kind.
+    ISO/IEC 14496-12, 4.2: length 1 stands for a 64-bit length behind the kind.
     """
     for _ in range(most):
         head = os.pread(descriptor, 16, start)
@@ -106,7 +106,7 @@ def boxes(descriptor: int, start: int = 0, most: int = MOST_PARTS) -> Iterator[B
 
 
 def _boxes(source: Source) -> Structure:
-    """Top-level boxes of MP4 and MOV. Between fragments nothing but boxes may lie."""
+    """Check the top-level boxes of MP4 and MOV. Fragments have to follow one another directly."""
     found = Structure()
     for box in boxes(source.descriptor):
         end = box.start + box.length
@@ -125,7 +125,7 @@ def _boxes(source: Source) -> Structure:
 
 
 class _Matroska:
-    """The elements of a Matroska or WebM file down to its blocks."""
+    """Checks the elements of a Matroska or WebM file, down to its blocks."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -151,7 +151,7 @@ class _Matroska:
         return found
 
     def _head(self, place: int) -> tuple[int, int, int | None] | None:
-        """Name, place of the data and length of an element; the length None where not stated."""
+        """Name, offset of the data and length of an element; length None if not stated."""
         head = os.pread(self._source.descriptor, 12, place)
         if not head or not head[0] or head[0] < 0x10:
             return None
@@ -168,7 +168,7 @@ class _Matroska:
         return name, place + width + more, None if length == ones else length
 
     def _parts(self, place: int, end: int) -> Iterator[tuple[int, int, int | None]]:
-        """The children between two places; what is no element ends them and is damage."""
+        """Yield the children between two offsets; anything else is damage and ends them."""
         while place < end and not self._found.cut:
             head = self._head(place)
             if head is None:
@@ -187,7 +187,7 @@ class _Matroska:
         found = self._found
         start = place
         targets: set[int] = set()
-        follows: int | None = place  # behind a cluster of unstated length the walk sets in anew
+        follows: int | None = place  # behind a cluster of unstated length the walk starts again
         while follows is not None and follows < end and not found.cut:
             place, follows = follows, None
             for name, data, length in self._parts(place, end):
@@ -216,7 +216,7 @@ class _Matroska:
             found.damage.append("cut: the index names places behind the end of the file")
 
     def _cluster(self, place: int, end: int, open_end: bool) -> int:
-        """Look at the blocks of a cluster; where it ends, which an unstated length leaves open."""
+        """Check the blocks of a cluster; returns its end, which may not be stated."""
         for name, data, length in self._parts(place, end):
             self._left -= 1
             if not self._left:
@@ -253,7 +253,7 @@ class _Matroska:
                 self._found.damage.append(f"structure: a block of no track at byte {data}")
 
     def _numbers(self, place: int, end: int, path: tuple[int, ...], wanted: int) -> set[int]:
-        """The numbers called `wanted` in the elements that `path` leads to."""
+        """Collect the numbers named `wanted` in the elements at `path`."""
         numbers: set[int] = set()
         for name, data, length in self._parts(place, end):
             if length is None:
@@ -266,7 +266,7 @@ class _Matroska:
 
 
 def _riff(source: Source, stream: int) -> Structure:
-    """The chunks of an AVI, also of one larger than 1 GB, which is several RIFFs."""
+    """Check the chunks of an AVI; one above 1 GB consists of several RIFFs."""
     found = Structure()
     place, flags, indexed, empty = 0, 0, False, 0
     ends: list[int] = []
@@ -314,7 +314,7 @@ def _riff(source: Source, stream: int) -> Structure:
 
 
 def _tags(source: Source) -> Structure:
-    """The tags of an FLV."""
+    """Check the tags of an FLV."""
     found = Structure()
     place = int.from_bytes(source.head()[5:9], "big") + 4
     for _ in range(MOST_PARTS):
@@ -329,7 +329,7 @@ def _tags(source: Source) -> Structure:
         if len(head) < 11 or place > source.size:
             found.end_inside("a tag")
             break
-        # What stands behind a tag is its length; some writers leave parts of its head out.
+        # Each tag is followed by its length; some writers do not count all of its header.
         said = int.from_bytes(os.pread(source.descriptor, 4, place), "big")
         if said not in (length + 11, length + 10, length):
             found.damage.append(f"structure: a tag of another length at byte {place}")
@@ -339,9 +339,9 @@ def _tags(source: Source) -> Structure:
 
 
 def shown_share(source: Source, track: int) -> float | None:
-    """The share of a track's time that the edit list of an MP4 shows, over 1 where it repeats some.
+    """The share of a track's duration that the edit list of an MP4 shows; above 1 if it repeats.
 
-    None if the track has no edit list, or no time.
+    None if the track has no edit list or no duration.
     """
     movie = _first(source, (b"moov", b"mvhd"), 0, source.size)
     for trak, stop in _inside(source, (b"moov", b"trak"), 0, source.size):
@@ -368,14 +368,14 @@ def shown_share(source: Source, track: int) -> float | None:
 
 
 def _clock(header: bytes) -> tuple[int, int]:
-    """Ticks a second and duration in ticks as `mvhd` and `mdhd` hold them."""
+    """Ticks per second and duration in ticks from an `mvhd` or `mdhd` box."""
     scale, width = (20, 8) if header[0] else (12, 4)
     duration = header[scale + 4 : scale + 4 + width]
     return int.from_bytes(header[scale : scale + 4], "big"), int.from_bytes(duration, "big")
 
 
 def _first(source: Source, path: tuple[bytes, ...], place: int, end: int) -> bytes | None:
-    """The data of the first box that `path` leads to, as far as it is of use here."""
+    """The data of the first box at `path`, at most `LONGEST_HEADER` bytes."""
     for start, stop in _inside(source, path, place, end):
         data = os.pread(source.descriptor, min(stop - start, LONGEST_HEADER), start)
         return data if len(data) >= SHORTEST_HEADER else None
@@ -385,7 +385,7 @@ def _first(source: Source, path: tuple[bytes, ...], place: int, end: int) -> byt
 def _inside(
     source: Source, path: tuple[bytes, ...], place: int, end: int
 ) -> Iterator[tuple[int, int]]:
-    """Where the data of the boxes that `path` leads to start and end."""
+    """Yield start and end of the data of each box at `path`."""
     for box in boxes(source.descriptor, place):
         stop = min(box.start + box.length, end)
         if box.data > stop:

@@ -1,9 +1,9 @@
-"""Turns the time stamps of a container into strictly rising pts and seconds from its start.
+"""Turns the timestamps of a container into strictly rising pts and seconds from its start.
 
-Time 0 is where the container starts, the least start time of its streams: what players show and
-`ffmpeg -ss` counts. So sound that begins before the picture, or a lost first frame, does not shift
-the others. If the stated start lies after the first frame, or absurdly long before it, the first
-frame itself is time 0.
+Time 0 is the start of the container, the earliest start time of its streams, as players and
+`ffmpeg -ss` count. So sound that starts before the picture, or a lost first frame, does not shift
+the others. If the stated start lies after the first frame, or more than an hour before it, the
+first frame is time 0.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 from fractions import Fraction
 
 LATEST_START = 3600.0  # seconds that the first frame may come after the stated start
-SENT = ("mpegts", "mpeg")  # containers of streams that are sent: recorded from anywhere, joined
-JOINT = 10.0  # seconds; a jump beyond this is another clock from here on, FFmpeg's own measure
+SENT = ("mpegts", "mpeg")  # broadcast containers: recordings start anywhere and may be joined
+JOINT = 10.0  # seconds; a longer jump means that the clock has changed, as in FFmpeg
 LARGEST = 2**62  # pts beyond this are damage, and would overflow when added to
 
 
 class Timestamps:
-    """Repairs time stamps one by one, in order of presentation.
+    """Repairs timestamps one by one, in presentation order.
 
-    A frame without a time stamp comes one usual step after the last; one that does not rise comes
-    one tick after it. With `joined` a jump of the clock is where another recording was joined, as
-    players take it: its first frame comes one usual step after the last.
+    A frame without a timestamp is placed one usual step after the last; one that does not rise, one
+    tick after it. With `joined` a jump of the clock marks the start of another recording, whose
+    first frame is placed one usual step after the last, as players do.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Timestamps:
 
     @property
     def start(self) -> int:
-        """What the stream's clock shows at time 0; final after the first frame."""
+        """The stream's timestamp at time 0; final after the first frame."""
         return self._start or 0
 
     def tick(self, stated: int | None) -> tuple[int, float]:
-        """Give (pts, time in seconds) of the next frame, `stated` being its pts in the file."""
+        """Return (pts, time in seconds) of the next frame; `stated` is its pts in the file."""
         if stated is not None and abs(stated) > LARGEST:
             stated = None
         last = self._last

@@ -1,10 +1,9 @@
-"""Maps HDR pictures (HLG, PQ; BT.2020) to BT.709, which the network and every screen can show.
+"""Maps HDR pictures (HLG, PQ; BT.2020) to BT.709, for the network and for ordinary screens.
 
-What is no brighter than white stays as it is, and what is brighter rolls off above `KNEE` of
-white, up to `PEAK`. White lies at 203 cd/m2 (ITU-R BT.2408-7, 3.1), but makers put it anywhere from
-the 100 of an SDR screen on: the first picture that is not dark says where. The inverse of HLG is
-that of ITU-R BT.2100-2, table 5, its system gamma of 1.2 taken channel by channel; that of PQ is
-table 4.
+Levels up to `KNEE` of white are kept, brighter ones are compressed, up to `PEAK`. White is 203
+cd/m2 (ITU-R BT.2408-7, 3.1), but cameras use anything from the 100 of an SDR screen up, so it is
+measured on the first picture that is not dark. HLG is inverted as in ITU-R BT.2100-2, table 5, with
+the system gamma of 1.2 applied to each channel; PQ as in table 4.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from deepscan.types import Image
 PQ, HLG = 16, 18  # H.273 numbers of the transfers
 TRANSFERS = (PQ, HLG)
 LEAST_WHITE, WHITE = 100, 203  # cd/m2
-DARK = 50  # cd/m2; a picture without anything as bright says nothing of white
+DARK = 50  # cd/m2; white cannot be measured on a picture without anything as bright
 BRIGHT = 0.99  # share of a picture that is no brighter than its white
-PEAK = 1000.0  # cd/m2, of the screen that HLG is shown on and the brightest that is kept apart
+PEAK = 1000.0  # cd/m2, of the screen that HLG is meant for, and the brightest level that is kept
 KNEE = 0.75  # of white
 GAMMA = 2.4  # of a BT.709 screen, ITU-R BT.1886
-STEPS = 4096  # levels of a channel that are told apart
-SPARSE = 8  # every so many rows and columns are looked at for white
+STEPS = 4096  # levels of a channel
+SPARSE = 8  # white is measured on every eighth row and column
 # Linear light of BT.2020 in primaries of BT.709, ITU-R BT.2087-0.
 TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
@@ -34,7 +33,7 @@ TO_BT709 = np.array(
 
 
 class ToneMapper:
-    """Maps the pictures of one stream; the same pictures in the same order give the same."""
+    """Maps the pictures of one stream; the result depends on the first bright picture."""
 
     def __init__(self) -> None:
         self._white: int | None = None
@@ -47,7 +46,7 @@ class ToneMapper:
 
 
 def white_of(picture: NDArray[np.uint16], transfer: int) -> int | None:
-    """Where white lies in a picture, cd/m2 from `LEAST_WHITE` to `WHITE`; None if it is dark."""
+    """The level of white in a picture, `LEAST_WHITE` to `WHITE` cd/m2; None if it is dark."""
     brightest = np.sort((picture[::SPARSE, ::SPARSE].max(axis=2) >> 4).ravel())
     light = float(_light(transfer)[brightest[int(BRIGHT * (len(brightest) - 1))]])
     return None if light < DARK else round(min(max(light, LEAST_WHITE), WHITE))
@@ -58,7 +57,7 @@ def to_bt709(picture: NDArray[np.uint16], transfer: int, white: int = WHITE) -> 
     height, width, _ = picture.shape
     mapped = _light(transfer)[picture >> 4].reshape(-1, 3) @ TO_BT709.T
     np.clip(mapped, 0.0, PEAK, out=mapped)
-    # Even steps in the root of light are fine where eyes are.
+    # Even steps in the root of light are finest where eyes are most sensitive.
     np.sqrt(mapped, out=mapped)
     mapped *= (STEPS - 1) / np.sqrt(PEAK)
     image: Image = _levels(white)[mapped.astype(np.uint16)].reshape(height, width, 3)

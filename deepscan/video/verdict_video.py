@@ -1,6 +1,6 @@
-"""The mark of verdict videos, so that one that lies in an archive is named as what it is.
+"""The mark in the metadata of verdict videos, by which a scan of an archive recognises them.
 
-Anybody can write the mark into any file: it names, and changes no verdict.
+Anyone can write the mark into a file, so it is reported and changes no verdict.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEARCHED = 64 * 2**20  # bytes of the box that holds the metadata
 
 
 def is_marked(path: Path, limits: Limits) -> bool:
-    """Whether a file says that it is a verdict video of deepscan. Only MP4 is looked into.
+    """True if an MP4 carries the mark of verdict videos; False for any other file.
 
     Raises:
         VideoError: the file cannot be opened.

@@ -1,7 +1,7 @@
-"""Writes frames back to video with the times of the source, and its sound untouched.
+"""Writes frames to video at the times of the source, and copies its sound.
 
-The verdict video is H.264 in MP4, for people. Masks are H.264 too, grey and lossless, in Matroska:
-what did not change since the frame before costs next to nothing, neither time nor bytes.
+The verdict video is H.264 in MP4, for people. Masks are lossless grey H.264 in Matroska, which
+costs almost nothing for areas that do not change from frame to frame.
 """
 
 from __future__ import annotations
@@ -39,38 +39,37 @@ if TYPE_CHECKING:
 Kind = Literal["video", "masks"]
 
 FORMATS = {"video": "mp4", "masks": "matroska"}
-KEY_FRAME_EVERY = 2  # seconds; a viewer that jumps decodes at most this much
+KEY_FRAME_EVERY = 2  # seconds; a player that seeks decodes at most this much
 STILL_RATE = 5  # frames a second of the clip that shows a still picture
 STILL_SECONDS = 2
 PRIMARY_NUMBERS = {name: number for number, name in PRIMARIES.items()}
 TRANSFER_NUMBERS = {name: number for number, name in TRANSFERS.items()}
 BT709_COLOUR = Colour("bt709", False, "bt709", "bt709", True)
-# Encoding is the dearest step of a scan (docs/speed.md has the measurement). "superfast" takes
-# twice the time and "veryfast" three times, for a quarter and a half fewer bytes at the same PSNR.
-# The verdict video is a copy to look at; the source is the evidence. CABAC and the deblocking
-# filter, which the preset leaves out, cost a tenth and save a third.
+# Encoding is the slowest step of a scan (measured in docs/speed.md). "superfast" takes twice the
+# time and "veryfast" three times, for a quarter and a half fewer bytes at the same PSNR. The
+# verdict video is only for viewing; the source is the evidence. CABAC and the deblocking filter,
+# which the preset disables, cost a tenth more time and save a third of the bytes.
 PRESET, CRF = "ultrafast", 22
 ADDED = "cabac=1:deblock=1,0,0"
 
 
 def load_pyav() -> None:
-    """Import PyAV whole, before threads do: its modules import one another in a circle, so threads
-    that import several of them at one moment block each other."""
+    """Import all of PyAV before threads start: its modules import one another in a circle, so
+    threads that import them at the same time deadlock."""
     for name in ("av.video.reformatter", "av.subtitles.stream"):  # PyAV loads the latter late
         import_module(name)
 
 
 class VideoWriter:
-    """Encodes frames into `path`, whatever its suffix: a video into MP4, masks into Matroska.
+    """Encodes frames into `path`: a video as MP4, masks as Matroska, whatever the suffix.
 
-    `info` is of the source: its time base, frame rate, colour and sample aspect ratio are kept.
-    A video is 4:2:0 with faststart, odd sizes padded to even ones by repeating the edge; masks are
-    gray, full range and without loss. Each frame keeps its time, counted from where the source
-    starts, so that no picture lies before zero, where a player would not show it; Matroska rounds
-    to milliseconds.
+    `info` describes the source; its time base, frame rate, colour and sample aspect ratio are kept.
+    A video is 4:2:0 with faststart, odd sizes are padded by repeating the edge; masks are gray,
+    full range, lossless. Times count from the start of the source, so that no frame has a time
+    below zero, which players do not show; Matroska rounds them to milliseconds.
 
-    `source` is a file whose sound is copied packet by packet where MP4 can hold it, else encoded
-    as AAC; `notes` then says so. A still picture becomes a clip of two seconds.
+    The sound of `source` is copied where MP4 can hold it, else encoded as AAC, which `notes` then
+    says. A still picture becomes a clip of two seconds.
 
     Raises:
         OutputError: the file cannot be created.
@@ -99,8 +98,8 @@ class VideoWriter:
         self._time_base = Fraction(1, STILL_RATE) if info.still else info.time_base
         self._start = 0 if info.still else info.start_pts
         with self._reporting():
-            path.open("wb").close()  # FFmpeg would find out only at the first frame
-            # Matroska would draw a random number for the file; the same scan gives the same bytes.
+            path.open("wb").close()  # FFmpeg would fail only at the first frame
+            # Matroska files get a random id otherwise; the same scan has to give the same bytes.
             options = {"movflags": "+faststart"} if kind == "video" else {"fflags": "+bitexact"}
             self._out: OutputContainer | None = av.open(
                 f"file:{os.path.abspath(path)}", "w", format=FORMATS[kind], options=options
@@ -119,17 +118,17 @@ class VideoWriter:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be kept of the source's sound, for people."""
+        """Notes for people on sound that could not be copied."""
         return self._audio.notes if self._audio else ()
 
     def write(self, image: Image | Planes, pts: int) -> None:
-        """Take the next picture: (H, W, 3) uint8 RGB, (H, W) uint8 gray, or planes of even size.
+        """Encode the next picture: (H, W, 3) uint8 RGB, (H, W) uint8 gray, or planes of even size.
 
-        It is read before this returns, and may be painted anew then.
+        The caller may reuse its memory afterwards.
 
         Raises:
             OutputError: the file cannot be written.
-            ValueError: the picture has not the writer's size, or planes another matrix.
+            ValueError: the picture has another size than the writer, or planes another matrix.
         """
         width, height = self._size
         if isinstance(image, Planes):
@@ -176,7 +175,7 @@ class VideoWriter:
                 self._audio.close()
 
     def abort(self) -> None:
-        """Give up and release what is held; what lies at `path` is not a video."""
+        """Give up and release all resources; the file at `path` is not a video."""
         out, self._out = self._out, None
         if out is not None:
             with contextlib.suppress(Exception):
@@ -198,7 +197,7 @@ class VideoWriter:
         info, out = self._info, self._out
         assert out is not None
         rate = Fraction(STILL_RATE) if info.still else info.frame_rate
-        # The rate is a hint for the encoder, which takes 32-bit numbers; times come from the pts.
+        # The rate is a hint for the encoder, limited to 32-bit numbers; times come from the pts.
         stream = out.add_stream("libx264", rate=rate.limit_denominator(100_000))
         context = stream.codec_context
         width, height = self._size
@@ -241,7 +240,7 @@ class VideoWriter:
     def _to_frame(self, image: Image | Planes) -> VideoFrame:
         from av import VideoFrame
 
-        # What is not copied here is read by the encoder before the caller can paint it anew.
+        # Not copied: the encoder reads it before the caller can change it.
         if isinstance(image, Planes):
             return frame_of(image)
         if self._kind == "masks":
@@ -264,7 +263,7 @@ class VideoWriter:
             ) from error
 
     def _check(self) -> None:
-        """FFmpeg may lose the error of the last write: look whether the file is whole."""
+        """Check that the file is whole: FFmpeg may lose the error of the last write."""
         if self._kind == "video" and not _is_whole(self._path):
             raise OutputError(
                 f"{self._path}: is incomplete; free some space or choose another folder"
@@ -272,7 +271,7 @@ class VideoWriter:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the top-level boxes of an MP4 fill the file exactly and one of them is the index."""
+    """True if the top-level boxes of an MP4 fill the file exactly and one of them is the index."""
     with path.open("rb") as file:
         found = list(boxes(file.fileno()))
     if not any(box.kind == b"moov" for box in found) or found[-1].length < 8:

@@ -1,1 +1,1 @@
-"""Decoding in a process of its own, with limits and without rights."""
+"""Decoding in a separate process, with limits and without rights."""

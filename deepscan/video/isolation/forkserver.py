@@ -1,12 +1,12 @@
-"""The process that worker processes are forked off, so that no file waits for an interpreter.
+"""The fork server: forks worker processes, so that no file waits for an interpreter to start.
 
-It has imported everything that a decoder may need, holds one thread and no file of anybody, and
-does nothing but fork, wait and kill: jobs come from the parent as messages with descriptors
-(launcher.py), and each worker gives up its rights (worker.py) before it looks at its file. Workers
-of one fork server share its address layout, but nothing else.
+It imports everything that a decoder may need, runs one thread, opens no input, and only forks,
+waits and kills. The parent sends jobs as messages with descriptors (launcher.py), and each worker
+drops its rights (worker.py) before it opens its file. Workers of one fork server share its address
+layout, but nothing else.
 
-A worker lives no longer than its line to the parent is open: closing it has it killed.
-The fork server goes when the parent goes, and its workers go with it.
+A worker is killed when its connection to the parent closes. The fork server exits with the parent,
+and its workers with it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argument: str) -> NoReturn:
     """Serve the parent at the socket whose descriptor `argument` names; never returns."""
     with socket.socket(fileno=int(argument)) as parent:
         load_libraries(still=True, decord=True)
-        # What is there stays shared with the workers: no collection may touch its pages.
+        # Memory stays shared with the workers as long as no garbage collection touches it.
         gc.collect()
         gc.freeze()
         parent.sendall(READY)
@@ -45,7 +45,7 @@ def main(argument: str) -> NoReturn:
 
 
 class Server:
-    """Forks a worker for each job, and tells how each of them ended."""
+    """Forks a worker for each job and reports its exit code."""
 
     def __init__(self, parent: socket.socket) -> None:
         self._parent = parent
@@ -60,7 +60,7 @@ class Server:
         self._selector.register(self._woken, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Work until the parent has gone, then kill every worker."""
+        """Serve until the parent exits, then kill every worker."""
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._parent:
@@ -71,13 +71,13 @@ class Server:
                 elif key.fileobj is self._woken:
                     self._reap()
                 elif key.data in self._lines:
-                    # The parent says nothing on a line, so what has come is its end. The worker
-                    # is not waited for yet: its number cannot be anybody else's.
+                    # The parent sends nothing on this connection, so it was closed. The worker has
+                    # not been reaped yet, so its process number is still its own.
                     os.kill(key.data, signal.SIGKILL)
                     self._selector.unregister(key.fileobj)
 
     def _take_job(self) -> bool:
-        """Fork a worker; False if the parent has gone."""
+        """Fork a worker; False if the parent has exited."""
         text, descriptors, flags, _ = socket.recv_fds(self._parent, LONGEST_JOB, DESCRIPTORS)
         if not text:
             return False
@@ -109,7 +109,7 @@ class Server:
         return True
 
     def _reap(self) -> None:
-        """Take in every worker that has ended, and tell its parent."""
+        """Reap every worker that has ended and send its exit code to the parent."""
         with suppress(BlockingIOError):
             while self._woken.recv(64):
                 continue
@@ -118,14 +118,14 @@ class Server:
             if not worker:
                 return
             line = self._lines.pop(worker)
-            with suppress(KeyError):  # a line that was closed already is not listened to
+            with suppress(KeyError):  # it was unregistered when it closed
                 self._selector.unregister(line)
             with line, suppress(BrokenPipeError, ConnectionResetError):
                 line.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
 
 
 def _become_worker(text: bytes, given: list[int], stderr: int, server: int) -> NoReturn:
-    """Turn the forked process into one that has nothing of the fork server but its libraries."""
+    """Turn the forked process into a worker that keeps only the libraries of the fork server."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -143,7 +143,7 @@ def _become_worker(text: bytes, given: list[int], stderr: int, server: int) -> N
             lifeline=lifeline,
             parent=server,
         )
-        # The fork server's only thread lives as long as the fork server, so this is sure.
+        # The fork server has one thread, which lives as long as the process, so this is reliable.
         die_with_parent()
         run_job(job)
     except BaseException:

@@ -1,9 +1,8 @@
-"""Starts worker processes: forked off a fork server, or as interpreters of their own.
+"""Starts worker processes: forked from a fork server, or as new interpreters.
 
-The fork server (forkserver.py) is started once a program, when the first file is opened, and again
-if it has died. It is always a fresh interpreter, never a fork of this process, which may hold
-threads and a GPU. Where there is none (not Linux, or it cannot start), every file pays for an
-interpreter of its own; the reason stands in the log.
+The fork server (forkserver.py) starts when the first file is opened, and again if it dies. It is a
+new interpreter, never a fork of this process, which may hold threads and a GPU. Without a fork
+server (not Linux, or it cannot start) every file needs a new interpreter; the log says why.
 """
 
 from __future__ import annotations
@@ -32,35 +31,35 @@ import deepscan
 log = logging.getLogger(__name__)
 
 START_UP = 30.0  # seconds until the fork server has imported its libraries, also on a busy machine
-FAREWELL = 5.0  # seconds that the fork server gets to leave
-AFTERMATH = 0.5  # seconds in which a fork server that has closed its lines is seen to have died
+FAREWELL = 5.0  # seconds that the fork server has to exit
+AFTERMATH = 0.5  # seconds until the end of a fork server that has closed its sockets is noticed
 KEPT_STDERR = 8 * 1024  # bytes of a process's stderr that are kept
-LOST = -(2**31)  # exit code of a worker of which nobody can say how it ended
+LOST = -(2**31)  # exit code of a worker whose own exit code is unknown
 
-# What the fork server sends: that it is ready, and on the line of each worker its number (or minus
-# errno if there is none), then its exit code (minus the signal that ended it).
+# The fork server sends READY, and on the socket of each worker its process number (or minus errno
+# if it cannot fork), then its exit code (minus the signal that ended it).
 READY = b"ready"
 PID = struct.Struct("<i")
 STATUS = struct.Struct("<i")
 
-# What a worker inherits. Keys and tokens of the environment are none of its business.
+# Inherited by workers; keys and tokens in the environment are not passed on.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")
 FIXED = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
-    # Frames are freed and made again all the time: keep their memory instead of giving it back
-    # (glibc refuses a larger threshold than 32 MiB).
+    # Frames are allocated and freed all the time: keep their memory instead of returning it to the
+    # system (32 MiB is the largest threshold that glibc accepts).
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
 }
-# -P and an explicit root: the current folder may be full of untrusted files, some named av.py.
+# -P and an explicit root: the current folder may hold untrusted files, one of them named av.py.
 START = "import sys; sys.path.append(sys.argv[2]); from {module} import main; main(sys.argv[1])"
 MODULE = "deepscan.video.isolation.{}"
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The descriptors that a worker gets; the caller keeps and closes its own."""
+    """The descriptors that a worker gets; the caller closes its own copies."""
 
     video: int
     ring: int
@@ -74,24 +73,24 @@ class Worker(Protocol):
     stderr: IO[bytes]
 
     def kill(self) -> None:
-        """End it at once; also for one that has ended."""
+        """Kill it; no effect on a worker that has ended."""
         ...
 
     def wait(self, timeout: float | None) -> int | None:
-        """Its exit code, minus the signal that ended it, or `LOST`; None if the time passes."""
+        """Its exit code, minus the signal that ended it, or `LOST`; None after `timeout`."""
         ...
 
 
 def start_worker(job: dict[str, object], given: Given) -> Worker:
     """Start a worker for a job (`worker.Job` without descriptors and parent)."""
-    for _ in range(2):  # a fork server that has died is replaced once
+    for _ in range(2):  # a dead fork server is replaced once
         server = _FORKSERVER.server()
         if server is None:
             break
         try:
             worker = server.fork(job, given)
         except ForkserverError as error:
-            log.warning("the process that starts decoders is replaced: %s", error)
+            log.warning("the fork server is replaced: %s", error)
             _FORKSERVER.discard(server)
             continue
         if worker is None:
@@ -101,7 +100,7 @@ def start_worker(job: dict[str, object], given: Given) -> Worker:
 
 
 def warm_up() -> None:
-    """Have the fork server get ready while the program does something else."""
+    """Start the fork server in the background."""
     _FORKSERVER.start()
 
 
@@ -110,7 +109,7 @@ class ForkserverError(Exception):
 
 
 class ForkedWorker:
-    """A worker of the fork server, known by the line on which its end will be told."""
+    """A worker of the fork server; its exit code arrives on a socket."""
 
     def __init__(self, line: socket.socket, stderr: IO[bytes]) -> None:
         self.stderr = stderr
@@ -119,7 +118,7 @@ class ForkedWorker:
 
     def kill(self) -> None:
         if self._code is None:
-            with suppress(OSError):  # the fork server has gone, and its workers with it
+            with suppress(OSError):  # the fork server has exited, and its workers with it
                 self._line.shutdown(socket.SHUT_WR)
 
     def wait(self, timeout: float | None) -> int | None:
@@ -162,12 +161,12 @@ class ForkserverProcess:
     """The parent's end of the fork server; any thread may ask it for workers."""
 
     def __init__(self) -> None:
-        """Start it; it gets ready by itself."""
+        """Start it and return at once; see `wait`."""
         self._ready = False
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ExitStack() as held, theirs:
             held.callback(self._channel.close)
-            # A file takes what it says until it is ready, and all its life: nobody has to read.
+            # A file, not a pipe: nothing has to read it while the process lives.
             self._stderr = held.enter_context(tempfile.TemporaryFile())
             number = theirs.fileno()
             self._process = start_interpreter(
@@ -187,16 +186,16 @@ class ForkserverProcess:
             self._process.kill()
             self._stderr.seek(0)
             said = self._stderr.read().decode(errors="replace").strip().splitlines()
-            raise ForkserverError(said[-1][:200] if said else "it says nothing")
+            raise ForkserverError(said[-1][:200] if said else "no message")
         self._ready = True
 
     def fork(self, job: dict[str, object], given: Given) -> ForkedWorker | None:
-        """Have it fork a worker; None if it cannot, or does not answer.
+        """Ask for a worker; None if it cannot fork or does not answer.
 
         Raises:
             ForkserverError: it has died.
         """
-        # Numbers of descriptors are those of the other side, which fills them in.
+        # The other side fills in its own descriptor numbers.
         blank = dict.fromkeys((*asdict(given), "parent"), -1)
         text = json.dumps({**job, **blank, "kill_with_parent": True}).encode()
         with ExitStack() as held:
@@ -217,7 +216,7 @@ class ForkserverProcess:
                     told = line.recv(PID.size)
             if len(told) != PID.size and self._has_died():
                 raise ForkserverError("it died over a job")
-            # Whatever else ails it: others may have workers there, which must not die for this one.
+            # Other threads may have workers there, so the fork server is not ended for this.
             (number,) = PID.unpack(told) if len(told) == PID.size else (-errno.ETIMEDOUT,)
             if number < 0:
                 log.warning("no decoder can be forked: %s", os.strerror(-number))
@@ -238,10 +237,10 @@ class ForkserverProcess:
         self._stderr.close()
 
     def close(self) -> None:
-        """End it, and all of its workers."""
+        """End the fork server and all its workers."""
         self._channel.close()
         if not self._ready:
-            self._process.kill()  # it listens only once it has its libraries
+            self._process.kill()  # it does not read its socket before it is ready
         try:
             self._process.wait(FAREWELL)
         except subprocess.TimeoutExpired:
@@ -251,7 +250,7 @@ class ForkserverProcess:
 
 
 class Forkserver:
-    """The one fork server of this program, if there is one."""
+    """Holds the one fork server of this program."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -260,12 +259,12 @@ class Forkserver:
         self._hopeless = sys.platform != "linux"  # others cannot fork safely, or not at all
 
     def start(self) -> None:
-        """Have the fork server get ready, if there can be one and there is none."""
-        with self._lock, suppress(OSError):  # the first file will meet it again, and say so
+        """Start the fork server in the background unless it runs or cannot run here."""
+        with self._lock, suppress(OSError):  # the first file meets the error again and logs it
             self._launch()
 
     def server(self) -> ForkserverProcess | None:
-        """The fork server, ready; None where there can be none."""
+        """The fork server, ready for jobs; None if it cannot run here."""
         with self._lock:
             try:
                 self._launch()
@@ -282,8 +281,8 @@ class Forkserver:
     def _give_up(self, error: Exception) -> None:
         self._hopeless = True
         log.warning(
-            "each file gets an interpreter of its own, which is slower: the process that starts "
-            "decoders does not come up: %s",
+            "the fork server cannot start (%s); every file starts a new interpreter, which is "
+            "slower",
             error,
         )
         if self._process is not None:
@@ -291,7 +290,7 @@ class Forkserver:
             self._process = None
 
     def discard(self, server: ForkserverProcess) -> None:
-        """Give up a fork server that does not work."""
+        """End a fork server that does not work."""
         with self._lock:
             if self._process is server:
                 self._process = None
@@ -305,7 +304,7 @@ class Forkserver:
                 self._process = None
 
     def inherit(self) -> None:
-        """After a fork of this program: the fork server is the parent's."""
+        """Leave the fork server to the parent after a fork of this program."""
         self._lock = threading.Lock()
         self._foreign, self._process = self._process, None
         if self._foreign is not None:
@@ -329,8 +328,8 @@ def start_interpreter(
 ) -> subprocess.Popen[bytes]:
     """Start `main(argument)` of a module in a fresh interpreter.
 
-    It inherits the given descriptors, and `environment` or, for files that are not trusted, no more
-    of this one's than it needs.
+    It inherits the given descriptors and `environment`; without that, for processes that read
+    untrusted files, only the few variables that it needs.
     """
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     kept |= {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
@@ -349,34 +348,34 @@ def start_interpreter(
 
 
 class StderrTail:
-    """The end of what a process writes to stderr; a flood must not fill memory."""
+    """Keeps the last `KEPT_STDERR` bytes that a process writes to stderr."""
 
     def __init__(self, stderr: IO[bytes], selector: selectors.BaseSelector) -> None:
-        """`selector` says when there is something to `read`; the caller registers `stderr`."""
+        """The caller registers `stderr` with `selector` and calls `read` when there is data."""
         self.data = b""
         self._stderr, self._selector = stderr, selector
         os.set_blocking(stderr.fileno(), False)
 
     def read(self) -> None:
-        """Take what has come."""
+        """Read the available data."""
         try:
             data = os.read(self._stderr.fileno(), 2**16)
         except BlockingIOError:
             return
         if not data:
-            with suppress(KeyError):  # it was at its end before
+            with suppress(KeyError):  # it was unregistered before
                 self._selector.unregister(self._stderr)
         self.data = (self.data + data)[-KEPT_STDERR:]
 
     def last_line(self) -> str:
-        """The last line, in brackets behind a space; "" if there is none."""
+        """The last line as " (line)", "" if there is none."""
         self.read()
         lines = self.data.decode(errors="replace").strip().splitlines()
         return f" ({lines[-1][:200]})" if lines else ""
 
 
 def _readable(line: socket.socket, timeout: float | None) -> bool:
-    """Wait until there is something to read, or the other end has gone; False if time passes."""
+    """Wait for data or the end of the connection; False after `timeout`."""
     watched = select.poll()
     watched.register(line, select.POLLIN)
     return bool(watched.poll(None if timeout is None else timeout * 1000))

@@ -1,4 +1,4 @@
-"""A worker process under watch: started with only what it needs, timed, killed, always reaped."""
+"""Runs a worker process: starts it, receives its messages, and kills it on timeout."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 Task = Literal["frames", "audio"]
 
 START_UP = 30.0  # seconds until a worker has its libraries, also on a busy machine
-FAREWELL = 5.0  # seconds that a finished worker gets to leave
+FAREWELL = 5.0  # seconds that a finished worker has to exit
 
 
 class DecoderProcess:
-    """The process, its socket, its stderr and the watch over them.
+    """A worker process with its socket, its stderr and its time limits.
 
     `reason`, `fault` and `planes` are as in `worker.Job`.
     """
@@ -84,7 +84,7 @@ class DecoderProcess:
             self._stderr = StderrTail(self._process.stderr, self._selector)
             self._selector.register(self._channel, selectors.EVENT_READ)
             self._selector.register(self._process.stderr, selectors.EVENT_READ)
-            # Also for a reader that nobody closes: no process may outlive it.
+            # Also if the reader is never closed: no process may outlive it.
             self._finalizer = weakref.finalize(self, _end, self._process, held.pop_all())
 
     @property
@@ -92,10 +92,10 @@ class DecoderProcess:
         return not self._finalizer.alive
 
     def make_ring(self, size: int) -> mmap.mmap:
-        """Give the shared memory its size for good; the worker cannot shrink it under us.
+        """Set the size of the shared memory; the worker cannot change it.
 
         Raises:
-            LimitError: this machine does not give that much.
+            LimitError: the system does not provide that much.
         """
         try:
             os.ftruncate(self._ring, size)
@@ -113,15 +113,15 @@ class DecoderProcess:
         return mmap.mmap(self._ring, size, prot=mmap.PROT_READ)
 
     def send(self, data: bytes) -> None:
-        # A few bytes a frame: the socket's buffer cannot be full unless the worker is dead.
+        # A few bytes per frame: the socket's buffer is only full if the worker is dead.
         with contextlib.suppress(OSError):
             self._channel.send(data)
 
     def receive(self, allowed: float) -> tuple[int, bytes]:
-        """Wait for one message; `allowed` is how many seconds of waiting the file may cost.
+        """Wait for one message; `allowed` is the total waiting time of the file in seconds.
 
         Raises:
-            DecoderHang, DecoderCrash, LimitError: what became of the worker.
+            DecoderHang, DecoderCrash, LimitError: the worker failed.
             ProtocolError: the message is too long.
         """
         idle = self._limits.idle if self._started else max(self._limits.idle, START_UP)
@@ -173,7 +173,7 @@ class DecoderProcess:
                 self._stderr.read()
 
     def _death(self) -> VideoError:
-        """Say why the worker has gone without a last message."""
+        """Make the error for a worker that exited without a last message."""
         code = self._process.wait(FAREWELL)
         if code is None:
             self.kill()
@@ -187,7 +187,7 @@ class DecoderProcess:
                 "limit_memory", f"{self._path}: the decoder was killed, probably for its memory"
             )
         if code == LOST:
-            how = "together with the one that starts decoders"
+            how = "together with the fork server"
         else:
             how = f"status {code}" if code >= 0 else _signal_name(-code)
         return DecoderCrash(f"{self._path}: the decoder process died, {how}{last}")
@@ -196,7 +196,7 @@ class DecoderProcess:
         self._process.kill()
 
     def close(self, *, finished: bool) -> None:
-        """Let a finished worker leave, kill any other, and free everything."""
+        """Let a finished worker exit, kill any other, and release all resources."""
         if finished and self._finalizer.alive:
             self._channel.close()
             self._process.wait(FAREWELL)
@@ -210,7 +210,7 @@ def _end(worker: Worker, held: contextlib.ExitStack) -> None:
 
 
 def _anonymous_file() -> int:
-    """A file without a name: in memory on Linux, else a deleted temporary file."""
+    """Open a file without a name: in memory on Linux, else a deleted temporary file."""
     if sys.platform == "linux":
         return os.memfd_create("frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:

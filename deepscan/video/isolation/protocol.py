@@ -1,12 +1,12 @@
-"""The messages that a decoder process and its parent exchange, and how the parent checks them.
+"""The messages between a decoder process and its parent, with the parent's checks.
 
-A message is one byte of kind, four bytes of length, then the payload. The worker may be in the
-hands of a hostile file: every field that it sends is checked before it is believed.
+A message is one byte of kind, four bytes of length, then the payload. A hostile file may have taken
+over the worker, so every field that it sends is checked.
 
 worker -> parent: BEAT (), HELLO (VideoInfo), FRAME (`FRAME_FIELDS`), END (ReadReport),
 FAILED (error and ReadReport); for sound TRACKS (a tiny MP4), PACKET (`PACKET_FIELDS`, data) and
-NOTES (sentences). parent -> worker: READY (`READY_FIELDS`), then one byte for each
-slot of the ring that is free again.
+NOTES (sentences). parent -> worker: READY (`READY_FIELDS`), then one byte for each slot of the ring
+that is free again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LIMITS = ("limit_pixels", "limit_frames", "limit_streams", "limit_time", "limit_
 
 
 class ProtocolError(Exception):
-    """The worker said something that no sound worker says."""
+    """The worker sent an invalid message."""
 
 
 def message(kind: int, payload: bytes = b"") -> bytes:
@@ -66,7 +66,7 @@ def pack_info(info: VideoInfo) -> bytes:
 
 
 def unpack_info(payload: bytes, path: Path, limits: Limits) -> VideoInfo:
-    """Rebuild the VideoInfo of `path` from a worker's message.
+    """Read the VideoInfo of `path` from a worker's message.
 
     Raises:
         ProtocolError: a field is missing, of the wrong type or out of range.
@@ -114,7 +114,7 @@ def pack_report(report: ReadReport) -> bytes:
 
 
 def unpack_report(payload: bytes, received: int) -> ReadReport:
-    """Rebuild a ReadReport; `received` is how many frames really came.
+    """Read a ReadReport; `received` is the number of frames that arrived.
 
     Raises:
         ProtocolError: as in `unpack_info`.
@@ -144,12 +144,12 @@ def pack_notes(notes: list[str]) -> bytes:
 
 
 def unpack_notes(payload: bytes) -> tuple[str, ...]:
-    """Rebuild sentences; raises ProtocolError as in `unpack_info`."""
+    """Read sentences; raises ProtocolError as in `unpack_info`."""
     return _texts(_mapping(payload), "notes")
 
 
 def unpack_packet(payload: bytes) -> tuple[int, int, int, int, Fraction, bytes]:
-    """Give track, pts, dts, duration, time base and data of a packet of sound.
+    """Read track, pts, dts, duration, time base and data of a packet of sound.
 
     Raises:
         ProtocolError: a field is missing or out of range.
@@ -175,7 +175,7 @@ def pack_failure(error: errors.VideoError, report: ReadReport | None) -> bytes:
 
 
 def unpack_failure(payload: bytes, received: int) -> tuple[errors.VideoError, ReadReport | None]:
-    """Rebuild an error and, if frames had come, the report to it.
+    """Read an error and, if the worker had opened the file, its report.
 
     Raises:
         ProtocolError: as in `unpack_info`.

@@ -1,7 +1,7 @@
-"""The parent's side of isolated decoding: starts a worker, watches it, believes nothing it says.
+"""The reader that decodes in a worker process, and checks everything that the worker sends.
 
-Memory: the ring holds at most `RING_BYTES` (but at least two pictures), and each frame handed out
-owns one picture. The worker stops decoding when the ring is full, so a slow consumer costs nothing.
+Memory: the ring holds at most `RING_BYTES` (but at least two pictures), and each frame that is
+handed out owns one picture. The worker pauses when the ring is full.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FOUR_K = 3840 * 2160  # pixels above which the memory limit is doubled
 
 
 class IsolatedReader(VideoReader):
-    """Reads a video through a worker process. `source` stays open and belongs to the caller.
+    """Reads a video through a worker process. `source` stays open; the caller closes it.
 
-    `reason` is why `decoder` was named. `fault` makes the worker fail on purpose, for tests; see
+    `reason` says why `decoder` was chosen. `fault` makes the worker fail on purpose, for tests; see
     `worker.Job`.
 
     Raises:
-        VideoError: what the worker found, or what became of the worker.
+        VideoError: the worker reported it, or the worker failed.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class IsolatedReader(VideoReader):
         """Yield the frames; each owns its picture, which is read-only.
 
         Raises:
-            VideoError: what the worker found, or what became of it; frames before it stand.
+            VideoError: the worker reported it, or failed; frames before it remain valid.
         """
         if self._worker.closed:
             return
@@ -106,20 +106,20 @@ class IsolatedReader(VideoReader):
         return ReadReport(self._received, 0, False, (note,), info.decoder, info.decoder_reason)
 
     def close(self) -> None:
-        """End the worker if it still runs; no process and no descriptor is left."""
+        """End the worker if it still runs and close all descriptors."""
         self._worker.close(finished=self._report is not None)
         if self._ring is not None:
             self._ring.close()
 
     def _receive(self) -> tuple[int, bytes]:
-        """The next message that is not a beat."""
+        """Receive the next message other than a heartbeat."""
         while True:
             kind, payload = self._worker.receive(self._allowed())
             if kind != protocol.BEAT:
                 return kind, payload
 
     def _allowed(self) -> float:
-        """Seconds of waiting that the whole file may cost, from what is known of its length."""
+        """The total waiting time in seconds for this file, by its known duration."""
         stated = (self._info.duration if self._info else None) or 0.0
         media = min(max(stated, self._last), self._limits.duration)
         return max(self._limits.time_floor, self._limits.time_factor * media)
@@ -137,7 +137,7 @@ class IsolatedReader(VideoReader):
         self._info = info
         size = info.width * info.height * 3
         self._slots = min(MOST_SLOTS, max(2, RING_BYTES // size))
-        # The worker maps whole slots: their size is what both sides compute offsets with.
+        # The worker maps whole slots; both sides compute offsets from their size.
         self._ring = self._worker.make_ring(self._slots * size)
         memory = self._limits.memory * (2 if info.width * info.height > FOUR_K else 1)
         self._worker.send(protocol.READY_FIELDS.pack(self._slots, size, memory))
@@ -162,7 +162,7 @@ class IsolatedReader(VideoReader):
         return Frame(index, pts, seconds, image, planes)
 
     def _copy(self, slot: int, has_planes: bool) -> tuple[Image, Planes | None]:
-        """The picture or the planes in a slot, which is large enough for either."""
+        """Copy the picture or the planes out of a slot."""
         width, height = self.info.width, self.info.height
         size = width * height * 3
         count = Planes.count(width, height) if has_planes else size

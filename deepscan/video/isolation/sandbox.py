@@ -1,8 +1,8 @@
-"""What a decoder process gives up before it looks at the first untrusted byte.
+"""The sandbox: rights that a decoder process drops before it reads the first untrusted byte.
 
-Resource limits everywhere; on Linux also every path (Landlock), the network, other programs and
-other processes (seccomp). Applied to the calling thread and to all threads that it starts later:
-call it while the process has only one.
+Resource limits on every system; on Linux also access to all paths (Landlock), to the network, other
+programs and other processes (seccomp). It applies to the calling thread and the threads that it
+starts later, so call it while the process has one thread.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SECCOMP_ALLOW = 0x7FFF0000
 SECCOMP_EPERM = 0x00050000 | 1
 X32_BIT = 0x40000000
 
-# System calls that reach the network, another program, another process or much kernel code that
-# decoding never needs: (audit architecture, numbers).
+# System calls for the network, other programs, other processes, and kernel code that decoding never
+# needs: (audit architecture, numbers).
 # fmt: off
 DENIED = {
     "x86_64": (
@@ -55,7 +55,7 @@ def die_with_parent() -> None:
 
 
 def limit_resources(memory: int, most_memory: int, cpu: int) -> None:
-    """Cap address space (bytes, now and at most) and CPU time (s); forbid files and core dumps."""
+    """Limit address space (bytes, soft and hard) and CPU time (s); forbid files and core dumps."""
     _cap(resource.RLIMIT_AS, memory, most_memory)
     _cap(resource.RLIMIT_CPU, cpu, cpu)
     _cap(resource.RLIMIT_NOFILE, 64, 64)
@@ -64,7 +64,7 @@ def limit_resources(memory: int, most_memory: int, cpu: int) -> None:
 
 
 def raise_memory_limit(memory: int) -> None:
-    """Lift the cap on address space, as far as its hard limit lets."""
+    """Raise the limit on address space, up to the hard limit."""
     _cap(resource.RLIMIT_AS, memory, resource.getrlimit(resource.RLIMIT_AS)[1])
 
 
@@ -76,12 +76,12 @@ def _cap(kind: int, soft: int, hard: int) -> None:
         soft = min(soft, hard)
     try:
         resource.setrlimit(kind, (soft, hard))
-    except (OSError, ValueError):  # macOS refuses some of them; the watchdog still stands
+    except (OSError, ValueError):  # macOS refuses some of them; the watchdog still works
         return
 
 
 def lock_down() -> str:
-    """Give up paths, network, programs and other processes; say what took effect ("none")."""
+    """Drop access to paths, network, programs and other processes; returns what took effect."""
     if sys.platform != "linux":
         return "none"
     libc = _libc()
@@ -100,7 +100,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _deny_paths(libc: ctypes.CDLL) -> int:
-    """Install a Landlock ruleset that allows nothing; give its ABI, 0 where there is none."""
+    """Install a Landlock ruleset that allows nothing; returns its ABI, 0 without Landlock."""
     abi = int(
         libc.syscall(
             LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(LANDLOCK_VERSION)
@@ -140,12 +140,12 @@ def _deny_calls(libc: ctypes.CDLL) -> bool:
 
 
 def _filter(architecture: int, calls: tuple[int, ...]) -> bytes:
-    """The filter in classic BPF: load the architecture, then the call's number, and compare."""
+    """A filter in classic BPF: compare the architecture, then the number of the call."""
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
     lines = [(load, 0, 0, 4), (equal, 1, 0, architecture), (answer, 0, 0, SECCOMP_EPERM)]
     lines.append((load, 0, 0, 0))
     lines.append((at_least, len(calls) + 1, 0, X32_BIT))
-    # A hit jumps over the remaining comparisons and the "allow" to the "deny" at the end.
+    # A match jumps over the other comparisons and the "allow" to the "deny" at the end.
     lines += [(equal, len(calls) - place, 0, call) for place, call in enumerate(calls)]
     lines += [(answer, 0, 0, SECCOMP_ALLOW), (answer, 0, 0, SECCOMP_EPERM)]
     return b"".join(struct.pack("=HBBI", *line) for line in lines)

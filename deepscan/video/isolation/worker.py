@@ -1,8 +1,8 @@
-"""The decoder process: opens one file, decodes it into shared memory, and is thrown away.
+"""The decoder process: opens one file, decodes it into shared memory, and exits.
 
-Started by launcher.py: forked off the fork server, where all that it may need is imported already,
-or as an interpreter of its own. It gives up every right (sandbox.py), and only then looks at the
-file. Whatever happens to it happens to one file.
+Started by launcher.py: forked from the fork server, which has imported the libraries, or as a new
+interpreter. It drops its rights (sandbox.py) before it reads the file, so an exploit or crash
+affects one file.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from deepscan.video.isolation.sandbox import (
 from deepscan.video.readers.audio import read_audio
 from deepscan.video.readers.choose import choose_reader, may_need_decord
 
-BEAT_EVERY = 0.25  # seconds between two signs of life while no frame comes
+BEAT_EVERY = 0.25  # seconds between two heartbeats while no frame is ready
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the parent wants: descriptors, file and limits.
+    """A job from the parent: descriptors, file and limits.
 
-    `fault` is for tests of the watchdog: (what, at which frame), what being "crash", "hang",
-    "exit", "garbage" or "memory". `planes` is as in `choose_reader`.
+    `fault` is for tests of the watchdog: (what, at which frame), with what one of "crash", "hang",
+    "exit", "garbage", "memory". `planes` is as in `choose_reader`.
     """
 
     video: int
@@ -75,7 +75,7 @@ class Job:
 
 
 def main(argument: str) -> NoReturn:
-    """Do what `argument`, a `Job` in JSON, says; never returns."""
+    """Run the `Job` in `argument` (JSON); never returns."""
     job = Job.read(argument)
     if job.kill_with_parent:
         die_with_parent()
@@ -83,7 +83,7 @@ def main(argument: str) -> NoReturn:
 
 
 def run_job(job: Job) -> NoReturn:
-    """Do what a job says, in a process that is there for nothing else."""
+    """Run a job and exit the process."""
     if os.getppid() != job.parent:
         os._exit(0)
     os.set_blocking(job.channel, True)
@@ -103,12 +103,12 @@ def run_job(job: Job) -> NoReturn:
     except BrokenPipeError:
         status = 1
     channel.wait_for_end()
-    # Native libraries may hang or crash while they are taken down.
+    # Native libraries may hang or crash at a normal exit.
     os._exit(status)
 
 
 class Channel:
-    """The worker's end of the conversation."""
+    """The worker's end of the socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -118,14 +118,14 @@ class Channel:
         self._connection.sendall(protocol.message(kind, payload))
 
     def beat(self) -> None:
-        """Say that work goes on, at most every `BEAT_EVERY` seconds."""
+        """Send a heartbeat, at most every `BEAT_EVERY` seconds."""
         now = time.monotonic()
         if now - self._beaten >= BEAT_EVERY:
             self._beaten = now
             self.send(protocol.BEAT)
 
     def receive(self, size: int) -> bytes:
-        """Wait for exactly `size` bytes; the process ends if the parent has gone."""
+        """Receive exactly `size` bytes; exit if the parent has gone."""
         received = b""
         while len(received) < size:
             more = self._connection.recv(size - len(received))
@@ -135,7 +135,7 @@ class Channel:
         return received
 
     def wait_for_end(self) -> None:
-        """Read until the end: a socket closed with unread bytes loses what was sent last."""
+        """Read until the parent closes: a socket closed with unread bytes loses what it sent."""
         try:
             while self._connection.recv(4096):
                 continue
@@ -144,7 +144,7 @@ class Channel:
 
 
 class Ring:
-    """Shared memory of `slots` pictures; a slot is written only when the parent has freed it."""
+    """Shared memory of `slots` pictures; a slot is written only after the parent freed it."""
 
     def __init__(self, descriptor: int, slots: int, size: int, channel: Channel) -> None:
         try:
@@ -157,7 +157,7 @@ class Ring:
         self._channel = channel
 
     def put(self, frame: Frame) -> int:
-        """Copy the picture into its slot, waiting until that is free; give the slot's number."""
+        """Copy a picture into its slot, once that is free; returns the number of the slot."""
         if not self._free:
             self._channel.receive(1)
             self._free += 1
@@ -170,9 +170,9 @@ class Ring:
 
 
 def load_libraries(*, still: bool, decord: bool) -> None:
-    """Import what may be needed: a process that has given up its rights can import nothing.
+    """Import the libraries: a process that has dropped its rights can import nothing.
 
-    `still` is for pictures. What is there already costs nothing.
+    `still` imports Pillow and its plug-ins, for pictures.
     """
     _load_av()
     if still:
@@ -199,7 +199,7 @@ def _load_av() -> None:
 
 
 def _prepare(source: Source, job: Job) -> None:
-    """Import everything, then give up every right."""
+    """Import the libraries, then drop all rights."""
     load_libraries(
         still=still_format(source) is not None, decord=may_need_decord(source, job.decoder)
     )
@@ -207,14 +207,14 @@ def _prepare(source: Source, job: Job) -> None:
     limit_resources(
         memory=limits.memory,
         most_memory=2 * limits.memory,
-        # The parent's clock is the finer one; this is for a process that it has lost.
+        # The parent stops a slow worker earlier; this is for a worker that it has lost.
         cpu=round(max(limits.time_floor, limits.time_factor * limits.duration)) + 1,
     )
     lock_down()
 
 
 def _watch(lifeline: int) -> None:
-    """End the process when the parent's end of the pipe is gone, also while native code hangs."""
+    """Kill this process when the parent closes its end of the pipe, even if native code hangs."""
 
     def wait() -> None:
         while os.read(lifeline, 1):
@@ -286,7 +286,7 @@ def _report(reader: VideoReader | None) -> ReadReport | None:
 
 
 def _fail(what: str, channel: Channel) -> None:
-    """Break down as a test has asked for."""
+    """Fail as a test requested."""
     if what == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif what == "exit":

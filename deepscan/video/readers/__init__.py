@@ -1,4 +1,4 @@
-"""The readers, and the table of those that a person may name.
+"""The readers, with the table of those that `--decoder` names.
 
 The contract is `VideoReader` (../contract.py). To add one, write one file with a class of that
 shape and add one line to `READERS`; the conformance suite in tests/video/ runs over every reader.

@@ -1,7 +1,7 @@
-"""Animated pictures as videos, read with Pillow: GIF, WebP, PNG, AVIF; and pages of TIFF and HEIC.
+"""Reads animated GIF, WebP, PNG and AVIF, and the pages of TIFF and HEIC, with Pillow.
 
-Each frame has the time that the file gives it, and each page one second. Frames of other
-sizes are put in the middle of a black picture that holds the largest.
+A frame has the duration that the file states, a page one second. Frames smaller than the largest
+are centred on black.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from deepscan.video.readers.still import EXIF_ORIENTATION, describe, open_pictur
 REASON = "an animated picture, read with Pillow"
 PAGES = "a picture of several pages, read with Pillow"
 TICKS = 1000  # a second
-PAGE = 1000  # ticks that a page is shown
-UNTIMED = 10  # ticks; a frame that says so little or nothing is shown as browsers do
+PAGE = 1000  # ticks of a page
+UNTIMED = 10  # ticks; for a shorter or missing duration browsers use `USUAL`
 USUAL = 100
-LYING = (5, 6, 7, 8)  # EXIF orientations that change width and height
+LYING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 def is_animated(source: Source, kind: str, limits: Limits) -> bool:
-    """Whether a picture file holds several frames or pages.
+    """True if a picture file holds several frames or pages.
 
-    What stands behind the first picture of a JPEG (MPO) is no frame of it, see embedded.py.
+    Further pictures in a JPEG (MPO) are not frames, see embedded.py.
 
     Raises:
         VideoError: as `open_picture` does.
@@ -143,7 +143,7 @@ class AnimationReader(VideoReader):
         self._held.close()
 
     def _size(self) -> tuple[int, int]:
-        """Width and height that hold every page, upright; those of an animation are its own."""
+        """Width and height that fit every upright page; for an animation those of the file."""
         sizes = []
         for place in range(self._count if self._pages else 1):
             self._picture.seek(place)
@@ -156,7 +156,7 @@ class AnimationReader(VideoReader):
         return size
 
     def _lasts(self) -> int:
-        """How many ticks the frame is shown that was read last."""
+        """Duration in ticks of the frame that was read last."""
         if self._pages:
             return PAGE
         told = self._picture.info.get("duration") or 0
@@ -175,7 +175,7 @@ class AnimationReader(VideoReader):
 
 
 def _has_trailer(source: Source) -> bool:
-    """Whether the blocks of a GIF (version 89a, appendix A) lead to its last mark."""
+    """True if the blocks of a GIF (version 89a, appendix A) end with a trailer."""
 
     def colours(packed: int) -> int:
         return 3 << (packed & 7) + 1 if packed & 0x80 else 0

@@ -1,7 +1,7 @@
-"""Takes the sound of an untrusted file apart into messages, in a worker process.
+"""Demuxes the sound of an untrusted file into messages, in a worker process.
 
-The tracks travel as a tiny MP4 with one packet each, from which the parent (../audio.py) takes
-codec and set-up bytes; the packets follow one by one with their own times.
+The tracks are sent as a tiny MP4 with one packet each, from which the parent (../audio.py) reads
+codec and set-up bytes; the packets follow one by one with their times.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 FITTING = ("aac", "mp3", "mp3float", "ac3", "eac3", "opus", "libopus", "flac", "alac", "mp2float")
-LOOKED_AT = 500  # packets until every track has shown one; the rest is taken for empty
+LOOKED_AT = 500  # packets in which every track has to appear, or it counts as empty
 LARGEST = protocol.LARGEST - protocol.PACKET_FIELDS.size
 
 
 def read_audio(source: Source, limits: Limits, notes: list[str]) -> Iterator[tuple[int, bytes]]:
     """Yield the messages TRACKS and PACKET; nothing for a file without sound.
 
-    `notes` is filled with what could not be kept.
+    `notes` receives a sentence for each change to the sound.
 
     Raises:
         VideoError: the file cannot be read.
@@ -62,7 +62,7 @@ def read_audio(source: Source, limits: Limits, notes: list[str]) -> Iterator[tup
 
 
 class _Track:
-    """One stream of sound: its packets as they are, or encoded as AAC."""
+    """One stream of sound: passes its packets on, or encodes them as AAC."""
 
     def __init__(self, stream: AudioStream, notes: list[str]) -> None:
         from av import AudioResampler, CodecContext
@@ -79,13 +79,13 @@ class _Track:
         self.encoder.sample_rate = rate
         self.encoder.layout = layout
         self.encoder.format = "fltp"
-        # An MP4 keeps the set-up of a decoder once, in front, and not with each packet.
+        # MP4 stores the set-up of a decoder once in its header, not with each packet.
         self.encoder.flags |= 1 << 22
         self.encoder.open()
         self._resampler = AudioResampler("fltp", layout, rate, frame_size=1024)
 
     def convert(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
-        """The packets to send for one packet of the source; None ends the track."""
+        """Yield the packets to send for one packet of the source; None ends the track."""
         import av.error
 
         if self.encoder is None:
@@ -95,7 +95,7 @@ class _Track:
         try:
             decoded = [] if packet is None else packet.decode()
         except av.error.FFmpegError:
-            return  # a click in the sound; that it was encoded is noted
+            return  # a click in the sound; a note says that it was encoded
         for frame in cast("list[AudioFrame]", decoded):
             for piece in self._resampler.resample(frame):
                 yield from self.encoder.encode(piece)

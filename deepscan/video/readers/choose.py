@@ -1,4 +1,4 @@
-"""Chooses the reader that fits a file and the wish, and opens it in this process."""
+"""Chooses the reader for a file and opens it in this process."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def choose_reader(
     beat: Callable[[], None] | None = None,
     planes: bool = False,
 ) -> VideoReader:
-    """Open the reader that fits the file and the wish; it leaves `source` open.
+    """Open the reader for a file; it leaves `source` open.
 
-    `reason` is why `decoder` was named, None if a person asked for it. With `planes` the reader
-    "pyav", if named, gives planes in place of RGB where it can.
+    `reason` says why `decoder` was chosen, None if the user chose it. With `planes`, decoder "pyav"
+    gives planes instead of RGB where it can.
 
     Raises:
-        UnsupportedError: decord was asked for and is not trusted with this file.
-        VideoError: the file cannot be read at all.
+        UnsupportedError: decord was requested and is not trusted with this file.
+        VideoError: the file cannot be read.
     """
     kind = still_format(source)
     if kind is not None:
@@ -81,7 +81,7 @@ def _choose_best(source: Source, limits: Limits, beat: Callable[[], None] | None
 
 
 def may_need_decord(source: Source, decoder: Decoder) -> bool:
-    """Whether decord might be asked to read this file: a look at its first bytes and its size."""
+    """True if decord may have to read this file, by its first bytes and size."""
     if decoder == "pyav":
         return False
     from deepscan.video.readers.decord import is_installed, may_fit

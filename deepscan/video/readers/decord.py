@@ -1,9 +1,9 @@
-"""The reader for what decord is proven to read right; each file is held against PyAV first.
+"""Reads files with decord, after its frames have been compared with PyAV's.
 
-decord brings an FFmpeg of 2020. It returns wrong frames without an error for several formats, takes
-untagged HD for BT.601, hides damage by repeating frames, and decodes ahead without bound. So it
-gets short, sound, plain files only (`objection` lists them), read in order from memory, and its
-frame count, times and first pictures must be those of PyAV before one frame is handed out.
+decord ships an FFmpeg of 2020. It returns wrong frames without an error for several formats, takes
+untagged HD for BT.601, hides damage by repeating frames, and decodes ahead without a limit. So it
+reads only short, undamaged files of common formats (`objection` lists the conditions), in order and
+from memory, and its frame count, times and first pictures have to equal those of PyAV.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONTAINERS = ("mp4", "mov", "matroska", "webm")
 CODECS = ("h264", "vp8", "vp9")
 PIXEL_FORMAT = "yuv420p"
 FILE_BYTES = 64 * 2**20  # the file is held in memory
-READ_AHEAD = 512 * 2**20  # bytes of RGB; decord may hold a whole video, however slow the consumer
+READ_AHEAD = 512 * 2**20  # bytes of RGB; decord may buffer a whole video
 NARROWEST = 64  # pixels; decord returns 4 or 48 channels for some narrower pictures
 CHECKED = 12  # frames compared with PyAV's: the usual first group of pictures
 MEAN_DIFFERENCE = 1.0  # levels; two versions of swscale round differently
@@ -57,14 +57,14 @@ def is_installed() -> bool:
 
 
 def may_fit(source: Source) -> bool:
-    """Whether the first bytes and the size leave it possible that decord reads this file."""
+    """True if decord may read this file, by its first bytes and size."""
     head = source.head()
     known = head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"
     return known and source.size <= FILE_BYTES and is_installed()
 
 
 def objection(info: VideoInfo, probe: Probe, size: int) -> str | None:
-    """Why decord must not read this stream, None if nothing speaks against it yet."""
+    """The reason why decord must not read this stream, None if there is none so far."""
     matrix_right = info.colour.matrix in ("smpte170m", "bt470bg") or info.colour.tagged
     estimate = (info.duration or 0) * float(info.frame_rate) * info.width * info.height * 3
     objections = (
@@ -86,7 +86,7 @@ def objection(info: VideoInfo, probe: Probe, size: int) -> str | None:
 
 
 class DistrustError(UnsupportedError):
-    """decord must not read this file; `why` says so without naming the file."""
+    """decord must not read this file; `why` is the reason without the name of the file."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path}: {why}; use the decoder pyav or auto")
@@ -95,7 +95,7 @@ class DistrustError(UnsupportedError):
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All packets of a stream: the pts in order of presentation, and sizes of its key frames."""
+    """All packets of a stream: the pts in presentation order, and the sizes of key frames."""
 
     pts: tuple[int, ...]
     intact: bool  # no packet is damaged, hidden or without a time
@@ -103,7 +103,7 @@ class Contents:
 
 
 def list_packets(source: Source, limits: Limits) -> Contents:
-    """Demux the stream and decode its key frames; only for files that have passed `objection`."""
+    """Demux the stream and decode its key frames; for files that have passed `objection`."""
     import av.error
 
     intact = True
@@ -131,10 +131,10 @@ def list_packets(source: Source, limits: Limits) -> Contents:
 
 
 class DecordReader(VideoReader):
-    """Reads the frames of one video with decord, after PyAV has confirmed that it reads it right.
+    """Reads the frames of one video with decord, after a comparison with PyAV.
 
-    If decord fails later, the frames that came stand and CorruptError is raised; with decoder
-    "auto" PyAV then takes over, see fallback.py.
+    If decord fails later, CorruptError is raised and earlier frames remain valid; with decoder
+    "auto" PyAV then continues, see fallback.py.
 
     Raises:
         UnsupportedError: decord is not trusted with this file, or disagrees with PyAV.
@@ -218,7 +218,7 @@ class DecordReader(VideoReader):
             raise DistrustError(source.path, f"decord cannot open it ({_line(error)})") from error
 
     def _check(self, expected: list[Image]) -> list[Image]:
-        """Compare count, times and first pictures with PyAV's; give the pictures."""
+        """Compare count, times and first pictures with PyAV's; returns the pictures."""
         path = self._info.path
         count = len(self._reader)
         if count != len(self._pts):
@@ -266,7 +266,7 @@ class DecordReader(VideoReader):
 def _first_frames(reader: PyAVReader) -> list[Image]:
     room = max(1, min(CHECKED, READ_AHEAD // 4 // (reader.info.width * reader.info.height * 3)))
     pictures: list[Image] = []
-    # A limit is for whoever asks for the frames beyond it to run into.
+    # The limit is raised again when these frames are read from decord.
     with suppress(LimitError):
         for frame in reader.frames():
             pictures.append(frame.image)

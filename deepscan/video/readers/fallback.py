@@ -1,9 +1,9 @@
-"""PyAV takes over where decord fails: from the first frame, and without a frame given twice.
+"""Continues with PyAV where decord fails, without giving a frame twice.
 
-The rule: if decord fails before a frame was handed out, PyAV reads the file and nothing else
-happens. If it fails later, PyAV reads the file from its first frame, and every frame that was
-handed out is compared (pts and a grid of its pixels); if they agree they are passed over and the
-reading goes on behind them, else CorruptError says that the frames so far cannot be trusted.
+If decord fails before the first frame, PyAV reads the whole file. If it fails later, PyAV starts at
+the first frame again, and every frame that was handed out is compared by its pts and a grid of its
+pixels. If all agree, reading continues behind them; else CorruptError says that the frames so far
+cannot be trusted.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MEAN_DIFFERENCE = 3.0  # levels over the grid; single samples may lie on a chrom
 
 
 class FallbackReader(VideoReader):
-    """Reads with `first`; if that is decord and fails, reads on with what `reopen(why)` gives.
+    """Reads with `first`; if that is decord and fails, continues with `reopen(why)`.
 
-    Without `reopen` an error of `first` stands. `held` has what the readers read from; it is
-    closed with them, also if nobody closes this.
+    Without `reopen` an error of `first` is raised. `held` holds the descriptor that the readers
+    use; it is closed with this reader, or when this reader is garbage collected.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FallbackReader(VideoReader):
         return self._reader.info
 
     def frames(self) -> Iterator[Frame]:
-        """Yield the frames of whichever reader succeeds.
+        """Yield the frames, from PyAV after decord has failed.
 
         Raises:
             CorruptError: PyAV disagrees with frames that were handed out.

@@ -1,7 +1,7 @@
-"""The reader that reads everything: PyAV, packet by packet, so that one bad packet ends nothing.
+"""Reads every supported file with PyAV, packet by packet, so that a bad packet is skipped.
 
-Slice threading with one thread: with frame threading damaged HEVC deadlocks FFmpeg, and the number
-of frames that come out of a damaged file changes from run to run.
+Slice threading with one thread: with frame threading FFmpeg deadlocks on damaged HEVC, and the
+number of frames of a damaged file changes from run to run.
 """
 
 from __future__ import annotations
@@ -38,16 +38,15 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 REASON = "asked for"
-PARSED_LATE = 2  # FFmpeg's mark of a damaged packet may come one packet early
+PARSED_LATE = 2  # FFmpeg may mark the packet before a damaged one
 
 
 class PyAVReader(VideoReader):
     """Reads the frames of one video with PyAV.
 
-    The first frame is decoded on opening, so that `info` tells what the pictures are and not what
-    the header claims. `source` is an open file to use instead of opening `path`; it stays open.
-    `beat` is called once a packet, also where no frame comes of it. With `planes`, frames carry
-    planes where the decoder gives them.
+    The first frame is decoded on opening, so that `info` describes the pictures and not what the
+    header claims. `source` is an open file to use instead of opening `path`; it stays open. `beat`
+    is called for every packet. With `planes`, frames carry planes where the decoder gives them.
 
     Raises:
         VideoError: the file cannot be opened, holds no video, or no frame of it can be decoded.
@@ -92,7 +91,7 @@ class PyAVReader(VideoReader):
                 start_pts=self._timestamps.start,
                 time_offset=time,
             )
-            self._remarks = [reason]  # why this reader, then what is worth knowing of the file
+            self._remarks = [reason]  # why this reader was chosen, then remarks on the file
             if self._info.colour.tone_mapped:
                 self._remark(f"HDR ({self._info.colour.transfer}) was mapped to BT.709")
             if self.probe.hidden:
@@ -137,7 +136,7 @@ class PyAVReader(VideoReader):
             self._check_frame(decoded, time)
             frame = Frame(self._index, pts, time, image, planes)
             self._index += 1
-            # A kept picture costs a fresh allocation for the next: a quarter of the speed.
+            # Keeping the picture would cost an allocation for the next: a quarter of the speed.
             del decoded, image, planes
             yield frame
             del frame
@@ -149,12 +148,12 @@ class PyAVReader(VideoReader):
         return self._completeness.report("pyav", self._info.decoder_reason, finished=self._finished)
 
     def because(self, reason: str) -> None:
-        """Say why this reader was chosen, where that is known only after opening."""
+        """Set the reason for this reader where it is known only after opening."""
         self._remarks[0] = reason
         self._info = replace(self._info, decoder_reason="; ".join(self._remarks))
 
     def _remark(self, what: str) -> None:
-        """Say something of the file that is worth knowing and no damage."""
+        """Add a remark on the file that is not damage."""
         self._remarks.append(what)
         self.because(self._remarks[0])
 
@@ -214,7 +213,7 @@ class _Decoder:
         packed = self.probe.codec == "mpeg4" and self.probe.container == "avi"
         self.completeness = CompletenessCheck.of(self.probe)
         self.completeness.one_to_one = not packed
-        # A stream that is sent can be recorded from anywhere to anywhere, and joined.
+        # A recording of a broadcast can start and end anywhere, and can be joined.
         self.sent = self.probe.container in SENT
         self._counts_packets = self.probe.container == "avi"
         self._begun = not self.sent
@@ -223,7 +222,7 @@ class _Decoder:
         self._waiting: deque[int] = deque()
 
     def frames(self) -> Generator[VideoFrame, None, None]:
-        """Every frame that can be decoded; an error in one packet ends nothing."""
+        """Yield every frame that can be decoded; a packet with an error is skipped."""
         import av.error
 
         stream = self._stream
@@ -264,13 +263,13 @@ class _Decoder:
             frames.clear()
 
     def pts_of(self, frame: VideoFrame) -> int | None:
-        """An AVI knows places and no times: the n-th picture shown has the n-th place."""
+        """The pts of a frame; in an AVI, which has no times, its number in presentation order."""
         if self._counts_packets and self._waiting:
             return self._waiting.popleft()
         return frame.pts
 
     def _packets(self, stream: VideoStream) -> Iterator[Packet[VideoStream] | None]:
-        """Every packet of the stream; None for a place where the container is damaged."""
+        """Yield every packet of the stream; None where the container is damaged."""
         import av.error
 
         while True:
@@ -301,7 +300,7 @@ class _Decoder:
 
     def _count(self, packet: Packet[VideoStream]) -> None:
         check = self.completeness
-        if self._jumps(packet):  # no loss: two recordings were joined here
+        if self._jumps(packet):  # two recordings were joined here, so nothing was lost
             check.corrupt_packets -= sum(self._marked)
             self._marked.clear()
         check.corrupt_packets += bool(packet.is_corrupt)

@@ -1,4 +1,4 @@
-"""Still pictures as videos of one frame, read with Pillow, turned upright by their EXIF tag."""
+"""Reads still pictures as videos of one frame with Pillow, upright by their EXIF tag."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOW = {
 
 
 def load_plugins() -> None:
-    """Import all that Pillow needs; a sandboxed process can import nothing later."""
+    """Import Pillow's plug-ins: a sandboxed process can import nothing later."""
     from PIL import (
         BmpImagePlugin,
         GifImagePlugin,
@@ -63,11 +63,11 @@ def load_plugins() -> None:
 
 @contextmanager
 def open_picture(source: Source, kind: str, limits: Limits) -> Iterator[Picture]:
-    """Open a picture file of Pillow's format `kind`; it is closed on leaving.
+    """Open a picture file of Pillow's format `kind`; it is closed at the end of the block.
 
     Raises:
-        CorruptError: the picture is damaged or cut off, also where the body of `with` finds it.
-        UnsupportedError: nothing that is installed reads this format.
+        CorruptError: the picture is damaged or cut off, also if the block finds it.
+        UnsupportedError: no installed package reads this format.
         LimitError: too many pixels, or no memory.
     """
     from PIL import Image as Pillow
@@ -97,7 +97,7 @@ class StillReader(VideoReader):
 
     Raises:
         CorruptError: the picture is damaged or cut off.
-        UnsupportedError: nothing that is installed reads this format.
+        UnsupportedError: no installed package reads this format.
         LimitError: too many pixels.
     """
 
@@ -135,7 +135,7 @@ class StillReader(VideoReader):
 def describe(
     source: Source, kind: str, mode: str, width: int, height: int, rotation: int, reason: str
 ) -> VideoInfo:
-    """A picture as a video of one frame; `kind` and `mode` are Pillow's words."""
+    """Describe a picture as a video of one frame; `kind` and `mode` are Pillow's names."""
     return VideoInfo(
         path=source.path,
         container=kind.lower(),
@@ -157,7 +157,7 @@ def describe(
 
 
 def read_frame(picture: Picture) -> tuple[Image, int]:
-    """The frame at which a picture stands, upright and read-only, and by how much it was turned."""
+    """Read the current frame of a picture, upright and read-only, and its rotation in degrees."""
     from PIL import ImageOps
 
     turned = TURNS.get(picture.getexif().get(EXIF_ORIENTATION, 1), 0)
