@@ -125,7 +125,7 @@ def test_workers_die_with_the_fork_server_and_cost_their_file(
         server = number_of(forkserver)
         (worker,) = offspring(server)
         os.kill(server, signal.SIGKILL)
-        with pytest.raises(errors.DecoderCrash, match="together with the one"):
+        with pytest.raises(errors.DecoderCrash, match="together with the fork server"):
             list(frames)
         assert reader._worker._process.wait(0) == LOST
         assert gone(worker)
