@@ -100,7 +100,7 @@ def test_a_stranger_sees_the_top_at_a_glance(name, files, packages):
 
 LONGEST = 80  # lines of a function; the declaration of options is exempt
 MOST_ATTRIBUTES = 15  # of a class with behaviour; records and options are exempt
-_DECLARES_OPTIONS = {"deepscan/cli/scan.py:scan"}
+_DECLARES_OPTIONS = {"deepscan/cli/scan.py:scan", "deepscan/cli/model.py:import_"}
 
 
 def test_functions_and_classes_stay_small():
@@ -136,7 +136,7 @@ LINES = {
         "archives that tell the truth of today": 1_300,
         "OpenVINO face detector, drawing in planes, loading beside the first file": 1_350,
         "networks on a pyramid of stages": 150,
-        "models of one's own: library, import, ONNX detectors on every engine": 2_200,
+        "models of one's own: library, import, ONNX detectors on every engine": 2_900,
         "verdicts say what the model finds of real deepfakes and calls wrongly": 180,
         "calibration on one's own material": 1_300,
         "faces looked for in their places, turned pictures searched as they are": 270,

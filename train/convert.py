@@ -1,145 +1,22 @@
-"""From MSCCNet's official weights to deepscan's: `python -m train.convert CHECKPOINT --out FILE`.
+"""MSCCNet's official weights as a weights file: `python -m train.convert CHECKPOINT --out FILE`.
 
-The official repository (MIT) has no public weights; whoever trained with it can bring theirs. Its
-names follow SSSegmentation: `backbone_net.*` (the open-mmlab ResNet v1c), `bottleneck1..3` and
-`bottleneck_fusion` (MFA), `mscc.*`, `decoder.*`, and `classifer.fc` (spelt so). Everything must
-fit: a name that is missing or unknown ends the conversion. The result has no card: a model is used
-only with an evaluation of its own. Not tried on a real checkpoint: there is none to be had.
+The rules are the program's (deepscan/models/official.py). The result has no card:
+`deepscan model import` makes a model of either file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from torch import Tensor
 
-from deepscan.errors import ModelError
-from deepscan.models.config import MSCCNetConfig
-from deepscan.models.msccnet import MSCCNet, cosine_images
+from deepscan.models.official import convert, read_checkpoint
 from deepscan.models.weights import save_weights
 from train.command import exit_on_error
 
-# Official prefix -> ours. Indices inside (0 convolution, 1 batch norm, ...) are the same.
-PREFIXES = {
-    "bottleneck1.": "mfa.reduce.0.",
-    "bottleneck2.": "mfa.reduce.1.",
-    "bottleneck3.": "mfa.reduce.2.",
-    "bottleneck_fusion.": "mfa.fuse.",
-    "mscc.bottleneck.": "mscc.output.",
-    "mscc.decoder_map.": "mscc.head.",
-    "mscc.fuse.": "mscc.fuse.",
-    "mscc.gcn.conv1.": "mscc.mix.",
-    "mscc.gcn.conv2.": "mscc.project.",
-    "decoder.": "decoder.",
-    "classifer.fc.": "classifier.",
-    "backbone_net.stem.7.": "backbone.bn1.",  # timm keeps the stem's last norm outside of it
-    "backbone_net.stem.": "backbone.conv1.",
-    "backbone_net.": "backbone.",
-}
-UNUSED = "auxiliary_decoder."  # a head for training only; the configuration for FF++ has none
-FREQUENCY = "mscc.frequency.weight"
-STRIDE = 8
-BACKBONES = {6: "resnet50", 23: "resnet101"}  # blocks of stage 3; "c" is added for the deep stem
-
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict of an official checkpoint; nothing but tensors and plain values is unpickled.
-
-    Raises:
-        ModelError: the file is missing or holds no state dict.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path}: not a checkpoint that can be read safely ({error})") from error
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path}: expected a state dict, by itself or under the key model")
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def infer_config(state: Mapping[str, Tensor]) -> MSCCNetConfig:
-    """The network that official weights belong to, read off their names and shapes.
-
-    Raises:
-        ModelError: names are missing, or the shapes fit no configuration.
-    """
-    try:
-        bands = state["mscc.fuse.weight"].shape[1]
-        channels, side = state[FREQUENCY].shape[0], state[FREQUENCY].shape[-1]
-        blocks = {name.split(".")[2] for name in state if name.startswith("backbone_net.layer3.")}
-        backbone = BACKBONES[len(blocks)]
-    except KeyError as error:
-        raise ModelError(f"not MSCCNet's official layout: {error} is missing or unknown") from error
-    if any(name.startswith("backbone_net.stem.") for name in state):
-        backbone += "c"
-    band_k = math.isqrt(bands)
-    dct_k = _cosines(state[FREQUENCY])
-    return MSCCNetConfig(
-        input_size=side * STRIDE,
-        backbone=backbone,
-        output_stride=STRIDE,
-        channels=channels,
-        dct_k=dct_k or band_k,
-        band_k=band_k,
-        # Random or learned images are kept as they are: for judging they are all fixed.
-        filters="fixed-dct" if dct_k else "fixed-random",
-    )
-
-
-def convert(state: Mapping[str, Tensor]) -> tuple[MSCCNetConfig, dict[str, Tensor]]:
-    """Config and state dict of deepscan's MSCCNet from an official state dict.
-
-    Raises:
-        ModelError: a name or shape does not fit.
-    """
-    config = infer_config(state)
-    converted: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name.startswith(UNUSED):
-            continue
-        if name == FREQUENCY:
-            if config.filters != "fixed-dct":
-                converted["mscc.filter.weight"] = value
-            continue
-        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
-        if prefix is None:
-            raise ModelError(f"unknown name in the checkpoint: {name}")
-        ours = PREFIXES[prefix] + name.removeprefix(prefix)
-        # The mixing of bands is a 1x1 convolution over (K, c) maps there, over a line here.
-        converted[ours] = value.squeeze(-1) if ours == "mscc.mix.weight" else value
-    with torch.device("meta"):
-        expected = MSCCNet(config).state_dict()
-    missing, unknown = expected.keys() - converted.keys(), converted.keys() - expected.keys()
-    for names, what in ((missing, "missing"), (unknown, "unknown")):
-        if names:
-            raise ModelError(f"{len(names)} names are {what}, the first {min(names)}")
-    for name, value in converted.items():
-        if value.shape != expected[name].shape:
-            raise ModelError(
-                f"{name} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}"
-            )
-    return config, converted
-
-
-def _cosines(weight: Tensor) -> int | None:
-    """The k whose cosine images these weights (C, L, L) are, None if they are something else."""
-    channels, side = weight.shape[0], weight.shape[-1]
-    for k in (8, 2, 4, 6):
-        if channels % (k * k) == 0 and torch.allclose(
-            weight.float(), cosine_images(channels, side, k), atol=1e-6
-        ):
-            return k
-    return None
 
 
 @app.command()

@@ -21,6 +21,7 @@ _IDLE = frozenset({"engine", "model", "isolate", "trust_list"})
 # What touches pixels, scores or the rule. The face detector runs in torch under every engine.
 _VERSIONED = ("deepscan", "av", "decord", "torch", "facenet-pytorch", "pillow")
 _VERSIONED_BY_RUNTIME = {
+    "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt",),
     "torch": ("timm",),

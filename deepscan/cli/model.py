@@ -5,6 +5,7 @@ What is asked for goes to stdout, as a table on a terminal and as plain columns 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from deepscan.cli import arguments, calibrate
 from deepscan.cli.arguments import one_of
 from deepscan.cli.console import errors, print_json, print_line, print_table
+from deepscan.errors import UsageError
 
 if TYPE_CHECKING:
     from deepscan.models.card import Card
@@ -25,6 +27,13 @@ it is calibrated every verdict is inconclusive.
 Name = Annotated[
     str, typer.Argument(metavar="MODEL", help="A name of `deepscan model list`, or a path.")
 ]
+
+
+def _onnx(help_: str, *flags: str, **more: Any) -> Any:
+    """An option of ONNX detectors."""
+    panel = "Of an ONNX detector"
+    return typer.Option(*flags, help=help_, rich_help_panel=panel, show_default=False, **more)
+
 
 app = typer.Typer(
     help="List, show, import, check, calibrate and remove models.",
@@ -81,6 +90,92 @@ def show(model: Name, format_: arguments.Format = "text", debug: arguments.Debug
             print_line(line)
 
 
+@app.command("import")
+def import_(
+    weights: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="Weights of deepscan's trainer (.safetensors), a checkpoint of MSCCNet's official "
+            "code (.pth), a detector (.onnx), or a model's folder or zip.",
+        ),
+    ],
+    to: Annotated[str, typer.Option(metavar="NAME", help="What the model will be called.")],
+    input_size: Annotated[
+        int | None, _onnx("Side of its crops in pixels.", "--input-size", min=16)
+    ] = None,
+    pixels: Annotated[str | None, _onnx("How pixels are scaled: 0..1 or 0..255.")] = None,
+    mean: Annotated[str | None, _onnx("Or: three means, of pixels from 0 to 1.")] = None,
+    std: Annotated[str | None, _onnx("And three standard deviations.")] = None,
+    colours: Annotated[str | None, _onnx("Order of its colours: rgb or bgr.")] = None,
+    layout: Annotated[str | None, _onnx("Order of its axes: nchw or nhwc.")] = None,
+    crop_scale: Annotated[
+        float | None, _onnx("Side of the crop over that of the face's box.", min=1.0, max=4.0)
+    ] = None,
+    score: Annotated[
+        str | None,
+        _onnx(
+            "What its score is: probability, logit, two-probabilities, two-logits; of several "
+            "outputs OUTPUT=KIND."
+        ),
+    ] = None,
+    index: Annotated[
+        int | None, _onnx("Which of two scores is manipulated: 0 or 1.", min=0, max=1)
+    ] = None,
+    polarity: Annotated[str | None, _onnx("Which score means manipulated: high or low.")] = None,
+    mask: Annotated[str | None, _onnx("Its mask, if it has one: OUTPUT=KIND.")] = None,
+    mask_polarity: Annotated[
+        str | None, _onnx("Which value of the mask means manipulated: high or low.")
+    ] = None,
+    real: Annotated[
+        Path | None, _onnx("A folder of faces that are not manipulated, to check the polarity.")
+    ] = None,
+    manipulated: Annotated[Path | None, _onnx("And one of faces that are.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where it comes from, for the card.", show_default=False)
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Under which terms it is, for the card.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
+    debug: arguments.Debug = False,
+) -> None:
+    """Make a model of your own of weights or of an ONNX detector.
+
+    An ONNX file is read in a process without rights, may hold operators of ONNX alone, and then
+    runs in deepscan like any other code: import what you trust. What it does not say is asked for.
+    Known faces are scored to see that it is the right way round. Next: deepscan model check NAME.
+    """  # fmt: skip
+    with errors(debug=debug):
+        about = {key: text for key, text in (("source", source), ("licence", licence)) if text}
+        if weights.suffix.lower() != ".onnx":
+            card = _import_other(weights, to, about, force=force)
+        else:
+            from deepscan.importer.detector import import_detector
+            from deepscan.importer.questions import Answers, three
+
+            answers = Answers(
+                input_size=input_size,
+                pixels=pixels,
+                mean=three("--mean", mean),
+                std=three("--std", std),
+                colours=_chosen("--colours", colours, ("rgb", "bgr")),
+                layout=_chosen("--layout", layout, ("nchw", "nhwc")),
+                crop_scale=crop_scale,
+                score=score,
+                index=index,
+                polarity=_chosen("--polarity", polarity, ("high", "low")),
+                mask=mask,
+                mask_polarity=_chosen("--mask-polarity", mask_polarity, ("high", "low")),
+            )
+            card = import_detector(
+                weights, to, answers, about, real=real, manipulated=manipulated, force=force
+            )
+        for line in _card_lines(card):
+            print_line(line)
+        print_line(f"next: deepscan model check {card.name}")
+
+
 app.command(context_settings={"max_content_width": 100})(calibrate.calibrate)
 
 
@@ -95,6 +190,23 @@ def remove(
         from deepscan.sinks.wording import visible
 
         print_line(visible(f"removed {remove_model(name)}"))
+
+
+def _import_other(weights: Path, name: str, about: dict[str, str], *, force: bool) -> Card:
+    """Import what is no ONNX file."""
+    if not weights.exists():
+        raise UsageError(f"{weights} cannot be imported: there is no such file")
+    from deepscan.importer import network
+
+    if weights.is_dir() or weights.suffix.lower() in (".zip", ".json"):
+        return network.import_model(weights, name, about, force=force)
+    if weights.suffix.lower() == ".safetensors":
+        return network.import_weights(weights, name, about, force=force)
+    return network.import_checkpoint(weights, name, about, force=force)
+
+
+def _chosen(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
+    return None if value is None else one_of(option, value, allowed)
 
 
 def _facts(card: Card) -> dict[str, Any]:
@@ -127,6 +239,7 @@ def _card_lines(card: Card) -> list[str]:
         ("weights", f"{card.path}, SHA-256 {card.sha256}"),
         ("crops", f"{shape.size} px{scale}"),
         ("mask", "yes" if card.has_mask else "no: a score for each face, and no marked areas"),
+        *_origin(card),
         ("source", card.source or "the card does not say"),
         ("licence", card.licence or "the card does not say"),
         ("certified", "yes" if card.certified else "no: nobody has measured what it finds"),
@@ -150,6 +263,26 @@ def _card_lines(card: Card) -> list[str]:
             ("false alarms", f"{given['measured']:.2%} of clips ({low:.2%} to {high:.2%})"),
         ]
     return [card.name, *(visible(f"  {what:<14} {text}") for what, text in rows)]
+
+
+def _origin(card: Card) -> list[tuple[str, str]]:
+    """Of which file a model was made, and how it is known which way round it is."""
+    origin, polarity = card.values.get("origin"), card.values.get("polarity")
+    rows = []
+    if origin:
+        text = f"{origin['file']}, SHA-256 {origin['sha256']}, imported {origin['imported']}"
+        rows.append(("made of", text))
+    if polarity:
+        how = {"crops": "by its scores", "statement": "by what was said of it"}
+        rows.append(
+            (
+                "polarity",
+                f"settled {how.get(polarity['settled_by'], 'unknown')}; AUC {polarity['auc']:.2f} "
+                f"({polarity['low']:.2f} to {polarity['high']:.2f}) on {polarity['real']} real and "
+                f"{polarity['manipulated']} manipulated crops ({polarity['crops']})",
+            )
+        )
+    return rows
 
 
 def _calibration_name(card: Card) -> str | None:

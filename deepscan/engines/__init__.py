@@ -1,4 +1,4 @@
-"""The table of engines, which run the network over face crops.
+"""The table of engines, which run a model over face crops.
 
 The contract is `EngineEntry` (engine.py). To add one, write one file with a class of that shape and
 add one line each to `ENGINES` and `PRECISIONS`; the parity suite in tests/engines/ runs over it.
@@ -7,12 +7,14 @@ add one line each to `ENGINES` and `PRECISIONS`; the parity suite in tests/engin
 from __future__ import annotations
 
 ENGINES: dict[str, str] = {
+    "onnxruntime": "deepscan.engines.onnxruntime:ONNXRuntimeEngine",
     "openvino": "deepscan.engines.openvino:OpenVINOEngine",
     "tensorrt": "deepscan.engines.tensorrt:TensorRTEngine",
     "torch": "deepscan.engines.torch:TorchEngine",
 }
 
 PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32",),
     "openvino": ("fp32", "bf16"),
     "tensorrt": ("fp32", "fp16", "bf16"),
     "torch": ("fp32", "fp16", "bf16"),

@@ -15,7 +15,7 @@ from deepscan.errors import EngineError
 from deepscan.types import EngineInfo, ModelInfo
 
 if TYPE_CHECKING:
-    from deepscan.models.card import Card
+    from deepscan.models.card import Card, Kind
 
 
 _ROUNDING = 1e-5  # a softmax may end this far above 1
@@ -77,7 +77,8 @@ class Engine(Protocol):
 class EngineEntry(ABC):
     """An entry of the table: the base of an `Engine`, and how it comes about.
 
-    `CHOICES` are its (device, precision) pairs, best first. `fingerprint` changes with all that its
+    `CHOICES` are its (device, precision) pairs, best first, `KINDS` the kinds of models that it
+    runs. `fingerprint` changes with all that its
     numbers depend on; a proof of parity holds for one fingerprint.
 
     The constructor takes the model's card, the hardware and, by name, `device` ("cpu", "cuda" or
@@ -91,6 +92,7 @@ class EngineEntry(ABC):
     """
 
     CHOICES: ClassVar[tuple[tuple[str, str], ...]]
+    KINDS: ClassVar[tuple[Kind, ...]]
     name: str
     input_size: int
     max_batch: int
@@ -133,6 +135,19 @@ class EngineEntry(ABC):
         """What else the runtime says of its last error."""
         return ""
 
+    def need_kind(self, card: Card) -> None:
+        """See that this runtime runs such models.
+
+        Raises:
+            EngineError: it does not.
+        """
+        if card.kind not in self.KINDS:
+            what = "networks of deepscan's own" if card.kind == "onnx" else "ONNX detectors"
+            raise EngineError(
+                f"engine {self.name} runs {what} only, and {card.name} is none. Use --engine "
+                "openvino"
+            )
+
     def _set_identity(self, name: str, card: Card, max_batch: int) -> None:
         """Set what every engine says of itself."""
         self.name = name
@@ -140,6 +155,15 @@ class EngineEntry(ABC):
         self.input_size = card.info.input_size
         self.max_batch = max_batch
         self.info = EngineInfo(name, "asked for")
+
+
+def filled_up(crops: NDArray[np.uint8], batch: int | None) -> NDArray[np.uint8]:
+    """Crops as a model takes them that knows one batch only: with black ones behind."""
+    if batch is None or len(crops) == batch:
+        return np.ascontiguousarray(crops)
+    whole = np.zeros((batch, *crops.shape[1:]), np.uint8)
+    whole[: len(crops)] = crops
+    return whole
 
 
 def check_crops(crops: NDArray[np.uint8], input_size: int, max_batch: int) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepscan.engines import ENGINES, PRECISIONS
-from deepscan.engines.engine import Engine
+from deepscan.engines.engine import Engine, Predictions
 from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.parity import (
     TOLERANCES,
@@ -19,6 +24,7 @@ from deepscan.engines.parity import (
     cache_reference,
     cached_parity,
     cached_reference,
+    card_reference,
     difference,
     label_thresholds,
     predict_all,
@@ -27,7 +33,7 @@ from deepscan.engines.parity import (
 )
 from deepscan.engines.recipe import recipe_of
 from deepscan.errors import EngineError, UsageError
-from deepscan.models.card import Card
+from deepscan.models.card import Card, Kind
 from deepscan.models.library import read_card
 from deepscan.models.weights import code_digest
 from deepscan.types import Parity
@@ -37,12 +43,14 @@ logger = logging.getLogger(__name__)
 AUTO = re.compile(r"auto(?::(\d{1,3}))?")
 DEVICE = re.compile(r"cpu|cuda(?::\d{1,3})?")
 NAMES_HELP = (
-    "auto, or RUNTIME[-DEVICE][-PRECISION]: torch, openvino or tensorrt; cpu, cuda or cuda:N; "
-    "fp32, bf16 or fp16 (not openvino). Examples: openvino, openvino-bf16, "
-    "torch-cpu-fp32, tensorrt, torch-cuda:1-bf16, tensorrt:1. What is left out is chosen to fit "
-    "the machine. A named engine runs or fails; only auto looks for another."
+    "auto, or RUNTIME[-DEVICE][-PRECISION]: torch, openvino, tensorrt or, for ONNX detectors, "
+    "onnxruntime; cpu, cuda or cuda:N; fp32, bf16 or fp16 (not openvino). Examples: openvino, "
+    "openvino-bf16, torch-cpu-fp32, tensorrt, torch-cuda:1-bf16, tensorrt:1. What is left out is "
+    "chosen to fit the machine. A named engine runs or fails; only auto looks for another."
 )
 REFERENCE = "torch-cpu-fp32"
+REFERENCES: Mapping[Kind, str] = {"network": REFERENCE, "onnx": "onnxruntime-cpu-fp32"}
+"""What an engine has to agree with, by the kind of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +155,8 @@ def candidates(
     multiplies fastest, then fp32; as a last resort fp32 on the CPU: nothing is surer than the
     reference itself.
     """
+    if card is not None and card.kind == "onnx":
+        return _onnx_candidates(hardware, device)
     found = []
     lacks = "no CUDA device"
     if hardware.cuda is not None:
@@ -170,6 +180,22 @@ def candidates(
     reason = f"auto: {lacks}; OpenVINO is fastest on a CPU"
     found.append((Choice("openvino", "cpu", "fp32"), reason))
     found.append((Choice("torch", "cpu", "fp32"), "auto: nothing faster runs here"))
+    return found
+
+
+def _onnx_candidates(hardware: Hardware, device: str) -> list[tuple[Choice, str]]:
+    """What "auto" tries for an ONNX detector: ONNX Runtime on CUDA, then the CPU."""
+    found = []
+    lacks = "no CUDA device"
+    if hardware.cuda is not None:
+        gpu = hardware.need_gpu(device, "auto")
+        found.append((Choice("onnxruntime", device, "fp32"), f"auto: CUDA device {gpu}"))
+        lacks = "the CUDA device was refused"
+    reason = f"auto: {lacks}; OpenVINO is fastest on a CPU"
+    if hardware.has_bf16:
+        found.append((Choice("openvino", "cpu", "bf16"), f"{reason}, which has bf16 instructions"))
+    found.append((Choice("openvino", "cpu", "fp32"), reason))
+    found.append((Choice("onnxruntime", "cpu", "fp32"), "auto: OpenVINO does not run it"))
     return found
 
 
@@ -216,7 +242,8 @@ def build(
     """
     engine = create_engine(choice, card, hardware, threads=threads, allow_build=allow_build)
     info = replace(engine.info, reason=reason)
-    if engine.name != REFERENCE:
+    reference = REFERENCES[card.kind]
+    if engine.name != reference:
         try:
             thresholds = label_thresholds(card.values)
             parity = cached_parity(engine.fingerprint, thresholds)
@@ -226,8 +253,8 @@ def build(
             found = violations(parity, TOLERANCES[engine.name.rpartition("-")[2]])
             if found:
                 raise EngineError(
-                    f"engine {engine.name} does not agree with {REFERENCE}: {'; '.join(found)}. "
-                    f"Use --engine {REFERENCE}"
+                    f"engine {engine.name} does not agree with {reference}: {'; '.join(found)}. "
+                    f"Use --engine {reference}"
                 )
         except BaseException:
             engine.close()
@@ -260,19 +287,30 @@ def create_engine(
 
 
 def measure(engine: Engine, card: Card, hardware: Hardware, *, fresh: bool = False) -> Parity:
-    """Compare an engine with torch on the CPU in fp32, whatever figures the cache holds.
+    """Compare an engine with the reference on the CPU in fp32, whatever figures the cache holds.
 
-    With `fresh` torch judges the probe now, else its predictions may come from the cache.
+    With `fresh` the reference judges the probe now, else its predictions may be of an earlier time:
+    those of torch from the cache, those of ONNX Runtime from the card, where the import wrote them.
     """
-    facts = {"weights": card.sha256, "torch": version("torch"), "network": code_digest()}
     crops = probe(engine.input_size)
-    expected = None if fresh else cached_reference(facts)
-    if expected is None:
-        reference = engine_class("torch")(card, hardware, device="cpu", precision="fp32")
-        try:
-            expected = predict_all(reference, crops)
-        finally:
-            reference.close()
-        cache_reference(facts, expected)
+    if card.kind == "onnx":
+        there = find_spec("onnxruntime") is not None
+        expected = None if fresh and there else card_reference(card)
+        expected = expected or _judge(REFERENCES["onnx"], card, hardware, crops)
+    else:
+        facts = {"weights": card.sha256, "torch": version("torch"), "network": code_digest()}
+        expected = None if fresh else cached_reference(facts)
+        if expected is None:
+            expected = _judge(REFERENCE, card, hardware, crops)
+            cache_reference(facts, expected)
     ours = predict_all(engine, crops)
     return difference(ours, expected, engine.name, label_thresholds(card.values))
+
+
+def _judge(name: str, card: Card, hardware: Hardware, crops: NDArray[np.uint8]) -> Predictions:
+    """What the reference says of crops."""
+    reference = create_engine(parse_name(name), card, hardware)
+    try:
+        return predict_all(reference, crops)
+    finally:
+        reference.close()

@@ -7,6 +7,7 @@ kept is OpenVINO's own portable form; compiling that for the CPU takes a fractio
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import sys
 import tempfile
@@ -21,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import Answer, EngineEntry
+from deepscan.engines.engine import Answer, EngineEntry, filled_up
 from deepscan.engines.hardware import Hardware
 from deepscan.engines.signal_stack import preserved_signal_stack
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
-from deepscan.models.card import Card
+from deepscan.models.card import Card, Kind
+from deepscan.models.onnx_file import load_graph
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class OpenVINOEngine(EngineEntry):
     In bf16 the class-centre product, the graph step and the attention stay in fp32.
     """
 
+    KINDS: ClassVar[tuple[Kind, ...]] = ("network", "onnx")
     CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
         ("cpu", "bf16"),
         ("cpu", "fp32"),
@@ -70,7 +73,8 @@ class OpenVINOEngine(EngineEntry):
             ModelError: the weights are missing, damaged or of another network.
         """
         precision = precision or ("bf16" if hardware.has_bf16 else "fp32")
-        self._set_identity(f"openvino-cpu-{precision}", card, MAX_BATCH)
+        self._batch = card.input.batch
+        self._set_identity(f"openvino-cpu-{precision}", card, self._batch or MAX_BATCH)
         if device not in (None, "cpu"):
             raise EngineError(f"engine openvino-{device}: only the CPU. Use --engine {self.name}")
         if precision == "bf16":
@@ -95,8 +99,9 @@ class OpenVINOEngine(EngineEntry):
         )
 
     def _run(self, crops: NDArray[np.uint8]) -> Answer:
-        found = self._compiled(np.ascontiguousarray(crops))
-        return found[0], found[1]
+        found = self._compiled(filled_up(crops, self._batch))
+        count = len(crops)
+        return found[0][:count], found[1][:count] if self.model.has_mask else None
 
     def close(self) -> None:
         """Give back the compiled network."""
@@ -202,14 +207,29 @@ def converted(card: Card, openvino: Any) -> Graph:
         EngineError: it cannot be converted.
         ModelError: the weights are missing or changed, also if the cache holds the network.
     """
-    models.read_weights(card)
     facts = {
         "weights": card.sha256,
-        "config": repr(sorted(card.values["config"].items())),
         "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest() + models.code_digest(),
     }
-    (graph,) = cached_graphs(card.name, facts, openvino, lambda: [_convert(card, openvino)])
-    return graph
+    if card.kind == "onnx":
+        graph = load_graph(card)
+        (made,) = cached_graphs(card.name, facts, openvino, lambda: [_read_onnx(graph, openvino)])
+        return made
+    models.read_weights(card)
+    facts["config"] = repr(sorted(card.values["config"].items()))
+    (made,) = cached_graphs(card.name, facts, openvino, lambda: [_convert(card, openvino)])
+    return made
+
+
+def _read_onnx(graph: bytes, openvino: Any) -> Graph:
+    try:
+        with preserved_signal_stack():
+            model = openvino.Core().read_model(io.BytesIO(graph))
+            return written(model, openvino, cache_folder())
+    except (RuntimeError, OSError) as error:
+        raise EngineError(
+            f"OpenVINO cannot take the model ({error}). Use --engine onnxruntime"
+        ) from error
 
 
 def _convert(card: Card, openvino: Any) -> Graph:

@@ -11,7 +11,7 @@ from deepscan import __version__
 # What touches pixels or scores, whatever the engine. Which of them decide a settings hash is said
 # in deepscan/archive/settings_hash.py: that list must not grow.
 ALWAYS = ("torch", "torchvision", "av", "decord", "facenet-pytorch", "timm", "numpy", "pillow")
-PACKAGES = (*ALWAYS, "safetensors", "openvino", "tensorrt")
+PACKAGES = (*ALWAYS, "safetensors", "openvino", "onnxruntime", "tensorrt")
 
 
 def installed_versions() -> tuple[tuple[str, str], ...]:

@@ -6,10 +6,12 @@ engine that is out of tolerance is refused, with the figures.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
 from deepscan.engines.engine import Engine, Predictions, join
-from deepscan.errors import EngineError
+from deepscan.errors import EngineError, ModelError
+from deepscan.models.card import Card
 from deepscan.types import Parity
 
 logger = logging.getLogger(__name__)
@@ -211,6 +214,42 @@ def cache_reference(facts: Mapping[str, str], found: Predictions) -> None:
     masks = () if found.masks is None else found.masks
     parts = (np.ascontiguousarray(part, np.float32) for part in (found.scores, masks))
     write_entry(cache_folder(), key_of(facts), facts, *(part.tobytes() for part in parts))
+
+
+def reference_values(found: Predictions, engine: str) -> dict[str, Any]:
+    """What a card holds under "reference": the probe as ONNX Runtime judged it at the import."""
+    values = {"engine": engine, "seed": SEED, "scores": [round(float(s), 6) for s in found.scores]}
+    if found.masks is not None:
+        levels = np.round(found.masks * 255).astype(np.uint8)
+        values["side"] = levels.shape[1]
+        values["masks"] = base64.b64encode(zlib.compress(levels.tobytes(), 9)).decode("ascii")
+    return values
+
+
+def card_reference(card: Card) -> Predictions | None:
+    """What an import wrote into the card of how the probe is judged; None if it is of another.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        given = card.values["reference"]
+        if given["seed"] != SEED:
+            return None
+        scores = np.array(given["scores"], np.float32)
+        if not card.has_mask:
+            return Predictions(scores, None)
+        side = int(given["side"])
+        unpacked = zlib.decompressobj().decompress(
+            base64.b64decode(given["masks"]), len(scores) * side * side
+        )
+        levels = np.frombuffer(unpacked, np.uint8).reshape(len(scores), side, side)
+        return Predictions(scores, levels.astype(np.float32) / np.float32(255))
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise ModelError(
+            f"the card of {card.name} does not say how known crops are judged ({error!r}): import "
+            "the model again"
+        ) from error
 
 
 def cached_parity(fingerprint: str, thresholds: tuple[float, ...] | None = None) -> Parity | None:

@@ -31,7 +31,7 @@ from deepscan.engines.parity import probe
 from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
-from deepscan.models.card import Card
+from deepscan.models.card import Card, Kind
 
 logger = logging.getLogger(__name__)
 steps = logging.getLogger("deepscan.engines.steps")  # of what takes minutes, for who waits
@@ -49,6 +49,7 @@ class TensorRTEngine(EngineEntry):
     use TF32: fp32's range, and as many significant bits as the fp16 numbers that come in.
     """
 
+    KINDS: ClassVar[tuple[Kind, ...]] = ("network",)
     CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
         ("cuda", "fp16"),
         ("cuda", "bf16"),
@@ -87,6 +88,7 @@ class TensorRTEngine(EngineEntry):
         recipe = recipe_of(card.name, "tensorrt", precision)
         self._batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
         self._set_identity(f"tensorrt-{device}-{precision}", card, SLOTS * self._batches.max)
+        self.need_kind(card)
         hardware.need_gpu(device, self.name)
         trt = _import_tensorrt(self.name)
         self._device = torch_device(device)

@@ -16,7 +16,7 @@ from deepscan.engines.cache import key_of
 from deepscan.engines.engine import Answer, EngineEntry
 from deepscan.engines.hardware import Hardware
 from deepscan.errors import EngineError
-from deepscan.models.card import Card
+from deepscan.models.card import Card, Kind
 from deepscan.models.deploy import Deployed
 from deepscan.models.msccnet import MSCCNet
 from deepscan.models.weights import load_model
@@ -35,6 +35,7 @@ class TorchEngine(EngineEntry):
     In bf16 and fp16 the convolutions are in that precision, class centres and attention in fp32.
     """
 
+    KINDS: ClassVar[tuple[Kind, ...]] = ("network",)
     CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
         ("cuda", "bf16"),
         ("cuda", "fp16"),
@@ -70,6 +71,7 @@ class TorchEngine(EngineEntry):
         kind = device.partition(":")[0]
         precision = precision or ("fp32" if kind == "cpu" else hardware.low_precision(device))
         self._set_identity(f"torch-{device}-{precision}", card, MAX_BATCH[kind])
+        self.need_kind(card)
         if kind == "cuda":
             runs_on = hardware.need_gpu(device, self.name)
             gpu = hardware.gpu(device)

@@ -32,7 +32,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "weights"
 Kind = Literal["network", "onnx"]
 Colours = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
-Meaning = Literal["probability", "logit", "two-logits"]
+Meaning = Literal["probability", "logit", "two-probabilities", "two-logits"]
 
 SUFFIXES: dict[Kind, str] = {"network": ".safetensors", "onnx": ".onnx"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -47,8 +47,9 @@ Member: TypeAlias = "Path | zipfile.Path"  # a file on a disk or in a zip
 class InputFormat:
     """How a model takes a crop: `size` pixels square, (pixel - mean) / std on the 0 to 255 scale.
 
-    `crop_scale` is the side of the crop over the longer side of the face's box, None for that of
-    the scan's options.
+    Mean and standard deviation stand in the order of the model's own channels. `crop_scale` is the
+    side of the crop over the longer side of the face's box, None for that of the scan's options;
+    `batch` the only number of crops at once that the graph takes, None for any.
     """
 
     size: int
@@ -57,20 +58,23 @@ class InputFormat:
     colours: Colours = "rgb"
     layout: Layout = "nchw"
     crop_scale: float | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
     """What the numbers mean that a model gives, as it was imported.
 
-    `high` says what a high score means, or which of two logits `manipulated` is. `mask` is the
-    same of the mask, None where the model has none; a network of ours has both.
+    `manipulated` is the place of *manipulated* among two numbers; of a single one it is 1 where a
+    high one means manipulated, 0 where a low one does. `mask` and `mask_manipulated` are the same
+    for the mask, of `mask_size` pixels square; None where the model has no mask.
     """
 
     score: Meaning
-    manipulated: int = 1  # index among two logits; of a single number 1 where a high one means it
+    manipulated: int = 1
     mask: Meaning | None = None
     mask_manipulated: int = 1
+    mask_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class Card:
             _one_of(given["colours"], Colours),
             _one_of(given["layout"], Layout),
             None if scale is None else _between(scale, 1.0, 4.0),
+            None if given.get("batch") is None else _whole(given["batch"], 1, 1024),
         )
 
     @property
@@ -122,6 +127,7 @@ class Card:
             _whole(given["manipulated"], 0, 1),
             None if mask is None else _one_of(mask, Meaning),
             _whole(given.get("mask_manipulated", 1), 0, 1),
+            0 if mask is None else _whole(given["mask_size"], 1, MAX_SIZE),
         )
 
     @property

@@ -25,7 +25,7 @@ CHOICES = [
     f"{runtime}-{device}-{precision}"
     for runtime in ENGINES
     for device, precision in engine_class(runtime).CHOICES
-    if device == "cpu"
+    if device == "cpu" and "network" in engine_class(runtime).KINDS  # the others: tests/importer
 ]
 
 

@@ -56,7 +56,11 @@ def test_a_recipe_may_be_missing():
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ('"tensorrt"', '"tensorflow"', "runtime = 'tensorflow'; must be one of openvino, tensor"),
+        (
+            '"tensorrt"',
+            '"tensorflow"',
+            "must be one of onnxruntime, openvino, ",
+        ),
         ('"fp16"', '"int8"', "precision = 'int8'; must be one of fp32, fp16, bf16$"),
         ('"fp16"', '"bf16"', "makes tiny-tensorrt-bf16: name it"),
         ('model = "tiny"', "model = 3", "model = 3; must name a model"),

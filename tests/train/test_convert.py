@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from deepscan.errors import ModelError
 from deepscan.models.config import MSCCNetConfig
 from deepscan.models.msccnet import MSCCNet, cosine_images
-from train.convert import app, convert, infer_config, read_checkpoint
+from deepscan.models.official import convert, infer_config, read_checkpoint
+from train.convert import app
 
 SIDE = 64  # pixels; maps of 8x8
 
