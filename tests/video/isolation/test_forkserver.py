@@ -161,7 +161,7 @@ def test_without_a_fork_server_files_are_read_all_the_same(
     with caplog.at_level(logging.WARNING):
         assert count(clip("h264.mp4")) == count(clip("h264.mp4")) == 20
     told = [
-        record.message for record in caplog.records if "interpreter of its own" in record.message
+        record.message for record in caplog.records if "starts a new interpreter" in record.message
     ]
     assert len(told) == 1  # once a program
     with pytest.raises(errors.DecoderCrash), isolated(clip("h264.mp4"), fault=("crash", 3)) as bad:
@@ -182,7 +182,7 @@ def idle_descriptors(server: int) -> set[int]:
     raise AssertionError(files)
 
 
-def test_one_order_too_many_harms_no_other(
+def test_one_job_too_many_harms_no_other(
     clip: Clip, forkserver: Forkserver, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = clip("h264.mp4")
