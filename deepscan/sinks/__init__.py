@@ -21,7 +21,7 @@ SINKS: dict[str, str] = {
     "html": "deepscan.sinks.html:HtmlSink",
     "record": "deepscan.sinks.record:RecordSink",
 }
-"""In the order in which they are written: the record comes last, since it lists the others."""
+"""Name -> class, in writing order: the record comes last, since it lists the other files."""
 
 
 def sink_class(kind: str) -> type[Sink]:

@@ -1,9 +1,9 @@
-"""The picture of a verdict video: marked areas, face boxes and labels over a frame, strip below.
+"""Paints the frames of a verdict video: marked areas, face boxes, labels, and the strip below.
 
-A finding is drawn as strongly as it stands: inside a manipulated or suspicious interval the mask is
-tinted and hatched; where the network marked something that did not reach an interval, only its
-outline is drawn; a face that was judged without finding has a thin box, one that was not judged a
-dashed box with the reason. Labels stand beside faces, never on one if there is any other place.
+Inside a manipulated or suspicious interval the mask is tinted and hatched. Where the network marked
+pixels outside any interval, only their outline is drawn. A judged face without a finding has a thin
+box, a face that was not judged a dashed box with the reason. Labels are placed beside faces and
+cover a face only if there is no other place.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ORDER = (Mark.UNJUDGED, Mark.JUDGED, Mark.SUSPICIOUS, Mark.MANIPULATED)
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One face in one frame, ready to draw; `labels` are its possible labels, the longest first."""
+    """One face in one frame, ready to draw; `labels` are its possible labels, longest first."""
 
     area: Area
     mark: Mark
@@ -47,10 +47,9 @@ class Sighting:
 
 
 class Canvas:
-    """Paints frame results of one scan. Holds one frame that every call paints anew.
+    """Paints frame results of one scan, each over the last in one buffer.
 
-    It paints in 4:2:0 planes, as they come from the decoder and go to the encoder; a frame that
-    came as RGB is converted first.
+    It paints into 4:2:0 planes, the format of decoder and encoder; RGB frames are converted first.
     """
 
     def __init__(self, scan: Scan, width: int, height: int, aspect: float = 1.0) -> None:
@@ -87,11 +86,11 @@ class Canvas:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of what `paint` gives, both even."""
+        """Height and width of the painted picture, both even."""
         return self._whole.height, self._whole.width
 
     def paint(self, result: FrameResult) -> Planes:
-        """One result, valid until the next call."""
+        """Paint one result; the picture is valid until the next call."""
         self._clear_strip()
         self._place(result.frame)
         sightings = self._sightings(result)
@@ -111,7 +110,7 @@ class Canvas:
         self._surface.blue[half:], self._surface.red[half:] = blue[half:], red[half:]
 
     def _place(self, frame: Frame) -> None:
-        """Copy the frame; one of another size than announced is cut or leaves a dark rest."""
+        """Copy the frame; one of another size than announced is cropped or padded."""
         if frame.planes is not None:
             self._picture.copy(frame.planes.luma, frame.planes.blue, frame.planes.red)
             return
@@ -121,7 +120,7 @@ class Canvas:
             self._picture.copy(*samples_of(self._converter.convert(frame.image)))
 
     def _sightings(self, result: FrameResult) -> list[Sighting]:
-        """All faces of the frame, the most telling last."""
+        """List all faces of the frame, the strongest finding last."""
         sightings = []
         for prediction in result.faces:
             face = prediction.crop.face
@@ -182,7 +181,7 @@ class Canvas:
             sprite = self._sprite(sighting, room)
             slots = self._slots_for(sighting.area, sprite.width, sprite.height)
             held = self._slots.get(sighting.track_id, 0)
-            # A label that jumps cannot be read: the place of the frame before is tried first.
+            # A label that jumps cannot be read, so its place in the last frame is tried first.
             order = [held, *(n for n in range(len(slots)) if n != held)]
 
             def cost(n: int, slots: list[Area] = slots) -> int:
@@ -196,7 +195,7 @@ class Canvas:
             self._picture.blit(sprite, slots[best].x1, slots[best].y1)
 
     def _sprite(self, sighting: Sighting, room: float) -> Pillow.Image:
-        """The label with the most text that is no wider than `room` pixels, or the shortest."""
+        """The longest label that is at most `room` pixels wide, else the shortest."""
         for label in sighting.labels:
             sprite = draw.label(label, sighting.mark.value, self._size, self._aspect)
             if sprite.width <= room:
@@ -204,7 +203,7 @@ class Canvas:
         return sprite
 
     def _slots_for(self, face: Area, width: int, height: int) -> list[Area]:
-        """Six places beside a face for a label, best first, all inside the picture."""
+        """Six places for a label beside a face, best first, all inside the picture."""
         gap = 2 * self._line + 1
         above, below = face.y1 - height - gap, face.y2 + gap
         corners = (

@@ -1,10 +1,9 @@
-"""What is drawn on pictures: outlines, marked areas, text, signs and labels.
+"""Shapes to draw on pictures: outlines, marked areas, text, signs and labels.
 
-What is drawn often (text, labels) is rendered once into a sprite, an RGBA picture.
+Text and labels are rendered once into a sprite, an RGBA picture.
 
-Every kind of finding differs in colour, line and sign at once, so that none hangs on colour alone;
-the colours are from the palette of Okabe and Ito, which stays apart in every common form of colour
-blindness.
+Each kind of finding differs in colour, line and sign, so that none depends on colour alone; the
+palette is that of Okabe and Ito, which is distinct in every common form of colour blindness.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _SMOOTH = 4  # shapes are drawn this many times larger and scaled down
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How one kind of finding looks: colour, sign, brackets in the corners of its box, dashes.
+    """The look of one kind of finding: colour, sign, brackets at the corners of its box, dashes.
 
     `slope` is the direction of the lines in a marked area: 1 for /, -1 for \\, 0 for none.
     """
@@ -53,7 +52,7 @@ class Style:
 
 
 class Mark(Enum):
-    """What can be said about a face in one frame."""
+    """The kinds of findings about a face in one frame."""
 
     MANIPULATED = Style(VERMILLION, "triangle", True, False, 1)
     SUSPICIOUS = Style(YELLOW, "diamond", True, False, -1)
@@ -62,7 +61,7 @@ class Mark(Enum):
 
     @classmethod
     def of(cls, label: Label) -> Mark:
-        """The look of a verdict's or an interval's label."""
+        """The mark for the label of a verdict or an interval."""
         if label is Label.MANIPULATED:
             return cls.MANIPULATED
         if label is Label.SUSPICIOUS:
@@ -100,10 +99,10 @@ class Area:
 
 
 def outline(area: Area, style: Style, line: int) -> tuple[list[Area], list[Area]]:
-    """The outline of `area`, inwards: what is shaded, then what is filled.
+    """The outline of `area`, drawn inwards: the areas to shade, then the areas to fill.
 
-    `line` is the width of a thin line in pixels. A shadow on both sides of each line keeps it
-    visible on every background. A style with corners has brackets there, three lines wide.
+    `line` is the width of a thin line in pixels. A shadow on both sides keeps each line visible on
+    every background. A style with corners has brackets there, three lines wide.
     """
     thin = _sides(area, line)
     if style.dashed:
@@ -124,7 +123,7 @@ def _sides(area: Area, width: int) -> list[Area]:
 
 
 def dashes(side: Area, dash: int) -> list[Area]:
-    """A long bar cut into pieces and gaps of `dash` pixels."""
+    """Cut a long bar into dashes and gaps of `dash` pixels."""
     if side.width >= side.height:
         return [
             Area(x, side.y1, min(x + dash, side.x2), side.y2)
@@ -152,10 +151,10 @@ def _brackets(area: Area, width: int) -> list[Area]:
 def marking(
     inside: Plane, style: Style, line: int
 ) -> tuple[list[tuple[RGB, Pillow.Image]], int, int]:
-    """What marks the pixels where `inside` is 255 and not where it is 0, and the corner (x, y).
+    """Layers that mark the pixels where `inside` is 255 (0 elsewhere), and their corner (x, y).
 
-    The area gets a line round it and, if the style has a slope, a light tint with diagonal lines,
-    through which the face below stays visible: colours, each painted through a mask (L).
+    A layer is a colour and a mask (mode L) to paint it through. The area gets an outline and, if
+    the style has a slope, a light tint with diagonal lines that leaves the face visible.
     """
     rows = np.flatnonzero(inside.max(axis=1))
     if rows.size == 0:
@@ -184,7 +183,7 @@ def _contour(area: Pillow.Image, radius: int, levels: list[int]) -> Pillow.Image
 
 
 def _hatch(height: int, width: int, line: int, slope: int) -> Plane:
-    """Opacity of the tint: (height, width) with diagonal lines, sliced from a tile in store."""
+    """Opacity of the tint: (height, width) with diagonal lines, cut from a cached tile."""
     tile = _hatch_tile(line)[:, ::slope]
     reach = tile.shape[0]
     if height <= reach and width <= reach:
@@ -204,30 +203,30 @@ def _hatch_tile(line: int) -> Plane:
 
 @lru_cache(maxsize=16)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """The typeface that Pillow carries (Aileron, CC0): no system fonts, alike everywhere."""
+    """The typeface that ships with Pillow (Aileron, CC0), the same on every system."""
     face = ImageFont.load_default(size)
     if not isinstance(face, ImageFont.FreeTypeFont):
         raise TypeError("Pillow was built without FreeType")
     return face
 
 
-# What the typeface can show beside ASCII.
+# Characters that the typeface has besides ASCII.
 _LETTERS = frozenset("°±·»«‘’“”…")
 
 
 def clean(text: str) -> str:
-    """The text with everything that the typeface cannot show, line ends too, as "?"."""
+    """Replace characters that the typeface does not have, and line ends, by "?"."""
     return "".join(c if c in _LETTERS or " " <= c <= "~" else "?" for c in text)
 
 
 @lru_cache(maxsize=256)
 def text(content: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Image:
-    """One line of text as an RGBA sprite, as high as a line of `size`.
+    """Render one line of text as an RGBA sprite with the height of a line of `size`.
 
     `aspect` is the width of a pixel over its height when shown; text is narrowed by it.
     """
     content = clean(content)
-    # Hinting pulls the letters of small text together; drawn large and scaled down they stay apart.
+    # Hinting moves the letters of small text together; drawn large and scaled down they do not.
     face = font(size * _SMOOTH)
     height = line_height(size)
     width = max(1, math.ceil(face.getlength(content) / _SMOOTH))
@@ -238,7 +237,7 @@ def text(content: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Im
 
 
 def line_height(size: int) -> int:
-    """Pixels from the top of the highest to the bottom of the lowest letter of a line of text."""
+    """Pixels from the top of the highest to the bottom of the lowest letter of a line."""
     return math.ceil(sum(font(size * _SMOOTH).getmetrics()) / _SMOOTH)
 
 
@@ -249,7 +248,7 @@ def _coloured(alpha: Pillow.Image, colour: RGB) -> Pillow.Image:
 
 
 def squeeze(sprite: Pillow.Image, aspect: float) -> Pillow.Image:
-    """The sprite narrowed for pixels that are shown `aspect` times as wide as high."""
+    """Narrow a sprite for pixels that are displayed `aspect` times as wide as high."""
     if aspect == 1.0:
         return sprite
     return sprite.resize(
@@ -259,7 +258,7 @@ def squeeze(sprite: Pillow.Image, aspect: float) -> Pillow.Image:
 
 @lru_cache(maxsize=64)
 def sign(name: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Image:
-    """A small sign `size` pixels high: triangle, diamond, ring, bar, question or cross."""
+    """Render a sign `size` pixels high: triangle, diamond, ring, bar or cross."""
     side = size * _SMOOTH
     alpha = Pillow.new("L", (side, side), 0)
     pen = ImageDraw.Draw(alpha)
@@ -287,7 +286,7 @@ def sign(name: str, size: int, colour: RGB, aspect: float = 1.0) -> Pillow.Image
 
 @lru_cache(maxsize=256)
 def label(content: str, style: Style, size: int, aspect: float = 1.0) -> Pillow.Image:
-    """Words with their sign on a rounded, translucent panel, as an RGBA sprite."""
+    """Render text with its sign on a rounded, translucent panel, as an RGBA sprite."""
     line = text(content, size, WHITE)
     symbol = sign(style.sign, round(0.8 * size), style.colour)
     pad = round(0.4 * size)
@@ -309,7 +308,7 @@ def panel(width: int, height: int, radius: int, colour: RGB, opacity: int) -> Pi
 
 
 def top(size: int, height: int) -> int:
-    """Where a line of text of `size` has to start so that it looks centred in `height` pixels."""
+    """The top of a line of text of `size` that looks centred in `height` pixels."""
     return round((height + 0.7 * size) / 2) - ascent(size)  # 0.7: height of a capital
 
 

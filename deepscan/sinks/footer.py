@@ -1,7 +1,7 @@
-"""The strip below the picture of a verdict video: verdict, time line, legend, origin.
+"""Draws the strip below the picture of a verdict video: verdict, timeline, legend, origin.
 
-It stands below the picture, not over it, so that it hides nothing. All that does not change is
-rendered once; a frame costs the play head and the time.
+It lies below the picture and hides nothing. The static part is rendered once; per frame only the
+play head and the time are drawn.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ _SWATCH, _SHADED_SWATCH = (60, 64, 72), (20, 21, 24)  # behind the look of a fac
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """A rendered strip and the places in it where something moves.
+    """A rendered strip with the positions of its moving parts.
 
-    `strip` is (h, width, 3) uint8. `axis` is the part that the play head crosses, None for a still
-    picture. `duration` is in seconds. The time of a frame
-    has its upper right corner at `corner` (x, y).
+    `strip` is (h, width, 3) uint8. `axis` is the area that the play head crosses, None for a still
+    picture. `duration` is in seconds. `corner` (x, y) is the upper right corner of the time.
     """
 
     strip: Image
@@ -54,7 +53,7 @@ class Footer:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the time line: a name, the tracks on it and their intervals."""
+    """One row of the timeline: a name, its tracks and their intervals."""
 
     name: str
     tracks: tuple[FaceTrack, ...]
@@ -89,7 +88,7 @@ class Sizes:
         return round(0.9 * self.size)
 
     def text(self, content: str) -> Pillow.Image:
-        """A sprite of small text that explains."""
+        """Render small text in a soft colour."""
         return draw.text(content, self.small, draw.SOFT, self.aspect)
 
 
@@ -108,7 +107,7 @@ def lay_out(scan: Scan, width: int, height: int, size: int, aspect: float = 1.0)
     axis = None
     if not still:
         pitch = round(1.25 * sizes.small)
-        # Rows may take an eighth of the picture's height, but no more than five are of use.
+        # Rows may take an eighth of the picture's height; more than five are not legible.
         limit = max(1, min(5, int(0.12 * height / pitch)))
         lines, axis = _time_line(_rows(scan, limit), end, pitch, sizes)
         axis = axis.moved(0, head.height)
@@ -145,9 +144,10 @@ def _paste(band: Pillow.Image, sprite: Pillow.Image, x: int, y: int) -> None:
 
 
 def _head(scan: Scan, sizes: Sizes) -> tuple[Pillow.Image, list[Pillow.Image]]:
-    """The line with the verdict and the words "analysis copy".
+    """Draw the line with the verdict and the words "analysis copy".
 
-    What else there is room for stands between them; the origin comes back where there is none.
+    Between them stand the headline, model and source, as far as they fit. Returns the line, and the
+    sprites of model and source if they did not fit.
     """
     verdict = scan.verdict
     size, gap, aspect = sizes.size, sizes.gap, sizes.aspect
@@ -188,11 +188,11 @@ def _head(scan: Scan, sizes: Sizes) -> tuple[Pillow.Image, list[Pillow.Image]]:
 
 
 def _legend(more: list[Pillow.Image], reserve: int, sizes: Sizes) -> Pillow.Image:
-    """The looks of a face with their meaning, then `more`; `reserve` pixels stay free."""
+    """Draw the legend, then `more`; `reserve` pixels of the first line stay free."""
     entries = [_entry(mark, content, sizes) for mark, content in _LEGEND]
     inner = sizes.width - 2 * sizes.pad
     lines = _flow(entries + more, inner, sizes.gap, reserve)
-    # Where it costs no line of its own: the number at a face is not the calibrated one above.
+    # Only where it needs no extra line: the number at a face is not the calibrated one above.
     hint = sizes.text("number at a face: network score, this frame")
     hinted = _flow([*entries, *more, hint], inner, sizes.gap, reserve)
     lines = hinted if len(hinted) == len(lines) else lines
@@ -212,7 +212,7 @@ def _time_width(end: float, sizes: Sizes) -> int:
 
 
 def show(surface: Surface, top: int, footer: Footer, time: float, analysed: bool) -> None:
-    """Draw what moves in the strip, whose first row is `top` of the surface."""
+    """Draw play head and time into the strip, which starts at row `top` of the surface."""
     if footer.axis is None:
         return
     axis = footer.axis.moved(0, top)
@@ -227,12 +227,12 @@ def show(surface: Surface, top: int, footer: Footer, time: float, analysed: bool
 
 
 def time_text(time: float, end: float) -> str:
-    """The present time and the end, as "1:02.34 / 5:00.00", with hours if there are any."""
+    """Format the current time and the end as "1:02.34 / 5:00.00", with hours if needed."""
     return f"{_timestamp(time, end)} / {_timestamp(end, end)}"
 
 
 def unanalysed_text(time: float, end: float) -> str:
-    """The present time in a frame that nobody looked at; `end` decides whether hours are shown."""
+    """Format the time of a frame that was not analysed; `end` decides whether hours are shown."""
     return f"not analysed · {_timestamp(time, end)}"
 
 
@@ -254,7 +254,7 @@ def _pill(content: str, size: int, aspect: float) -> Pillow.Image:
 
 
 def _entry(mark: Mark, content: str, sizes: Sizes) -> Pillow.Image:
-    """A legend entry: a small face box in its look, and words."""
+    """Draw a legend entry: a small face box in the look of `mark`, and its name."""
     style, size = mark.value, sizes.small
     line = draw.text(content, size, draw.SOFT)
     width, side = round(1.5 * size), size
@@ -278,7 +278,7 @@ def _entry(mark: Mark, content: str, sizes: Sizes) -> Pillow.Image:
 def _flow(
     items: Sequence[Pillow.Image], width: int, gap: int, reserve: int
 ) -> list[list[Pillow.Image]]:
-    """Break items into lines of at most `width`; the first is shorter by `reserve`."""
+    """Break items into lines of at most `width` pixels; the first is shorter by `reserve`."""
     lines: list[list[Pillow.Image]] = [[]]
     x = 0
     for item in items:
@@ -292,7 +292,7 @@ def _flow(
 
 
 def _rows(scan: Scan, limit: int) -> list[Row]:
-    """The tracks with the strongest evidence on a row each, all others on the last."""
+    """Assign the tracks with the strongest evidence a row each, and the others the last row."""
     verdict = scan.verdict
 
     def strength(track: FaceTrack) -> tuple[bool, float, int]:
@@ -322,7 +322,7 @@ def _rows(scan: Scan, limit: int) -> list[Row]:
 def _time_line(
     rows: Sequence[Row], end: float, pitch: int, sizes: Sizes
 ) -> tuple[Pillow.Image, Area]:
-    """The rows below each other, `pitch` pixels each, and the part that stands for 0 to `end`."""
+    """Draw the rows, `pitch` pixels each; also returns the area that represents 0 to `end`."""
     band = _blank(pitch * len(rows), sizes.width)
     names = [sizes.text(row.name) for row in rows]
     named = any(row.name for row in rows)
@@ -341,7 +341,7 @@ def _time_line(
         if row.name:
             _paste(band, name, pad, top + draw.top(size, pitch))
         _fill(band, Area(axis.x1, middle, axis.x2, middle + max(1, thin // 2)), draw.LINE)
-        # Judged stretches lie over unjudged ones where a row holds several tracks.
+        # If a row holds several tracks, judged ones are drawn over unjudged ones.
         for track in sorted(row.tracks, key=lambda track: track.score is not None):
             start = column(track.start)
             stop = max(column(track.end), start + 2)
@@ -354,7 +354,7 @@ def _time_line(
         for interval in sorted(row.intervals, key=lambda i: i.label is Label.MANIPULATED):
             start = column(interval.start)
             stop = max(column(interval.end), start + 3)
-            # Height tells the two kinds apart without colour.
+            # The two kinds differ in height, not in colour alone.
             half = round((0.4 if interval.label is Label.MANIPULATED else 0.22) * pitch)
             colour = Mark.of(interval.label).value.colour
             _fill(band, Area(start, middle - half, stop, middle + half + 1), colour)

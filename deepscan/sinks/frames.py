@@ -1,8 +1,7 @@
-"""One line of JSON for each frame: the scores and boxes under the verdict, for other programs.
+"""Writes one line of JSON for each frame, with scores and boxes, for other programs.
 
-The first line is a header that names the schema (schemas/frames-1.json) and the input's hash. The
-scores are those of the network for single frames, before calibration: a single high one is no
-finding.
+The first line is a header with the schema (schemas/frames-1.json) and the input's hash. Scores are
+the network's output for single frames, before calibration: one high score is not a finding.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ SCHEMA = "deepscan.frames/1"
 
 
 class FramesSink:
-    """Writes JSON Lines as frames come; nothing of a frame is kept."""
+    """Writes JSON Lines, one for each frame."""
 
     suffix: ClassVar[str] = ".frames.jsonl"
     needs_images: ClassVar[bool] = False
@@ -60,8 +59,8 @@ class FramesSink:
             self._file.close()
 
     def abort(self) -> None:
-        """Let the file go."""
-        with suppress(OSError):  # the disk is full: the caller removes the file anyway
+        """Close the file."""
+        with suppress(OSError):  # the disk is full; the caller removes the file anyway
             self._file.close()
 
     def _line(self, value: dict[str, Any]) -> None:
@@ -78,7 +77,7 @@ class FramesSink:
 
 
 def line_of(result: FrameResult) -> dict[str, Any]:
-    """What one line says: judged faces first, then those that were seen but not judged."""
+    """The values of one line: judged faces first, then faces that were not judged."""
     faces = [
         _line_of_face(
             prediction.crop.face,

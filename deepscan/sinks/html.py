@@ -1,12 +1,11 @@
-"""The page for people: one self-contained HTML file with verdict, time lines, faces and provenance.
+"""Writes the page for people: one HTML file with verdict, timelines, faces and provenance.
 
-It has to be safe to open and to pass on: no request to a server, pictures only as data URIs,
-everything from the input escaped. If the verdict video lies beside the page, the page plays it, and
-a script jumps to where a person clicks. The script holds nothing from the input, and its hash
-stands in the page's policy, so no other can run. Without script or video all else is there. Memory
-stays small however long the video is: a score line keeps the maximum of each of at most 1,000 bins,
-and only the strongest frames are held, as thumbnails. Colours are Okabe and Ito's, always with a
-shape, hatching or word beside them.
+The page is safe to open and to share: it contacts no server, holds pictures only as data URIs, and
+escapes everything from the input. It plays the verdict video beside it, and its script seeks to the
+time that is clicked. The script contains nothing from the input, and the page's policy allows only
+its hash. Without script or video the rest works. Memory is bounded: a score line keeps the maximum
+of at most 1,000 bins, and only the strongest frames are kept, as thumbnails. Colours are those of
+Okabe and Ito, always with a shape, hatching or word.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ from deepscan.types import (
     Verdict,
 )
 
-TRACKS = 24  # faces with a card of their own; the record has all
-INTERVALS = 24  # stretches listed
+TRACKS = 24  # faces with a card; the record has all
+INTERVALS = 24  # intervals listed
 SENTENCES = 6
 PORTRAIT = 160  # pixels of a face card's picture
 
 
 class HtmlSink:
-    """Gathers scores and thumbnails while frames pass, and writes the page when they end."""
+    """Collects scores and thumbnails of all frames, then writes the page."""
 
     suffix: ClassVar[str] = ".html"
     needs_images: ClassVar[bool] = True
@@ -70,7 +69,7 @@ class HtmlSink:
         self._key_frames = KeyFrames(self._tracks, verdict.intervals)
 
     def write(self, result: FrameResult) -> None:
-        """Take a frame's scores, and its pictures where they are among the strongest so far."""
+        """Take a frame's scores, and keep its pictures if they are among the strongest."""
         time = result.frame.time
         for prediction in result.faces:
             face = prediction.crop.face
@@ -99,14 +98,14 @@ class HtmlSink:
             self._path.write_text(page, encoding="utf-8", newline="\n")
 
     def abort(self) -> None:
-        """Let the pictures go."""
+        """Drop the pictures."""
         self._lines.clear()
         self._portraits.clear()
         self._key_frames = KeyFrames((), ())
 
     def _portray(self, track_id: int, sharpness: float, box: Box, result: FrameResult) -> None:
-        # Large and sharp is what people recognise. A new picture must be clearly better, so that a
-        # face that walks towards the camera is not cut out again in every frame.
+        # People recognise large, sharp pictures. A new one has to be clearly better, or a face that
+        # comes closer would be cut out again in every frame.
         quality = sharpness * max(1.0, box.area) + box.area * 1e-3
         held = self._portraits.get(track_id)
         image = result.frame.planes or result.frame.image
@@ -177,7 +176,7 @@ class HtmlSink:
 
 @dataclass(frozen=True, slots=True)
 class FaceCard:
-    """What the page shows of one face."""
+    """One face on the page."""
 
     track: FaceTrack
     state: str
@@ -189,7 +188,7 @@ class FaceCard:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One line of the coverage table; `share` is None where there was nothing to count."""
+    """One row of the coverage table; `share` is None if there was nothing to count."""
 
     name: str
     done: str
@@ -204,7 +203,7 @@ class _Portrait:
 
 
 def bars_of(coverage: Coverage) -> list[Bar]:
-    """The coverage table: what was done, of how much."""
+    """The rows of the coverage table."""
 
     def bar(name: str, done: float, of: float, digits: int = 0) -> Bar:
         share = min(1.0, done / of) if of > 0 else None
@@ -221,7 +220,7 @@ def bars_of(coverage: Coverage) -> list[Bar]:
 
 
 def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Where everything came from: (heading, rows of name and value), all of it plain text."""
+    """The origin of the verdict as plain text: (heading, rows of name and value)."""
     verdict, report = scan.verdict, scan.report
     model, engine, calibration, video = (
         verdict.model,
@@ -281,7 +280,7 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def calibration_rows(calibration: CalibrationInfo | None) -> list[tuple[str, str]]:
-    """What turned scores into a verdict, and how often that is wrong."""
+    """Rows on the calibration and its false alarms."""
     if calibration is None:
         return [("Calibration", "none: nothing follows from the scores")]
     low, high = map(wording.percent, calibration.false_alarm_interval)
@@ -304,7 +303,7 @@ def calibration_rows(calibration: CalibrationInfo | None) -> list[tuple[str, str
 
 
 def credentials_of(provenance: Provenance | None) -> list[tuple[str, str]]:
-    """What the file's content credentials say; nothing where nobody could look."""
+    """Rows on the file's content credentials; none if they could not be read."""
     if provenance is None or provenance.state in ("unknown", "unsupported"):
         return []
     signed = ", ".join(each for each in (provenance.signer, provenance.issuer) if each)
@@ -325,7 +324,7 @@ def credentials_of(provenance: Provenance | None) -> list[tuple[str, str]]:
 
 
 def evidence_of(verdict: Verdict) -> list[tuple[str, str]]:
-    """What was measured about the weights: (figure, value with interval and what it was on)."""
+    """Measured figures of the weights: (figure, value with interval and material)."""
     return [
         (
             each.what,
@@ -348,5 +347,5 @@ def _rank(track: FaceTrack, verdict: Verdict) -> tuple[int, float, float]:
 
 
 def _link(output: Output) -> tuple[Output, str]:
-    # "./" and full quoting: whatever the name is, it can only lead to a file beside the page.
+    # With "./" and full quoting any name leads to a file beside the page.
     return output, "./" + quote(name_bytes(output.path.name), safe="")

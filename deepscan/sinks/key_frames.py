@@ -1,4 +1,4 @@
-"""The strongest frames: which to keep while they pass, as thumbnails with and without the mask."""
+"""Selects the strongest frames of a scan and keeps them as thumbnails, with and without mask."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from deepscan.types import (
 from deepscan.video.planes import cut_out
 
 STRONGEST = 6  # frames shown
-SLOTS = 24  # frames held for the faces, and as many intervals that have a turn
-PARTS = 3  # of an interval, each with its own strongest frame
+SLOTS = 24  # frames kept for the faces, and the most intervals with frames
+PARTS = 3  # of an interval; the strongest frame of each is kept
 APART = 0.5  # seconds between two frames shown of one face
 SIDE = 256  # pixels of a thumbnail
-CONTEXT = 1.25  # side of a thumbnail over the side of the crop: some neck and hair helps people
-ORDER = {Label.MANIPULATED: 0, Label.SUSPICIOUS: 1}  # the graver first
+CONTEXT = 1.25  # side of a thumbnail over the side of the crop: neck and hair help people
+ORDER = {Label.MANIPULATED: 0, Label.SUSPICIOUS: 1}  # the more serious first
 
 _VERMILLION = (213.0, 94.0, 0.0)
 
@@ -62,12 +62,12 @@ class KeyFrames:
             (each for each in intervals if each.track_id in self._tracks),
             key=lambda each: (ORDER[each.label], -each.score),
         )[:SLOTS]
-        # Slots, and with them memory, stay bounded however many faces there are.
+        # The number of slots bounds memory, whatever the number of faces.
         self._parts = max(1, min(STRONGEST, SLOTS // max(1, len(self._tracks))))
         self._held: dict[tuple[str, int, int], KeyFrame] = {}
 
     def add(self, result: FrameResult, prediction: FacePrediction) -> None:
-        """Keep the frame where its score is the highest of its interval or part of its track."""
+        """Keep the frame if its score is the highest of its interval or part of its track."""
         track_id, time = prediction.crop.face.track_id, result.frame.time
         track = self._tracks.get(track_id) if track_id is not None else None
         if track is None:
@@ -92,10 +92,10 @@ class KeyFrames:
             self._held.update(dict.fromkeys(slots, frame))
 
     def strongest(self) -> list[KeyFrame]:
-        """At most `STRONGEST` frames, strongest first.
+        """Select at most `STRONGEST` frames, strongest first.
 
-        Each interval has its turn, then they share what is left; without intervals it is the
-        faces. Where something was found, quiet frames of other stretches would only dilute it.
+        Each interval gets one frame, then the strongest of the others follow; without intervals the
+        same for faces. Frames outside the intervals are not shown beside a finding.
         """
         by_score = sorted(self._held.items(), key=lambda item: -item[1].score)
         if any(kind == "interval" for kind, _, _ in self._held):
@@ -117,7 +117,7 @@ class KeyFrames:
 
 
 def thumbnail(image: Image | Planes, box: Box, side: int) -> Image:
-    """The square `box` of a frame, scaled to (side, side, 3); grey where it reaches outside."""
+    """Scale the square `box` of a frame to (side, side, 3); grey outside the frame."""
     from PIL import Image as Pictures
 
     x1, y1 = math.floor(box.x1), math.floor(box.y1)
@@ -125,7 +125,7 @@ def thumbnail(image: Image | Planes, box: Box, side: int) -> Image:
     height, width = (image.height, image.width) if isinstance(image, Planes) else image.shape[:2]
     left, top = max(0, x1), max(0, y1)
     right, bottom = min(width, x1 + span), min(height, y1 + span)
-    # Scale what is there, not the whole square: a box may reach far beyond the frame.
+    # Scale only the part inside the frame: a box may reach far beyond it.
     picture = np.full((side, side, 3), 118, np.uint8)
     if right <= left or bottom <= top:
         return picture
@@ -143,7 +143,7 @@ def thumbnail(image: Image | Planes, box: Box, side: int) -> Image:
 
 
 def marked(picture: Image, mask: NDArray[np.float32]) -> Image:
-    """A picture in grey with the mask over it: heat by value, a contour where it passes 0.5.
+    """Draw the mask over a grey picture: heat by value, a contour at 0.5.
 
     `picture` is (S, S, 3) uint8 RGB, `mask` (S, S) in [0, 1].
     """
@@ -153,7 +153,7 @@ def marked(picture: Image, mask: NDArray[np.float32]) -> Image:
     mixed = base * (1 - heat) + np.array(_VERMILLION, np.float32) * heat
     inside = mask > 0.5
     edge = inside & ~_shrunk(inside)
-    # Dark beside light, so that the contour is seen on any skin, in print and by anybody.
+    # A dark and a light line, so that the contour is visible on any skin and in print.
     mixed[_grown(_grown(edge))] = (20, 20, 20)
     mixed[_grown(edge) & inside] = (255, 255, 255)
     result: Image = np.rint(mixed).clip(0, 255).astype(np.uint8)
@@ -161,7 +161,7 @@ def marked(picture: Image, mask: NDArray[np.float32]) -> Image:
 
 
 def data_uri(picture: Image) -> str:
-    """A picture as a JPEG data URI."""
+    """Encode a picture as a JPEG data URI."""
     from PIL import Image as Pictures
 
     held = io.BytesIO()

@@ -1,15 +1,14 @@
-"""The mask video: what the network said about every pixel of every source frame, without loss.
+"""Writes the mask video: the network's output for every pixel of every source frame, lossless.
 
-A mask has three values: manipulated, not manipulated and *not analysed*, so that black never hides
-that nobody looked. Each frame is grey, 8 bit, lossless H.264, and stands at the time of its source:
+A mask distinguishes manipulated, not manipulated and *not analysed*, so that black never stands for
+a pixel that was not analysed. Each frame is 8-bit grey, lossless H.264, at the time of its source:
 
     0          not analysed
     1 .. 255   1 + round(254 * P(manipulated)); 1 is judged with P = 0, 128 is P = 0.5
 
-Analysed is what the network has seen: the pixels in the crop square of a judged face. Everything
-else is 0: the rest of the picture, faces that were not judged (too small, too blurred, over the
-limit), and the whole of a frame that was not analysed or held no face. Where squares overlap, the
-higher value stands.
+Analysed are the pixels in the crop of a judged face. All others are 0: the rest of the picture,
+faces that were not judged (too small, too blurred, over the limit), and frames that were not
+analysed or show no face. Where crops overlap, the higher value is written.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Region = tuple[slice, slice]
 
 
 class MaskSink:
-    """Writes the mask video. Without a single frame there is nothing to write, and no file."""
+    """Writes the mask video. Without frames there is no file."""
 
     suffix: ClassVar[str] = ".masks.mkv"
     needs_images: ClassVar[bool] = False
@@ -54,7 +53,7 @@ class MaskSink:
         if self._video is None:
             raise OutputError(f"{self._path}: no mask video without the facts of the stream")
         if self._writer is None:
-            # One mask for one frame, also of a still picture, which the writer would repeat.
+            # One mask per frame, also for a still picture, which the writer would repeat.
             self._writer = VideoWriter(self._path, replace(self._video, still=False), kind="masks")
             self._levels = np.zeros((self._video.height, self._video.width), np.uint8)
         for region in self._marked:
@@ -72,7 +71,7 @@ class MaskSink:
             self._writer.close()
 
     def abort(self) -> None:
-        """Give up; what lies at the path is not a video."""
+        """Give up; the file at the path is not a video."""
         if self._writer is not None:
             self._writer.abort()
 
@@ -81,9 +80,9 @@ class MaskSink:
 class MaskFrame:
     """One frame of a mask video.
 
-    `index` is the number of the source frame, and what to match frames by: Matroska rounds times to
-    milliseconds, which is what `pts` counts; `time` is the same in seconds. `probability` is (H, W)
-    float32, P(manipulated) in [0, 1] to within 1/508, NaN where nothing was analysed. `analysed` is
+    `index` is the number of the source frame; match frames by it, since Matroska rounds times to
+    milliseconds, the unit of `pts`; `time` is the same in seconds. `probability` is (H, W) float32,
+    P(manipulated) in [0, 1] to within 1/508, NaN for pixels that were not analysed. `analysed` is
     (H, W) bool.
     """
 
@@ -113,7 +112,7 @@ def to_levels(result: FrameResult, height: int, width: int) -> NDArray[np.uint8]
 
 
 def _mark(levels: NDArray[np.uint8], result: FrameResult) -> list[Region]:
-    """Write the values of a result into `levels`, which is 0; give the regions that changed."""
+    """Write a result into `levels`, which is 0; returns the regions that changed."""
     marked: list[Region] = []
     if not result.analysed:
         return marked
@@ -129,7 +128,7 @@ def _mark(levels: NDArray[np.uint8], result: FrameResult) -> list[Region]:
 
 
 def from_levels(levels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The probability and the analysed pixels, as in `MaskFrame`, of one frame."""
+    """Probability and analysed pixels of one frame, as in `MaskFrame`."""
     return _PROBABILITY[levels], levels > 0
 
 

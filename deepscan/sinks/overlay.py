@@ -1,8 +1,8 @@
-"""The verdict video: the source with every face boxed, marked areas tinted, and the verdict below.
+"""Writes the verdict video: the source with boxed faces, tinted areas, and the verdict below.
 
-The picture keeps its pixels except where something is drawn on it (see `canvas`); the verdict, the
-time line and the legend stand in a strip below it (see `footer`). H.264 in MP4, for people: every
-frame at the time of its source frame, the sound copied.
+Pixels change only where something is drawn (see `canvas`); verdict, timeline and legend are in a
+strip below the picture (see `footer`). H.264 in MP4, for people: every frame at the time of its
+source frame, with the sound copied.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ THREADS = 2  # of the encoder
 
 
 class OverlaySink:
-    """Writes the verdict video. Without a single frame there is nothing to show, and no file.
+    """Writes the verdict video. Without frames there is no file.
 
     A still picture becomes a clip of two seconds.
     """
@@ -38,7 +38,7 @@ class OverlaySink:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be kept of the source's sound."""
+        """Notes on sound that could not be copied."""
         return self._open[1].notes if self._open is not None else ()
 
     def write(self, result: FrameResult) -> None:
@@ -64,7 +64,7 @@ class OverlaySink:
             logger.warning("%s: %s", self._scan.path, note)
 
     def abort(self) -> None:
-        """Give up; what lies at the path is not a video."""
+        """Give up; the file at the path is not a video."""
         if self._open is not None:
             self._open[1].abort()
 
@@ -75,7 +75,7 @@ class OverlaySink:
             raise OutputError(f"{self._path}: no verdict video without the facts of the stream")
         canvas = Canvas(scan, video.width, video.height, float(video.sample_aspect_ratio))
         height, width = canvas.shape
-        source = scan.path.resolve() if video.audio else None  # the sound of what a link means
+        source = scan.path.resolve() if video.audio else None  # of the file behind a link
         writer = VideoWriter(
             self._path,
             video,

@@ -1,12 +1,12 @@
-"""The JSON record: all that is known about one file, for machines and for the file cabinet.
+"""Writes the JSON record: everything known about one file, for programs and for archiving.
 
-It names every other output with its hash but holds no pixels: faces are personal data, and a record
-outlives the media. Its shape is published in schemas/result-1.json.
+It lists every other output with its hash but holds no pixels: faces are personal data, and records
+are kept longer than media. Its schema is schemas/result-1.json.
 
-Two hashes stand in it. `digest` covers what was found and how (everything but `run`, `outputs` and
-the hashes), so the same file under the same settings has the same digest wherever it is scanned.
-`manifest` covers the whole record, with the hashes of all outputs: noted somewhere else, it shows
-that nothing was changed since. Both are SHA-256 over canonical JSON (sorted keys, no spaces,
+It contains two hashes. `digest` covers the findings and how they were made (everything but `run`,
+`outputs` and the hashes), so the same file under the same settings has the same digest on every
+machine. `manifest` covers the whole record with the hashes of all outputs: a copy of it elsewhere
+shows that nothing was changed. Both are SHA-256 over canonical JSON (sorted keys, no spaces,
 UTF-8).
 """
 
@@ -51,7 +51,7 @@ SCHEMA = "deepscan.result/1"
 Record = dict[str, Any]
 Setting = str | int | float | bool | None
 
-_NOT_FOUND_HERE = ("run", "outputs", "digest", "manifest")  # what `digest` leaves out
+_NOT_IN_DIGEST = ("run", "outputs", "digest", "manifest")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -66,7 +66,7 @@ class RecordSink:
         self._scan = scan
 
     def write(self, result: FrameResult) -> None:
-        """Nothing to take from it: all is in the scan already."""
+        """Do nothing: the scan has all the values."""
 
     def close(self, made: tuple[Output, ...] = ()) -> None:
         """Write the record.
@@ -77,13 +77,13 @@ class RecordSink:
         write_record(self._path, record_of(self._scan, made))
 
     def abort(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is open."""
 
 
 def record_of(scan: Scan, outputs: Iterable[Output] = ()) -> Record:
     """The record of a scan, ready for JSON.
 
-    Outputs are named relative to the folder of the record, in which they lie.
+    Outputs are named relative to the folder of the record.
 
     Raises:
         OutputError: a number in it is NaN or infinite.
@@ -151,7 +151,7 @@ def error_record(
     started: str | None = None,
     provenance: Provenance | None = None,
 ) -> Record:
-    """The record of a file that gave no verdict from its content: same shape, nulls for the rest.
+    """The record of a file without a verdict from its content: same shape, with nulls.
 
     Raises:
         OutputError: a number in it is NaN or infinite.
@@ -191,8 +191,8 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def digest_of(record: Record) -> str:
-    """SHA-256 of what was found and how; equal for the same file under the same settings."""
-    return _sha256({key: value for key, value in record.items() if key not in _NOT_FOUND_HERE})
+    """SHA-256 of the findings; equal for the same file under the same settings."""
+    return _sha256({key: value for key, value in record.items() if key not in _NOT_IN_DIGEST})
 
 
 def manifest_of(record: Record) -> str:
@@ -201,7 +201,7 @@ def manifest_of(record: Record) -> str:
 
 
 def _host_facts() -> dict[str, Setting]:
-    """The machine that scans, without its name: the record may be published."""
+    """Facts on this machine, without its name, since records may be published."""
     return {
         "system": platform.system(),
         "release": platform.release(),
@@ -212,7 +212,7 @@ def _host_facts() -> dict[str, Setting]:
 
 
 def name_bytes(name: str) -> bytes:
-    """The bytes that a file name stands for, also where no file system could hold it."""
+    """The bytes of a file name, also of one that no file system could hold."""
     try:
         return os.fsencode(name)
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
@@ -248,13 +248,13 @@ def _dumped(record: Record, *, indent: int | None) -> bytes:
 
 
 def _rounded(value: float | None) -> float | None:
-    # Six digits: finer than any measured difference between engines, and it keeps the digest from
-    # hanging on the last bit of a sum.
+    # Six digits are finer than any measured difference between engines, and keep the last bit of a
+    # sum out of the digest.
     return None if value is None else round(float(value), 6)
 
 
 def _values(thing: DataclassInstance) -> Record:
-    """The fields of a record of ours as they stand, numbers rounded and tuples as lists."""
+    """The fields of a dataclass, with rounded numbers and tuples as lists."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):

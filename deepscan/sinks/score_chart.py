@@ -1,7 +1,7 @@
-"""One face's scores over time, held in bounded memory and made ready to draw.
+"""Collects one face's scores over time in bounded memory, and lays out their chart.
 
-A line keeps the highest score of each of at most `BINS` bins, so that a peak of one frame in a film
-of hours is still seen, and it knows the stretches in which nobody judged the face.
+A line keeps the highest score of each of at most `BINS` bins, so that a peak of one frame in hours
+of video stays visible, and the spans in which the face was not judged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BINS = 1_000  # points of a line: about what a screen can show
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A stretch of a chart: `x` and `width` in percent of its width."""
+    """A horizontal part of a chart: `x` and `width` in percent of its width."""
 
     x: float
     width: float
@@ -31,11 +31,11 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A time line ready to draw: `lines` are SVG point lists on a 1000 x 100 canvas.
+    """A chart ready to draw: `lines` are SVG point lists on a 1000 x 100 canvas.
 
-    `levels` are (distance from the top in percent, kind), `ticks` (x in percent, text,
-    anchor). `start` and `end` are the seconds at its two sides. `locator` says where a chart that
-    shows only a part of the file lies in it.
+    `levels` are (distance from the top in percent, kind), `ticks` (x in percent, text, anchor).
+    `start` and `end` are the times at its sides in seconds. `locator` is the position of the chart
+    in the file if it shows only a part.
     """
 
     start: float
@@ -52,7 +52,7 @@ class ScoreLine:
     """One face's scores over time in at most `BINS` bins, each with its highest score."""
 
     def __init__(self, track: FaceTrack, length: float, coverage: Coverage) -> None:
-        # A face that is there for a moment only would be a single stroke on the file's time line.
+        # On the timeline of the file, a face that is seen briefly would be a single stroke.
         whole = track.end - track.start >= length / 8
         margin = 0.05 * (track.end - track.start)
         self.start = 0.0 if whole else max(0.0, track.start - margin)
@@ -105,13 +105,13 @@ class ScoreLine:
         )
 
     def _runs(self, times: NDArray[np.float64]) -> tuple[list[slice], list[tuple[float, float]]]:
-        """Slices of judged points that belong together, and the stretches that nobody judged."""
+        """Slices of connected judged points, and the spans that were not judged."""
         width = (self.end - self.start) / len(self._top)
         edges = self.start + width * np.flatnonzero(self._seen & np.isnan(self._top))
         if not len(times):
             return [], [(self._track.start, self._track.end)] if self._seen.any() else []
         steps = np.diff(times)
-        # Scores come every n-th frame; a hole is what is much longer than the usual step.
+        # Scores may come every n-th frame; only a much longer step is a gap.
         hole = max(1.0, 3 * float(np.median(steps))) if len(steps) else 1.0
         cuts, blind = [], []
         for place in np.flatnonzero(steps > 1.5 * width):

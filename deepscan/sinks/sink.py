@@ -1,7 +1,7 @@
-"""The sink contract: how one file about a scanned file is written.
+"""The sink contract: a sink writes one file about one scanned file.
 
-Sinks run in a second pass, when the verdict is known. One sink writes one file, which may be
-hashed, listed in the record and renamed as a whole; pictures of single frames do not fit this.
+Sinks run in the second pass, when the verdict is known. One sink writes one file, which is hashed,
+listed in the record and renamed when complete; a picture per frame does not fit this contract.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from deepscan.types import FrameResult, Output, Scan
 
 
 class Sink(Protocol):
-    """Writes one file. `path` is a temporary name; the caller renames it when all is done.
+    """Writes one file. `path` is a temporary name; the caller renames the file at the end.
 
-    `suffix` is what the file's name ends with. `needs_images` is False if the sink never looks at
-    `FrameResult.frame.image` and `.planes`, which then may be missing. A frame has one of them.
+    `suffix` is the end of the file's name. `needs_images` is False if the sink never uses
+    `FrameResult.frame.image` and `.planes`, which then may be missing. A frame has one of the two.
 
-    A sink may have `notes`, a tuple of sentences: what of the source its file could not keep as it
-    was. They stand in the record and on the page.
+    A sink may have `notes`, a tuple of sentences on parts of the source that its file could not
+    keep. They appear in the record and on the page.
 
     The constructor takes the path and the scan with its verdict.
     """
@@ -40,8 +40,7 @@ class Sink(Protocol):
     def close(self, made: tuple[Output, ...] = ()) -> None:
         """Complete the file; also after zero frames.
 
-        `made` are the files that sinks before it have finished, under their final names, for those
-        that list them.
+        `made` lists the files of earlier sinks under their final names.
 
         Raises:
             OutputError: the file cannot be written.
@@ -49,5 +48,5 @@ class Sink(Protocol):
         ...
 
     def abort(self) -> None:
-        """Give up: release what is held. Never raises; the caller removes the file."""
+        """Give up and release all resources. Never raises; the caller removes the file."""
         ...

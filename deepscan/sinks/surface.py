@@ -1,10 +1,9 @@
 """Draws into 4:2:0 planes in place, so that the verdict video needs no RGB.
 
-Every method touches only the pixels that it changes: its cost follows what is drawn, not the size
-of the frame.
+Each method touches only the pixels that it changes, so its cost does not depend on the frame size.
 
-A colour sample covers 2x2 pixels. What covers a part of them changes it by that part, so that lines
-and letters lie to the pixel where they should, at odd places too.
+A colour sample covers 2x2 pixels. A shape that covers part of them changes the sample by that
+share, so that lines and letters are exact to the pixel at odd positions too.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ _THIRD = np.array([_BLACK + max(0, value - _BLACK) // 3 for value in range(256)]
 
 
 class Surface:
-    """A rectangle of 4:2:0 planes that can be drawn on.
+    """A rectangle of 4:2:0 planes to draw on.
 
     `luma` is (H, W), `blue` and `red` are ((H + 1) // 2, (W + 1) // 2) uint8, limited range; all
-    are views of what is shown.
+    are views.
     """
 
     def __init__(self, luma: Plane, blue: Plane, red: Plane, matrix: int) -> None:
@@ -53,7 +52,7 @@ class Surface:
         return cls(planes.luma, planes.blue, planes.red, planes.matrix)
 
     def part(self, area: Area) -> Self:
-        """A part that begins at even numbers of pixels."""
+        """A view of a part whose corner has even coordinates."""
         rows, columns = slice(area.y1, area.y2), slice(area.x1, area.x2)
         half_rows = slice(area.y1 // 2, (area.y2 + 1) // 2)
         half_columns = slice(area.x1 // 2, (area.x2 + 1) // 2)
@@ -61,7 +60,7 @@ class Surface:
         return type(self)(self.luma[rows, columns], blue, red, self.matrix)
 
     def copy(self, luma: Plane, blue: Plane, red: Plane) -> None:
-        """Show other planes; what they leave free stays."""
+        """Copy other planes into this one; pixels beyond them are kept."""
         for target, plane in ((self.luma, luma), (self.blue, blue), (self.red, red)):
             height = min(target.shape[0], plane.shape[0])
             width = min(target.shape[1], plane.shape[1])
@@ -91,7 +90,7 @@ class Surface:
             plane[place] = np.rint(plane[place] * (1 - taken) + _NEUTRAL * taken)
 
     def blit(self, sprite: Pillow.Image, x: int, y: int) -> None:
-        """Lay an RGBA sprite over the picture with its corner at (x, y)."""
+        """Draw an RGBA sprite with its corner at (x, y)."""
         area = self._inside(Area(x, y, x + sprite.width, y + sprite.height))
         if not area.width or not area.height:
             return
@@ -116,13 +115,13 @@ class Surface:
             self.fill(part, style.colour)
 
     def mark(self, inside: Plane, x: int, y: int, style: Style, line: int) -> None:
-        """Mark the pixels at (x, y) and on, all in the picture, see `draw.marking`."""
+        """Mark pixels from (x, y) on, all inside the picture, see `draw.marking`."""
         layers, left, top = draw.marking(inside, style, line)
         if layers:
             self._lay(layers, x + left, y + top)
 
     def _lay(self, layers: Iterable[tuple[RGB, Pillow.Image]], x: int, y: int) -> None:
-        """Paint colours through masks (L) of one size, one after the other, with a corner there."""
+        """Paint colours through masks (L) of one size with their corner at (x, y)."""
         first, *_ = layers = list(layers)
         width, height = first[1].size
         area = Area(x, y, x + width, y + height)
@@ -139,7 +138,7 @@ class Surface:
             plane[at] = np.asarray(picture)
 
     def _inside(self, area: Area) -> Area:
-        """The part of an area inside the picture, empty if there is none."""
+        """The part of an area inside the picture; may be empty."""
         x1, y1 = min(max(0, area.x1), self.width), min(max(0, area.y1), self.height)
         return Area(x1, y1, max(x1, min(area.x2, self.width)), max(y1, min(area.y2, self.height)))
 

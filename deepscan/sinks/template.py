@@ -1,4 +1,4 @@
-"""What the page of one file and the page over all files share: how a template is filled."""
+"""Loads the templates of the pages, for one file and for an archive."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def load_template(package: str, name: str) -> Template:
-    """A page's template with the filters of both pages; all that is put into it is escaped."""
+    """Load a page's template with its filters; all values are escaped."""
     from jinja2 import Environment, StrictUndefined
 
-    # `autoescape` for every template whatever its name: all that comes from the input is text.
+    # `autoescape` for every template: values from the input are text.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -35,13 +35,13 @@ def load_template(package: str, name: str) -> Template:
 
 
 def policy_hash(content: str) -> str:
-    """The source expression that allows exactly this script or style: "'sha256-...'"."""
+    """The CSP source expression that allows exactly this script or style: "'sha256-...'"."""
     digest = hashlib.sha256(content.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def plain(value: str | int | float | bool | None) -> str:
-    """The value of a setting for people, with what hides or moves text written out."""
+    """Format the value of a setting; control characters are spelled out."""
     if value is None:
         return "none"
     return wording.visible(str(value).lower() if isinstance(value, bool) else str(value))

@@ -1,8 +1,7 @@
-"""The verdict in words, so that page, record and terminal say the same thing.
+"""The verdict in words, the same in page, record and terminal.
 
-All sentences stand in `WORDING`, one table of keys. The words follow forensic practice: support for
-one proposition against another, with the population and the false-alarm rate beside it, and always
-what the verdict does not mean.
+All sentences are in the table `WORDING`. They follow forensic practice: support for one proposition
+against another, with population and false-alarm rate, and always what the verdict does not mean.
 """
 
 from __future__ import annotations
@@ -150,9 +149,8 @@ _SCALE = (
     (math.inf, "very-strong"),
 )
 
-# C0 and C1 controls, zero-width and bidirectional marks, line separators, marks of annotations,
-# tags and lone surrogates: all of them can make a file name look like another one, or move the
-# cursor of a terminal.
+# C0 and C1 controls, zero-width and bidirectional marks, line separators, annotation marks, tags
+# and lone surrogates: they can make a file name look like another, or move a terminal's cursor.
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -175,7 +173,7 @@ class Wording:
 
 
 def wording_of(verdict: Verdict) -> Wording:
-    """All words for a verdict."""
+    """The words for a verdict."""
     sentences = [interval_sentence(interval, verdict) for interval in verdict.intervals]
     if not sentences:
         sentences = [screening_sentence(verdict)]
@@ -187,12 +185,12 @@ def wording_of(verdict: Verdict) -> Wording:
 
 
 def wording_without_verdict(label: Label) -> Wording:
-    """The words for a file from whose content no verdict was won."""
+    """The words for a file without a verdict from its content."""
     return _of_label(label, (), "")
 
 
 def interval_sentence(interval: Interval, verdict: Verdict) -> str:
-    """How strongly the frames of an interval support that its face was manipulated."""
+    """Sentence on how strongly an interval supports that its face was manipulated."""
     calibration = verdict.calibration
     assert calibration is not None, "without a calibration there is no interval"
     low, high = calibration.false_alarm_interval
@@ -225,7 +223,7 @@ def interval_sentence(interval: Interval, verdict: Verdict) -> str:
 
 
 def coverage_sentence(verdict: Verdict) -> str:
-    """How much of what is there the verdict rests on: faces, and seconds with a judged face."""
+    """Sentence on coverage: judged faces, and seconds with a judged face."""
     coverage = verdict.coverage
     if not coverage.decoded:
         return phrase("coverage.none")
@@ -242,12 +240,12 @@ def coverage_sentence(verdict: Verdict) -> str:
 
 
 def screening_sentence(verdict: Verdict) -> str:
-    """What the verdict rests on, and that it is no proof: how every interval's sentence ends."""
+    """Sentence on coverage and on what a screening is; it also ends each interval's sentence."""
     return f"{coverage_sentence(verdict)} {phrase('proof')}"
 
 
 def false_alarm_sentence(verdict: Verdict) -> str:
-    """How often unmanipulated material is called manipulated, for all intervals of a verdict."""
+    """Sentence on how often unmanipulated material is called manipulated."""
     calibration = verdict.calibration
     assert calibration is not None, "without a calibration there is no interval"
     low, high = map(percent, calibration.false_alarm_interval)
@@ -257,8 +255,8 @@ def false_alarm_sentence(verdict: Verdict) -> str:
 
 
 def found_sentence(verdict: Verdict) -> str:
-    """What the model, at this operating point, finds of real deepfakes and calls wrongly of real
-    material; or that nobody measured it."""
+    """Sentence on how many real deepfakes the model finds at this operating point, and how many
+    real files it calls manipulated; or that this was not measured."""
     model = verdict.model.name
     fakes = [each for each in verdict.measured if each.manipulated]
     real = [each for each in verdict.measured if not each.manipulated]
@@ -280,7 +278,7 @@ def found_sentence(verdict: Verdict) -> str:
 
 
 def _counted(real: Counted) -> str:
-    """A count of false alarms with its interval, and what it cannot say."""
+    """A count of false alarms with its interval, and a note if the count is small."""
     low, high = map(percent, real.interval)
     limit = f"; so few bound nothing below {high}" if real.files < FEW else ""
     seen = "; training saw them" if real.seen else ""
@@ -292,7 +290,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def figures_of(verdict: Verdict) -> tuple[Measured, ...]:
-    """What was measured of the model: at this operating point, then what its card holds."""
+    """Measured figures of the model: at this operating point, then those of its card."""
     counted = (
         Measured(
             f"{each.name} called manipulated",
@@ -307,7 +305,7 @@ def figures_of(verdict: Verdict) -> tuple[Measured, ...]:
 
 
 def evidence_sentence(verdict: Verdict) -> str:
-    """What was measured about the model, and for what it holds."""
+    """Sentence on the measured quality of the model."""
     model = verdict.model
     if model.auc is None or model.auc_interval is None:
         return phrase("evidence.none", model=model.name)
@@ -323,7 +321,7 @@ def evidence_sentence(verdict: Verdict) -> str:
 
 
 def phrase(key: str, **values: str) -> str:
-    """One entry of the table with its places filled.
+    """Fill one entry of the table.
 
     Raises:
         KeyError: the key is unknown, or a value is missing.
@@ -353,7 +351,7 @@ def ratio(llr: float) -> str:
 
 
 def credentials(provenance: Provenance) -> str:
-    """What content credentials come to, in a few words; never that a file is what it seems."""
+    """Summarise content credentials in a few words; never as proof that a file is authentic."""
     match provenance.state, provenance.integrity, provenance.trust:
         case "valid", _, trust:
             text = f"signature intact, issuer {_ISSUER[trust or 'unchecked']}"
@@ -383,13 +381,13 @@ def file_count(count: int) -> str:
 
 
 def passed_over_text(counts: Iterable[tuple[str, int]]) -> str:
-    """What a listing passed over, "" for nothing: "passed over: 2 .zip, 1 excluded"."""
+    """Summarise files that were not listed: "passed over: 2 .zip, 1 excluded", "" for none."""
     parts = [f"{count:,} {visible(what)}" for what, count in counts]
     return f"passed over: {', '.join(parts)}" if parts else ""
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] in words. Never "100 %" or "0 %" unless it is exactly that."""
+    """Format a share in [0, 1]; "100 %" and "0 %" only for the exact values."""
     if share in (0.0, 1.0):
         return f"{share:.0%}".replace("%", " %")
     value = 100 * share
@@ -401,12 +399,12 @@ def percent(share: float) -> str:
 
 
 def said_by_other_stream(reasons: Sequence[Reason]) -> bool:
-    """Whether the label is that of a stream beside the main one, whose score is not the file's."""
+    """True if the label comes from a stream besides the main one; the score does not apply."""
     return bool(reasons) and reasons[0].code == "other_stream"
 
 
 def probability(score: float) -> str:
-    """A probability for people; never rounded to certainty."""
+    """Format a probability; it is never rounded to 0 or 1."""
     if score > 0.99:
         return ">0.99"
     if score < 0.01:
@@ -415,7 +413,7 @@ def probability(score: float) -> str:
 
 
 def timestamp(seconds: float) -> str:
-    """A time for people: "0:02.4", "1:00:07.0"; minutes and seconds, hours where there are any."""
+    """Format a time as "0:02.4" or, with hours, "1:00:07.0"."""
     tenths = round(max(0.0, seconds) * 10)
     minutes, tenths = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
@@ -424,12 +422,12 @@ def timestamp(seconds: float) -> str:
 
 
 def time_span(start: float, end: float) -> str:
-    """A span of time for people: "0:02.4 to 0:03.0"."""
+    """Format a time span as "0:02.4 to 0:03.0"."""
     return f"{timestamp(start)} to {timestamp(end)}"
 
 
 def visible(text: str) -> str:
-    """Text from outside with everything that hides or moves text written out: "\\x1b", "\\u202e".
+    """Spell out characters that hide or move text: "\\x1b", "\\u202e".
 
     The result can always be encoded as UTF-8.
     """
