@@ -23,7 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.errors import UsageError
-from deepscan.verdict.calibration import Band, Calibration, Floats, Range, Scale, Tail, wilson
+from deepscan.verdict.calibration import (
+    Band,
+    Calibration,
+    Floats,
+    Material,
+    Range,
+    Scale,
+    Tail,
+    wilson,
+)
 from deepscan.verdict.estimate import (
     FOLDS,
     BandMinimum,
@@ -43,8 +52,10 @@ MIN_MANIPULATED = 20  # manipulated recordings, from which on likelihood ratios 
 _BAND = BandMinimum(real=60, people=60, forged=0)
 _STEEPEST = 0.05  # least mean excess of a tail
 _ROUNDS = 20  # of moving all points; where all files have one length the first is exact
+_KEPT = 0.5  # alarms that need a higher rate than this are of no use to anybody
 _CLOSE = 1e-4  # logits; so near is exact
 _SPREAD = 1e-3  # logits; scores that differ by less are one
+_NAMES = {False: "real recordings of the user's own", True: "of the user's own"}
 _UNJUDGED = Scale(1.0, 0.0, Tail(0.0, 1.0, 1.0))  # a window's mean logit stays what it is
 
 
@@ -156,7 +167,15 @@ def fit_calibration(
     rates, alarms, held_out = _cross_validate(clips, (rate, review_rate))
     share, low, high = rates.manipulated
     calibration = replace(
-        fitted, measured=share, measured_interval=(low, high), alarms=tuple(sorted(alarms))
+        fitted,
+        measured=share,
+        measured_interval=(low, high),
+        alarms=alarms[False],
+        material=tuple(
+            Material(_NAMES[forged], forged, len(names), len(names), alarms[forged])
+            for forged, names in ((True, fakes), (False, groups))
+            if names
+        ),
     )
     found = [_margins(clip, calibration) for clip in clips]
     return Fitted(
@@ -195,7 +214,7 @@ def _fit(
         measured_interval=(0.0, 1.0),
         clips=len({clip.group for clip in real}),
         bands=tuple(bands),
-        made_of="real recordings of the user's own",
+        made_of=_NAMES[False],
         likelihood_ratio=any(clip.manipulated for clip in clips),
     )
     return _conformal(calibration, real)
@@ -317,11 +336,14 @@ def _margins(clip: ScannedClip, calibration: Calibration) -> tuple[tuple[float, 
 
 def _cross_validate(
     clips: Sequence[ScannedClip], rates: tuple[float, float]
-) -> tuple[Rates, list[float], Floats]:
-    """Each clip by a fit on others: rates, those at which real recordings pass, and margins."""
+) -> tuple[Rates, dict[bool, tuple[float, ...]], Floats]:
+    """Each clip by a fit on others: the rates, at which rates recordings pass, and margins.
+
+    The second holds the lowest rates in rising order, of manipulated and of real recordings.
+    """
     part = fold_of([clip.group for clip in clips], FOLDS)
     margins, held = np.zeros((len(clips), 2)), rates[0]
-    alarms: dict[str, float] = {}
+    alarms: dict[bool, dict[str, float]] = {False: {}, True: {}}
     for fold in sorted(set(part.values())):
         others = [clip for clip in clips if part[clip.group] != fold]
         known = len({clip.group for clip in others if not clip.manipulated})
@@ -333,9 +355,9 @@ def _cross_validate(
                 continue
             found, _ = _margins(clip, fitted)
             margins[index] = found
-            if not clip.manipulated:
-                at = _lowest_rate(found, fitted)
-                alarms[clip.group] = min(at, alarms.get(clip.group, math.inf))
+            known_rates = alarms[clip.manipulated]
+            lowest = _lowest_rate(found, fitted)
+            known_rates[clip.group] = min(lowest, known_rates.get(clip.group, math.inf))
     forged = np.array([clip.manipulated for clip in clips])
     names = np.array([clip.group for clip in clips])
     return (
@@ -346,7 +368,10 @@ def _cross_validate(
             groups=len(set(names[~forged])),
             held_to=held,
         ),
-        [round(rate, 6) for rate in alarms.values() if rate <= 0.5],
+        {
+            forged: tuple(sorted(round(rate, 6) for rate in rates_.values() if rate <= _KEPT))
+            for forged, rates_ in alarms.items()
+        },
         margins,
     )
 
