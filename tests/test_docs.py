@@ -16,9 +16,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from click import Command, Group
+from PIL import Image
 
 from deepscan import exit_codes
 from deepscan.cli import arguments, scan
@@ -167,6 +169,12 @@ def make_material(folder: Path) -> None:
         clip = folder / name / "clip.mp4"
         make_video(clip, draw=lambda _: picture, frames=6, size=(640, 480))
     write_faces(folder / "FACES")
+    (folder / "REAL").mkdir()
+    for number in range(99):  # recordings that differ in light and size
+        shown = Image.fromarray((picture * (0.6 + 0.004 * number)).astype(np.uint8))
+        side = 0.7 + 0.003 * number
+        small = shown.resize((round(shown.width * side), round(shown.height * side)))
+        small.save(folder / "REAL" / f"{number:02d}.jpg", quality=60 + number % 30)
     (folder / "train").symlink_to(ROOT / "train")  # recipes are named from the checkout
 
 
@@ -181,7 +189,12 @@ def make_material(folder: Path) -> None:
 )
 def test_commands_run(page: Path, tmp_path: Path) -> None:
     make_material(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "100",
+        "DEEPSCAN_MODELS": str(tmp_path / "models"),
+    }
     for line in shown(page):
         words = shlex.split(line)
         if words[:3] == ["python", "-m", "train.train"]:

@@ -103,7 +103,8 @@ def sentences(found: Calibrated) -> list[str]:
     ]
     if rates.held_to > calibration.rate * 1.001:
         told.append(
-            f"Each of these fits had fewer recordings, so they were held to {rates.held_to:.2%}."
+            "The fits behind these figures had fewer recordings, so they were held to "
+            f"{wording.percent(rates.held_to)}."
         )
     if rates.found is None:
         told.append(
