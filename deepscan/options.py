@@ -7,6 +7,7 @@ from typing import Literal
 
 Decoder = Literal["auto", "decord", "pyav"]
 Setting = str | int | float | bool | None
+DEFAULT_MODEL = "msccnet-s"  # one of those in deepscan/weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class ScanOptions:
 
     decoder: Decoder = "auto"
     engine: str = "auto"
-    model: str = "msccnet-s"
+    model: str = DEFAULT_MODEL
     detector: str = "mtcnn"
 
     # Faces

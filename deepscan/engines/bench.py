@@ -29,6 +29,7 @@ from deepscan.errors import DeepscanError, EngineError
 from deepscan.models.card import Card
 from deepscan.models.library import read_card
 from deepscan.models.weights import load_model
+from deepscan.options import DEFAULT_MODEL
 
 EAGER = "torch-eager-fp32"
 ROUNDS = 7
@@ -107,7 +108,7 @@ class Eager:
 
 
 def bench(
-    model: str = "msccnet-s",
+    model: str = DEFAULT_MODEL,
     batches: Iterable[int] = (1, 8),
     *,
     rounds: int = ROUNDS,

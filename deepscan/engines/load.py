@@ -36,6 +36,7 @@ from deepscan.errors import EngineError, UsageError
 from deepscan.models.card import Card, Kind
 from deepscan.models.library import read_card
 from deepscan.models.weights import code_digest
+from deepscan.options import DEFAULT_MODEL
 from deepscan.types import Parity
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Choice:
 
 def load_engine(
     name: str = "auto",
-    model: str = "msccnet-s",
+    model: str = DEFAULT_MODEL,
     *,
     folder: Path | None = None,
     threads: int | None = None,

@@ -18,6 +18,7 @@ from deepscan.errors import EngineError, system_errors_as
 from deepscan.files import is_part
 from deepscan.models.card import Card
 from deepscan.models.library import read_card
+from deepscan.options import DEFAULT_MODEL
 from deepscan.types import Parity
 
 
@@ -100,7 +101,7 @@ def build_recipe(
 
 
 def check_parity(
-    name: str, model: str = "msccnet-s", *, models: Path | None = None, recipes: Path = RECIPES
+    name: str, model: str = DEFAULT_MODEL, *, models: Path | None = None, recipes: Path = RECIPES
 ) -> Proof:
     """Compare an engine with torch in fp32, now.
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from deepscan.errors import UsageError
+from deepscan.options import DEFAULT_MODEL
 from train.command import Device, check_folder_of, exit_on_error, show_progress
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -73,7 +74,7 @@ def memory(
 @app.command()
 def engines(
     device: Device = "cpu",
-    models: Annotated[str, typer.Option(help="Models, separated by commas")] = "msccnet-s",
+    models: Annotated[str, typer.Option(help="Models, separated by commas")] = DEFAULT_MODEL,
     batches: Annotated[str, typer.Option(help="Batches, separated by commas")] = "1,8,32,64",
     seconds: Annotated[float, typer.Option(help="Seconds of each measurement", min=0.01)] = 0.5,
 ) -> None:

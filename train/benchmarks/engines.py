@@ -33,6 +33,7 @@ from deepscan.models.deploy import Deployed
 from deepscan.models.library import read_card
 from deepscan.models.msccnet import MSCCNet
 from deepscan.models.weights import save_weights
+from deepscan.options import DEFAULT_MODEL
 
 _SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices that show the ceiling
 _ROUNDS = 5
@@ -85,7 +86,7 @@ class EngineSpeed:
 
 def measure(
     device: str = "cpu",
-    models: Sequence[str] = ("msccnet-s",),
+    models: Sequence[str] = (DEFAULT_MODEL,),
     batches: Sequence[int] = (1, 8, 32, 64),
     *,
     seconds: float = 0.5,
