@@ -11,6 +11,7 @@ from fractions import Fraction
 from deepscan.errors import VideoError
 from deepscan.scan.frame_store import FrameStore, rounded
 from deepscan.scan.segments import TrackState
+from deepscan.sinks.pictures import Pictures
 from deepscan.types import Frame, FrameResult
 from deepscan.verdict.evidence import Evidence
 
@@ -18,13 +19,16 @@ from deepscan.verdict.evidence import Evidence
 class PassResult:
     """Takes frame results in order; `store`, if given, keeps them. The caller closes it.
 
+    `pictures`, if given, keeps those that a page may show.
+
     `sampled` counts the frames that were looked at, `tracks` is for a pass that continues behind
     them. `failure` is the error of the file that ended the pass, `out_of_time` says that the budget
     did.
     """
 
-    def __init__(self, store: FrameStore | None = None) -> None:
+    def __init__(self, store: FrameStore | None = None, pictures: Pictures | None = None) -> None:
         self.evidence = Evidence()
+        self.pictures = pictures
         self.store = store
         self.sampled = 0
         self.tracks = TrackState()
@@ -50,6 +54,8 @@ class PassResult:
         """
         result = rounded(result)
         self.add_stored(result)
+        if self.pictures is not None:
+            self.pictures.add(result)
         if self.store is not None:
             self.store.append(result)
 

@@ -58,6 +58,7 @@ from deepscan.scan.timing import Stopwatch
 from deepscan.scan.triage import Budget, Refinement, refine, uncertain_spans
 from deepscan.scan.write import write_outputs
 from deepscan.sinks import sink_class
+from deepscan.sinks.pictures import Pictures
 from deepscan.sinks.record import error_record, write_record
 from deepscan.types import (
     Frame,
@@ -323,7 +324,8 @@ class _FileScan:
             with reader:
                 info = replace(reader.info, path=request.path)
                 triaged = triage.wanted(self._options, info)
-                found = PassResult(self._store(info, triaged, held))
+                store = self._store(info, triaged, held)
+                found = PassResult(store, self._pictures(store, triaged))
                 began = time.monotonic()
                 self._first_pass(reader, info, found, triaged)
                 took = time.monotonic() - began
@@ -345,7 +347,7 @@ class _FileScan:
             if not scan.verdict.model.has_mask:
                 paths.pop("masks", None)
             written = write_outputs(
-                scan, paths, found.store, self._open, self._watch, request.progress
+                scan, paths, found.store, self._open, self._watch, request.progress, found.pictures
             )
             return Scanned(request.path, replace(scan, timings=self._watch.timings), written)
 
@@ -406,6 +408,16 @@ class _FileScan:
         if not (request.outputs or request.if_found or triaged or checkpoint):
             return None
         return held.enter_context(FrameStore(checkpoint, self._checkpoint_key()))
+
+    def _pictures(self, store: FrameStore | None, triaged: bool) -> Pictures | None:
+        """Where the pictures for a page go, if it is the only output that shows any.
+
+        Nowhere if not all frames pass now: in a scan that is resumed, and in a triage.
+        """
+        wanted = self._request.outputs
+        if "html" not in wanted or "overlay" in wanted or triaged:
+            return None
+        return None if store is None or store.marked is not None else Pictures()
 
     def _checkpoint_key(self) -> str:
         """Changes with all that changes a result; a checkpoint under another key is not used."""

@@ -13,6 +13,7 @@ from deepscan.scan.frame_store import FrameStore
 from deepscan.scan.pipeline import fan_out, prefetch
 from deepscan.scan.timing import Stopwatch
 from deepscan.sinks import SINKS, sink_class
+from deepscan.sinks.pictures import Pictures
 from deepscan.sinks.sink import Sink
 from deepscan.types import Frame, Output, Scan
 from deepscan.video.contract import VideoReader
@@ -25,6 +26,7 @@ def write_outputs(
     open_again: Callable[..., VideoReader],
     watch: Stopwatch,
     progress: Callable[[str, int, float, float | None], None],
+    pictures: Pictures | None = None,
 ) -> tuple[Output, ...]:
     """Write all outputs but the record at once, then the record; then all take their names.
 
@@ -32,6 +34,7 @@ def write_outputs(
         paths: sink name -> file.
         store: the results of the first pass; None only if there are no paths.
         open_again: opens the input with a decoder, as in `open_video`; takes `planes`, as there.
+        pictures: those of the page from the first pass; without them it needs the input again.
 
     Raises:
         OutputError: an output cannot be written; none is left.
@@ -44,10 +47,13 @@ def write_outputs(
             sinks: dict[str, Sink] = {}
             for kind, part in parts.items():
                 if kind != "record":
-                    sinks[kind] = sink_class(kind)(part, scan)
+                    made_with = {"pictures": pictures} if kind == "html" and pictures else {}
+                    sinks[kind] = sink_class(kind)(part, scan, **made_with)
                     held.callback(sinks[kind].abort)
             if sinks and store is not None:
-                _feed(scan, store, sinks, open_again, watch, progress)
+                shown = {kind for kind, sink in sinks.items() if sink.needs_images}
+                again = open_again if shown - ({"html"} if pictures else set()) else None
+                _feed(scan, store, sinks, again, watch, progress)
             for kind, sink in sinks.items():
                 with watch.measure(kind):
                     sink.close(made)
@@ -65,14 +71,14 @@ def _feed(
     scan: Scan,
     store: FrameStore,
     sinks: Mapping[str, Sink],
-    open_again: Callable[..., VideoReader],
+    open_again: Callable[..., VideoReader] | None,
     watch: Stopwatch,
     progress: Callable[[str, int, float, float | None], None],
 ) -> None:
-    """Hand every result to every sink, with pictures if one of them shows any."""
+    """Hand every result to every sink, with pictures if the input is to be opened again."""
     with ExitStack() as held:
         frames: Iterator[Frame] | None = None
-        if any(sink.needs_images for sink in sinks.values()):
+        if open_again is not None:
             # What the first pass read is read again by the reader that read it.
             decoder = scan.report.decoder
             still = scan.verdict.video is not None and scan.verdict.video.still

@@ -16,7 +16,6 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from deepscan.errors import OutputError, system_errors_as
-from deepscan.faces.crop import square
 from deepscan.sinks import wording
 from deepscan.sinks.key_frames import (
     ORDER,
@@ -24,20 +23,18 @@ from deepscan.sinks.key_frames import (
     KeyFrames,
     data_uri,
     marked,
-    thumbnail,
+    over_context,
 )
+from deepscan.sinks.pictures import Pictures, Portraits
 from deepscan.sinks.record import name_bytes, record_of
 from deepscan.sinks.score_chart import Chart, ScoreLine
 from deepscan.sinks.template import load_template, plain
 from deepscan.types import (
-    Box,
     CalibrationInfo,
     Coverage,
     FaceTrack,
     FrameResult,
-    Image,
     Output,
-    Planes,
     Provenance,
     Scan,
     Verdict,
@@ -46,7 +43,6 @@ from deepscan.types import (
 TRACKS = 24  # faces with a card; the record has all
 INTERVALS = 24  # intervals listed
 SENTENCES = 6
-PORTRAIT = 160  # pixels of a face card's picture
 
 
 class HtmlSink:
@@ -55,7 +51,8 @@ class HtmlSink:
     suffix: ClassVar[str] = ".html"
     needs_images: ClassVar[bool] = True
 
-    def __init__(self, path: Path, scan: Scan) -> None:
+    def __init__(self, path: Path, scan: Scan, pictures: Pictures | None = None) -> None:
+        """`pictures` are those of all frames, which then come without any."""
         self._path = path
         self._scan = scan
         verdict = scan.verdict
@@ -65,8 +62,13 @@ class HtmlSink:
             track.track_id: ScoreLine(track, self._length, verdict.coverage)
             for track in self._tracks
         }
-        self._portraits: dict[int, _Portrait] = {}
+        self._portraits = Portraits()
         self._key_frames = KeyFrames(self._tracks, verdict.intervals)
+        self._has_pictures = pictures is not None
+        if pictures is not None:
+            self._portraits = pictures.portraits
+            for frame in pictures.frames():
+                self._key_frames.take(frame)
 
     def write(self, result: FrameResult) -> None:
         """Take a frame's scores, and keep its pictures if they are among the strongest."""
@@ -77,15 +79,17 @@ class HtmlSink:
             if line is None or face.track_id is None:
                 continue
             line.add(time, prediction.score)
-            self._key_frames.add(result, prediction)
-            self._portray(face.track_id, prediction.crop.sharpness + 1, prediction.crop.box, result)
+            if not self._has_pictures:
+                self._key_frames.add(result, prediction)
+                self._portraits.add_judged(result, prediction)
         for unscored in result.unscored:
             track_id = unscored.face.track_id
             line = self._lines.get(track_id) if track_id is not None else None
             if line is None or track_id is None:
                 continue
             line.add(time, None)
-            self._portray(track_id, 0.0, square(unscored.face.box, 1.3), result)
+            if not self._has_pictures:
+                self._portraits.add_unscored(result, unscored)
 
     def close(self, made: tuple[Output, ...] = ()) -> None:
         """Write the page.
@@ -100,19 +104,8 @@ class HtmlSink:
     def abort(self) -> None:
         """Drop the pictures."""
         self._lines.clear()
-        self._portraits.clear()
+        self._portraits = Portraits()
         self._key_frames = KeyFrames((), ())
-
-    def _portray(self, track_id: int, sharpness: float, box: Box, result: FrameResult) -> None:
-        # People recognise large, sharp pictures. A new one has to be clearly better, or a face that
-        # comes closer would be cut out again in every frame.
-        quality = sharpness * max(1.0, box.area) + box.area * 1e-3
-        held = self._portraits.get(track_id)
-        image = result.frame.planes or result.frame.image
-        shown = isinstance(image, Planes) or image.size > 0
-        if shown and (held is None or quality > 1.15 * held.quality):
-            picture = thumbnail(image, box, PORTRAIT)
-            self._portraits[track_id] = _Portrait(quality, picture)
 
     def _page(self, made: tuple[Output, ...]) -> str:
         template = load_template("deepscan.sinks", "report.html.j2")
@@ -153,7 +146,7 @@ class HtmlSink:
     def _card(self, track: FaceTrack) -> FaceCard:
         verdict = self._scan.verdict
         intervals = [each for each in verdict.intervals if each.track_id == track.track_id]
-        portrait = self._portraits.get(track.track_id)
+        portrait = self._portraits.of(track.track_id)
         labels = [each.label for each in intervals]
         if not track.scored:
             state, text = "not-judged", "Not judged"
@@ -168,7 +161,7 @@ class HtmlSink:
             track=track,
             state=state,
             text=text,
-            portrait=data_uri(portrait.picture) if portrait else "",
+            portrait="" if portrait is None else data_uri(portrait),
             ratio="" if track.llr is None else wording.ratio(track.llr),
             chart=self._lines[track.track_id].chart(intervals, verdict),
         )
@@ -194,12 +187,6 @@ class Bar:
     done: str
     of: str
     share: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Portrait:
-    quality: float
-    picture: Image
 
 
 def bars_of(coverage: Coverage) -> list[Bar]:
@@ -337,7 +324,9 @@ def evidence_of(verdict: Verdict) -> list[tuple[str, str]]:
 
 def _shown(frame: KeyFrame) -> tuple[KeyFrame, str, str]:
     """A frame with its pictures, the second with the mask over it, "" where there is none."""
-    mask = "" if frame.mask is None else data_uri(marked(frame.picture, frame.mask))
+    mask = ""
+    if frame.mask is not None:
+        mask = data_uri(marked(frame.picture, over_context(frame.mask)))
     return frame, data_uri(frame.picture), mask
 
 

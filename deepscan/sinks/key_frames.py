@@ -39,7 +39,7 @@ _VERMILLION = (213.0, 94.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class KeyFrame:
-    """A frame worth showing: the face with its surroundings, and the mask over the same square.
+    """A frame worth showing: the face with its surroundings, and the mask of its crop.
 
     `mask` and `mask_share` are None of a model that has no mask.
     """
@@ -50,7 +50,7 @@ class KeyFrame:
     score: float
     mask_share: float | None
     picture: Image  # (SIDE, SIDE, 3)
-    mask: NDArray[np.float32] | None  # (SIDE, SIDE) in [0, 1]
+    mask: Mask | None  # (h, w) over the crop
 
 
 class KeyFrames:
@@ -68,10 +68,23 @@ class KeyFrames:
 
     def add(self, result: FrameResult, prediction: FacePrediction) -> None:
         """Keep the frame if its score is the highest of its interval or part of its track."""
-        track_id, time = prediction.crop.face.track_id, result.frame.time
-        track = self._tracks.get(track_id) if track_id is not None else None
+        track_id = prediction.crop.face.track_id
+        if track_id is not None:
+            slots = self._slots(track_id, result.frame.time, prediction.score)
+            if slots:
+                self._held.update(dict.fromkeys(slots, key_frame(result, prediction, track_id)))
+
+    def take(self, frame: KeyFrame) -> None:
+        """As `add`, of a frame that was made before."""
+        self._held.update(
+            dict.fromkeys(self._slots(frame.track_id, frame.time, frame.score), frame)
+        )
+
+    def _slots(self, track_id: int, time: float, score: float) -> list[tuple[str, int, int]]:
+        """Where a frame with this score is the strongest so far."""
+        track = self._tracks.get(track_id)
         if track is None:
-            return
+            return []
         span = max(track.end - track.start, 1e-6)
         part = min(max(int((time - track.start) / span * self._parts), 0), self._parts - 1)
         slots = [("track", track.track_id, part)]
@@ -82,14 +95,7 @@ class KeyFrames:
             if each.track_id == track.track_id
             and (each.start <= time < each.end or each.start == time)
         ]
-        slots = [
-            slot
-            for slot in slots
-            if slot not in self._held or prediction.score > self._held[slot].score
-        ]
-        if slots:
-            frame = _key_frame(result, prediction, track.track_id)
-            self._held.update(dict.fromkeys(slots, frame))
+        return [slot for slot in slots if slot not in self._held or score > self._held[slot].score]
 
     def strongest(self) -> list[KeyFrame]:
         """Select at most `STRONGEST` frames, strongest first.
@@ -169,7 +175,8 @@ def data_uri(picture: Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
 
 
-def _key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -> KeyFrame:
+def key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -> KeyFrame:
+    """What may be shown of one face of one frame."""
     crop = prediction.crop
     box = crop.box
     image = result.frame.planes or result.frame.image
@@ -187,11 +194,11 @@ def _key_frame(result: FrameResult, prediction: FacePrediction, track_id: int) -
         score=float(prediction.score),
         mask_share=share,
         picture=thumbnail(image, context, SIDE),
-        mask=None if prediction.mask is None else _over_context(prediction.mask),
+        mask=prediction.mask,
     )
 
 
-def _over_context(mask: Mask) -> NDArray[np.float32]:
+def over_context(mask: Mask) -> NDArray[np.float32]:
     """The mask of a crop as that of the thumbnail, which shows more round the face."""
     from PIL import Image as Pictures
 

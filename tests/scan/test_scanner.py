@@ -35,6 +35,7 @@ from deepscan.sinks import SINKS, sink_class
 from deepscan.sinks.masks import read_masks
 from deepscan.sinks.record import digest_of, manifest_of
 from deepscan.types import Box, Label, Scanned, Skipped
+from deepscan.video import open_video
 from deepscan.video.verdict_video import MARK
 from tests.conftest import (
     CALIBRATION,
@@ -143,6 +144,23 @@ def test_only_what_was_asked_for(clips, tmp_path, kinds):
     outcome = scan(clips["honest"], outputs_in(tmp_path, *kinds))
     assert names(tmp_path) == sorted("r" + SUFFIXES[kind] for kind in kinds)
     assert {output.kind for output in outcome.outputs} == set(kinds)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "times"), [(["html"], 1), (["html", "masks", "frames"], 1), (["html", "overlay"], 2)]
+)
+def test_a_page_alone_reads_its_input_once(clips, tmp_path, monkeypatch, kinds, times):
+    opened = []
+
+    def counted(*given, **options):
+        opened.append(given)
+        return open_video(*given, **options)
+
+    monkeypatch.setattr(deepscan.scan.scanner, "open_video", counted)
+    outcome = scan(clips["forged"], outputs_in(tmp_path, *kinds))
+    assert len(opened) == times and outcome.label is Label.MANIPULATED
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("data:image/jpeg") >= 3  # portrait, strongest frame, the same with its mask
 
 
 def test_nothing_is_written_unasked(clips, tmp_path, monkeypatch):
