@@ -14,8 +14,10 @@ from deepscan.cli import arguments, calibrate
 from deepscan.cli.arguments import one_of
 from deepscan.cli.console import errors, print_json, print_line, print_table
 from deepscan.errors import UsageError
+from deepscan.exit_codes import ERROR
 
 if TYPE_CHECKING:
+    from deepscan.importer.check import ModelCheck
     from deepscan.models.card import Card
 
 _EPILOG = """
@@ -176,6 +178,28 @@ def import_(
         print_line(f"next: deepscan model check {card.name}")
 
 
+@app.command()
+def check(model: Name, format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
+    """Compare a model's engines here with its reference, score known crops, measure speed.
+
+    Exit code 2 if the engine that a scan would take is not to be trusted. Next: deepscan model
+    calibrate NAME.
+    """
+    with errors(debug=debug):
+        one_of("--format", format_, ("text", "json"))
+        from dataclasses import asdict
+
+        from deepscan.importer.check import check_model
+
+        found = check_model(model)
+        if format_ == "json":
+            print_json({**asdict(found), "ok": found.ok})
+        else:
+            _print_check(found, model)
+    if not found.ok:
+        raise typer.Exit(ERROR)
+
+
 app.command(context_settings={"max_content_width": 100})(calibrate.calibrate)
 
 
@@ -190,6 +214,34 @@ def remove(
         from deepscan.sinks.wording import visible
 
         print_line(visible(f"removed {remove_model(name)}"))
+
+
+def _print_check(found: ModelCheck, model: str) -> None:
+    print_table(
+        f"{found.model} on this machine",
+        ("engine", "works", "score diff.", "mask IoU", "crops/s", ""),
+        [
+            (
+                each.name,
+                "yes" if each.works else "no",
+                "" if each.parity is None else f"{each.parity.max_score_difference:.1e}",
+                "" if each.parity is None else f"{each.parity.mean_mask_iou:.4f}",
+                "" if each.crops_per_second is None else f"{each.crops_per_second:.0f}",
+                each.detail,
+            )
+            for each in found.engines
+        ],
+    )
+    state = "as they should" if found.controls_passed else "NOT as they should"
+    print_line(f"{len(found.controls)} known crops score {state} on {found.chosen}")
+    if found.ok:
+        from deepscan.models.library import read_card
+
+        calibrated = read_card(model).calibration is not None
+        step = f"deepscan VIDEO --model {model}"
+        if not calibrated:
+            step = f"deepscan model calibrate {model} --real FOLDER --to NAME"
+        print_line(f"next: {step}")
 
 
 def _import_other(weights: Path, name: str, about: dict[str, str], *, force: bool) -> Card:

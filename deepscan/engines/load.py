@@ -157,7 +157,7 @@ def candidates(
     reference itself.
     """
     if card is not None and card.kind == "onnx":
-        return _onnx_candidates(hardware, device)
+        return _onnx_candidates(hardware, card, device)
     found = []
     lacks = "no CUDA device"
     if hardware.cuda is not None:
@@ -184,12 +184,15 @@ def candidates(
     return found
 
 
-def _onnx_candidates(hardware: Hardware, device: str) -> list[tuple[Choice, str]]:
-    """What "auto" tries for an ONNX detector: ONNX Runtime on CUDA, then the CPU."""
+def _onnx_candidates(hardware: Hardware, card: Card, device: str) -> list[tuple[Choice, str]]:
+    """What "auto" tries for an ONNX detector: TensorRT if built, ONNX Runtime on CUDA, the CPU."""
     found = []
     lacks = "no CUDA device"
     if hardware.cuda is not None:
         gpu = hardware.need_gpu(device, "auto")
+        if engine_class("tensorrt").is_cached(card, hardware, "fp32", device):
+            reason = f"auto: built for the CUDA device {gpu}"
+            found.append((Choice("tensorrt", device, "fp32"), reason))
         found.append((Choice("onnxruntime", device, "fp32"), f"auto: CUDA device {gpu}"))
         lacks = "the CUDA device was refused"
     reason = f"auto: {lacks}; OpenVINO is fastest on a CPU"

@@ -32,6 +32,7 @@ from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
 from deepscan.errors import EngineError
 from deepscan.models import weights as models
 from deepscan.models.card import Card, Kind
+from deepscan.models.onnx_file import load_graph
 
 logger = logging.getLogger(__name__)
 steps = logging.getLogger("deepscan.engines.steps")  # of what takes minutes, for who waits
@@ -49,7 +50,7 @@ class TensorRTEngine(EngineEntry):
     use TF32: fp32's range, and as many significant bits as the fp16 numbers that come in.
     """
 
-    KINDS: ClassVar[tuple[Kind, ...]] = ("network",)
+    KINDS: ClassVar[tuple[Kind, ...]] = ("network", "onnx")
     CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (
         ("cuda", "fp16"),
         ("cuda", "bf16"),
@@ -71,7 +72,7 @@ class TensorRTEngine(EngineEntry):
             card: the model.
             hardware: what is there to run it on.
             device: "cuda" (the default) or, for another than the first, "cuda:N".
-            precision: "fp16" (the default), "bf16" or "fp32".
+            precision: "fp16" (the default), "bf16" or "fp32"; of an ONNX detector "fp32".
             threads: has no meaning here.
             allow_build: build the engine if the cache does not hold it, which takes minutes.
 
@@ -80,15 +81,19 @@ class TensorRTEngine(EngineEntry):
                 run; unless `allow_build` also if it was never built.
             ModelError: the weights are missing, damaged or of another network.
         """
-        device, precision = device or "cuda", precision or "fp16"
+        device = device or "cuda"
+        precision = precision or ("fp16" if card.kind == "network" else "fp32")
         if device == "cpu":
             raise EngineError(
                 f"engine tensorrt-cpu: only CUDA. Use --engine tensorrt-cuda-{precision}"
             )
-        recipe = recipe_of(card.name, "tensorrt", precision)
-        self._batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
+        self._batch, self._batches = card.input.batch, batches_of(card, precision)
+        self._mask = (card.output.mask_size or card.input.size // 4) if card.has_mask else 0
         self._set_identity(f"tensorrt-{device}-{precision}", card, SLOTS * self._batches.max)
-        self.need_kind(card)
+        if card.kind == "onnx" and precision != "fp32":
+            raise EngineError(
+                f"engine {self.name}: ONNX detectors run in fp32. Use --engine tensorrt-fp32"
+            )
         hardware.need_gpu(device, self.name)
         trt = _import_tensorrt(self.name)
         self._device = torch_device(device)
@@ -104,8 +109,7 @@ class TensorRTEngine(EngineEntry):
         cached = _read(facts)
         if cached is None and not allow_build:
             raise EngineError(
-                f"engine {self.name} is not built for this machine. Run: deepscan engine build "
-                f"{card.name}-tensorrt-{precision}"
+                f"engine {self.name} is not built for this machine. Run: {_builds(card, precision)}"
             )
         with self._current():
             if cached is not None:
@@ -131,13 +135,14 @@ class TensorRTEngine(EngineEntry):
         try:
             hardware.need_gpu(device, "tensorrt")
             trt = _import_tensorrt("tensorrt")
-            recipe = recipe_of(card.name, "tensorrt", precision)
+            batches = batches_of(card, precision)
         except EngineError as error:
             logger.info("%s", error)
             return None
         if precision == "bf16" and not _strongly_typed(trt):
             return None
-        batches = (recipe.batches if recipe else None) or DEFAULT_BATCHES
+        if card.kind == "onnx" and precision != "fp32":
+            return None
         return key_of(facts_of(card, hardware, device, precision, batches, str(trt.__version__)))
 
     @classmethod
@@ -158,8 +163,8 @@ class TensorRTEngine(EngineEntry):
                 slot.read_outputs(len(piece))
                 for slot, piece in zip(self._slots, pieces, strict=False)
             ]
-        scores, masks = (np.concatenate(part) for part in zip(*found, strict=True))
-        return scores, masks
+        scores = np.concatenate([each for each, _ in found])
+        return scores, np.concatenate([each for _, each in found]) if self._mask else None
 
     def close(self) -> None:
         """Give back the engine's memory on the GPU."""
@@ -186,9 +191,10 @@ class TensorRTEngine(EngineEntry):
     def _launch(self, slot: _Slot, batch: int) -> None:
         side, context = self.input_size, self._context
         ready = context.set_input_shape(export.INPUT, (batch, side, side, 3))
-        for name, tensor in zip(
-            (export.INPUT, *export.OUTPUTS), (slot.crops, slot.scores, slot.masks), strict=True
-        ):
+        places = {export.INPUT: slot.crops, export.OUTPUTS[0]: slot.scores}
+        if self._mask:
+            places[export.OUTPUTS[1]] = slot.masks
+        for name, tensor in places.items():
             ready = context.set_tensor_address(name, tensor.data_ptr()) and ready
         if not ready or not context.execute_async_v3(self._stream.cuda_stream):
             raise EngineError(f"engine {self.name} failed on a batch of {batch}{self._why()}")
@@ -215,18 +221,20 @@ class TensorRTEngine(EngineEntry):
             make_stream: Callable[[str], Any] = cuda.Stream
             self._copies, self._stream = make_stream(self._device), make_stream(self._device)
             side, most = self.input_size, self._batches.max
-            mask = int(self._engine.get_tensor_shape(export.OUTPUTS[1])[1])
-            self._slots = [_Slot.of(most, side, mask, self._device) for _ in range(SLOTS)]
+            self._slots = [_Slot.of(most, side, self._mask, self._device) for _ in range(SLOTS)]
 
     def _check_bindings(self, trt: Any) -> None:
         """See that crops go in and scores and masks come out, before any address is given."""
-        engine, side = self._engine, self.input_size
+        engine, side, mask = self._engine, self.input_size, self._mask
+        batch = -1 if self._batch is None else self._batch
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
         wanted = {
-            export.INPUT: (trt.TensorIOMode.INPUT, trt.uint8, (-1, side, side, 3)),
-            export.OUTPUTS[0]: (trt.TensorIOMode.OUTPUT, trt.float32, (-1,)),
-            export.OUTPUTS[1]: (trt.TensorIOMode.OUTPUT, trt.float32, (-1, side // 4, side // 4)),
+            export.INPUT: (trt.TensorIOMode.INPUT, trt.uint8, (batch, side, side, 3)),
+            export.OUTPUTS[0]: (trt.TensorIOMode.OUTPUT, trt.float32, (batch,)),
         }
+        if mask:
+            shape = (batch, mask, mask)
+            wanted[export.OUTPUTS[1]] = (trt.TensorIOMode.OUTPUT, trt.float32, shape)
         found = {
             name: (
                 engine.get_tensor_mode(name),
@@ -297,7 +305,7 @@ def facts_of(
         "kind": "tensorrt",
         "model": card.name,
         "weights": card.sha256,
-        "config": repr(sorted(card.values["config"].items())),
+        "config": repr(sorted(card.values.get("config", {}).items())),
         "precision": precision,
         "batches": f"{batches.min}/{batches.opt}/{batches.max}",
         "tensorrt": version,
@@ -307,6 +315,21 @@ def facts_of(
         "sm": f"{major}.{minor}",
         "code": export.code_digest() + hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
     }
+
+
+def batches_of(card: Card, precision: str) -> Batches:
+    """How many crops at once an engine of a model is built for."""
+    if (batch := card.input.batch) is not None:
+        return Batches(batch, batch, batch)
+    recipe = recipe_of(card.name, "tensorrt", precision)
+    return (recipe.batches if recipe else None) or DEFAULT_BATCHES
+
+
+def _builds(card: Card, precision: str) -> str:
+    """The command that builds an engine of a model."""
+    if card.kind == "onnx":
+        return f"deepscan VIDEO --model {card.name} --engine tensorrt"
+    return f"deepscan engine build {card.name}-tensorrt-{precision}"
 
 
 def fingerprint_of(facts: dict[str, str], plan: bytes, note: bytes) -> str:
@@ -331,12 +354,10 @@ def _build(
         )
     started = time.monotonic()
     steps.info("writing %s as ONNX in %s", card.name, precision)
-    deployed = models.load_model(card)
-    graph = export.export(deployed, precision)
-    agreement = export.check(graph, deployed, probe(deployed.input_size)[::8])
+    graph, differs = _graph(card, precision)
     steps.info("TensorRT %s tries ways to compute it, which takes minutes", trt.__version__)
     try:
-        plan = _compile(trt, log, graph, precision, batches, deployed.input_size)
+        plan = _compile(trt, log, graph, precision, batches, card.input.size)
     except (RuntimeError, TypeError, OSError) as error:
         raise EngineError(f"engine {name} cannot be built: {error}{log.why()}") from error
     if plan is None:
@@ -346,10 +367,19 @@ def _build(
         )
     note = {
         "onnx_sha256": hashlib.sha256(graph).hexdigest(),
-        "onnx_differs": asdict(agreement),
+        "onnx_differs": differs,
         "seconds": round(time.monotonic() - started, 1),
     }
     return plan, json.dumps(note, sort_keys=True).encode()
+
+
+def _graph(card: Card, precision: str) -> tuple[bytes, dict[str, float] | None]:
+    """A model as ONNX, and how far that is from torch; a detector is ONNX already."""
+    if card.kind == "onnx":
+        return load_graph(card), None
+    deployed = models.load_model(card)
+    graph = export.export(deployed, precision)
+    return graph, asdict(export.check(graph, deployed, probe(deployed.input_size)[::8]))
 
 
 def _compile(

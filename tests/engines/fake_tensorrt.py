@@ -264,9 +264,9 @@ def make_tensorrt(version, cuda):
 
         def compute(self, shape, addresses):
             crops = _at(addresses["crops"], shape, np.uint8)
-            scores, masks = self.session.run(["scores", "masks"], {"crops": crops})
-            _at(addresses["scores"], scores.shape, np.float32)[...] = scores
-            _at(addresses["masks"], masks.shape, np.float32)[...] = masks
+            names = [each.name for each in self.session.get_outputs()]  # no masks of some
+            for name, found in zip(names, self.session.run(names, {"crops": crops}), strict=True):
+                _at(addresses[name], found.shape, np.float32)[...] = found
 
     class Runtime:
         def __init__(self, log):

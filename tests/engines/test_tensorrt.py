@@ -20,8 +20,11 @@ from deepscan.engines.maintenance import build_recipe, entries
 from deepscan.engines.parity import TOLERANCES, compare, probe, violations
 from deepscan.engines.recipe import Batches
 from deepscan.errors import EngineError, ModelError
+from deepscan.importer.detector import import_detector
+from deepscan.importer.questions import Answers
 from deepscan.models.library import read_card
 from tests.engines.fake_tensorrt import SURFACES, FakeCuda, make_tensorrt
+from tests.models import detectors
 from tests.models.build import write_model
 
 GPU = Hardware("a plain CPU", ("avx2",), 2, "Fake GPU")
@@ -128,6 +131,35 @@ def test_it_is_for_cuda_only(trt, models):
     with pytest.raises(EngineError, match="only CUDA"):
         load_engine("tensorrt-cpu", "tiny", folder=models)
     assert trt.calls == []
+
+
+# Detectors of others
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_detector_runs_in_fp32_as_it_is(trt, tmp_path, monkeypatch, batch, masked):
+    monkeypatch.setenv("DEEPSCAN_MODELS", str(tmp_path / "models"))
+    made = detectors.segmenter() if masked else detectors.classifier()
+    names = ("score", "mask") if masked else ("score",)
+    path = detectors.export(made, tmp_path / "made.onnx", outputs=names, batch=batch)
+    answers = Answers(
+        colours="bgr", mean=detectors.MEAN, std=detectors.STD, crop_scale=1.3,
+        score="score=probability" if masked else "two-logits", index=None if masked else 0,
+        polarity="low", mask="mask=probability" if masked else None, mask_polarity="low",
+    )  # fmt: skip
+    card = import_detector(path, "other", answers, {})
+    engine = load_engine("tensorrt", "other")
+    assert engine.name == "tensorrt-cuda-fp32"
+    assert engine.info.parity.max_score_difference < 1e-3
+    crops = probe(detectors.SIDE)[:4]
+    found = engine.predict(crops)
+    assert found.scores.shape == (4,) and (found.masks is not None) is masked
+    assert named(trt, "profile")[0][2][0] == (batch or 1)
+    engine.close()
+    assert tensorrt.TensorRTEngine.is_cached(card, GPU, "fp32")
+    with pytest.raises(EngineError, match="Use --engine tensorrt-fp32"):
+        load_engine("tensorrt-fp16", "other")
 
 
 # Building, by version
