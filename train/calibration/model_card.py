@@ -485,10 +485,10 @@ def _training(card: Mapping[str, Any]) -> str:
     machine = f" on {cost['machine']}" if cost.get("machine") else ""
     return f"""## Training
 
-- Recipe: `train/recipes/{card["name"]}.toml`; seed {training["seed"]}; {stages};
+- Recipe: `train/recipes/{card["name"]}.toml`; seed {training.get("seed", "not recorded")}; {stages};
   {recipe["schedule"]["pairs"]} pairs a batch; forges: {forges}.
 - Data: the `train` split of a folder of real faces; SHA-256 of its `provenance.csv`, with that of
-  the pack of redrawn faces where one was used: `{training["data_sha256"]}`.
+  the pack of redrawn faces where one was used: `{training.get("data_sha256", "not recorded")}`.
 {_start(card)}- Time and energy: {", ".join(spent)}{machine}."""
 
 
