@@ -27,11 +27,14 @@ from deepscan.faces.crop import cut, square
 from deepscan.files import atomic_output
 from deepscan.models.library import read_card
 from deepscan.types import Box
+from deepscan.verdict.calibration import logit
 from examples.demo import find_face, manipulate, portrait
 from train.command import exit_on_error
 
 EACH = 2  # controls of each kind
-MARGIN = 0.1  # of the score, on both sides of the review point; five times what bf16 may be off
+# Of the logit, on both sides of the review point: five times what bf16 may be off in the middle of
+# the scale. Near its ends scores, and how far an engine may move them, lie closer together.
+MARGIN = 0.4
 SCALES = (1.3, 1.2, 1.45)  # of the cut; the first is that of a scan
 SOURCE = (
     "portrait of Eileen Collins, NASA, public domain, from scikit-image; forged by examples.demo"
@@ -78,13 +81,13 @@ def make_controls(engine: Engine, bar: float) -> tuple[Control, ...]:
             each
             for each in scored
             if each.manipulated is manipulated
-            and (each.score - bar if manipulated else bar - each.score) >= MARGIN
+            and (1 if manipulated else -1) * (logit(each.score) - logit(bar)) >= MARGIN
         ]
         if len(told) < EACH:
             found = ", ".join(f"{e.score:.3f}" for e in scored if e.manipulated is manipulated)
             raise ModelError(
-                f"the model tells {len(told)} of the {kind} candidates by {MARGIN} from its review "
-                f"point {bar:.3f} ({found}), {EACH} are needed: train it further"
+                f"the model tells {len(told)} of the {kind} candidates with a logit {MARGIN} from "
+                f"that of its review point {bar:.3f} ({found}), {EACH} are needed: train it further"
             )
         told.sort(key=lambda each: each.score, reverse=manipulated)
         controls += [
