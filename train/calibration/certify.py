@@ -365,10 +365,19 @@ def main(
             Cost(energy_kwh, hours, machine), scanner, devset, looks, replaces,
         )  # fmt: skip
         card = certify(weights, data, out, options)
+    end(card, out / f"{weights.stem}.json", install_to)
+
+
+def end(card: Mapping[str, Any], path: Path, install_to: Path | None) -> None:
+    """Tell what was found and where it lies, and install it where it is to ship.
+
+    Raises:
+        typer.Exit: the weights may not be the default.
+    """
     for each in card["evaluation"]["evidence"]:
         low, high = each["interval"]
         typer.echo(f"{each['what']}: {each['value']:.3f} [{low:.3f}, {high:.3f}]")
-    typer.echo(f"wrote {out}")
+    typer.echo(f"wrote {path.parent}")
     for line in card["certification"]["notes"]:
         typer.echo(f"note: {line}", err=True)
     if failed := card["certification"]["failed"]:
@@ -377,7 +386,7 @@ def main(
         raise typer.Exit(1)
     if install_to is not None:
         with exit_on_error("certify", OSError):
-            written = install(out / f"{weights.stem}.json", install_to)
+            written = install(path, install_to)
         typer.echo(f"wrote {', '.join(str(path) for path in written)}")
 
 

@@ -483,9 +483,10 @@ def _training(card: Mapping[str, Any]) -> str:
         "energy not recorded" if cost.get("energy_kwh") is None else f"{cost['energy_kwh']:g} kWh",
     ]
     machine = f" on {cost['machine']}" if cost.get("machine") else ""
+    seed = training.get("seed", "not recorded")
     return f"""## Training
 
-- Recipe: `train/recipes/{card["name"]}.toml`; seed {training.get("seed", "not recorded")}; {stages};
+- Recipe: `train/recipes/{card["name"]}.toml`; seed {seed}; {stages};
   {recipe["schedule"]["pairs"]} pairs a batch; forges: {forges}.
 - Data: the `train` split of a folder of real faces; SHA-256 of its `provenance.csv`, with that of
   the pack of redrawn faces where one was used: `{training.get("data_sha256", "not recorded")}`.

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from deepscan.errors import UsageError
 from deepscan.verdict.calibration import Calibration, Material, Scale, Tail
 from train.calibration.certification import failures, install
+from train.calibration.certify import end
 from train.calibration.model_card import readme_figures
 
 SCALE = Scale(1.0, 0.0, Tail(0.0, 0.1, 1.0))
@@ -134,3 +136,17 @@ def test_an_installed_model_is_in_weights_docs_and_readme(
     ]  # fmt: skip
     text = (root / "README.md").read_text()
     assert "old" not in text and "finds 2 of 23" in text and text.endswith("rest\n")
+
+
+def test_weights_that_fail_end_with_the_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = card()
+    values["evaluation"]["evidence"] = [{"what": "clip AUC, all", "value": 0.6, "interval": [0, 1]}]
+    values["certification"] = {"passed": False, "failed": ["too weak"], "notes": ["no controls"]}
+    with pytest.raises(typer.Exit) as ended:
+        end(values, tmp_path / "new.json", tmp_path)
+    told = capsys.readouterr()
+    assert ended.value.exit_code == 1 and "clip AUC, all: 0.600" in told.out
+    assert "not certified: too weak" in told.err and "note: no controls" in told.err
+    assert not list(tmp_path.iterdir())
