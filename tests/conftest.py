@@ -14,12 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from deepscan.engines.engine import Predictions
 from deepscan.types import Image
 from deepscan.verdict.calibration import Calibration, Scale, Tail
 from tests.fakes import FakeDetector, FakeEngine
 from tests.media import FACE_COLOUR, make_video
+
+# A busy machine is slow; tests that measure time say so themselves.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 SIZE = (160, 120)
 SIDE = 56

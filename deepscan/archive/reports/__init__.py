@@ -99,7 +99,8 @@ def load_report(
         UsageError: no report has that name, or it needs a package that is not there.
     """
     if name not in REPORTS:
-        raise UsageError(f"there is no report {name!r}: give some of {', '.join(REPORTS)}")
+        known = ", ".join(REPORTS)
+        raise UsageError(f"--report {name}: there is no such report; give some of {known}")
     file, where = REPORTS[name]
     try:
         write = resolve_name(where)
