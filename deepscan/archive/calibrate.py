@@ -20,7 +20,6 @@ from deepscan.errors import ModelError, OutputError, UsageError
 from deepscan.models.card import MAX_WEIGHTS, Card, read_bytes
 from deepscan.models.library import save_model
 from deepscan.types import Label
-from deepscan.verdict.calibration import Calibration
 from deepscan.verdict.estimate import TooFewClips, clips_needed
 from deepscan.verdict.evidence import from_frame_list
 from deepscan.verdict.fit import Fitted, ScannedClip, fit_calibration
@@ -216,37 +215,46 @@ def population_of(real: Material, manipulated: Material | None) -> str:
     return text
 
 
-def save(found: Calibrated, name: str, *, force: bool = False) -> tuple[Card, Calibration]:
-    """Write the model with its new calibration into the user's folder.
+def card_of(found: Calibrated, name: str) -> dict[str, Any]:
+    """The card of the calibrated model.
 
     The name of the calibration ends in a hash of it, so that results by another one are told apart.
-
-    Raises:
-        UsageError, OutputError: as `save_model`.
-        ModelError: the weights are not those that the card pins.
+    What the old card says of calls at its own operating point holds no more and is left out.
     """
-    card = found.model
-    try:
-        weights = read_bytes(card.path, MAX_WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the weights {card.path} cannot be read: {error}") from error
-    if hashlib.sha256(weights).hexdigest() != card.sha256:
-        raise ModelError(f"{card.path} is not what its card says: import the model again")
     values = asdict(found.fitted.calibration)
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     values["name"] = f"{name}/{digest[:8]}"
-    written = {
-        **card.values,
+    card = dict(found.model.values)
+    if evaluation := card.get("evaluation"):
+        evidence = [each for each in evaluation.get("evidence", ()) if "called" not in each["what"]]
+        card["evaluation"] = {**evaluation, "evidence": evidence}
+    return {
+        **card,
         "calibration": values,
         "calibrated_from": {
-            "model": card.name,
+            "model": found.model.name,
             "date": datetime.now(UTC).date().isoformat(),
             "real": found.real.groups,
             "manipulated": 0 if found.manipulated is None else found.manipulated.groups,
         },
     }
-    saved = save_model(name, written, weights, force=force)
-    return saved, Calibration.from_card(saved.values)
+
+
+def save(found: Calibrated, name: str, card: dict[str, Any], *, force: bool = False) -> Card:
+    """Write the model with the card of `card_of` into the user's folder.
+
+    Raises:
+        UsageError, OutputError: as `save_model`.
+        ModelError: the weights are not those that the card pins.
+    """
+    path, sha256 = found.model.path, found.model.sha256
+    try:
+        weights = read_bytes(path, MAX_WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the weights {path} cannot be read: {error}") from error
+    if hashlib.sha256(weights).hexdigest() != sha256:
+        raise ModelError(f"{path} is not what its card says: import the model again")
+    return save_model(name, card, weights, force=force)
 
 
 def _evidence_of(path: Path) -> Any:

@@ -105,9 +105,10 @@ def calibrate(
         if over > review:
             raise UsageError("--max-suspicious counts the manipulated too: give no less than it")
         from deepscan.archive.calibrate import calibrate as fit
-        from deepscan.archive.calibrate import check_folders, save
+        from deepscan.archive.calibrate import card_of, check_folders, save
         from deepscan.archive.calibration_page import write_page
         from deepscan.models.library import check_name, read_card
+        from deepscan.verdict.calibration import Calibration
 
         check_folders(real, manipulated)
         check_name(to, force=force)
@@ -132,9 +133,9 @@ def calibrate(
             rate=over,
             review_rate=review,
         )
-        saved, calibration = save(found, to, force=force)
-        page = folder / PAGE
-        write_page(found, calibration, page)
+        written, page = card_of(found, to), folder / PAGE
+        write_page(found, Calibration.from_card(written), page)
+        saved = save(found, to, written, force=force)
         _print(found, saved, page, format_)
 
 
@@ -177,7 +178,7 @@ def _scan(
         ("that cannot be read", [name for name, _ in material.unreadable]),
         ("without a face that can be judged", material.without_face),
     ):
-        if names:
+        if names and not quiet:
             first = ", ".join(names[:_LISTED]) + " ..." * (len(names) > _LISTED)
             print_message(f"{source}: {file_count(len(names))} left out {told}: {first}")
     return material

@@ -13,7 +13,7 @@ import numpy as np
 from deepscan.engines.engine import Predictions
 from deepscan.errors import EngineError
 from deepscan.models.library import read_card
-from deepscan.verdict.calibration import Calibration
+from deepscan.verdict.calibration import calibration_of
 from tests.conftest import blue_engine, fake_scanner, judge_blue
 
 
@@ -101,7 +101,7 @@ class _Graded:
     def scan(self, path: Path, *args: Any, **rest: Any) -> Any:
         found = re.match(r"g([+-][0-9.]+)", path.name)
         level = float(found[1]) if found else 0.0
-        score = 1 / (1 + np.exp(-level))
+        score = np.nan if path.name.startswith("nan") else 1 / (1 + np.exp(-level))
 
         def judge(crops: Any) -> Predictions:
             scores = np.full(len(crops), score, np.float32)
@@ -109,7 +109,7 @@ class _Graded:
 
         engine = blue_engine(judge=judge)
         engine.model = self.engine.model
-        calibration = Calibration.from_card(read_card(self.options.model).values)
+        calibration = calibration_of(read_card(self.options.model).values)
         scanner = fake_scanner(self.options, engine=engine, calibration=calibration)
         return scanner.scan(path, *args, **rest)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deepscan.archive.journal import read_journal
-from deepscan.models.library import read_card
+from deepscan.models.library import read_card, save_model
 from deepscan.types import Label
-from deepscan.verdict.calibration import Calibration
+from deepscan.verdict.calibration import Calibration, calibration_of
 from tests.archive.command import Program, Ran
 from tests.conftest import make_face_clip
 
@@ -55,28 +58,49 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"real": real, "fake": fake}
 
 
-@pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "models"
-    monkeypatch.setenv("DEEPSCAN_MODELS", str(folder))
-    return folder
+@dataclass(frozen=True)
+class Calibrated:
+    """What one run with real clips alone left; `asked` are its arguments."""
+
+    ran: Ran
+    asked: tuple[object, ...]
+    work: Path
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    return Program(tmp_path)
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's own models, the same for all of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("own models")
+        patch.setenv("DEEPSCAN_MODELS", str(folder))
+        yield folder
 
 
-def run(program: Program, *arguments: object) -> Ran:
-    return program.run("model", "calibrate", "msccnet-s", *arguments, scanner=GRADED)
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    return Program(tmp_path_factory.mktemp("program"))
+
+
+@pytest.fixture(scope="module")
+def calibrated(
+    made: dict[str, Path],
+    models: Path,
+    program: Program,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Calibrated:
+    work = tmp_path_factory.mktemp("work")
+    asked = ("--real", made["real"], "--to", "ours", "--out", work, *RATES)
+    return Calibrated(run(program, *asked), asked, work)
+
+
+def run(program: Program, *arguments: object, model: str = "msccnet-s") -> Ran:
+    return program.run("model", "calibrate", model, *arguments, scanner=GRADED)
 
 
 def test_real_clips_make_a_model_that_keeps_the_rates(
-    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+    made: dict[str, Path], program: Program, calibrated: Calibrated, tmp_path: Path
 ) -> None:
-    work = tmp_path / "work"
-    asked = ("--real", made["real"], "--to", "ours", "--out", work, *RATES)
-    ran = run(program, *asked)
+    ran, asked, work = calibrated.ran, calibrated.asked, calibrated.work
     assert ran.code == 0, ran.err
     assert "1 file left out that cannot be read: junk.mp4" in ran.err
     assert "1 file left out without a face that can be judged: no face.mp4" in ran.err
@@ -99,22 +123,27 @@ def test_real_clips_make_a_model_that_keeps_the_rates(
     assert "stands out" in page and "junk.mp4" in page and "<script" not in page
     assert "By the size of faces" in page
 
-    # The same command again takes no file up twice, and refuses to replace the model unasked.
+    # The same command refuses to replace the model unasked.
     again = run(program, *asked)
     assert again.code == 2 and "a model ours is there already" in again.err
-    replaced = run(program, *asked, "--force", "--format", "json")
-    assert replaced.code == 0, replaced.err
-    told = json.loads(replaced.out)
-    assert told["calibration"] == calibration.name and told["recordings"] == 28
-    assert len(told["outliers"]) == 1
-    assert (work / "real" / "journal.jsonl").read_text().count('"kind":"done"') == 30
+
+    # A clip that stood out is taken away: the levels fall, and nothing is scanned again.
+    rest = shutil.copytree(made["real"], tmp_path / "interviews", copy_function=os.link)
+    next(rest.glob("g+6.00*")).unlink()
+    cleaned = run(program, "--real", rest, *asked[2:], "--to", "cleaned", "--format", "json")
+    assert cleaned.code == 0, cleaned.err
+    told = json.loads(cleaned.out)
+    assert told["outliers"] == [] and told["recordings"] == 27
+    journal = (work / "real" / "journal.jsonl").read_text().splitlines()
+    scanned = [line for line in map(json.loads, journal) if line["kind"] == "started"]
+    assert len(scanned) == 30
+    assert calibration_of(read_card("cleaned").values).points(1.0, still=False)[0] < over - 2
+    assert not any("called" in each.what for each in read_card("cleaned").info.evidence)
 
 
 def test_verdicts_of_the_new_model_supersede_and_claim_no_likelihood_ratio(
-    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+    program: Program, calibrated: Calibrated, tmp_path: Path
 ) -> None:
-    ran = run(program, "--real", made["real"], "--to", "ours", "--out", tmp_path / "w", *RATES)
-    assert ran.code == 0, ran.err
     archive, out = make_clips(tmp_path / "archive", [7.0, -1.0], first=500), tmp_path / "results"
 
     def scan(model: str) -> Ran:
@@ -156,26 +185,48 @@ def test_manipulated_clips_give_likelihood_ratios(
     assert "22 manipulated ones of swaps" in ran.out
 
 
+@pytest.mark.slow
+def test_a_model_without_a_calibration_gets_its_first(
+    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+) -> None:
+    base = read_card("msccnet-s")
+    values = {key: each for key, each in base.values.items() if key != "calibration"}
+    save_model("bare", values, base.path.read_bytes())
+    ran = run(
+        program, "--real", made["real"], "--to", "bare-ours", "--out", tmp_path / "w", *RATES,
+        model="bare",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert not Calibration.from_card(read_card("bare-ours").values).likelihood_ratio
+
+
 def test_what_cannot_work_is_one_line(
     made: dict[str, Path], models: Path, program: Program, tmp_path: Path
 ) -> None:
     few = make_clips(tmp_path / "few", [0.1 * n for n in range(5)])
-    alike = make_clips(tmp_path / "alike", [0.5] * 20, first=200)
     person = make_clips(tmp_path / "people" / "one", [0.1 * n for n in range(3)], first=300).parent
     same = made["real"] / ".." / made["real"].name
 
     def refused(*arguments: object) -> str:
-        ran = run(program, *arguments, "--to", "x", "--out", tmp_path / "w", "--quiet", *RATES)
+        ran = run(program, *RATES, "--to", "x", "--out", tmp_path / "w", "--quiet", *arguments)
         assert ran.code == 2 and ran.out == ""
         lines = ran.err.strip().splitlines()
         assert len(lines) == 1, ran.err
-        assert not models.exists()
+        assert not (models / "x").exists()
         return lines[0]
 
     assert "5 unmanipulated recordings support no false-alarm rate below 0.17: 19 would do" in (
         refused("--real", few)
     )
     assert "--group-by file" in refused("--real", person)
-    assert "the same score" in refused("--real", alike)
     assert "name the same folder" in refused("--real", made["real"], "--manipulated", same)
     assert "there is no such folder" in refused("--real", tmp_path / "nowhere")
+    both = make_clips(tmp_path / "both", [3.0 + 0.02 * n for n in range(21)], first=600)
+    one = next(made["real"].glob("g-*"))
+    shutil.copy(one, both / one.name)
+    assert "have the same content" in refused("--real", made["real"], "--manipulated", both)
+    assert "give no less than it" in refused("--real", few, "--max-suspicious", "1/1000")
+    broken = make_clips(tmp_path / "broken", [0.1 * n for n in range(20)], first=700)
+    for path in broken.iterdir():
+        path.rename(path.with_name(f"nan {path.name}"))
+    assert "NaN" in refused("--real", broken)

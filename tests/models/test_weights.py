@@ -155,3 +155,10 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, kind):
     with pytest.raises(ModelError):
         load_model(read_card("tiny", tmp_path))
     assert not marker.exists()
+
+
+def test_every_figure_of_the_shipped_card_lies_in_its_interval(shipped_model):
+    evidence = read_card(shipped_model).info.evidence
+    assert len(evidence) > 5
+    for each in evidence:
+        assert each.interval[0] <= each.value <= each.interval[1], each

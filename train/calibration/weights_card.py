@@ -156,8 +156,10 @@ def evidence_of(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     def add(what: str, on: str, value: Mapping[str, float] | Sequence[float] | None) -> None:
         if value is None:
             return
-        triple = list(value.values()) if isinstance(value, Mapping) else list(value)
-        found.append({"what": what, "on": on, "value": triple[0], "interval": triple[1:3]})
+        # A card that was read again has its keys in another order.
+        if isinstance(value, Mapping):
+            value = [value[key] for key in ("value", "low", "high")]
+        found.append({"what": what, "on": on, "value": value[0], "interval": list(value[1:3])})
 
     for name, row in ((evaluation.get("real_deepfakes") or {}).get("sets") or {}).items():
         looks = evaluation["real_deepfakes"]["looks"]
