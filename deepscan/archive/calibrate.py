@@ -158,13 +158,13 @@ def calibrate(
     """
     if not real.clips:
         raise UsageError(
-            f"no clip in {real.folder} has a face that can be judged: {clips_needed(rate)} "
-            f"recordings are needed for a false-alarm rate of {rate:g}"
+            f"{_nothing(real)}; {clips_needed(rate)} recordings are needed for a false-alarm rate "
+            f"of {rate:g}"
         )
     if manipulated is not None:
         _check_apart(real, manipulated)
         if not manipulated.clips:
-            raise UsageError(f"no clip in {manipulated.folder} has a face that can be judged")
+            raise UsageError(_nothing(manipulated))
     clips = (*real.clips, *(manipulated.clips if manipulated is not None else ()))
     try:
         fitted = fit_calibration(
@@ -177,6 +177,13 @@ def calibrate(
     except TooFewClips as error:
         raise UsageError(_too_few(error, real)) from error
     return Calibrated(card, real, manipulated, fitted, clips)
+
+
+def _nothing(material: Material) -> str:
+    if material.unreadable and not material.without_face:
+        name, why = material.unreadable[0]
+        return f"no clip in {material.folder} can be judged ({name}: {why})"
+    return f"no clip in {material.folder} has a face that can be judged"
 
 
 def _too_few(error: TooFewClips, real: Material) -> str:

@@ -111,8 +111,9 @@ def score_controls(engine: Engine, options: ScanOptions, *, folder: Path | None 
 
     Clean ones have to stay below the model's review point for a single picture, manipulated ones
     have to reach it, and each has to score as its card says, to within what an engine of this
-    precision may be off. Where the card has no controls, the crops of the self-test take their
-    place, of which only the scores are known.
+    precision may be off. Levels that were set by somebody's own clips say nothing about these
+    crops, so then the score alone is compared. Where the card has no controls, the crops of the
+    self-test take their place, of which only the scores are known.
 
     Args:
         folder: where models lie.
@@ -130,9 +131,8 @@ def score_controls(engine: Engine, options: ScanOptions, *, folder: Path | None 
         (control.name, round(float(score), 6))
         for control, score in zip(controls, found, strict=True)
     )
-    wrong = list(
-        _failed(controls, scores, label_thresholds(card.values)[0], score_tolerance(engine.name))
-    )
+    bar = None if "calibrated_from" in card.values else label_thresholds(card.values)[0]
+    wrong = list(_failed(controls, scores, bar, score_tolerance(engine.name)))
     for line in wrong:
         logger.error("engine %s: %s", engine.name, line)
     return scores, not wrong
@@ -149,10 +149,13 @@ def _score_probe(engine: Engine, card: Card) -> Scores:
 
 
 def _failed(
-    controls: Iterable[Control], scores: Iterable[tuple[str, float]], bar: float, tolerance: float
+    controls: Iterable[Control],
+    scores: Iterable[tuple[str, float]],
+    bar: float | None,
+    tolerance: float,
 ) -> Iterable[str]:
     for control, (name, score) in zip(controls, scores, strict=True):
-        if (score >= bar) != control.manipulated:
+        if bar is not None and (score >= bar) != control.manipulated:
             kind = "manipulated" if control.manipulated else "clean"
             yield f"the {kind} control {name} scored {score:.4f}; the review point is {bar:.4f}"
         if not abs(score - control.score) <= tolerance:

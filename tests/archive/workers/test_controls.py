@@ -142,3 +142,16 @@ def test_the_shipped_model_passes_its_controls(shipped_model):
     finally:
         engine.close()
     assert passed and scores
+
+
+def test_levels_of_ones_own_clips_do_not_void_a_run(folder, shipped_model):
+    path = folder / f"{shipped_model}.json"
+    values = json.loads(path.read_text())
+    for scale in [values["calibration"], *values["calibration"]["bands"]]:
+        scale["still"]["tail"]["u"] = 7.0  # above the manipulated controls
+    path.write_text(json.dumps(values))
+    assert not score_controls(engine_that(honest, folder), OPTIONS, folder=folder)[1]
+    path.write_text(json.dumps({**values, "calibrated_from": {"model": shipped_model}}))
+    assert score_controls(engine_that(honest, folder), OPTIONS, folder=folder)[1]
+    turned = engine_that(lambda level: 1 - honest(level), folder)
+    assert not score_controls(turned, OPTIONS, folder=folder)[1]
