@@ -155,7 +155,9 @@ def test_help_says_what_the_exit_codes_mean() -> None:
 def make_material(folder: Path) -> None:
     """The files that the pages name: video.mp4, damaged.mp4, folders of clips, faces."""
     from examples.demo import portrait
+    from tests.conftest import draw_face
     from tests.media import make_video
+    from tests.models import detectors
     from train.smoke import write_faces
 
     picture = portrait()
@@ -175,6 +177,13 @@ def make_material(folder: Path) -> None:
         side = 0.7 + 0.003 * number
         small = shown.resize((round(shown.width * side), round(shown.height * side)))
         small.save(folder / "REAL" / f"{number:02d}.jpg", quality=60 + number % 30)
+    detectors.export(detectors.classifier(), folder / "detector.onnx", outputs=("logits",))
+    detectors.export(detectors.segmenter(), folder / "segmenter.onnx", outputs=("p_real", "mask"))
+    for kind in ("known-real", "known-fake"):
+        (folder / kind).mkdir()
+        for number in range(5):
+            drawn = draw_face(4 * number, forged=kind == "known-fake")
+            Image.fromarray(drawn).save(folder / kind / f"{number}.png")
     (folder / "train").symlink_to(ROOT / "train")  # recipes are named from the checkout
 
 

@@ -62,6 +62,8 @@ class Canvas:
         self._intervals: defaultdict[int | None, list[Interval]] = defaultdict(list)
         for interval in scan.verdict.intervals:
             self._intervals[interval.track_id].append(interval)
+        # Without a calibration a score is no judgement: nothing may look like "no evidence".
+        self._quiet = Mark.JUDGED if scan.verdict.calibration is not None else Mark.UNJUDGED
         self._aspect = aspect
         size = max(11, round(0.021 * math.sqrt(width * height)))
         self._size = max(10, round(0.82 * size))
@@ -126,7 +128,7 @@ class Canvas:
             face = prediction.crop.face
             mark = self._mark(face.track_id, result.frame.time)
             score = probability(prediction.score)
-            labels = _labels(face.track_id, score, score, bare=mark is Mark.JUDGED)
+            labels = _labels(face.track_id, score, score, bare=mark is self._quiet)
             sightings.append(
                 Sighting(self._area(face.box), mark, labels, face.track_id, prediction)
             )
@@ -145,7 +147,7 @@ class Canvas:
             # An interval of a still picture may have no length.
             if self._still or interval.start <= time < interval.end
         ]
-        return max(marks, key=_ORDER.index, default=Mark.JUDGED)
+        return max(marks, key=_ORDER.index, default=self._quiet)
 
     def _area(self, box: Box) -> Area:
         """The whole pixels of a box that lie in the picture."""
