@@ -99,6 +99,62 @@ def test_no_process_of_an_archive_imports_torch(scanned):
     assert "torch" not in ran.stderr
 
 
+# Notes in a file of each process what it imports: it may be killed at any time.
+_NOTE = """
+import os, sys
+from contextlib import suppress
+from importlib.machinery import PathFinder
+
+def note(event, given):
+    name = given[0] if event == "import" else "sys"
+    if "." not in name and name not in sys.stdlib_module_names and PathFinder.find_spec(name):
+        # A decoder's process may write nowhere once it has begun.
+        with suppress(OSError), open(f"NOTES/{os.getpid()}", "a") as notes:
+            notes.write(name + "\\n")
+
+sys.addaudithook(note)
+"""
+_ACTOR = """
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from deepscan.archive.records import InputFile
+from deepscan.archive.workers.contract import PoolSettings, Task
+from deepscan.archive.workers.ray_actor import ScanActor
+from deepscan.options import ScanOptions
+
+settings = asdict(PoolSettings(ScanOptions(), jobs=1))
+actor = ScanActor({**settings, "device": "cpu", "level": 30, "fence": 600.0})
+actor.start()
+file, folder = InputFile("clip.mp4", Path(sys.argv[1]), None), Path(sys.argv[2])
+done, _ = actor.scan(Task(file, folder, ("record",), (), ScanOptions()))
+print(done.outcome.label)
+actor.close()
+"""
+
+
+def test_a_worker_on_a_node_of_a_cluster_starts_as_lean(scanned):
+    """The actor imports neither networks nor decoder; the model process below it no torch."""
+    folder, environment = scanned
+    site, notes = folder / "node", folder / "notes"
+    site.mkdir()
+    notes.mkdir()
+    (site / "sitecustomize.py").write_text(_NOTE.replace("NOTES", str(notes)))
+    path = os.pathsep.join([str(site), *filter(None, [environment.get("PYTHONPATH")])])
+    ran = subprocess.run(
+        [sys.executable, "-c", _ACTOR, folder / "archive" / "clip.mp4", folder / "actor"],
+        env={**environment, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["not-applicable"]  # the face is drawn
+    by_process = [set(each.read_text().split()) for each in notes.iterdir()]
+    assert {"deepscan"} in by_process  # the actor, beside its model process and the decoders
+    everywhere = set().union(*by_process)
+    assert "openvino" in everywhere and not everywhere.intersection(HEAVY)
+    assert everywhere - ALLOWED - {"decord", "openvino_telemetry"} == set()
+
+
 _IMPORTERS = """
 import sys, threading
 from importlib.abc import MetaPathFinder

@@ -32,6 +32,9 @@ from deepscan.errors import EngineError
 from deepscan.types import Reason
 from deepscan.video.isolation.launcher import StderrTail, start_interpreter
 
+# glibc keeps freed memory for each of a dozen threads: 400 MB instead of 300.
+MEMORY = {"MALLOC_ARENA_MAX": "2"}
+
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT = 1800.0  # seconds until an engine is loaded: TensorRT may have to build it first
@@ -208,7 +211,7 @@ class WorkerHandle:
                     str(theirs.fileno()),
                     (theirs.fileno(),),
                     stderr=subprocess.PIPE,
-                    environment={**os.environ, **_visible_devices(self.device)},
+                    environment={**MEMORY, **os.environ, **_visible_devices(self.device)},
                 )
             except OSError as error:
                 ours.close()

@@ -304,6 +304,18 @@ def test_a_named_device_must_be_the_engines(tmp_path):
         pool.start()
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only Linux tells")
+@pytest.mark.parametrize(("given", "expected"), [(None, b"2"), ("5", b"5")])
+def test_a_model_process_keeps_less_freed_memory(monkeypatch, given, expected):
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    if given is not None:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", given)
+    with pool_of(jobs=1) as pool:
+        pool.start()
+        environment = Path(f"/proc/{pool._workers[0].process.pid}/environ").read_bytes()
+    assert b"MALLOC_ARENA_MAX=" + expected in environment.split(b"\0")
+
+
 def test_two_devices_are_two_processes(tmp_path):
     with pool_of(devices=("cpu", "cpu"), jobs=1) as pool:
         pool_info = pool.start()
