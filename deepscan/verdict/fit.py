@@ -237,7 +237,8 @@ def _scales(clips: Sequence[ScannedClip], prior: tuple[Scale, Scale] | None) -> 
          np.concatenate([np.full(len(values), forged) for values, forged in part]))
         for part in (windows, singles)
     ]  # fmt: skip
-    if not rows[0][1].size or rows[0][1].all():
+    kinds = [forged for _, forged in rows]
+    if kinds[0].all() or (kinds[1].any() and not kinds[0].any()):  # also where there are none
         rows[0] = rows[1]
     window, single = (_scale(*row, prior and prior[index]) for index, row in enumerate(rows))
     return window, single

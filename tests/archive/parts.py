@@ -99,6 +99,8 @@ class _Graded:
         self.engine = engine or fake_scanner(options).engine
 
     def scan(self, path: Path, *args: Any, **rest: Any) -> Any:
+        while not os.path.exists(os.environ.get("GATE", "/")):
+            time.sleep(0.02)
         found = re.match(r"g([+-][0-9.]+)", path.name)
         level = float(found[1]) if found else 0.0
         score = np.nan if path.name.startswith("nan") else 1 / (1 + np.exp(-level))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,12 +223,47 @@ def test_what_cannot_work_is_one_line(
     assert "--group-by file" in refused("--real", person)
     assert "name the same folder" in refused("--real", made["real"], "--manipulated", same)
     assert "there is no such folder" in refused("--real", tmp_path / "nowhere")
+    assert "give no less than it" in refused("--real", few, "--max-suspicious", "1/1000")
+
+
+@pytest.mark.slow
+def test_clips_that_cannot_be_used_are_one_line(
+    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+) -> None:
     both = make_clips(tmp_path / "both", [3.0 + 0.02 * n for n in range(21)], first=600)
     one = next(made["real"].glob("g-*"))
     shutil.copy(one, both / one.name)
-    assert "have the same content" in refused("--real", made["real"], "--manipulated", both)
-    assert "give no less than it" in refused("--real", few, "--max-suspicious", "1/1000")
     broken = make_clips(tmp_path / "broken", [0.1 * n for n in range(20)], first=700)
     for path in broken.iterdir():
         path.rename(path.with_name(f"nan {path.name}"))
-    assert "NaN" in refused("--real", broken)
+    for arguments, told in (
+        (("--real", made["real"], "--manipulated", both), "have the same content"),
+        (("--real", broken), "NaN"),
+    ):
+        ran = run(program, *arguments, "--to", "x", "--out", tmp_path / "w", "--quiet", *RATES)
+        assert ran.code == 2 and told in ran.err and len(ran.err.strip().splitlines()) == 1
+        assert not (models / "x").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_calibration_goes_on(
+    made: dict[str, Path], models: Path, program: Program, tmp_path: Path
+) -> None:
+    work, gate = tmp_path / "work", tmp_path / "gate"
+    asked = ("model", "calibrate", "msccnet-s", "--real", made["real"], "--to", "later",
+             "--out", work, *RATES)  # fmt: skip
+    gated = {**program.environment(), "GATE": str(gate)}
+    process = program.start(*asked, scanner=GRADED, env=gated)
+    journal = work / "real" / "journal.jsonl"
+    until = time.monotonic() + 60
+    while not (journal.exists() and '"started"' in journal.read_text()):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    gate.touch()
+    ran = program.end(process)
+    assert ran.code == 130 and "the same command goes on from here" in ran.err
+    assert not (models / "later").exists() and not (work / "calibration.html").exists()
+    ended = program.run(*asked, scanner=GRADED)
+    assert ended.code == 0, ended.err
+    assert (models / "later" / "later.json").exists()

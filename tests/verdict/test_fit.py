@@ -66,7 +66,7 @@ def over(clips: list[ScannedClip], calibration: Calibration) -> np.ndarray:
 def test_new_clips_of_any_length_pass_at_no_more_than_the_rates() -> None:
     rng = np.random.default_rng(1)
     found = []
-    for _ in range(8):
+    for _ in range(5):
         mixed = [
             clip(rng, f"{index}", seconds=float(rng.choice([1.5, 2, 8])), faces=1 + index % 3)
             for index in range(150)
@@ -146,3 +146,14 @@ def test_rates_that_cannot_be_are_refused(rates: tuple[float, float]) -> None:
     clips = many(np.random.default_rng(7), 5)
     with pytest.raises(UsageError, match="rates of"):
         fit_calibration(clips, name="", population="", rate=rates[0], review_rate=rates[1])
+
+
+def test_manipulated_pictures_beside_real_clips_are_one_scale() -> None:
+    rng = np.random.default_rng(8)
+    fakes = []
+    for index in range(40):
+        moving = clip(rng, f"fake {index}", manipulated=True, seconds=0.1)
+        fakes.append(ScannedClip(moving.name, moving.group, True, True, moving.evidence))
+    result = fitted([*many(rng, 120), *fakes])
+    assert result.calibration.likelihood_ratio
+    assert result.calibration.clip.slope == result.calibration.still.slope != 1.0
