@@ -18,6 +18,7 @@ from deepscan.files import atomic_output
 from deepscan.verdict.calibration import ENOUGH, Calibration
 from deepscan.verdict.decide import MODEL_FLOOR
 from train.calibration.model_card import model_card, readme_figures
+from train.calibration.shortcut_test import LEAST
 
 SOURCE_LIMIT = 0.7  # how surely real faces of one source may score above those of the others
 README = re.compile(r"(<!-- figures of the default model -->\n).*?(<!-- end of figures -->)", re.S)
@@ -63,7 +64,9 @@ def _sources(evaluation: Mapping[str, Any]) -> list[str]:
     found = []
     for name, row in ((evaluation.get("sources") or {}).get("by_source") or {}).items():
         higher = row["higher_than_others"]
-        if higher is not None and higher["low"] > SOURCE_LIMIT:
+        if row["people"] < LEAST or higher is None:
+            continue  # their faces, not their source
+        if higher["low"] > SOURCE_LIMIT:
             found.append(
                 f"real faces of {name} score above those of other sources: {higher['value']:.2f} "
                 f"[{higher['low']:.2f}, {higher['high']:.2f}]"

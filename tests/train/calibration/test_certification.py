@@ -41,7 +41,9 @@ def card(**changed: Any) -> dict[str, Any]:
         "calibration": calibration,
         "evaluation": {
             "auc": {"value": changed.get("auc", 0.9)},
-            "sources": {"by_source": {"selfies": {"higher_than_others": higher}}},
+            "sources": {"by_source": {
+                "selfies": {"people": changed.get("people", 20), "higher_than_others": higher}
+            }},
             "real_deepfakes": {"headline": changed.get("headline", 0.7), "looks": 3, "sets": {
                 "all": {"clips": {"value": 0.66, "low": 0.5, "high": 0.8}}}},
         },
@@ -84,6 +86,10 @@ def test_each_failure_is_named(changed: dict[str, Any], said: str) -> None:
 def test_one_clip_of_a_few_exceeds_nothing_for_sure() -> None:
     one = (*MATERIAL[:2], Material("real clips", False, 12, 10, (0.004,)))
     assert failures(card(material=one), None) == []
+
+
+def test_two_people_are_no_source() -> None:
+    assert failures(card(source=0.75, people=2), None) == []
 
 
 def test_figures_of_the_readme_lead_with_real_deepfakes() -> None:

@@ -311,6 +311,18 @@ def test_the_card_tells_what_was_left_out(proof: tuple[Path, dict[str, Any]]) ->
     assert "mean frame AUC on forges left out of training" in whats
 
 
+def test_figures_keep_their_order_whatever_the_order_of_a_file(
+    proof: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, card = proof
+    kept = json.loads((folder / "out" / "real-deepfakes.json").read_text())  # keys in rising order
+    evaluation = {**card["evaluation"], "real_deepfakes": kept}
+    again = {each["what"]: each for each in evidence_of(evaluation)}
+    assert again == {each["what"]: each for each in card["evaluation"]["evidence"]}
+    first = evidence_of(evaluation)[0]
+    assert first["what"].startswith("clip AUC") and first["interval"][0] <= first["value"]
+
+
 def test_the_card_says_where_a_promise_is_not_kept(proof: tuple[Path, dict[str, Any]]) -> None:
     _, card = proof
     clips = {**card["evaluation"]["clips"], "false_alarm": (0.2, 0.1, 0.3)}
