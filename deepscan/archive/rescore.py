@@ -81,10 +81,30 @@ class Scanners:
 
     def of(self, record: Mapping[str, Any]) -> Scanner:
         """Raises what `options_of` and `Scanner` raise."""
-        options = options_of(record["settings"], self._engine)
+        options = options_of({**record["settings"], "model": _model_of(record)}, self._engine)
         if options not in self._loaded:
             self._loaded[options] = self._held.enter_context(self._make(options))
         return self._loaded[options]
+
+
+def _model_of(record: Mapping[str, Any]) -> Any:
+    """The name of a model here with the weights of a record, else the name that it gives itself.
+
+    Raises:
+        UsageError: it was named by a path, which a record from anybody does not choose here.
+    """
+    from deepscan.models.library import is_path, list_cards
+
+    named, model = record["settings"].get("model"), record["model"]
+    here = [card.name for card, _ in list_cards() if card.sha256 == model["sha256"]]
+    if named in here or not (here or is_path(str(named))):
+        return named
+    if not here:
+        raise UsageError(
+            f"the model {model['name']!a} (weights {str(model['sha256'])[:12]}) is not here: copy "
+            "it into your folder with deepscan model import"
+        )
+    return here[0]
 
 
 def check_scores(

@@ -136,7 +136,7 @@ def examine(options: ScanOptions, *, folder: Path | None = None) -> Report:
     engines: tuple[EngineFinding, ...] = ()
     chosen, why, selftest = None, "no model", SelfTest(None, "no engine")
     if card is not None:
-        engines = tuple(_check_engine(choice, card, hardware) for choice in _every_choice())
+        engines = tuple(_check_engine(choice, card, hardware) for choice in _every_choice(card))
         engine = _choose(options.engine, card, hardware, engines)
         if isinstance(engine, str):
             why = engine
@@ -231,11 +231,12 @@ def _model(
     )
 
 
-def _every_choice() -> list[Choice]:
+def _every_choice(card: Card) -> list[Choice]:
     return [
         Choice(runtime, device, precision)
         for runtime in ENGINES
         for device, precision in engine_class(runtime).CHOICES
+        if card.kind in engine_class(runtime).KINDS
     ]
 
 

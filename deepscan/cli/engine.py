@@ -117,7 +117,7 @@ def check(
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Compare an engine with torch in fp32, now; exit code 2 if it is out of tolerance."""
+    """Compare an engine with the reference, now; exit code 2 if it is out of tolerance."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         from deepscan.engines.maintenance import check_parity
@@ -228,7 +228,7 @@ def _show_proof(proof: Proof, format_: str) -> None:
     for violation in proof.violations:
         print_line(f"out of tolerance: {violation}")
     if not proof.violations:
-        print_line("agrees with torch in fp32")
+        print_line(f"agrees with {proof.reference}")
 
 
 def _has_proof(cached: tuple[Entry, ...], model: str, runtime: str, precision: str) -> str:

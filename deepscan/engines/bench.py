@@ -25,7 +25,7 @@ from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import REFERENCE, Choice, build, engine_class
 from deepscan.engines.packages import installed_versions
 from deepscan.engines.parity import probe
-from deepscan.errors import DeepscanError, EngineError
+from deepscan.errors import DeepscanError, EngineError, UsageError
 from deepscan.models.card import Card
 from deepscan.models.library import read_card
 from deepscan.models.weights import load_model
@@ -126,6 +126,11 @@ def bench(
         ModelError: the model is missing or damaged.
     """
     card, hardware, before = read_card(model, folder), detect_hardware(), _load()
+    if card.kind != "network":
+        raise UsageError(
+            f"{model} is a detector in ONNX, which eager torch does not run. For its speed here "
+            f"run: deepscan model check {model}"
+        )
     engines, absent = _engines(card, hardware, threads)
     sizes = sorted(set(batches))
     crops = probe(card.info.input_size)
@@ -163,6 +168,8 @@ def _engines(
     found: list[Engine | Eager] = [Eager(card, threads)]
     absent = {}
     for runtime in ENGINES:
+        if card.kind not in engine_class(runtime).KINDS:
+            continue
         for device, precision in engine_class(runtime).CHOICES:
             choice = Choice(runtime, device, precision)
             try:

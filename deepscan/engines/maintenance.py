@@ -10,7 +10,14 @@ from pathlib import Path
 from deepscan.engines import ENGINES
 from deepscan.engines.cache import cache_folder, read_entry
 from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import Choice, create_engine, engine_class, measure, parse_name
+from deepscan.engines.load import (
+    REFERENCES,
+    Choice,
+    create_engine,
+    engine_class,
+    measure,
+    parse_name,
+)
 from deepscan.engines.parity import TOLERANCES, cache_parity, label_thresholds, violations
 from deepscan.engines.recipe import FOLDER as RECIPES
 from deepscan.engines.recipe import Recipe, read_recipe
@@ -44,7 +51,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """An engine's figures, measured now, what they may be, and what is out of tolerance."""
+    """An engine's figures, measured now, what they may be, and what is out of tolerance.
+
+    `reference` is the engine that it was compared with.
+    """
 
     engine: str
     model: str
@@ -52,6 +62,7 @@ class Proof:
     parity: Parity
     tolerance: Parity
     violations: tuple[str, ...]
+    reference: str
 
 
 def choice_of(recipe: Recipe) -> Choice:
@@ -133,9 +144,9 @@ def _prove(choice: Choice, card: Card, hardware: Hardware, *, allow_build: bool)
         engine.close()
     tolerance = TOLERANCES[engine.name.rpartition("-")[2]]
     cache_parity(engine.fingerprint, parity, engine.name, model, label_thresholds(card.values))
-    return Proof(
-        engine.name, model, engine.fingerprint, parity, tolerance, violations(parity, tolerance)
-    )
+    wrong = violations(parity, tolerance)
+    reference = REFERENCES[card.kind]
+    return Proof(engine.name, model, engine.fingerprint, parity, tolerance, wrong, reference)
 
 
 def entries(folder: Path | None = None) -> tuple[Entry, ...]:

@@ -250,7 +250,7 @@ def provenance_of(scan: Scan) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Model", f"{model.name}, {model.input_size} px"),
         ("Weights SHA-256", model.sha256),
         ("Engine", f"{engine.name}: {engine.reason}"),
-        ("Parity with torch", parity),
+        ("Parity with the reference", parity),
         *calibration_rows(calibration),
         ("Corrected for", f"{verdict.looks:.1f} independent chances of a false alarm"),
         ("Started", scan.started),

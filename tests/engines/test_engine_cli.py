@@ -126,7 +126,7 @@ def test_a_check_measures_now_and_shows_the_figures(deepscan_cli, own_cache, she
     ran = deepscan_cli("engine", "check", "openvino-fp32", "--model", "tiny")
     assert ran.code == 0 and ran.err == ""
     assert "openvino-cpu-fp32 with tiny" in ran.out
-    assert "agrees with torch in fp32" in ran.out
+    assert "agrees with torch-cpu-fp32" in ran.out
     ran = deepscan_cli("engine", "check", "openvino-fp32", "--model", "tiny", "--format", "json")
     values = json.loads(ran.out)
     assert values["parity"]["max_score_difference"] < 1e-3 and values["complaints"] == []

@@ -18,13 +18,13 @@ import torch
 
 import deepscan
 from deepscan.engines import ENGINES
-from deepscan.engines.hardware import detect_hardware
+from deepscan.engines.hardware import detect_hardware, has_gpu_driver
 from deepscan.engines.load import REFERENCES, engine_class, load_engine
 from deepscan.engines.parity import probe
 from deepscan.errors import EngineError
 from deepscan.importer.check import check_model
 from deepscan.importer.network import import_weights
-from deepscan.models.library import read_card
+from deepscan.models.library import models_folder, read_card
 from deepscan.models.weights import load_model
 from deepscan.options import ScanOptions
 from deepscan.scan.pipeline import analyze
@@ -177,7 +177,8 @@ def test_an_archive_is_scanned_and_verified_with_it(models, kind, tmp_path):
             tmp_path / "media" / f"{name}.mp4", draw=lambda _: picture, frames=6 + size,
             size=(512, 512),
         )  # fmt: skip
-    ran = run("media", "--out", "results", "--model", kind, "--write", "json,frames,masks",
+    folder = models_folder() / kind  # named by its place: a record does not choose one here
+    ran = run("media", "--out", "results", "--model", str(folder), "--write", "json,frames,masks",
               cwd=tmp_path)  # fmt: skip
     assert ran.returncode == 3, ran.stderr
     assert len((tmp_path / "results/results.jsonl").read_text().splitlines()) == 2
@@ -186,3 +187,29 @@ def test_an_archive_is_scanned_and_verified_with_it(models, kind, tmp_path):
     assert bool(list((tmp_path / "results").rglob("*.masks.mkv"))) is KINDS[kind]
     checked = run("verify", "results", "--input", "media", cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+LEAN = """
+import sys
+sys.argv = ["deepscan", *sys.argv[1:]]
+from deepscan.cli.scan import run
+try:
+    run()
+finally:
+    heavy = ("torch", "onnx", "onnxruntime", "timm")
+    print([name for name in heavy if sys.modules.get(name)], file=sys.stderr)
+"""
+
+
+def test_a_detector_runs_without_torch_onnx_and_onnx_runtime(models, tmp_path):
+    if has_gpu_driver():
+        pytest.skip("this machine may have a GPU, which torch is asked about")
+    make_video(tmp_path / "clip.mp4", draw=lambda _: portrait(), frames=4, size=(512, 512))
+    for _ in range(2):  # the first may convert the face detector
+        ran = subprocess.run(
+            [sys.executable, "-c", LEAN, "clip.mp4", "--model", "inverted", "--out", "r.mp4",
+             "--force"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 3, ran.stderr
+    assert ran.stderr.rstrip().endswith("[]")
