@@ -74,7 +74,7 @@ def _wrapped(sentences: list[str], width: int | None) -> Iterator[str]:
 
 
 def _faces(verdict: Verdict) -> Iterator[str]:
-    """A line for each face with a finding, the strongest first: its strongest stretch."""
+    """A line for each face with a finding, the strongest first: its strongest interval."""
     by_face = groupby(
         sorted(verdict.intervals, key=lambda each: (each.track_id, -each.score)),
         key=lambda each: each.track_id,
@@ -97,7 +97,7 @@ def _face(found: list[Interval]) -> tuple[str, ...]:
         str(best.label),
         time_span(best.start, best.end),
         _strength(best),
-        f"and {more} more stretch{'es' * (more > 1)}" if more else "",
+        f"and {more} more interval{'s' * (more > 1)}" if more else "",
     )
 
 

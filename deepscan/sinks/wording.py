@@ -40,15 +40,15 @@ WORDING: dict[str, str] = {
     "headline.not-applicable": "There was no face to analyse.",
     "headline.error": "The file could not be analysed.",
     "means.manipulated": (
-        "For at least one face and one stretch of time, the model’s score lies over the"
-        " operating point, a level that unmanipulated video seldom reaches."
+        "In at least one interval of one face the model’s score lies over the operating point, a"
+        " level that unmanipulated video seldom reaches."
     ),
     "means.suspicious": (
         "A score lies over the level for review but the evidence is not strong enough to call"
         " the face manipulated. A person should look at what is named below."
     ),
     "means.no-evidence": (
-        "Enough of the faces was judged, and no stretch of any face scored over the level for"
+        "Enough of the faces was judged, and no interval of any face scored over the level for"
         " review."
     ),
     "means.inconclusive": (
@@ -280,7 +280,7 @@ def found_sentence(verdict: Verdict) -> str:
 def _counted(real: Counted) -> str:
     """A count of false alarms with its interval, and a note if the count is small."""
     low, high = map(percent, real.interval)
-    limit = f"; so few bound nothing below {high}" if real.files < FEW else ""
+    limit = "; too few to show less" if real.files < FEW else ""
     seen = "; training saw them" if real.seen else ""
     return f"{real.called} of {real.files} {real.name} [{low} to {high}{limit}{seen}]"
 

@@ -48,7 +48,7 @@ def test_every_interval_has_its_face_time_and_strength():
     assert build.scan().verdict.calibration.population not in text
 
 
-def test_a_face_has_one_line_however_many_stretches():
+def test_a_face_has_one_line_however_many_intervals():
     outcome = scanned()
     first = outcome.scan.verdict.intervals[0]
     weaker = replace(first, start=1.5, end=1.7, score=0.96, label=Label.SUSPICIOUS)
@@ -59,7 +59,7 @@ def test_a_face_has_one_line_however_many_stretches():
     faces = [line.strip() for line in lines if "P(manipulated)" in line]
     assert len(faces) == 8
     assert faces[0].startswith("face 0  manipulated  0:00.3 to 0:00.7")
-    assert faces[0].endswith("support  and 2 more stretches")
+    assert faces[0].endswith("support  and 2 more intervals")
     assert "  and 4 more faces: page and record have them all" in lines
 
 

@@ -282,7 +282,7 @@ def test_one_line_says_what_is_found_and_what_is_called_wrongly() -> None:
     assert wording.found_sentence(verdict) == (
         "At this setting msccnet-s finds 2 of 27 real deepfakes (2 of 23 live swap, 0 of 4 lip"
         " sync). It wrongly calls 4 of 396 real pictures [0.40 % to 2.6 %], 0 of 12 real clips"
-        " [0 % to 24 %; so few bound nothing below 24 %] and 1 of 180 newer pictures [0.10 % to"
+        " [0 % to 24 %; too few to show less] and 1 of 180 newer pictures [0.10 % to"
         " 3.0 %; training saw them] manipulated."
     )
     bare = replace(verdict, measured=())
