@@ -138,7 +138,7 @@ LINES = {
         "networks on a pyramid of stages": 150,
         "models of one's own: library, import, ONNX detectors on every engine": 3_400,
         "verdicts say what the model finds of real deepfakes and calls wrongly": 180,
-        "calibration on one's own material": 1_300,
+        "calibration on one's own material": 1_600,
         "faces looked for in their places, turned pictures searched as they are": 270,
     },
     "train": {
