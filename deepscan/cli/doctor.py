@@ -235,8 +235,7 @@ def _every_choice(card: Card) -> list[Choice]:
     return [
         Choice(runtime, device, precision)
         for runtime in ENGINES
-        for device, precision in engine_class(runtime).CHOICES
-        if card.kind in engine_class(runtime).KINDS
+        for device, precision in engine_class(runtime).choices_for(card.kind)
     ]
 
 

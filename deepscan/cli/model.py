@@ -217,6 +217,10 @@ def remove(
 
 
 def _print_check(found: ModelCheck, model: str) -> None:
+    from deepscan.models.library import read_card
+
+    card = read_card(model)
+    masked = card.has_mask
     print_table(
         f"{found.model} on this machine",
         ("engine", "works", "score diff.", "mask IoU", "crops/s", ""),
@@ -225,7 +229,7 @@ def _print_check(found: ModelCheck, model: str) -> None:
                 each.name,
                 "yes" if each.works else "no",
                 "" if each.parity is None else f"{each.parity.max_score_difference:.1e}",
-                "" if each.parity is None else f"{each.parity.mean_mask_iou:.4f}",
+                "" if each.parity is None or not masked else f"{each.parity.mean_mask_iou:.4f}",
                 "" if each.crops_per_second is None else f"{each.crops_per_second:.0f}",
                 each.detail,
             )
@@ -235,11 +239,8 @@ def _print_check(found: ModelCheck, model: str) -> None:
     state = "as they should" if found.controls_passed else "NOT as they should"
     print_line(f"{len(found.controls)} known crops score {state} on {found.chosen}")
     if found.ok:
-        from deepscan.models.library import read_card
-
-        calibrated = read_card(model).calibration is not None
         step = f"deepscan VIDEO --model {model}"
-        if not calibrated:
+        if card.calibration is None:
             step = f"deepscan model calibrate {model} --real FOLDER --to NAME"
         print_line(f"next: {step}")
 

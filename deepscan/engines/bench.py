@@ -168,9 +168,7 @@ def _engines(
     found: list[Engine | Eager] = [Eager(card, threads)]
     absent = {}
     for runtime in ENGINES:
-        if card.kind not in engine_class(runtime).KINDS:
-            continue
-        for device, precision in engine_class(runtime).CHOICES:
+        for device, precision in engine_class(runtime).choices_for(card.kind):
             choice = Choice(runtime, device, precision)
             try:
                 engine = build(choice, card, hardware, "bench", threads=threads, allow_build=False)

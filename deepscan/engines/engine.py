@@ -135,6 +135,11 @@ class EngineEntry(ABC):
         """What else the runtime says of its last error."""
         return ""
 
+    @classmethod
+    def choices_for(cls, kind: Kind) -> tuple[tuple[str, str], ...]:
+        """The (device, precision) pairs in which it runs models of a kind, best first."""
+        return cls.CHOICES if kind in cls.KINDS else ()
+
     def need_kind(self, card: Card) -> None:
         """See that this runtime runs such models.
 

@@ -70,7 +70,8 @@ class ONNXRuntimeEngine(EngineEntry):
         try:
             self._session: Any = onnxruntime.InferenceSession(graph, options, [provider])
         except Exception as error:  # its own kinds of error have no common name
-            raise EngineError(f"engine {self.name} cannot take the model: {error}") from error
+            told = " ".join(str(error).split())[:300]
+            raise EngineError(f"engine {self.name} cannot take the model: {told}") from error
         if PROVIDERS[kind] not in self._session.get_providers():
             raise EngineError(f"engine {self.name}: ONNX Runtime found no CUDA it can use")
         self.fingerprint = key_of(

@@ -127,6 +127,11 @@ class TensorRTEngine(EngineEntry):
                 self._start(trt, cached[0])
         self.fingerprint = fingerprint_of(facts, *cached)
 
+    @classmethod
+    def choices_for(cls, kind: Kind) -> tuple[tuple[str, str], ...]:
+        """Of an ONNX detector fp32 alone: its graph says nothing of what may leave that."""
+        return cls.CHOICES if kind == "network" else (("cuda", "fp32"),)
+
     @staticmethod
     def build_key(
         card: Card, hardware: Hardware, precision: str = "fp16", device: str = "cuda"

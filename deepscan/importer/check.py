@@ -72,15 +72,11 @@ def check_model(model: str) -> ModelCheck:
         EngineError: no engine runs it here.
     """
     card, hardware = read_card(model), detect_hardware()
-    engines = []
-    for runtime in ENGINES:
-        made = engine_class(runtime)
-        if card.kind not in made.KINDS:
-            continue
-        engines += [
-            _check_engine(Choice(runtime, device, precision), card, hardware)
-            for device, precision in made.CHOICES
-        ]
+    engines = [
+        _check_engine(Choice(runtime, device, precision), card, hardware)
+        for runtime in ENGINES
+        for device, precision in engine_class(runtime).choices_for(card.kind)
+    ]
     engine = load_engine("auto", model)
     try:
         controls, passed = score_controls(engine, replace(ScanOptions(), model=model))

@@ -15,6 +15,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 
 import deepscan
 from deepscan.engines import ENGINES
@@ -213,3 +214,26 @@ def test_a_detector_runs_without_torch_onnx_and_onnx_runtime(models, tmp_path):
         )  # fmt: skip
         assert ran.returncode == 3, ran.stderr
     assert ran.stderr.rstrip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    "kind", ["bgr", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "bgr")]
+)
+def test_it_is_calibrated_on_clips_of_one_s_own_and_then_gives_verdicts(models, kind, tmp_path):
+    picture = portrait()
+    (tmp_path / "REAL").mkdir()
+    for number in range(20):
+        shown = Pillow.fromarray((picture * (0.7 + 0.015 * number)).astype(np.uint8))
+        shown.save(tmp_path / "REAL" / f"{number}.png")
+    shown.save(tmp_path / "one.png")
+    name = f"{kind}-here"
+    rates = ("--max-false-alarms", "50/1000", "--max-suspicious", "200/1000")
+    ran = run("model", "calibrate", kind, "--real", "REAL", "--to", name, *rates, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    card = read_card(name)
+    assert card.sha256 == read_card(kind).sha256 and card.calibration is not None
+    assert (card.kind, card.has_mask) == (read_card(kind).kind, KINDS[kind])
+    ran = run("one.png", "--model", name, "--format", "json", cwd=tmp_path)
+    record = json.loads(ran.stdout)
+    assert record["verdict"]["label"] in ("no-evidence", "suspicious", "manipulated")
+    assert record["calibration"]["clips"] == 20 and record["model"]["name"] == name
