@@ -136,7 +136,7 @@ LINES = {
         "archives that tell the truth of today": 1_300,
         "OpenVINO face detector, drawing in planes, loading beside the first file": 1_350,
         "networks on a pyramid of stages": 150,
-        "models of one's own: library, import, ONNX detectors on every engine": 3_400,
+        "models of one's own: library, import, ONNX detectors on every engine": 3_500,
         "verdicts say what the model finds of real deepfakes and calls wrongly": 180,
         "calibration on one's own material": 1_600,
         "faces looked for in their places, turned pictures searched as they are": 270,
