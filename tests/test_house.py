@@ -146,6 +146,7 @@ LINES = {
         "real deepfakes, ImageNet weights, forges on a mesh": 1_450,
         "rows and stages of the benchmark of scans": 350,
         "real material: held out, scanned, certified and told": 850,
+        "pairs of one's own: a share held out, measured, a card": 200,
     },
 }
 

@@ -295,7 +295,7 @@ def _card_lines(card: Card) -> list[str]:
         *_origin(card),
         ("source", card.source or "the card does not say"),
         ("licence", card.licence or "the card does not say"),
-        ("certified", "yes" if card.certified else "no: nobody has measured what it finds"),
+        ("certified", "yes" if card.certified else f"no: {_missing(card)}"),
     ]
     if info.auc is not None and info.auc_interval is not None and not info.evidence:
         low, high = info.auc_interval
@@ -316,6 +316,11 @@ def _card_lines(card: Card) -> list[str]:
             ("false alarms", f"{given['measured']:.2%} of clips ({low:.2%} to {high:.2%})"),
         ]
     return [card.name, *(visible(f"  {what:<14} {text}") for what, text in rows)]
+
+
+def _missing(card: Card) -> str:
+    """Why a model is not certified."""
+    return "; ".join(card.shortcomings) or "nobody has measured what it finds"
 
 
 def _origin(card: Card) -> list[tuple[str, str]]:

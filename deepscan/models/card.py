@@ -9,6 +9,7 @@ SHA-256 of the weights. Nothing here reads weights or imports torch.
     config              of a network: `MSCCNetConfig`
     input, output       of an ONNX detector: `InputFormat`, `OutputFormat`
     evaluation          what it scored; missing where nobody measured it: then it is not certified
+    certification       of `train.calibration.certify`: whether that was enough, and why not
     calibration         scores to verdicts; missing: every verdict is inconclusive
     source, licence     where it came from, and under which terms
 """
@@ -137,8 +138,13 @@ class Card:
 
     @property
     def certified(self) -> bool:
-        """Whether it was measured what it finds."""
-        return "evaluation" in self.values
+        """Whether it was measured what it finds, and nobody found that to be too little."""
+        return "evaluation" in self.values and not self.shortcomings
+
+    @property
+    def shortcomings(self) -> tuple[str, ...]:
+        """Why its measurement did not certify it, a line each; empty where nobody says so."""
+        return tuple(str(line) for line in self.values.get("certification", {}).get("failed", ()))
 
     @property
     def calibration(self) -> Mapping[str, Any] | None:
@@ -195,7 +201,7 @@ def card_at(path: Member, name: str) -> Card:
         kind: Kind = values.get("kind", "network")
         weights: Member = path.parent / f"{name}{SUFFIXES[kind]}"  # type: ignore[operator]
         card = Card(name, weights, str(values["sha256"]), values)
-        _ = card.info, card.calibration  # a card that cannot say this is of no use
+        _ = card.info, card.calibration, card.certified  # a card that cannot say this is of no use
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:

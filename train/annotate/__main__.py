@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -48,6 +49,12 @@ def main(
         list[Path] | None,
         typer.Option(help="JSON list of fakes or of FF++ pairs; named after its split."),
     ] = None,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            help="In place of --pairs: this share of the real videos goes to the split val."
+        ),
+    ] = 0.0,
     scale: Annotated[float, typer.Option(help="Crop side over face side.")] = _DEFAULT.scale,
     frames: Annotated[int, typer.Option(help="Frames a video.")] = _DEFAULT.frames,
     first: Annotated[int, typer.Option(help="Look at so many frames.")] = _DEFAULT.first,
@@ -65,6 +72,8 @@ def main(
     levels = tuple(compression or ["c0"])
     if scale < 1 or frames < 1 or first < 1 or workers < 1 or min_face < 12:
         _stop("give scale >= 1, frames, first and workers >= 1, min-face >= 12")
+    if not 0 <= hold_out < 1 or (hold_out and pairs):
+        _stop("give a --hold-out from 0 to below 1, or --pairs")
     if detector not in DETECTORS:
         _stop(f"no face detector {detector}; there are {', '.join(DETECTORS)}")
     try:
@@ -95,11 +104,15 @@ def main(
         outcomes = _run(todo, out, settings, workers)
     except DeepscanError as error:  # no pair is to blame
         _stop(str(error))
+    _report(out, settings, outcomes)
+    try:
+        lists = split_work(todo, outcomes, hold_out) if hold_out else lists
+    except UsageError as error:
+        _stop(str(error))
     for split, listed in lists.items():
         # The loader of P-FF++ reads `valid.txt` where FF++ has `val.json`.
         stem = "valid" if split == "val" else split
         write_bytes(out / f"{stem}.txt", "".join(f"{name}\n" for name in listed).encode())
-    _report(out, settings, outcomes)
     raise typer.Exit(0 if all(outcome.status == "annotated" for outcome in outcomes) else 1)
 
 
@@ -109,6 +122,33 @@ def _run(todo: list[Work], out: Path, settings: Settings, workers: int) -> list[
         outcomes += done
         log.info("%d of %d real videos, %d pairs", number, len(todo), len(outcomes))
     return sorted(outcomes, key=lambda outcome: (outcome.manipulation, outcome.name))
+
+
+def split_work(todo: list[Work], outcomes: list[Outcome], hold_out: float) -> dict[str, list[str]]:
+    """Fakes with masks by split: a share of the real videos, each with all its fakes, is "val".
+
+    Which ones follows from their names, so most stay where they are when videos are added.
+
+    Raises:
+        UsageError: fewer than two real videos have such fakes.
+    """
+    annotated = {(one.manipulation, one.name) for one in outcomes if one.status == "annotated"}
+    fakes = {
+        work.name: {each.name for each in work.fakes if (each.manipulation, each.name) in annotated}
+        for work in todo
+    }
+    reals = sorted(
+        (name for name in fakes if fakes[name]),
+        key=lambda name: hashlib.sha256(name.encode()).digest(),
+    )
+    if len(reals) < 2:
+        raise UsageError(f"{len(reals)} real videos have fakes with masks: --hold-out needs two")
+    held = min(len(reals) - 1, max(1, round(hold_out * len(reals))))
+    parts = {"val": reals[:held], "train": reals[held:]}
+    return {
+        part: sorted({fake for name in names for fake in fakes[name]})
+        for part, names in parts.items()
+    }
 
 
 def _results(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepscan.errors import UsageError
-from train.datasets.layout import videos_in
+from train.datasets.layout import counterparts, videos_in
 
 # FF++ calls its uncompressed videos c0 in the paper, raw in its folders.
 ALIASES = {"c0": ("c0", "raw"), "c23": ("c23",), "c40": ("c40",)}
@@ -76,20 +75,6 @@ def manipulations(fakes: Path, wanted: Iterable[str], compression: str) -> dict[
             "<manipulation>/ or videos right here"
         )
     return found
-
-
-def counterparts(fake: str) -> Iterator[str]:
-    """Names that the real video of a fake may have, most exact first.
-
-    The same name; `01__scene` for DFD's `01_02__scene__ABCDEFGH`; `id0_0000` for Celeb-DF's
-    `id0_id1_0000`; `000` for FF++'s `000_003` (target, then source).
-    """
-    yield fake
-    if match := re.fullmatch(r"(\d+)_\d+__(.+)__[^_]+", fake):
-        yield f"{match[1]}__{match[2]}"
-    if match := re.fullmatch(r"(id\d+)_id\d+_(\d+)", fake):
-        yield f"{match[1]}_{match[2]}"
-    yield fake.split("_")[0]
 
 
 def read_pairs(path: Path) -> list[str]:

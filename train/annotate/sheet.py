@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.annotate.pairs import counterparts
 from train.annotate.work import Outcome, folder_of, write_png
+from train.datasets.layout import counterparts
 from train.media import evenly, pictures_in, read_picture
 
 TILE = 128  # pixels a side

@@ -8,7 +8,8 @@ what is found of the real deepfakes of DIR (nothing is fitted on them); tests fo
 holds and whether the source of a picture betrays it. FOLDER gets the weights with their card and
 its controls, what was made and scanned (a stopped run goes on there), tables as CSV, and docs/ with
 the model card and the reliability diagram. Weights that may not be the default end with exit code
-1 and the reasons; `--install` makes those that may the ones that ship.
+1 and the reasons; `--install` makes those that may the ones that ship. Weights that learned a data
+set are measured on what was held out of it (`pairs.py`) and never are the default.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import typer
 
 from deepscan.engines.load import REFERENCE
 from deepscan.engines.parity import selftest_values
-from deepscan.errors import ModelError
+from deepscan.errors import ModelError, UsageError
 from deepscan.models.weights import load_model
 from deepscan.verdict.estimate import BandMinimum
 from examples.control_crops import add_controls
@@ -35,13 +36,21 @@ from train.calibration.counts import count_deepfakes, scan_deepfakes, scan_real
 from train.calibration.fit import Calibrated, calibrated, population_of
 from train.calibration.leave_out import read_table, summary
 from train.calibration.model_card import Cost, model_card
+from train.calibration.pairs import certify_pairs
 from train.calibration.real_material import measure_real
 from train.calibration.reliability import draw, reliability
 from train.calibration.shortcut_test import shortcut_test
 from train.calibration.subgroups import by_subgroup, read_sexes
 from train.calibration.synthetic_validation import FRAMES, Clip, ClipPlan, make_clips
-from train.calibration.weights_card import Weights, card_of, engine_of, open_weights, write_card
-from train.command import Faces, Pack, Threads, exit_on_error, show_progress, use_threads
+from train.calibration.weights_card import (
+    Weights,
+    card_of,
+    engine_of,
+    open_weights,
+    read_metadata,
+    write_card,
+)
+from train.command import Pack, Threads, exit_on_error, show_progress, use_threads
 from train.evaluation.evaluate import read_network
 from train.evaluation.metrics import as_json
 from train.evaluation.predict import NetworkPredictor
@@ -299,7 +308,9 @@ class _Timed:
 
 def main(
     weights: Annotated[Path, typer.Argument(help="NAME.safetensors as train.train wrote it")],
-    data: Faces,
+    data: Annotated[
+        Path, typer.Option(help="Folder of faces with provenance.csv, or the data set of training")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for weights, card, clips and tables")],
     devset: Annotated[
         Path | None, typer.Option(help="Real deepfakes with manifest.csv: counted, never fitted")
@@ -364,7 +375,12 @@ def main(
             threads, rounds, people, minimum, edits_in_fit, leave_out, pack,
             Cost(energy_kwh, hours, machine), scanner, devset, looks, replaces,
         )  # fmt: skip
-        card = certify(weights, data, out, options)
+        if read_metadata(weights)[1].dataset is None:
+            card = certify(weights, data, out, options)
+        elif devset is None and install_to is None:
+            card = certify_pairs(weights, data, out, rounds=rounds)
+        else:
+            raise UsageError(f"{weights} learned a data set: leave --devset and --install out")
     end(card, out / f"{weights.stem}.json", install_to)
 
 

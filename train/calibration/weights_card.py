@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import detect_hardware
@@ -24,7 +24,7 @@ from train.evaluation.metrics import as_json
 from train.forge import check_pack
 from train.forge.faces import Person, data_hash, read_faces
 from train.media import evenly
-from train.recipe import parse_recipe
+from train.recipe import Recipe, parse_recipe
 from train.validate import Validation
 
 
@@ -52,6 +52,20 @@ class Weights:
         return Card(self.path.stem, self.path, self.sha256, values)
 
 
+def read_metadata(path: Path) -> tuple[dict[str, str], Recipe]:
+    """What a weights file says of itself, and the recipe that made it.
+
+    Raises:
+        UsageError: it is no weights file of train.train.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+        return metadata, parse_recipe(metadata["recipe"])
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UsageError(f"{path} is no weights file of train.train: {error}") from error
+
+
 def open_weights(path: Path, data: Path, *, people: int = 0, pack: Path | None = None) -> Weights:
     """Read what a weights file says of itself and the people of the `val` split.
 
@@ -64,12 +78,7 @@ def open_weights(path: Path, data: Path, *, people: int = 0, pack: Path | None =
     Raises:
         UsageError: the weights were not trained on forges, or the folder is not as expected.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-        recipe = parse_recipe(metadata["recipe"])
-    except (OSError, KeyError) as error:
-        raise UsageError(f"{path} is no weights file of train.train: {error}") from error
+    metadata, recipe = read_metadata(path)
     if not recipe.forges:
         raise UsageError(
             f"{path} was trained on a data set, not on forges: "

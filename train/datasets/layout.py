@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,23 @@ def videos_in(folder: Path) -> dict[str, Path]:
         if found:
             return found
     return {}
+
+
+def counterparts(fake: str) -> Iterator[str]:
+    """Names that the real video of a fake may have, most exact first.
+
+    The same name; `01__scene` for DFD's `01_02__scene__ABCDEFGH`; `id0_0000` for Celeb-DF's
+    `id0_id1_0000`; else what the fake's name begins with, up to any "_": `000` for FF++'s `000_003`
+    (target, then source).
+    """
+    yield fake
+    if match := re.fullmatch(r"(\d+)_\d+__(.+)__[^_]+", fake):
+        yield f"{match[1]}__{match[2]}"
+    if match := re.fullmatch(r"(id\d+)_id\d+_(\d+)", fake):
+        yield f"{match[1]}_{match[2]}"
+    while "_" in fake:
+        fake = fake.rpartition("_")[0]
+        yield fake
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:

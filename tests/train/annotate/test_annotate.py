@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from deepscan.errors import UsageError
 from train.annotate.__main__ import app
-from train.annotate.pairs import counterparts, find_work, manipulations, read_pairs
+from train.annotate.pairs import find_work, manipulations, read_pairs
 from train.annotate.work import square
 from train.datasets import open_dataset
+from train.datasets.layout import counterparts
 from train.datasets.mask import read_mask
 from train.media import evenly, read_picture
 
@@ -226,6 +227,7 @@ def test_counterparts_of_the_naming_schemes():
     assert "01__walking" in list(counterparts("01_02__walking__YVGY8LOK"))
     assert "id0_0000" in list(counterparts("id0_id16_0000"))
     assert next(counterparts("any")) == "any"
+    assert list(counterparts("ben_1_swap")) == ["ben_1_swap", "ben_1", "ben"]
 
 
 def test_pair_lists(tmp_path):
