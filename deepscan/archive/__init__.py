@@ -1,4 +1,4 @@
-"""Archive scans: any number of files, one folder of results, nothing lost.
+"""Archive scans: any number of files into one results folder, resumable at any point.
 
 ```
 inputs ─▶ listing ─▶ scheduler ─▶ worker pool (local or cluster) ─▶ journal ─▶ reports ─▶ exit code

@@ -1,7 +1,7 @@
-"""Reviewed verdicts: findings that a person has looked at and accepted, for a while.
+"""Baselines: findings that a person has reviewed and accepted until a date.
 
-A baseline lets a pipeline pass although a known file is labelled manipulated, without turning the
-detector down for the others. It is TOML, to be read and reviewed like code:
+A baseline lets a pipeline pass although a known file is labelled manipulated, without weakening the
+check of the others. It is TOML, to be reviewed like code:
 
     format = "deepscan.baseline/1"
 
@@ -9,12 +9,12 @@ detector down for the others. It is TOML, to be read and reviewed like code:
     sha256 = "9f86d0…"          # of the content: a changed file is a new finding
     label = "manipulated"       # only this verdict is accepted
     reason = "our own test clip, manipulated on purpose"
-    expires = 2027-03-31        # the last day; every acceptance ends
+    expires = 2027-03-31        # the last day; every acceptance expires
     reviewer = "A. Reviewer"    # optional
     name = "clips/a.mp4"        # optional, for people
 
-The schema of its values is schemas/baseline-1.json. Everything is checked when it is read: a
-misspelled key must not accept or lose anything in silence.
+The schema of its values is schemas/baseline-1.json. Reading checks every key and value, so that a
+misspelled key neither accepts nor drops a finding unnoticed.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _log = logging.getLogger(__name__)
 
 
 def read_baseline(path: Path) -> Baseline:
-    """The reviewed verdicts of a baseline file; one that has expired is named in the log.
+    """Read the reviewed verdicts of a baseline file; expired entries are logged.
 
     Raises:
-        UsageError: the file cannot be read, or an entry is malformed or there twice; the message
-            says which and how.
+        UsageError: the file cannot be read, or an entry is malformed or duplicated; the message
+            names the entry and the fault.
     """
     try:
         with path.open("rb") as file:
@@ -67,7 +67,7 @@ def read_baseline(path: Path) -> Baseline:
         try:
             entry = _entry(given)
             if (entry.sha256, entry.label) in found:
-                raise ValueError("this content and label stand there twice: keep one")
+                raise ValueError("duplicate of content and label: keep one entry")
         except ValueError as error:
             told = f"the baseline {path}, entry {number}: {error}"
             raise UsageError(visible(told)) from error
@@ -87,7 +87,7 @@ def write_baseline(
     reviewer: str | None = None,
     labels: Iterable[Label] = (Label.MANIPULATED, Label.SUSPICIOUS),
 ) -> Baseline:
-    """Write a baseline that accepts what the results found; each content stands there once.
+    """Write a baseline that accepts the findings of the results, one entry for each content.
 
     Raises:
         UsageError: the reason is empty, or a label cannot be accepted.
@@ -156,6 +156,6 @@ def _toml(baseline: Baseline) -> str:
 
 
 def _quoted(text: str) -> str:
-    # What hides or moves text is written out first, so that a reviewer sees what is accepted; a
-    # basic string then needs nothing but its quote and backslash escaped.
+    # Control characters are spelled out first, so that a reviewer sees what is accepted; then only
+    # quotes and backslashes need escaping.
     return '"' + visible(text).replace("\\", "\\\\").replace('"', '\\"') + '"'

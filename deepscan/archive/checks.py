@@ -1,4 +1,4 @@
-"""The checks of a result, how each ended, and what they come to."""
+"""The checks of a result, their outcomes, and the overall state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State = Literal["ok", "differs", "unchecked"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: of which file, what, and how it ended."""
+    """One check: the file, what was checked, and the outcome."""
 
     file: str
     what: str
@@ -29,7 +29,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """All checks of a result, in the order in which they were made."""
+    """All checks of a result, in order."""
 
     checks: tuple[Check, ...]
 
@@ -50,7 +50,7 @@ class Verification:
         }
 
     def to_text(self, *, everything: bool = True) -> Iterator[str]:
-        """A line for each check, those that are in order only with `everything`; then the sum."""
+        """Yield a line for each check (passed ones only with `everything`), then the counts."""
         words = {"ok": "ok", "differs": "DIFFERS", "unchecked": "not checked"}
         for check in self.checks:
             if everything or check.state != "ok":
@@ -70,7 +70,7 @@ class Verification:
         yield (
             f"{file_count(len(files))}, {len(again)} of them judged again; {len(self.checks)} "
             f"checks: {counts['ok']} ok, {counts['differs']} differ, {counts['unchecked']} could "
-            "not be made"
+            "not be done"
         )
 
 
@@ -88,10 +88,10 @@ class CheckList:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRecord:
-    """A record that was read, and where what it names lies."""
+    """A record, with the paths of the files that it names."""
 
     name: str
     record: Mapping[str, Any]
     folder: Path
-    input: Path | None  # None: its hash is not that of the record, or it is not there
-    outputs: Mapping[str, Path]  # kind -> a file whose hash is right
+    input: Path | None  # None: it is missing, or its hash differs from the record
+    outputs: Mapping[str, Path]  # kind -> a file with the recorded hash

@@ -1,9 +1,9 @@
-"""Two results of the same files: which verdicts moved, by how much, and what may have moved them.
+"""Compares two results of the same files: which verdicts changed, by how much, and why.
 
-A verdict hangs on the content and on all that judged it: the weights, the settings, the decoder,
-the engine, the calibration, the versions of what touches pixels or scores. A difference in any of
-them is named beside each verdict that moved. Where all are the same and a verdict moved all the
-same, that is said too: it should not happen.
+A verdict depends on the content and on everything that judged it: weights, settings, decoder,
+engine, calibration, and the versions of packages that touch pixels or scores. Each difference in
+them is listed with the verdicts that changed. A verdict that changed without any such difference is
+reported as well, since that should not happen.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from deepscan.sinks.wording import probability, visible
 from deepscan.types import Label
 
 SCHEMA = "deepscan.diff/1"
-TOLERANCE = 0.02  # of P(manipulated); what two engines in tolerance of torch may be apart
+TOLERANCE = 0.02  # of P(manipulated); two engines within tolerance of torch may differ by it
 CAUSES = ("content", "model", "settings", "decoder", "engine", "calibration", "version")
 GONE, NEW, SUPERSEDED, UNKNOWN = "gone", "new", "superseded", "unknown"
 
 _RECORD = 64 * 2**20  # bytes; one with 100,000 intervals has 40 MB
-_ASKED = ("engine", "model", "isolate")  # what was asked for; the record says what it came to
+_ASKED = ("engine", "model", "isolate")  # requests such as "auto"; the record names the result
 _NOT_CAUSES = ("python", "numpy")  # they touch no pixel and no score
 _CALIBRATION = ("name", "population", "clips", "false_alarm_rate")
 
@@ -40,10 +40,10 @@ Facts = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One file on one side: its verdict, and all that judged it.
+    """One file on one side: its verdict, and everything that judged it.
 
-    `facts` holds, for each of `CAUSES`, names and values; a cause that is not known is missing.
-    `offset` is when the picture begins (s); a record that does not know it counts from there.
+    `facts` holds names and values for each of `CAUSES`; unknown causes are missing. `offset` is the
+    start of the picture (s); times in records without it count from there.
     """
 
     name: str
@@ -56,8 +56,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that judged a file and is another on the two sides: one of `CAUSES`, what it is
-    called there, and both values."""
+    """A difference between the two sides: one of `CAUSES`, the name of the value, both values."""
 
     cause: str
     what: str
@@ -67,18 +66,18 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One file whose verdict is not the same: both, and what differs in how they came about.
+    """One file whose verdict changed: both sides, and the differences between them.
 
-    `before` or `after` is None for a file that only one side knows. `by` is the change of
-    P(manipulated) where both sides have one.
+    `before` or `after` is None for a file that only one side has. `by` is the change of
+    P(manipulated) if both sides have one.
     """
 
     name: str
     before: Judged | None
     after: Judged | None
     changes: tuple[Change, ...]
-    unknown: tuple[str, ...]  # causes of which one side or both cannot tell
-    superseded: bool = False  # the side without a verdict has one by other settings than its last
+    unknown: tuple[str, ...]  # causes that are not known on both sides
+    superseded: bool = False  # the side without a verdict has one by earlier settings
 
     @property
     def old(self) -> Label | None:
@@ -97,7 +96,7 @@ class Move:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """What may have moved it, in the order of `CAUSES`; "gone", "new" or "superseded" alone."""
+        """Possible causes in the order of `CAUSES`; or only "gone", "new" or "superseded"."""
         if self.new is None or self.old is None:
             return (SUPERSEDED if self.superseded else GONE if self.new is None else NEW,)
         found = {change.cause for change in self.changes}
@@ -106,7 +105,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What became of the files of the old side in the new one."""
+    """The difference between two results: files that changed, and the number that did not."""
 
     old: str
     new: str
@@ -119,12 +118,12 @@ class Difference:
 
 
 def compare(old: Path, new: Path, *, tolerance: float = TOLERANCE) -> Difference:
-    """Hold two results folders, or two records, against each other.
+    """Compare two results folders, or two records.
 
-    Files are matched by name; two records always by each other, whatever their files are called.
+    Files are matched by name; two records always with each other.
 
     Args:
-        tolerance: how far P(manipulated) may be apart under the same label.
+        tolerance: largest difference of P(manipulated) that is no change under the same label.
 
     Raises:
         UsageError: one of them is neither, or a folder is compared with a record.
@@ -174,7 +173,7 @@ def to_json(found: Difference) -> dict[str, Any]:
 
 
 def to_text(found: Difference) -> Iterator[str]:
-    """The difference for people, line by line; the last one has the counts."""
+    """Yield the difference for people, line by line; the last line has the counts."""
     common = _common(found.moves)
     for change in common:
         yield f"everywhere: {_told(change)}"
@@ -186,14 +185,14 @@ def to_text(found: Difference) -> Iterator[str]:
         if move.unknown:
             yield f"  not known on both sides: {', '.join(move.unknown)}"
         elif not move.changes and move.old is not None and move.new is not None:
-            yield "  nothing that decides a verdict differs: run `deepscan verify` on both"
+            yield "  nothing that affects a verdict differs: run `deepscan verify` on both"
     total = len(found.moves)
     kinds = Counter(_kind(move) for move in found.moves)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     yield (
-        f"{total} verdict{'s' * (total != 1)} moved ({told}), {found.same} did not"
+        f"{total} verdict{'s' * (total != 1)} changed ({told}), {found.same} did not"
         if total
-        else f"no verdict moved, of {found.same}"
+        else f"no verdict changed, of {found.same}"
     )
 
 
@@ -211,7 +210,7 @@ def _side(path: Path) -> dict[str, Judged]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record in a file, as JSON gives it; its shape is not checked.
+    """Read a record as JSON; its shape is not checked.
 
     Raises:
         UsageError: the file cannot be read, or holds no record.
@@ -248,13 +247,13 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
 
 
 def _superseded(folder: Path) -> Iterator[str]:
-    """Names that have a result there, but none by the settings of the last run."""
+    """Names whose only results there are by other settings than the last run's."""
     states = read_state(folder).states()
     return (name for name, state in states.items() if state is FileState.SUPERSEDED)
 
 
 def _facts_of(folder: Path, outcome: Outcome, run: Run) -> Facts:
-    """What judged an outcome: as the last run says if it did, else as its record says."""
+    """The facts that judged an outcome, from the last run or else from its record."""
     content = {"content": {"sha256": outcome.sha256}}
     if outcome.sha256 is not None and outcome.key == result_key(outcome.sha256, run.settings_hash):
         return {
@@ -294,7 +293,8 @@ def _of_record(record: Mapping[str, Any]) -> Judged:
             if record[cause] is not None:
                 facts[cause] = {"name": record[cause]["name"]}
         if record["calibration"] is not None:
-            # Its operating point is that of its number of looks, the one of a run is that of one.
+            # The operating point is left out: in a record it is for the file's number of looks, in
+            # a run for one look.
             facts["calibration"] = {key: record["calibration"].get(key) for key in _CALIBRATION}
         score = verdict["p_manipulated"]
         return Judged(
@@ -337,7 +337,7 @@ def _move(name: str, old: Judged | None, new: Judged | None, tolerance: float) -
 
 
 def _on_clock_of(other: Judged, side: Judged) -> Facts:
-    """The facts of `side` with times from the container's start, if only the other counts so."""
+    """The facts of `side`, with times from the container's start if only the other has those."""
     settings = side.facts.get("settings")
     if settings is None or side.offset is not None or not other.offset:
         return side.facts
@@ -364,13 +364,13 @@ def _changes(old: Facts, new: Facts) -> Iterator[Change]:
             continue
         for what in sorted(before.keys() | after.keys()):
             if cause == "calibration" and not (what in before and what in after):
-                continue  # one side is a run, the other a record: they do not name the same
+                continue  # one side is a run, the other a record, with other values
             if before.get(what) != after.get(what):
                 yield Change(cause, what, before.get(what), after.get(what))
 
 
 def _common(moves: Iterable[Move]) -> tuple[Change, ...]:
-    """What differs in the same way for every file that both sides know, if there are several."""
+    """Differences that are the same for every file on both sides, if there are several files."""
     both = [move for move in moves if move.old is not None and move.new is not None]
     if len(both) < 2:
         return ()
@@ -396,7 +396,7 @@ def _verdicts(move: Move) -> str:
     before, after = move.before, move.after
     if after is None or before is None:
         here, there = ("old", "new") if after is None else ("new", "old")
-        told = f"; those in the {there} ones are by other settings than the last run's"
+        told = f"; its result in the {there} ones is by other settings than the last run's"
         return f"{move.old or move.new}, only in the {here} results{told * move.superseded}"
     told = f"{move.old} -> {move.new}" if move.old is not move.new else f"{move.new}"
     if before.score is not None and after.score is not None:

@@ -12,7 +12,7 @@ from deepscan.archive.workers.contract import PoolInfo, TaskProgress
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The workers are ready and work begins on `total` entries; `counts` were passed over."""
+    """The workers are ready and start on `total` entries; `counts` describes skipped files."""
 
     pool_info: PoolInfo
     total: int
@@ -21,7 +21,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class ItemDone:
-    """An entry has its outcome; `fresh` if it was scanned now, not found done or a duplicate."""
+    """An entry has its outcome; `fresh` if it was scanned now and is no duplicate."""
 
     outcome: Outcome
     fresh: bool
@@ -29,7 +29,7 @@ class ItemDone:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Sent twice a second: files in flight, and seconds of work by stage so far."""
+    """Sent twice a second: files in flight, and seconds of work so far by stage."""
 
     in_flight: tuple[str, ...]
     busy: dict[str, float]
@@ -37,7 +37,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class RunStopping:
-    """No further file is begun; those in flight are finished."""
+    """No more files are started; those in flight are finished."""
 
     in_flight: int
 

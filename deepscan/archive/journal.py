@@ -1,25 +1,25 @@
-"""The journal of a results folder: what has been done, on the disk before anybody relies on it.
+"""The journal of a results folder: every step of a run, on disk before the run relies on it.
 
 `journal.jsonl` has one line for each change, appended by one `write` and synced, so a kill at any
 time leaves whole lines and at most one torn line at the end. A line is a JSON object:
 
     {"v":1,"seq":n,"time":"UTC","kind":...,...,"sum":"16 hex of the SHA-256 of all before it"}
 
-Who may read it is for the umask to say, as with the reports, which hold the same.
+The umask decides who may read it, as for the reports, which hold the same.
 
-`seq` counts from 1 without a gap. Kinds, and what they hold:
+`seq` counts from 1 without a gap. The kinds and their fields:
 
     run      "run": Run                               a start of the program
-    listing  "listing": RunListing                    what it lists that is another than before
-    started  "name", "attempt", "identity", "key"     an item is taken up (again)
-    lost     "name", "attempt", "reason": Reason      what worked on it died without an outcome
-    done     "outcome": Outcome                       the item has its outcome (also if refused)
-    ended    "finished": bool, "exit": int            the run is over; finished: nothing left out;
-                                                      else "left": int, files without an outcome
+    listing  "listing": RunListing                    changes against the previous listing
+    started  "name", "attempt", "identity", "key"     work on an item starts (again)
+    lost     "name", "attempt", "reason": Reason      the worker died without an outcome
+    done     "outcome": Outcome                       the item has its outcome (also if skipped)
+    ended    "finished": bool, "exit": int            the run is over; finished: every file has an
+                                                      outcome; else "left": int, files without
 
 Unknown kinds are ignored; so is "segment", which older journals hold. The newest outcome of a name
-stands for it, older ones with another key are superseded; what state it is in, archive/states.py
-says. Text is ASCII; bytes of names that are no UTF-8 are escaped surrogates.
+counts, older ones with another key are superseded; archive/states.py defines the states. Text is
+ASCII; bytes of names that are not UTF-8 are escaped surrogates.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ logger = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
 _VERSION = 1
-_LINE = 64 * 2**20  # bytes; nothing that is written comes near
+_LINE = 64 * 2**20  # bytes, far above any line that is written
 _NAMES = 10_000  # in one line of a listing
-_WASTE = 1000  # lines without use that are borne before the journal is written anew
+_WASTE = 1000  # obsolete lines before the journal is compacted
 _HEAD = b'{"v":'
 
 Identity = tuple[int, int, int, int]
 
 
 class JournalState:
-    """What a journal says, with the look-ups of a run that goes on where another ended.
+    """The content of a journal, with the look-ups that resuming a run needs.
 
-    `outcomes` are the newest ones by name, `superseded` the older ones that other settings,
-    weights or contents have replaced, oldest first; `listings` what each run listed. `run` is the
-    last start, `finished` whether it has ended and left nothing out, `left` how many files it left
-    out, where that is known.
+    `outcomes` are the newest by name, `superseded` older ones that other settings, weights or
+    contents have replaced, oldest first; `listings` has the listing of each run. `run` is the last
+    start, `finished` is True if it has ended with an outcome for every file, `left` is the number
+    of files without one, if known.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class JournalState:
         self.left: int | None = None
         self.outcomes: dict[str, Outcome] = {}
         self.listings: list[RunListing] = []
-        self._missing: set[str] = set()  # what the listings so far come to
+        self._missing: set[str] = set()  # by all listings so far
         self._runs: list[Run] = []
         self._older: dict[tuple[str, str | None], Outcome] = {}
         self._by_key: dict[str, dict[str, None]] = {}  # names, in order
@@ -92,9 +92,9 @@ class JournalState:
         return tuple(self._older.values())
 
     def unchanged(self, file: InputFile, settings_hash: str) -> Outcome | None:
-        """The current outcome of a file that has the same name and identity, under these settings.
+        """The current outcome of a file with the same name and identity under these settings.
 
-        Nothing is hashed. Errors are outcomes too: look at the label.
+        Nothing is hashed. Errors are outcomes too: check the label.
         """
         known = self.outcomes.get(file.name)
         if known is None or file.identity is None or known.identity != file.identity:
@@ -104,10 +104,10 @@ class JournalState:
         return known
 
     def by_key(self, key: str) -> Outcome | None:
-        """An outcome with this key whose outputs are its own (not those of a duplicate).
+        """An outcome with this key that has its own outputs (not those of a duplicate).
 
-        A current one if there is any, else the newest superseded one, so that going back to other
-        settings costs nothing; errors among those are left out, since their folder is used again.
+        A current one if there is any, else the newest superseded one, so that a return to earlier
+        settings needs no scan; superseded errors are left out, since their folder is reused.
         """
         for name in self._by_key.get(key, ()):
             if self.outcomes[name].same_as is None:
@@ -119,22 +119,22 @@ class JournalState:
         return None
 
     def sha256_of(self, identity: Identity | None) -> str | None:
-        """The content's hash if a file of this identity was hashed: for hard links, renamed files,
-        and unchanged files under other settings."""
+        """The SHA-256 of a file of this identity if it was hashed before: a hard link, a renamed
+        file, or an unchanged file under other settings."""
         return None if identity is None else self._contents.get(identity)
 
     def unfinished(self) -> tuple[str, ...]:
-        """Names of items that were taken up and have no outcome since, sorted."""
+        """Names of items that were started and have no outcome since, sorted."""
         return tuple(sorted(name for name, count in self._attempts.items() if count))
 
     def results(self, folder: Path, *, ending: bool = False) -> Results:
-        """The state as reports take it; with `ending`, as it is when the last run has ended well.
+        """The state for the reports; with `ending`, as if the last run had ended well.
 
         Raises:
-            OutputError: no run has begun here.
+            OutputError: no run has started here.
         """
         if self.run is None:
-            raise OutputError(f"{folder / JOURNAL}: no run has begun here; start one first")
+            raise OutputError(f"{folder / JOURNAL}: no run has started here; start one first")
         states = self.states(ending=ending)
         of: dict[FileState, list[Outcome]] = {state: [] for state in FileState}
         for name in sorted(self.outcomes):
@@ -161,10 +161,10 @@ class JournalState:
         return file_states(listings, self.outcomes, self.run)
 
     def apply(self, entry: Mapping[str, Any]) -> None:
-        """Take in a line of the journal.
+        """Apply a line of the journal.
 
         Raises:
-            KeyError, TypeError, ValueError: it does not hold what its kind says.
+            KeyError, TypeError, ValueError: its fields do not fit its kind.
         """
         match entry["kind"]:
             case "run":
@@ -187,8 +187,8 @@ class JournalState:
                     self.listings[-1] = replace(self.listings[-1], whole=True)
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """The lines that a journal needs to give this state again."""
-        # Outcomes in the order in which they were won: superseded ones are older than current ones.
+        """Yield the lines of a journal with this state."""
+        # Outcomes in the order in which they were made: superseded before current ones.
         for run in self._runs[:-1]:
             yield _entry("run", run=run.to_json())
         for outcome in (*self.superseded, *self.outcomes.values()):
@@ -203,7 +203,7 @@ class JournalState:
             yield _entry("ended", finished=self.finished, exit=None, left=self.left)
 
     def size(self) -> int:
-        """How many lines `entries` gives."""
+        """The number of lines that `entries` yields."""
         return (
             len(self._runs)
             + len(self._older)
@@ -220,7 +220,7 @@ class JournalState:
 
     def _replace(self, outcome: Outcome) -> None:
         name = outcome.name
-        if name in self._missing:  # the line that told it is back was lost
+        if name in self._missing:  # the line that listed it again was lost
             self._missing.discard(name)
             last = self.listings[-1]
             self.listings[-1] = last.then(RunListing(last.coverage, back=frozenset((name,))))
@@ -240,15 +240,15 @@ class JournalState:
 
 
 class Journal:
-    """The open journal of a results folder, for the one run that has its lock. Use it with `with`.
+    """The open journal of a results folder, for the run that holds its lock. Use it with `with`.
 
-    Every method that writes returns when its line is on the disk, and keeps `state` up to date.
-    They raise OutputError if it cannot be written (the disk is full); the journal stays valid. One
-    thread writes.
+    Methods that write return when the line is on disk, and keep `state` up to date. They raise
+    OutputError if it cannot be written (the disk is full); the journal stays valid. Only one thread
+    may write.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open or begin the journal. A torn last line is dropped (and logged).
+        """Open or create the journal. A torn last line is dropped (and logged).
 
         Raises:
             OutputError: it is damaged before its end (see `repair`), of a newer version, or cannot
@@ -276,35 +276,35 @@ class Journal:
             raise
 
     def begin(self, run: Run) -> None:
-        """A run starts."""
+        """Record the start of a run."""
         self._append("run", run=run.to_json())
 
     def listed(self, names: Iterable[str], coverage: Coverage) -> None:
-        """The run lists these names and no others, and would have found what `coverage` says."""
+        """Record that the run lists exactly these names, within `coverage`."""
         state = self.state
         for part in _in_lines(changes(state.listings, state.outcomes, names, coverage)):
             self._append("listing", listing=part.to_json())
 
     def started(self, file: InputFile, *, attempt: int = 1, key: str | None = None) -> None:
-        """An item is taken up."""
+        """Record that work on an item starts."""
         self._append("started", name=file.name, attempt=attempt, identity=file.identity, key=key)
 
     def lost(self, name: str, reason: Reason, *, attempt: int = 1) -> None:
-        """What worked on an item died without an outcome."""
+        """Record that the worker of an item died without an outcome."""
         self._append("lost", name=name, attempt=attempt, reason=asdict(reason))
 
     def done(self, outcome: Outcome) -> None:
-        """An item has its outcome; its outputs are complete and on the disk before this."""
+        """Record the outcome of an item; its outputs have to be complete and on disk before."""
         self._append("done", outcome=outcome.to_json())
 
     def ended(self, *, finished: bool, exit_code: int, left: int | None = None) -> None:
-        """The run is over. `finished` says that every item of the listing has its outcome; `left`
-        how many have none, if not."""
+        """Record the end of the run. `finished` if every listed item has its outcome; else `left`
+        is the number of items without."""
         told = {} if finished else {"left": left}
         self._append("ended", finished=finished, exit=exit_code, **told)
 
     def compact(self) -> None:
-        """Write the journal anew without what no longer matters; whole or as it was.
+        """Rewrite the journal without obsolete lines, atomically.
 
         Raises:
             OutputError: it cannot be written.
@@ -341,7 +341,7 @@ class Journal:
         self.state.apply(json.loads(line))
 
     def _take_back(self, error: OSError) -> None:
-        """A torn line followed by others would be damage: cut it off, or write nothing more."""
+        """Cut off a torn line, or else refuse further lines: behind it they would be damage."""
         try:
             os.ftruncate(self._descriptor, self._end)
             os.fsync(self._descriptor)
@@ -350,10 +350,10 @@ class Journal:
 
 
 def read_state(folder: Path) -> JournalState:
-    """Read a journal without changing it, also beside a run at work.
+    """Read a journal without changing it, also during a run.
 
     Raises:
-        OutputError: there is none, or it is damaged before its end (see `repair`).
+        OutputError: it is missing, or damaged before its end (see `repair`).
     """
     path = folder / JOURNAL
     state = JournalState()
@@ -366,22 +366,22 @@ def read_state(folder: Path) -> JournalState:
 
 
 def read_journal(folder: Path) -> Results:
-    """The state of a results folder, as reports take it.
+    """Read the state of a results folder for the reports.
 
     Raises:
-        OutputError: there is no journal, no run has begun, or it is damaged before its end.
+        OutputError: there is no journal, no run has started, or it is damaged before its end.
     """
     return read_state(folder).results(folder)
 
 
 def repair(folder: Path) -> tuple[int, int]:
-    """Keep the whole lines of a damaged journal; gives how many were kept and how many lost.
+    """Keep the whole lines of a damaged journal; returns the numbers of lines kept and lost.
 
-    Takes the folder's lock. The damaged journal stays beside the new one (journal.damaged-*.jsonl).
-    Items whose lines are lost are scanned again by the next run.
+    Takes the folder's lock. The damaged journal is kept as journal.damaged-*.jsonl. The next run
+    scans the files of lost lines again.
 
     Raises:
-        OutputError: a run is at work, there is no journal, or it cannot be written.
+        OutputError: a run is active, there is no journal, or it cannot be written.
     """
     path = folder / JOURNAL
     with Lock(folder):
@@ -408,12 +408,12 @@ def repair(folder: Path) -> tuple[int, int]:
         except OSError as error:
             raise _cannot_write(path, error) from error
         _write_anew(path, kept)
-    logger.warning("%s: %d lines kept, %d lost; as it was: %s", path, len(kept), lost, beside)
+    logger.warning("%s: %d lines kept, %d lost; copy of it: %s", path, len(kept), lost, beside)
     return len(kept), lost
 
 
 def is_results(folder: Path) -> bool:
-    """Whether a folder holds results of deepscan: a journal whose first line is whole."""
+    """True if a folder holds a journal of deepscan whose first line is whole."""
     try:
         with os.fdopen(_open(folder / JOURNAL, os.O_RDONLY), "rb") as file:
             if file.read(len(_HEAD)) != _HEAD:
@@ -430,8 +430,8 @@ def _name_of(outcome: Outcome) -> str:
 
 
 def _with_own_originals(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
-    """The outcomes, of which none is a duplicate of one that is not among them: where the file
-    that was scanned is gone, the first of its duplicates stands for it."""
+    """The outcomes, with duplicates pointing to files among them: if the original is gone, the
+    first of its duplicates takes its place."""
     shown = tuple(outcomes)
     names = {each.name for each in shown}
     heirs: dict[str, str] = {}
@@ -445,7 +445,7 @@ def _with_own_originals(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
 
 
 def _in_lines(listing: RunListing) -> Iterator[RunListing]:
-    """A listing in parts that are short enough for lines of a journal; at least one."""
+    """Split a listing into parts that fit a line of the journal; at least one."""
     names = [
         (what, name)
         for what in ("missing", "back", "gone")
@@ -480,7 +480,7 @@ def _entry(kind: str, **values: Any) -> dict[str, Any]:
 
 
 def _sealed(entry: Mapping[str, Any], seq: int) -> bytes:
-    """A line, from the first brace to the line feed."""
+    """Format a line, from the first brace to the line feed."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     whole = {"v": _VERSION, "time": now, **entry, "seq": seq}
     body = json.dumps(whole, separators=(",", ":"), allow_nan=False).encode("ascii")[:-1]
@@ -495,10 +495,10 @@ _SEAL = len(b',"sum":"0123456789abcdef"}\n')
 
 
 def _opened(line: bytes) -> dict[str, Any]:
-    """What a line holds.
+    """Parse a line.
 
     Raises:
-        ValueError: it is not whole, or not what was written.
+        ValueError: it is torn or was altered.
     """
     body = line[:-_SEAL]
     if line[-_SEAL:] != b',"sum":"%s"}\n' % _sum(body):
@@ -515,11 +515,11 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _replay(path: Path, file: BinaryIO, state: JournalState) -> tuple[int, int]:
-    """Read a journal into memory; gives its whole lines and where the last of them ends."""
+    """Read a journal into memory; returns the number and total bytes of its whole lines."""
     count = end = 0
     torn = 0
     for line in _lines(file):
-        if torn:  # only the last line can be torn: each was on the disk before the next
+        if torn:  # only the last line can be torn: each was on disk before the next
             raise _damaged(path, torn)
         try:
             entry = _opened(line)
@@ -537,12 +537,12 @@ def _replay(path: Path, file: BinaryIO, state: JournalState) -> tuple[int, int]:
         count += 1
         end += len(line)
     if torn:
-        logger.warning("%s: the last line (%d) is torn and left out", path, torn)
+        logger.warning("%s: the last line (%d) is torn and ignored", path, torn)
     return count, end
 
 
 def _write_anew(path: Path, entries: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """Replace a journal; whole under its name or as it was. Gives its lines and bytes."""
+    """Replace a journal atomically; returns its lines and bytes."""
     lines = size = 0
     try:
         with atomic_output(path) as part:
@@ -583,13 +583,13 @@ def _damaged(path: Path, line: int) -> OutputError:
 
 def _newer_version(path: Path, version: object) -> OutputError:
     return OutputError(
-        f"{path}: format {version!r:.20}, this deepscan knows {_VERSION}: use the one that wrote "
-        f"it, or another folder"
+        f"{path} has format {version!r:.20}, this deepscan reads format {_VERSION}: use the "
+        f"deepscan that wrote it, or another folder"
     )
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"{path} cannot be written: {error.strerror}; what is done so far is kept: free some space "
-        f"or mend the folder, then run again"
+        f"{path} cannot be written: {error.strerror}; results so far are kept: free some space or "
+        f"fix the folder, then start again"
     )

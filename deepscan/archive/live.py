@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on: a live view on a terminal, else a line now and then.
+"""Shows the progress of a run on stderr: a live view on a terminal, else a line now and then.
 
-stderr is the story and stdout the answer, so nothing here ever touches stdout. Names come from
-untrusted archives and are made harmless before they are shown.
+stdout is for the answers and is never used here. Names come from untrusted archives, so control
+characters in them are spelled out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EVERY = 10.0  # seconds between two plain lines
 WATCH_EVERY = 600.0  # the same for a watch, also while nothing arrives
 RECENT = 20.0  # seconds over which frames a second are counted
-SHOWN = 8  # files in flight that are shown
+SHOWN = 8  # files in flight in the view
 STAGES = {
     "decode": "decoding",
     "decode again": "decoding for the video",
@@ -38,7 +38,7 @@ FOUND = (Label.MANIPULATED, Label.SUSPICIOUS)
 
 
 class RunCounter:
-    """Counts what happens, and says how fast and how long."""
+    """Counts the events of a run, and computes rate and remaining time."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -80,13 +80,13 @@ class RunCounter:
 
     @property
     def frames(self) -> int:
-        """Frames that were judged, also of files under way."""
-        under_way = list(self.in_flight.values())  # a copy: the view draws in a thread of its own
+        """Frames that were judged, including files in flight."""
+        under_way = list(self.in_flight.values())  # a copy: the view draws in another thread
         return self._frames + sum(e.frames for e in under_way if e and e.stage == "analysing")
 
     @property
     def rate(self) -> float:
-        """Frames a second, lately."""
+        """Frames per second over the last `RECENT` seconds."""
         if len(self.recent) < 2:
             return 0.0
         (first, before), (last, now) = self.recent[0], self.recent[-1]
@@ -94,21 +94,21 @@ class RunCounter:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end at the pace so far; None where nothing is known yet."""
+        """Seconds until the end at the rate so far; None if not known yet."""
         if not self.fresh:
             return None
         spent = time.monotonic() - self._began
         return max(0, self.total - self.settled) * spent / self.fresh
 
     def line(self) -> str:
-        """All of it in one line."""
+        """The counts in one line."""
         parts = [
             f"{self.settled:,} of {file_count(self.total)}",
             f"{len(self.in_flight)} in flight",
         ]
         parts += [f"{self.found:,} found", f"{self.failed:,} failed", f"{self.rate:.0f} frames/s"]
         if self.stopping:
-            parts.append("stopping: Ctrl-C once more ends it at once")
+            parts.append("stopping; press Ctrl-C again to end at once")
         else:
             if self.left is not None:
                 parts.append(f"{duration(self.left)} left")
@@ -118,20 +118,20 @@ class RunCounter:
 
 
 class View:
-    """What shows a run while it goes on; this one shows nothing. Use it with `with`."""
+    """Shows a run; this class shows nothing. Use it with `with`."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is open."""
 
     def take(self, event: RunEvent) -> None:
-        """Show what happened, if it is worth it."""
+        """Show an event if it is of interest."""
 
 
 class LiveView(View):
-    """A view that is redrawn in place and leaves nothing behind."""
+    """A view that is redrawn in place and removed at the end."""
 
     def __init__(self) -> None:
         self.tally = RunCounter()
@@ -190,10 +190,10 @@ class LiveView(View):
 
 
 class PlainLog(View):
-    """One line every ten seconds at most, and one for each finding.
+    """Prints one line every ten seconds at most, and one for each finding.
 
-    `verbose` gives every file a line. `watching` is for the many short runs of a watch: none of
-    them is announced, and one that goes on has a line every ten minutes.
+    `verbose` prints a line for every file. `watching` is for the many short runs of a watch: they
+    are not announced, and print a line every ten minutes.
     """
 
     def __init__(self, stream: TextIO, *, verbose: bool = False, watching: bool = False) -> None:
@@ -224,7 +224,7 @@ class PlainLog(View):
             one = event.in_flight == 1
             self._say(
                 f"stopping: {file_count(event.in_flight)} in flight {'is' if one else 'are'} "
-                f"brought to {'its' if one else 'their'} end; Ctrl-C once more ends it at once"
+                "finished first; press Ctrl-C again to end at once"
             )
         elif isinstance(event, Heartbeat) and time.monotonic() - self._last >= self._every:
             self._say(self.tally.line())
@@ -237,13 +237,13 @@ class PlainLog(View):
             self._stream.write(f"deepscan: {visible(text)}\n")
             self._stream.flush()
         except OSError:
-            self._stream = None  # nobody reads it any more; the run goes on
+            self._stream = None  # the reader has gone; the run continues
 
 
 def open_view(
     stream: TextIO | None, *, quiet: bool, verbose: bool = False, watching: bool = False
 ) -> View:
-    """The view that fits a stream, which is stderr; the rest as `PlainLog` takes it."""
+    """Choose the view for a stream, which is stderr; the other arguments as in `PlainLog`."""
     if quiet or stream is None:
         return View()
     if stream.isatty() and not verbose:
@@ -252,7 +252,7 @@ def open_view(
 
 
 def bottleneck(busy: Mapping[str, float]) -> str:
-    """The stage that took most of the time, by its name for people; empty if nothing did."""
+    """The name of the stage that took the most time; "" if none is known."""
     if not busy or max(busy.values()) <= 0:
         return ""
     stage = max(busy, key=lambda each: busy[each])
@@ -260,7 +260,7 @@ def bottleneck(busy: Mapping[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A stretch of time in two units at most: "40 s", "12 min", "3 h 20 min"."""
+    """Format a duration in at most two units: "40 s", "12 min", "3 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,7 +1,7 @@
-"""One run at a time on a results folder, and a clean floor for the one that has it.
+"""The lock of a results folder, which allows one run at a time, and the removal of leftovers.
 
-The kernel holds the lock (flock), so it ends with its owner, however that died; the text in the
-file only tells the next one who that is.
+The kernel holds the lock (flock), so it ends with its owner, whatever the cause of death; the text
+in the file only names the owner.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 DOWNLOADS = ".fetched"
-"""The folder below the results where remote files lie while they are scanned."""
+"""The folder below the results that holds remote files during their scan."""
 
-# Files or folders that name the process that makes them.
+# Files and folders with the number of the process that writes them.
 _TEMPORARY = re.compile(r"\..*\.tmp\.[0-9]+", re.DOTALL)
 
 
 class Lock:
-    """The right to write into a results folder. Use it with `with`; leaving gives it back."""
+    """The right to write into a results folder, for the duration of a `with` block."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is locked before `with`. `folder` exists."""
+        """Lock nothing yet; `with` does. `folder` has to exist."""
         self.path = folder / LOCK
         self._descriptor: int | None = None
         # flock belongs to the open file, which a forked worker shares: it would outlive its owner.
@@ -46,7 +46,7 @@ class Lock:
         os.register_at_fork(after_in_child=lambda: _forget(ours()))
 
     def __enter__(self) -> Self:
-        """Take the lock; one whose owner is dead is free.
+        """Take the lock; a lock of a dead owner is free.
 
         Raises:
             OutputError: another run holds it (the message names process, host and start), or the
@@ -71,7 +71,7 @@ class Lock:
     def __exit__(self, *error: object) -> None:
         if self._descriptor is None:
             return
-        with suppress(OSError):  # an empty file: nobody holds it. It stays, for it may be waited on
+        with suppress(OSError):  # an empty file means free; it stays, another run may have it open
             os.ftruncate(self._descriptor, 0)
         self._close()
 
@@ -84,7 +84,7 @@ class Lock:
                 raise _held(self.path.parent, owner) from error
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
-            # A file system without locks: what the file says has to do.
+            # A file system without locks: rely on the text in the file.
             if owner is not None and _may_live(owner):
                 raise _held(self.path.parent, owner) from error
             logger.warning("%s: no locks on this file system, two runs may collide", self.path)
@@ -108,11 +108,10 @@ class Lock:
 
 
 def sweep(folder: Path, *, deep: bool = True) -> int:
-    """Remove what was left half-written by killed runs or processes; gives how many there were.
+    """Remove half-written files of killed runs or processes; returns their number.
 
-    Below a results folder, or without `deep` in just the folder of one file, which nobody must be
-    scanning. Hold the lock: what a live run writes looks the same. Links are removed, never
-    followed.
+    Searches a whole results folder, or without `deep` only the folder of one file that is not being
+    scanned. Hold the lock: files of an active run look the same. Links are removed, not followed.
 
     Raises:
         OutputError: something cannot be removed.
@@ -153,7 +152,7 @@ def _forget(lock: Lock | None) -> None:
 
 
 def _owner(descriptor: int) -> dict[str, Any] | None:
-    """Who wrote the file, None if it is empty; {} for one that says nothing of use."""
+    """The owner in the file; None if it is empty, {} if it is not readable."""
     text = os.pread(descriptor, 4096, 0)
     if not text.strip():
         return None
@@ -174,7 +173,7 @@ def _told(owner: dict[str, Any] | None) -> str:
 
 
 def _may_live(owner: dict[str, Any]) -> bool:
-    """Whether the owner may be at work; of another host, nobody can say that it is not."""
+    """True if the owner may be alive; always True for another host."""
     if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
         return True
     try:
@@ -188,7 +187,7 @@ def _may_live(owner: dict[str, Any]) -> bool:
 
 def _held(folder: Path, owner: dict[str, Any] | None) -> OutputError:
     return OutputError(
-        f"{folder} is in use by another run ({_told(owner)}): wait for it, end it, or name "
+        f"{folder} is in use by another run ({_told(owner)}): wait for it, stop it, or name "
         f"another folder"
     )
 

@@ -1,7 +1,7 @@
-"""Notes in the tree of a results folder that say which result of a file does not count any more.
+"""Writes notes into the output folders of a results folder whose result is no longer current.
 
-A file may have several folders of outputs: judged by other settings, or of other contents under the
-same name. Each that does not count now holds `NOTE`; all others hold what counts.
+A file may have several output folders, of other settings or of other contents under the same name.
+Each folder whose result is not current contains the file `NOTE`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NOTE = "not-current.txt"
 
 
 def mark_outputs(folder: Path, state: JournalState) -> None:
-    """Write the notes that are missing, and remove those that do not hold any more.
+    """Write missing notes, and remove notes that no longer apply.
 
-    A note that cannot be written is logged: the journal and the reports say the same.
+    If a note cannot be written this is logged; journal and reports hold the same information.
     """
     states = state.states()
     counts = {FileState.CURRENT, FileState.NOT_LISTED}
@@ -53,8 +53,8 @@ def mark_outputs(folder: Path, state: JournalState) -> None:
 
 
 def _once_marked(state: JournalState, renewed: set[str]) -> set[str]:
-    """Folders that may hold a note of an earlier run: of files with several results, or that were
-    missing for a while."""
+    """Folders that may hold a note of an earlier run: of files with several results, or of files
+    that were missing in between."""
     names = renewed.union(*(each.back | each.missing for each in state.listings))
     found = {state.outcomes[name].folder for name in names if name in state.outcomes}
     return {each for each in found if each is not None and inside(each)}
@@ -65,9 +65,9 @@ def _text(outcome: Outcome, state: FileState, now: Outcome | None) -> str:
         why = "the file is gone from the archive"
     else:
         why = "it was judged by another model, calibration or setting, or from other content"
-    told = f"The result of {visible(outcome.name)} in this folder does not count now: {why}.\n"
+    told = f"The result of {visible(outcome.name)} in this folder is not current: {why}.\n"
     if now is not None and now.folder is not None:
-        told += f"What counts lies in {visible(now.folder)}/ of the results folder.\n"
+        told += f"The current result is in {visible(now.folder)}/ of the results folder.\n"
     return told
 
 

@@ -1,7 +1,7 @@
-"""Several results folders to one: what machines or jobs did apart, as if one had done it all.
+"""Merges several results folders, of shards or separate jobs, into one.
 
-Nothing is trusted to luck: settings that differ, one name with two results, a part that is missing
-or not finished are all told. The new folder appears whole, when everything is in it, or not at all.
+Different settings, two results under one name, and missing or unfinished parts are reported. The
+new folder appears when it is complete, or not at all.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _LISTED = 5  # names in a message; the rest is counted
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The new folder. `missing` says what keeps it from being whole: parts that nobody gave, parts
-    that are not finished."""
+    """The new folder. `missing` lists reasons why it is not complete: shards that were not given,
+    parts that are not finished."""
 
     results: Results
     missing: tuple[str, ...]
@@ -52,7 +52,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """An outcome, and the folder whose files are its outputs."""
+    """An outcome, the results folder with its outputs, and its state there."""
 
     outcome: Outcome
     source: Path
@@ -68,22 +68,22 @@ def merge(
     newest: bool = False,
     command: tuple[str, ...] = (),
 ) -> Merged:
-    """Put the results of several folders into a new one.
+    """Merge the results of several folders into a new one.
 
-    Outputs keep their places. They are hard links where the file system has them, so they take no
-    room twice; no run ever changes a file that it has written.
+    Outputs keep their paths. They become hard links where the file system supports them; no run
+    changes a file that it has written.
 
     Args:
         out: a new or empty folder.
         parts: results folders, at least one.
-        copy: copy outputs, and compare what was copied with its SHA-256.
-        mixed: take parts that were scanned under different settings, weights or engines.
-        newest: where two parts have different results under one name, the newest counts; the others
-            are kept as superseded.
+        copy: copy outputs, and compare the copies with their SHA-256.
+        mixed: accept parts that were scanned with different settings, weights or engines.
+        newest: if two parts have different results under one name, keep the newest; the others are
+            kept as superseded.
 
     Raises:
-        UsageError: `out` holds files, a part is no results folder, or parts do not go together.
-        OutputError: a journal is damaged, an output is missing or another, or the disk is full.
+        UsageError: `out` holds files, a part is no results folder, or parts do not fit together.
+        OutputError: a journal is damaged, an output is missing or altered, or the disk is full.
     """
     if not parts:
         raise UsageError("nothing to merge: name the results folders of the shards")
@@ -107,7 +107,7 @@ def merge(
         with Journal(part) as journal:
             for each in (*(one.run for one in loaded), run):
                 journal.state.apply({"kind": "run", "run": each.to_json()})
-            # Superseded ones first: of each name the last outcome is the one that counts.
+            # Superseded ones first: the last outcome of a name is the one that counts.
             for outcome in (*placed[len(current) :], *placed[: len(current)]):
                 journal.state.apply({"kind": "done", "outcome": outcome.to_json()})
             listing = _listing(current, coverage or Coverage())
@@ -136,20 +136,20 @@ def _check_target(out: Path, parts: Iterable[Path]) -> None:
 def _load(folder: Path) -> _Part:
     state = read_state(folder)
     if state.run is None:
-        raise UsageError(f"{folder}: no run has begun here; scan first, then merge")
+        raise UsageError(f"{folder}: no run has started here; scan first, then merge")
     return _Part(folder, state, state.run)
 
 
 def _check_same_rules(parts: Sequence[_Part]) -> None:
-    """What was judged by different rules does not belong into one table without a word."""
+    """Raise UsageError if the parts were not all scanned with the same settings."""
     first = parts[0]
     for part in parts[1:]:
         if part.run.settings_hash == first.run.settings_hash:
             continue
-        told = "; ".join(_differences(first.run, part.run)) or "they say of themselves the same"
+        told = "; ".join(_differences(first.run, part.run)) or "in a way that they do not state"
         raise UsageError(
-            f"{first.folder} and {part.folder} were not scanned in the same way ({told}): scan one "
-            "of them anew, or merge them all the same with --mixed"
+            f"{first.folder} and {part.folder} were scanned with different settings ({told}): scan "
+            "one of them again, or merge them anyway with --mixed"
         )
 
 
@@ -177,10 +177,10 @@ _RANKS = {state: rank for rank, state in enumerate(FileState)}
 def _united(
     parts: Sequence[_Part], *, newest: bool, shards: bool
 ) -> tuple[list[_Taken], list[_Taken]]:
-    """Of each name the outcome that counts, sorted by name; and those that are superseded.
+    """The outcome that counts for each name, sorted by name; and those that are superseded.
 
-    With `shards`, these are all of one archive: a file that one of them has not listed has another
-    content by now and belongs to another.
+    With `shards`, the parts are all shards of one archive: a file that is not listed in its shard
+    has changed and now belongs to another.
     """
     counting = {FileState.CURRENT} | (set() if shards else {FileState.NOT_LISTED})
     found: dict[str, _Taken] = {}
@@ -211,16 +211,16 @@ def _united(
         listed = ", ".join(conflicts[:_LISTED])
         more = f" and {len(conflicts) - _LISTED} more" if len(conflicts) > _LISTED else ""
         raise UsageError(
-            f"one name, different results: {listed}{more}. If these are the same files, merge with "
-            "--newest; if not, scan them into one folder, which gives each its own name"
+            f"different results under one name: {listed}{more}. If these are the same files, merge "
+            "with --newest; if not, scan them into one folder, where each gets its own name"
         )
     for conflict in conflicts:
-        logger.warning("one name, different results, the newest counts: %s", visible(conflict))
+        logger.warning("different results under one name, the newest counts: %s", visible(conflict))
     return [found[name] for name in sorted(found)], older
 
 
 def _listing(current: Iterable[_Taken], coverage: Coverage) -> RunListing:
-    """What the parts have not listed, and of that what all of them together show to be gone."""
+    """The names that the parts have not listed, and those of them that are gone by all parts."""
     missing, gone = set(), set()
     for each in current:
         if each.state in (FileState.NOT_LISTED, FileState.GONE):
@@ -231,9 +231,9 @@ def _listing(current: Iterable[_Taken], coverage: Coverage) -> RunListing:
 
 
 def _agree(one: Outcome, other: Outcome) -> bool:
-    """Whether two outcomes of a name are the same result, found twice.
+    """True if two outcomes of a name are the same result.
 
-    Without a key (a link, a pipe, no access) there is nothing to compare but what was said.
+    Outcomes without a key (a link, a pipe, no access) are compared by their label.
     """
     return one.key == other.key and one.label is other.label
 
@@ -246,12 +246,12 @@ def _said(taken: _Taken) -> str:
 def _missing(parts: Sequence[_Part]) -> Iterable[str]:
     for part in parts:
         if not part.state.finished:
-            yield f"{part.folder} is not finished: start its scan again, it goes on from there"
+            yield f"{part.folder} is not finished: start its scan again to resume it"
     shards = [part.run.shard for part in parts if part.run.shard is not None]
     counts = {count for _, count in shards}
     if len(counts) > 1:
         told = ", ".join(f"{number}/{count}" for number, count in shards)
-        yield f"the shards divide the archive in different ways ({told}): files may be missing"
+        yield f"the shards are of different divisions ({told}): files may be missing"
     elif counts:
         count = counts.pop()
         lacking = sorted(set(range(1, count + 1)) - {number for number, _ in shards})
@@ -260,7 +260,7 @@ def _missing(parts: Sequence[_Part]) -> Iterable[str]:
 
 
 def _run(parts: Sequence[_Part], command: tuple[str, ...]) -> Run:
-    """The run that stands for all: as the first part's, since that is how all were scanned."""
+    """The run of the merged folder: the first part's, with the sums over all parts."""
     first = parts[0].run
     hashes = [
         each
@@ -288,7 +288,7 @@ def _run(parts: Sequence[_Part], command: tuple[str, ...]) -> Run:
 
 
 def _listings(parts: Sequence[_Part]) -> list[_Part]:
-    """Parts whose listings are different ones: every shard has listed the whole archive."""
+    """Parts with separate listings; of shards only one, since each lists the whole archive."""
     shards = [part for part in parts if part.run.shard is not None]
     return [part for part in parts if part.run.shard is None] + shards[:1]
 
@@ -313,7 +313,7 @@ def _all_passed(parts: Sequence[_Part]) -> bool | None:
 
 
 class _Links:
-    """Brings outputs into the new folder; two results never share a place."""
+    """Links or copies outputs into the new folder; two results never share a path."""
 
     def __init__(self, folder: Path, *, copy: bool) -> None:
         self.linked = self.copied = 0
@@ -323,10 +323,10 @@ class _Links:
         self._used: set[str] = set()
 
     def take(self, taken: _Taken) -> Outcome:
-        """The outcome as it stands in the new folder, with its outputs there.
+        """Bring the outputs of an outcome into the new folder; returns it with the new paths.
 
         Raises:
-            OutputError: an output is missing, is not what the journal says, or cannot be written.
+            OutputError: an output is missing, differs from the journal, or cannot be written.
         """
         outcome = taken.outcome
         if outcome.folder is None:
@@ -361,7 +361,7 @@ class _Links:
             facts = source.lstat()
             if not stat.S_ISREG(facts.st_mode) or facts.st_size != written.size:
                 raise OutputError(
-                    f"{source} is not the file that the journal names: run `deepscan verify` on it"
+                    f"{source} differs from the file in the journal: run `deepscan verify` on it"
                 )
             target.parent.mkdir(parents=True, exist_ok=True)
             if not self._copy:
@@ -383,7 +383,7 @@ class _Links:
             raise OutputError(f"{source} cannot be merged: {error.strerror}") from error
         if digest.hexdigest() != written.sha256:
             raise OutputError(
-                f"{source} was altered since it was written (its SHA-256 is another): scan the "
-                "shard again"
+                f"{source} was altered after it was written (its SHA-256 differs): scan the shard "
+                "again"
             )
         self.copied += 1

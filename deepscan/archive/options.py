@@ -1,4 +1,4 @@
-"""How an archive is scanned: everything of the command line that changes no single result."""
+"""Options of an archive scan that do not change the result of any single file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from deepscan.archive.records import Baseline
 from deepscan.archive.shard import Shard
 
-WRITE = ("record",)  # sinks of every file, and those that are added where something was found
+WRITE = ("record",)  # sinks for every file, and those added for findings
 WRITE_FOUND = ("overlay", "masks", "frames", "html")
 REPORTS = ("html", "csv", "jsonl", "sarif", "junit")
 MIN_FREE = 512 * 2**20  # bytes that stay free on the disk of the results
@@ -16,20 +16,20 @@ MIN_FREE = 512 * 2**20  # bytes that stay free on the disk of the results
 
 @dataclass(frozen=True, slots=True)
 class ArchiveOptions:
-    """Which files are scanned, by whom, what is written, and when the run stops.
+    """Options for the selection of files, the workers, the outputs, and the end of a run.
 
     Attributes:
         write: sinks of every file.
         write_found: sinks that are added for a file that is manipulated or suspicious.
         reports: reports over all files, see `archive.reports`.
-        include, exclude, follow_links: as `list_inputs` takes them.
+        include, exclude, follow_links: as in `list_inputs`.
         jobs: files at once for each device; None: 2 on a CPU, 4 on CUDA.
         devices: a model process on each; empty: one, and its engine chooses.
         cluster: the address of a Ray cluster; None: this machine.
-        fresh: put an existing journal aside and scan everything again.
-        paranoid: hash every file, also where name, size and time are as they were.
-        shard: scan this part of the archive only.
-        watch: keep running and scan what is added to the folders.
+        fresh: move an existing journal aside and scan everything again.
+        paranoid: hash every file, also if name, size and time have not changed.
+        shard: scan only this part of the archive.
+        watch: keep running and scan files that are added to the folders.
         min_free: bytes of the disk that must stay free.
         baseline: reviewed verdicts, which do not count for the exit code.
         sarif_root: the folder that places in results.sarif are relative to; None: the top of the

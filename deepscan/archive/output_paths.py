@@ -1,4 +1,4 @@
-"""Where the results of an item lie: a tree like that of the inputs, safe on every file system."""
+"""Paths of the outputs: a tree like that of the inputs, valid on every file system."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import unicodedata
 
 STEM = 60  # characters; with accents as four bytes and the hash, below the 255 bytes of a name
 _TREE = 512  # bytes of folders above the last part; paths end at 4096, Windows' at 260 or 32767
-_KEPT = frozenset(" -_.,+=@()")  # beside letters, marks and digits
-_OWN = re.compile(r"-[0-9a-f]{8}$")  # how the last part ends: no folder above may look like one
+_KEPT = frozenset(" -_.,+=@()")  # besides letters, marks and digits
+_OWN = re.compile(r"-[0-9a-f]{8}$")  # end of the last part; no folder above may end like it
 _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³]) *(\..*)?$", re.IGNORECASE)
-_REPORTS = ("results", "summary", "journal")  # what the files beside the tree begin with
+_REPORTS = ("results", "summary", "journal")  # prefixes of the files beside the tree
 
 
 def folder_of(name: str) -> str:
     """The folder for the outputs of an item, relative to the results folder, "/"-separated.
 
     Folders mirror those of the name; the last part is the file's name without its suffix, at most
-    60 characters, then "-" and 8 hex digits of the SHA-256 of the whole name. So two names share no
-    folder, also where case or the form of accents makes no difference. The same name gives the same
-    folder on every machine. There is never "..", an absolute path, a control character, a name that
-    Windows reserves, or one of more than 255 bytes.
+    60 characters, then "-" and 8 hex digits of the SHA-256 of the whole name. So two names never
+    share a folder, also on file systems that ignore case or normalise accents. The same name gives
+    the same folder on every machine. The path never contains "..", a control character, a name
+    that Windows reserves, or a part above 255 bytes, and is never absolute.
     """
     *parents, last = name.split("/")
     tree: list[str] = []
@@ -29,7 +29,7 @@ def folder_of(name: str) -> str:
         if part in ("", "."):
             continue
         tree.append(_tree_part(part, "/".join(parents[:depth]), top=not tree))
-        if len("/".join(tree).encode()) > _TREE:  # the last part says which file it is anyway
+        if len("/".join(tree).encode()) > _TREE:  # the hash in the last part is unique anyway
             tree.pop()
             break
     stem, dot, _ = last.rpartition(".")
@@ -41,19 +41,19 @@ def _tree_part(part: str, path: str, *, top: bool) -> str:
     folded = safe.casefold()
     if safe == part and not _OWN.search(folded) and not (top and folded.startswith(_REPORTS)):
         return safe
-    # The "/" tells it from a file of that name: in object stores, one name can be both.
+    # The "/" distinguishes it from a file of that name: in object stores a name can be both.
     return f"{safe}-{_short_hash(path + '/')}"
 
 
 def _safe(part: str) -> str:
-    """Characters that no file system, shell or page takes amiss; "_" stands for all others."""
+    """Replace characters that a file system, shell or page may not accept by "_"."""
     kept = [
         char if char in _KEPT or unicodedata.category(char)[0] in "LMN" else "_"
         for char in unicodedata.normalize("NFC", part)
     ]
     text = unicodedata.normalize("NFC", "".join(kept))[:STEM]
-    # A leading dot hides, "-" is an option, a mark has nothing to stand on; Windows drops trailing
-    # dots and spaces.
+    # A leading dot hides a file, "-" starts an option, a mark needs a letter before it; Windows
+    # drops trailing dots and spaces.
     if not text or text[0] in ". -" or unicodedata.category(text[0])[0] == "M":
         text = "_" + text[1:]
     if _RESERVED.match(text):  # a device on Windows, whatever follows the dot

@@ -1,4 +1,4 @@
-"""What a run knows: inputs, the outcome of each, and the state of a folder."""
+"""The records of a run: inputs, their outcomes, and the state of a results folder."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from deepscan.types import Interval, Label, Reason
 class InputFile:
     """A file to scan.
 
-    `name` says where it lies in the mirrored tree: "/"-separated, relative, unique in a run, as the
-    file system spells it (bytes that are no UTF-8 are surrogate escapes). For a file below a folder
-    that was named it is the path from that folder on, with the folder's own name in front where
-    several inputs were named. `identity` is (device, inode, size, mtime in ns) when it was listed,
-    None for an address that is not on a local disk. `path` is absolute.
+    `name` is its path in the mirrored tree: "/"-separated, relative, unique in a run, in the file
+    system's spelling (bytes that are not UTF-8 are surrogate escapes). For a file below a named
+    folder it is the path from that folder on, prefixed with the folder's name if there are several
+    inputs. `identity` is (device, inode, size, mtime in ns) when it was listed, None for a remote
+    address. `path` is absolute.
     """
 
     name: str
     path: Path
     identity: tuple[int, int, int, int] | None
-    address: str | None = None  # of a remote file, fetched to `path` when its turn comes
+    address: str | None = None  # of a remote file, which is fetched to `path`
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedEntry:
-    """An entry that is not scanned, and the label that this leads to: a link, a pipe, no access."""
+    """An entry that is not scanned (a link, a pipe, no access), with the label that it gets."""
 
     name: str
     path: Path
@@ -40,7 +40,7 @@ class SkippedEntry:
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file that a scan left: which sink, its path relative to the results folder, its bytes."""
+    """A file that a scan wrote: its sink, and its path relative to the results folder."""
 
     kind: str
     path: str
@@ -50,14 +50,14 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one item, as short as a summary needs it; the record on disk says the rest.
+    """The result of one item in short form; the record on disk has the rest.
 
-    `key` is the hash of the content together with all that decides a result (settings, weights,
-    engine, versions): the same key is never scanned twice. It is None where the content could not
-    be hashed. `folder` is where the outputs lie, relative to the results folder, None if nothing
-    was written. `same_as` names the item whose content this one shares; the outputs are then that
-    one's. `score` is the calibrated P(manipulated) of the strongest window. `judged` is the share
-    of face sightings that were judged, None without faces. `seconds` is of media, `took` of work.
+    `key` is the hash of the content and everything that affects a result (settings, weights,
+    engine, versions): the same key is never scanned twice. It is None if the content could not be
+    hashed. `folder` holds the outputs, relative to the results folder, None if nothing was written.
+    `same_as` names the item with the same content, whose outputs this one shares. `score` is the
+    calibrated P(manipulated) of the strongest window. `judged` is the share of face sightings that
+    were judged, None without faces. `seconds` is the duration of the media, `took` of the work.
     """
 
     name: str
@@ -81,17 +81,17 @@ class Outcome:
     same_as: str | None = None
     started: str = ""
     took: float = 0.0
-    provenance: str | None = None  # what its content credentials come to, `wording.credentials`
+    provenance: str | None = None  # summary of its content credentials, `wording.credentials`
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Outcome:
-        """The outcome that `to_json` gave; fields of a newer version are left out.
+        """Read the values of `to_json`; fields of a newer version are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not one.
+            KeyError, TypeError, ValueError: the values are not an outcome.
         """
         known = {key: values[key] for key in cls.__slots__ if key in values}
         known["label"] = Label(known["label"])
@@ -110,10 +110,10 @@ class Outcome:
 class Run:
     """One start of the program on a results folder.
 
-    `settings` and `versions` are flat and ready for JSON. `settings_hash` is that of all that
-    decides a result (`archive.settings_hash`; "decides" in journals); every `Outcome.key` holds it.
-    `controls` says how the known crops scored: name -> score, and `controls_passed` whether that
-    was as it must be.
+    `settings` and `versions` are flat and ready for JSON. `settings_hash` covers everything that
+    affects a result (`archive.settings_hash`; "decides" in journals) and is part of every
+    `Outcome.key`. `controls` holds the scores of the known crops by name, and `controls_passed`
+    is True if they are as expected.
     """
 
     id: str
@@ -133,7 +133,7 @@ class Run:
     controls_passed: bool | None = None
     shard: tuple[int, int] | None = None  # (i, n), i from 1
     listed: int | None = None  # files and skipped entries of the listing, of all shards
-    passed_over: tuple[tuple[str, int], ...] = ()  # what was not listed, and how often
+    passed_over: tuple[tuple[str, int], ...] = ()  # (reason, count) of files that were not listed
     mixed: tuple[str, ...] = ()  # further settings hashes whose results count (merge --mixed)
 
     def to_json(self) -> dict[str, Any]:
@@ -145,10 +145,10 @@ class Run:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Run:
-        """The run that `to_json` gave; fields of a newer version are left out.
+        """Read the values of `to_json`; fields of a newer version are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not one.
+            KeyError, TypeError, ValueError: the values are not a run.
         """
         known = {key: values[key] for key in cls.__slots__ if key in values}
         known["settings_hash"] = values["decides"]
@@ -162,14 +162,14 @@ class Run:
 
 
 ACCEPTABLE = (Label.MANIPULATED, Label.SUSPICIOUS, Label.INCONCLUSIVE)
-"""Verdicts from content. An error has none, and the others need no acceptance."""
+"""Labels that a baseline can accept. An error is no verdict, and the others need no acceptance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """One reviewed verdict: `sha256` of the content, the label that was accepted, and why.
+    """One reviewed verdict: `sha256` of the content, the accepted label, and the reason.
 
-    `expires` is the last day on which it holds. `reviewer` and `name` are for people only.
+    `expires` is the last day of the acceptance. `reviewer` and `name` are for people only.
     """
 
     sha256: str
@@ -182,7 +182,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """All reviewed verdicts of a file, by content and label."""
+    """All reviewed verdicts of a baseline, by content and label."""
 
     entries: Mapping[tuple[str, Label], Accepted] = field(default_factory=dict)
 
@@ -196,21 +196,21 @@ class Baseline:
         return None if outcome.sha256 is None else self.entries.get((outcome.sha256, outcome.label))
 
     def knows(self, outcome: Outcome) -> bool:
-        """Whether any verdict over this content was reviewed, this one or another."""
+        """True if any verdict on this content was reviewed."""
         return any((outcome.sha256, label) in self.entries for label in ACCEPTABLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything known in a results folder.
+    """The state of a results folder.
 
-    `outcomes` holds one entry for each item that counts, sorted by name; those of them that the
-    last run did not list stand in `not_listed` too. `gone` holds the last entries of files that are
-    no longer in the archive, sorted by name; `superseded` older entries, which other settings,
-    weights or contents have replaced, oldest first. archive/states.py says which is which. `run` is
-    the last start. `finished` is False while files of the last run are without an outcome:
-    interrupted, or still at work; `left` says how many, where that is known. `baseline` holds
-    reviewed verdicts, where the reports have to know of them.
+    `outcomes` holds the current outcome of each item, sorted by name; `not_listed` has the names
+    that the last run did not list. `gone` holds the last outcomes of files that are no longer in
+    the archive, sorted by name; `superseded` older outcomes that other settings, weights or
+    contents have replaced, oldest first. archive/states.py defines these states. `run` is the last
+    start. `finished` is False if files of the last run have no outcome, since it was interrupted or
+    still works; `left` is their number, if known. `baseline` holds reviewed verdicts for the
+    reports.
     """
 
     folder: Path

@@ -1,9 +1,9 @@
-"""Scores of a record checked by scoring some of its frames again, with an engine of this machine.
+"""Checks the scores of a record by scoring some of its frames again on this machine.
 
-How far a score may be from the recorded one: each engine is proven to within a tolerance of torch
-in fp32 (`deepscan.engines.parity`), so two of them may be apart by the sum of both; and boxes are
-recorded to a tenth of a pixel, which moved scores by 0.014 at most in the demo (`ROUNDING`). Where
-a result has no list of frames, the whole file is scanned again, and the verdicts are compared.
+The allowed difference: each engine is within a tolerance of torch in fp32
+(`deepscan.engines.parity`), so two engines may differ by the sum of both; and boxes are recorded to
+a tenth of a pixel, which changed scores by at most 0.014 in the demo (`ROUNDING`). If a result has
+no list of frames, the whole file is scanned again and the verdicts are compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROUNDING = 0.02  # of a score: boxes are recorded to 0.1 pixels
 MASK_DIFFERENCE = 0.05  # of P(manipulated), mean over the pixels of a frame that were analysed
 MASK_OVERLAP = 0.7  # IoU of the pixels above 0.5, over all frames that were judged again
 SEEN_OVERLAP = 0.85  # IoU of the analysed pixels: an edge may fall one pixel further
-LEAST_MASK = 0.01  # share of analysed pixels above 0.5 from which on an overlap says something
+LEAST_MASK = 0.01  # share of analysed pixels above 0.5; for fewer the overlap is not compared
 SHARE_DIFFERENCE = 0.1  # of the mask share of a face, where no masks were written
 
 _LINE = 2**20  # bytes; a frame with 64 faces has 12 kB
@@ -43,12 +43,12 @@ Make = Callable[[ScanOptions], "Scanner"]
 
 
 def options_of(settings: Mapping[str, Any], engine: str) -> ScanOptions:
-    """The settings that a record names, with this engine and this program's own limits.
+    """The settings of a record, with this engine and the default limits.
 
     Raises:
-        UsageError: there is one that this version does not know, or that cannot be.
+        UsageError: a setting is unknown to this version, or invalid.
     """
-    # A record may come from anybody: it does not decide what a decoder may cost, or where it runs.
+    # A record may come from anyone, so it must not set limits or disable isolation.
     own = {"engine", "isolate", "limits"}
     known = {each.name for each in fields(ScanOptions)} - own
     given = {
@@ -71,7 +71,7 @@ def make_scanner(options: ScanOptions) -> Scanner:
 
 
 class Scanners:
-    """One scanner for each kind of settings, loaded when it is needed."""
+    """Loads one scanner for each combination of settings, when it is needed."""
 
     def __init__(self, make: Make, engine: str, held: ExitStack) -> None:
         self._make = make
@@ -114,12 +114,12 @@ def check_scores(
     chance: random.Random,
     scanners: Scanners,
 ) -> None:
-    """Judge some frames again, or the whole file where no list of frames was written."""
+    """Judge some frames again, or the whole file if there is no list of frames."""
     if found is None:
         return
     record = found.record
     if record["model"] is None:
-        checks.add("scores", "unchecked", "the file had no scores: nothing in it could be judged")
+        checks.add("scores", "unchecked", "the record has no scores: nothing could be judged")
         return
     gone = [
         f"{what} {named}"
@@ -134,11 +134,11 @@ def check_scores(
             "scores",
             "unchecked",
             f"scanned with {' and '.join(gone)}, which this version of deepscan no longer has: "
-            "verify it with the version that made it, or scan the file again",
+            "verify it with the version that wrote it, or scan the file again",
         )
         return
     if found.input is None:
-        checks.add("scores", "unchecked", "not without the file that was scanned")
+        checks.add("scores", "unchecked", "the scanned file is missing or differs")
         return
     try:
         scanner = scanners.of(record)
@@ -147,20 +147,20 @@ def check_scores(
                 "scores",
                 "unchecked",
                 f"other weights are installed here ({scanner.engine.model.sha256[:12]}, recorded "
-                f"is {record['model']['sha256'][:12]}): install the version that is recorded",
+                f"is {record['model']['sha256'][:12]}): install the recorded version",
             )
         elif "frames" in found.outputs:
             _compare_frames(checks, found, found.input, frames, chance, scanner)
         else:
             _compare_verdicts(checks, found, found.input, scanner)
     except (EngineError, ModelError):
-        raise  # it would meet every file
+        raise  # it affects every file
     except DeepscanError as error:
         checks.add("scores", "unchecked", str(error))
 
 
 def tolerance_between(recorded: str, present: str) -> float:
-    """How far two scores of one face may be apart, by the names of the engines that gave them."""
+    """The allowed difference of two scores of one face, by the names of their engines."""
     from deepscan.engines.parity import score_tolerance
 
     return ROUNDING + score_tolerance(recorded) + score_tolerance(present)
@@ -220,9 +220,9 @@ def _compare_frames(
 
 
 def _drawn(found: VerifiedRecord, count: int, chance: random.Random) -> list[dict[str, Any]] | str:
-    """Some lines of the frame list that hold a judged face, in order; or what is wrong with it.
+    """Draw lines with a judged face from the frame list, in order; or a text on what is wrong.
 
-    Every such line has the same chance; only the chosen ones are held.
+    Every such line has the same chance; only the drawn ones are kept in memory.
     """
     held: list[dict[str, Any]] = []
     seen = 0
@@ -260,7 +260,7 @@ def _drawn(found: VerifiedRecord, count: int, chance: random.Random) -> list[dic
 def read_frames(
     source: Path, record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[Mapping[str, Any], Frame | None]]:
-    """Each line with its frame, read by the decoder that the record names; None: there is none."""
+    """Yield each line with its frame, read by the recorded decoder; None if there is none."""
     from deepscan.options import Decoder
     from deepscan.video import open_video
 
@@ -288,7 +288,7 @@ def read_frames(
 
 
 def _is_near(box: Sequence[float], frame: Frame) -> bool:
-    """Whether a recorded box is one that could be cut: a list may come from anybody."""
+    """True if a recorded box is plausible: a list may come from anyone."""
     height, width = frame.image.shape[:2]
     x1, y1, x2, y2 = box
     reach = 2.0 * max(height, width)
@@ -296,7 +296,7 @@ def _is_near(box: Sequence[float], frame: Frame) -> bool:
 
 
 def _judged(frame: Frame, line: Mapping[str, Any], scanner: Scanner) -> list[tuple[Any, Any]]:
-    """The recorded faces of a frame that were judged, each with its new prediction."""
+    """Judge the recorded faces of a frame again; returns each with its new prediction."""
     import numpy as np
 
     from deepscan.engines.parity import predict_all
@@ -329,7 +329,7 @@ def _judged(frame: Frame, line: Mapping[str, Any], scanner: Scanner) -> list[tup
 
 
 class _Masks:
-    """Compares new masks with the recorded mask video, which is read like any untrusted video."""
+    """Compares new masks with the recorded mask video, which is read as untrusted."""
 
     def __init__(self, path: Path | None, last: int) -> None:
         self._path = path
@@ -346,7 +346,7 @@ class _Masks:
         self._new[frame.index] = to_levels(FrameResult(frame, tuple(predictions)), height, width)
 
     def report(self, checks: CheckList) -> None:
-        """Add a check of how the masks compare.
+        """Add a check of the masks.
 
         Raises:
             VideoError: the mask video cannot be read.
@@ -400,11 +400,11 @@ class _Masks:
 def _compare_verdicts(
     checks: CheckList, found: VerifiedRecord, source: Path, scanner: Scanner
 ) -> None:
-    """Scan the whole file again: without a list of frames nobody knows where its faces were."""
+    """Scan the whole file again: without a list of frames the places of its faces are unknown."""
     from deepscan.types import Skipped
 
     if scanner.options.budget is not None:
-        checks.add("scores", "unchecked", "a scan on a budget ends elsewhere each time")
+        checks.add("scores", "unchecked", "a scan with a budget ends at another place each time")
         return
     again = scanner.scan(source)
     verdict = found.record["verdict"]

@@ -1,8 +1,8 @@
-"""A run over an archive: lock the results folder, list the inputs, scan them, write the reports.
+"""Runs an archive scan: lock the results folder, list the inputs, scan them, write the reports.
 
-The journal is written before anybody relies on it, so the run may end at any moment: what it had
-not recorded is done again, and nothing is done twice that it had. The run scans nothing itself:
-workers do, and this process imports neither torch nor a decoder.
+Every step is in the journal before the run relies on it, so a run can be killed at any time: the
+next run repeats only what was not recorded. Workers do the scans; this process imports neither
+torch nor a decoder.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from deepscan.sinks.wording import passed_over_text, visible
 
 logger = logging.getLogger(__name__)
 
-_OLD_JOURNAL = "journal.before-"  # how a journal begins that --fresh has put aside
+_OLD_JOURNAL = "journal.before-"  # prefix of a journal that --fresh has moved aside
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The end of a run: the state of the folder, and the outcomes of what this run had listed.
+    """The end of a run: the state of the folder, and the outcomes of the files of this run.
 
-    Reports and exit code come from `results`, which holds more where an earlier run listed what
-    this one did not. `report_errors` says which reports could not be written, and why.
+    Reports and exit code use `results`, which also holds files that only an earlier run listed.
+    `report_errors` lists reports that could not be written, with the reason.
     """
 
     results: Results
@@ -66,7 +66,7 @@ class RunResult:
 
 
 def _ignore(event: RunEvent) -> None:
-    """Events that nobody watches."""
+    """Ignore an event."""
 
 
 def _default_exit_code(outcomes: Sequence[Outcome]) -> int:
@@ -85,27 +85,27 @@ def scan_archive(
     code_of: Callable[[Sequence[Outcome]], int] = _default_exit_code,
     stdin: BinaryIO | None = None,
 ) -> RunResult:
-    """Scan inputs into a results folder, or resume where an earlier run ended.
+    """Scan inputs into a results folder, or resume an earlier run.
 
-    What is done already under the same settings is not done again. Each content is scanned once;
-    files with the same content are linked to it. A file whose model process dies is tried once
-    more, alone, and is then an error.
+    Files with a result under the same settings are skipped. Each content is scanned once; files
+    with the same content refer to it. A file whose model process dies is retried once, alone, and
+    is then an error.
 
     Args:
-        inputs: as `list_inputs` takes them.
-        out: the results folder; made if it is missing.
+        inputs: as in `list_inputs`.
+        out: the results folder; created if it is missing.
         pool: not started yet; it is closed at the end.
-        on_event: called with what happens, in this thread.
-        stop_request: ends the run early; what is done is kept.
+        on_event: called with each event, in this thread.
+        stop_request: ends the run early; finished results are kept.
         code_of: the exit code of outcomes, for the journal.
-        stdin: where "-" reads.
+        stdin: read for "-".
 
     Raises:
-        UsageError: inputs, settings or `out` cannot work; before any work.
-        EngineError, ModelError: no network can run, or it does not score known crops as it must.
-        OutputError: another run is at work in `out`, the journal is damaged or cannot be written,
-            or the disk is full. What was done is kept.
-        KeyboardInterrupt: the run was stopped at once. What was done is kept.
+        UsageError: invalid inputs, settings or `out`; raised before any work.
+        EngineError, ModelError: no network can run, or it does not score known crops as expected.
+        OutputError: another run is active in `out`, the journal is damaged or cannot be written,
+            or the disk is full. Finished results are kept.
+        KeyboardInterrupt: the run was aborted. Finished results are kept.
     """
     archive_options = archive_options or ArchiveOptions()
     stop_request = stop_request or StopRequest()
@@ -115,7 +115,7 @@ def scan_archive(
     with Lock(folder), closing(pool), ExitStack() as held:
         sweep(folder)
         listing, entries = _list(inputs, archive_options, folder, stdin)
-        # A model or rate that cannot work is refused before anything is loaded.
+        # An invalid model or rate is refused before anything is loaded.
         run = _describe_run(options, archive_options)
         journal = None if archive_options.fresh else held.enter_context(Journal(folder))
         coverage = _coverage(listing.roots, entries, archive_options)
@@ -126,10 +126,10 @@ def scan_archive(
         run = replace(
             _with_pool(run, pool_info, options),
             listed=len(entries),
-            # A watch lists one batch at a time: all other files would count as excluded.
+            # A watch lists one batch at a time, so all other files would count as excluded.
             passed_over=() if archive_options.watch else listing.counts.passed_over(),
         )
-        if journal is None:  # the old one is put aside only when there will be a new one
+        if journal is None:  # the old one is moved aside only once a new one is certain
             _put_journal_aside(folder)
             journal = held.enter_context(Journal(folder))
         with stop_request.deferred():
@@ -160,15 +160,15 @@ def _work(
     coverage: Coverage,
     code_of: Callable[[Sequence[Outcome]], int],
 ) -> tuple[int, bool]:
-    """Bring all entries to their outcomes; the exit code, and whether the run was stopped."""
+    """Process all entries; returns the exit code, and whether the run was stopped."""
     stop_request, journal = context.stop_request, context.journal
     try:
         stop_request.graceful = True
         scheduler.run(entries)
-        stopped = stop_request.requested  # who asks from here on asks for what is done
+        stopped = stop_request.requested  # a later request has nothing left to stop
         code = INTERRUPTED
         if not stopped:
-            if context.run.shard is not None:  # only now it is known what is in this share
+            if context.run.shard is not None:  # only now the files of this shard are known
                 with stop_request.deferred():
                     journal.listed(scheduler.listed, coverage)
             code = code_of(journal.state.results(context.folder, ending=True).outcomes)
@@ -177,7 +177,7 @@ def _work(
         return code, stopped
     except BaseException as error:
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else ERROR
-        # An error is on its way already; these would say the same.
+        # An error is being raised; these would report the same.
         with suppress(OutputError, EngineError):
             scheduler.abandon()
         with suppress(OutputError), stop_request.deferred():
@@ -212,16 +212,16 @@ def _coverage(
     roots: Sequence[str], entries: Sequence[Entry], archive_options: ArchiveOptions
 ) -> Coverage:
     include, exclude = archive_options.include, archive_options.exclude
-    if archive_options.watch:  # its patterns are those of one batch
+    if archive_options.watch:  # its patterns select only one batch
         roots = ()
     return coverage_of(roots, entries, include=include, exclude=exclude)
 
 
 def _check_roots(coverage: Coverage, entries: Sequence[Entry], state: JournalState) -> None:
-    """A folder that is empty all at once is a share that is not mounted, until somebody says else.
+    """Refuse a folder that is suddenly empty: most likely a share is not mounted.
 
     Raises:
-        UsageError: a root yields nothing, and an earlier run had files there.
+        UsageError: a root has no files now, and an earlier run had files there.
     """
     paths = [entry_path(entry) for entry in entries]
     states = state.states()
@@ -235,14 +235,13 @@ def _check_roots(coverage: Coverage, entries: Sequence[Entry], state: JournalSta
         )
         if had:
             raise UsageError(
-                f"{root} yields nothing now, where earlier runs had {had} "
-                f"file{'s' * (had != 1)}: mount it, or leave it out; if they are gone for good, "
-                "scan into a new folder"
+                f"{root} has no files now; earlier runs had {had} file{'s' * (had != 1)} there: "
+                "mount it, or leave it out; if they were deleted, scan into a new folder"
             )
 
 
 def _tell_replaced(entries: Sequence[Entry], state: JournalState) -> None:
-    """Warn where a result of another file, which is still there, is replaced under its name."""
+    """Warn if the result of another existing file is replaced under the same name."""
     replaced = [
         known.path
         for entry in entries
@@ -253,15 +252,15 @@ def _tell_replaced(entries: Sequence[Entry], state: JournalState) -> None:
     ]
     if replaced:
         logger.warning(
-            "%d results of other files with the same names are replaced (first: that of %s): name "
-            "all inputs in one scan, or scan into different folders",
+            "%d results of other files with the same names are replaced (first: %s): name all "
+            "inputs in one scan, or scan into different folders",
             len(replaced),
             visible(replaced[0]),
         )
 
 
 def _make_results_folder(out: Path) -> Path:
-    """The results folder, absolute; a folder that holds other things is refused."""
+    """Create the results folder; returns its absolute path. A folder of other files is refused."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = out.resolve(strict=True)
@@ -269,7 +268,7 @@ def _make_results_folder(out: Path) -> Path:
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
         raise OutputError(f"the results folder {out} cannot be made: {why}") from error
-    # A run that was killed before its first line leaves an empty journal and nothing else.
+    # A run that was killed before its first line leaves only an empty journal.
     foreign = [name for name in others if not name.startswith((".", "journal."))]
     ours = is_results(folder) or any(name.startswith(_OLD_JOURNAL) for name in others)
     if foreign and not ours:
@@ -280,7 +279,7 @@ def _make_results_folder(out: Path) -> Path:
 
 
 def _put_journal_aside(folder: Path) -> None:
-    """Keep the old journal beside the new one."""
+    """Rename the old journal, so that it is kept beside the new one."""
     journal = folder / JOURNAL
     if journal.exists():
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -293,8 +292,8 @@ def _start(pool: WorkerPool) -> PoolInfo:
     pool_info = pool.start()
     if not pool_info.controls_passed:
         raise EngineError(
-            f"engine {pool_info.engine} does not score known crops as it should, so this run is "
-            "void: run `deepscan doctor`"
+            f"engine {pool_info.engine} does not score known crops as expected, so its results "
+            "would be invalid: run `deepscan doctor`"
         )
     return pool_info
 

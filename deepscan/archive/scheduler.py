@@ -1,4 +1,4 @@
-"""Brings every entry of a run to its outcome: decide, hand to a worker, record, retry."""
+"""Schedules the entries of a run: skips finished files, submits, records and retries the others."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ from deepscan.video.input_file import hash_file
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2  # of a file whose model process died
-MAX_NODE_ATTEMPTS = 6  # of one whose machine was lost, which is not the file's fault
+MAX_NODE_ATTEMPTS = 6  # of a file whose node was lost, which is not the file's fault
 REPORT_INTERVAL = 60.0  # seconds between two reports of a run at work ...
 REPORT_SHARE = 20  # ... and at least so many times as long as the last ones took
-# Nothing to do with the content, or perhaps gone by then: the next run tries such files again.
+# Reasons that do not depend on the content or may be temporary: the next run retries the file.
 _TRANSIENT = {"worker_crash", "worker_hang", NODE_LOST, "engine", "unreadable", "output_error"}
-# Another program may have taken the memory, or killed the decoder: one more attempt in this run.
+# Another program may have used the memory or killed the decoder: retried once in this run.
 _RETRIED = {"decoder_crash", "limit_memory"}
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """One run: its folder and journal, its settings, and how it talks to the outside."""
+    """One run: its folder, journal, settings, and callbacks."""
 
     folder: Path
     journal: Journal
@@ -68,16 +68,16 @@ class RunContext:
         return self.journal.state
 
     def in_share(self, content_or_name: str) -> bool:
-        """Whether a content is this run's, where shards divide an archive.
+        """True if a content belongs to this run's shard.
 
-        A file that cannot be hashed goes by its name, so that exactly one shard reports it.
+        A file that cannot be hashed is assigned by its name, so that exactly one shard reports it.
         """
         shard = self.archive_options.shard
         return shard is None or shard.contains(content_or_name)
 
 
 class ReportWriter:
-    """Writes the reports from the journal, at the end and now and then."""
+    """Writes the reports from the journal, at intervals and at the end."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ReportWriter:
             self._next = time.monotonic() + max(REPORT_INTERVAL, REPORT_SHARE * took)
 
     def write(self) -> tuple[str, ...]:
-        """Write all reports; what could not be written, and why. A run never ends for a report."""
+        """Write all reports; returns the errors, since a failed report does not end a run."""
         failed = []
         results = replace(self._journal.state.results(self._folder), baseline=self._baseline)
         for name, write in self._reports:
@@ -114,7 +114,7 @@ class ReportWriter:
 
 @dataclass(slots=True)
 class _InFlight:
-    """A task under way, its result key if that is known, and duplicates that wait for it."""
+    """A submitted task, its result key if known, and duplicates that wait for it."""
 
     task: Task
     key: str | None
@@ -122,12 +122,12 @@ class _InFlight:
 
 
 class Scheduler:
-    """Decides what has to be scanned, keeps the workers busy and records what comes back."""
+    """Decides which files to scan, keeps the workers busy, and records the outcomes."""
 
     def __init__(
         self, context: RunContext, pool: WorkerPool, slots: int, reports: ReportWriter
     ) -> None:
-        """`slots` is how many tasks the pool takes at once."""
+        """`slots` is the number of tasks that the pool runs at once."""
         self._context = context
         self._pool = pool
         self._slots = slots
@@ -138,25 +138,25 @@ class Scheduler:
         self._listed: set[str] = set()
         self._waiting: deque[Entry] = deque()
         self._in_flight: dict[str, _InFlight] = {}
-        self._retries: deque[InputFile | Task] = deque()  # and duplicates whose first is done
-        self._suspects: deque[Task] = deque()  # may have killed their worker: alone, at the end
-        self._keys: dict[str, str] = {}  # of files that had to be hashed before their scan
+        self._retries: deque[InputFile | Task] = deque()  # and duplicates of finished files
+        self._suspects: deque[Task] = deque()  # may have killed their worker: retried alone
+        self._keys: dict[str, str] = {}  # of files that were hashed before their scan
         self._disk_full: OutputError | None = None
         self._told_stopping = False
         known = [*context.state.superseded, *context.state.outcomes.values()]
         self._sizes = {outcome.size for outcome in known}
-        self._claimed = {  # folders that hold a result which must stay as it is
+        self._claimed = {  # folders with a result that must not be overwritten
             outcome.folder
             for outcome in known
             if outcome.folder is not None and outcome.label is not Label.ERROR
         }
 
     def run(self, entries: Sequence[Entry]) -> None:
-        """Bring every entry to its outcome, until all is done or somebody asks to stop.
+        """Process every entry, until all have an outcome or a stop is requested.
 
         Raises:
             OutputError: the disk is full.
-            EngineError: the pool can scan nothing any more.
+            EngineError: the pool cannot scan any more.
         """
         for entry in self._next(entries):
             if isinstance(entry, SkippedEntry):
@@ -169,7 +169,7 @@ class Scheduler:
             raise self._disk_full
 
     def abandon(self) -> None:
-        """Record results that have arrived and were not read yet, and end all work."""
+        """Record results that have arrived, then end all work."""
         try:
             for event in self._pool.wait(0.0):
                 if isinstance(event, TaskDone) and event.task.file.name in self._in_flight:
@@ -184,17 +184,17 @@ class Scheduler:
 
     @property
     def left(self) -> int:
-        """How many entries have no outcome; of all shards, since nobody has looked at them yet."""
+        """The number of entries without an outcome, including those of other shards."""
         in_flight = sum(1 + len(each.duplicates) for each in self._in_flight.values())
         return len(self._waiting) + len(self._retries) + len(self._suspects) + in_flight
 
     @property
     def listed(self) -> frozenset[str]:
-        """The names of all entries so far that are in this run's share."""
+        """The names of all entries so far that belong to this run's shard."""
         return frozenset(self._listed)
 
     def _next(self, entries: Sequence[Entry]) -> Iterator[Entry | Task]:
-        """What comes next: retries, then new entries, then suspects one by one."""
+        """Yield the next item: retries, then new entries, then suspects one by one."""
         waiting = self._waiting = deque(entries)
         while not self._stopped():
             if self._retries:
@@ -242,13 +242,13 @@ class Scheduler:
             self._record(outcome, fresh=False)
 
     def _plan(self, file: InputFile) -> Task | None:
-        """The task of a file; None if nothing has to be scanned for it now."""
+        """The task for a file; None if it needs no scan now."""
         context = self._context
         known = context.state.unchanged(file, context.run.settings_hash)
         if known is not None and not context.archive_options.paranoid and self._is_complete(known):
             if known.sha256 is not None and context.in_share(known.sha256):
                 self._listed.add(file.name)
-                self._link(file, known)  # the folder that holds it may have another name now
+                self._link(file, known)  # its path may have changed
             return None
         if file.address is not None and not self._download(file):
             return None
@@ -277,20 +277,20 @@ class Scheduler:
         )
 
     def _is_complete(self, outcome: Outcome) -> bool:
-        """Whether an outcome needs no new scan: final, and all that is wanted of it is there."""
+        """True if an outcome needs no new scan: it is final, and all wanted outputs exist."""
         if any(reason.code in _TRANSIENT for reason in outcome.reasons):
             return False
         wanted = set(self._context.archive_options.write)
         if outcome.label in (Label.MANIPULATED, Label.SUSPICIOUS):
             wanted |= set(self._context.archive_options.write_found)
         elif outcome.label in (Label.ERROR, Label.NOT_APPLICABLE):
-            wanted &= {"record"}  # there may be nothing to show
+            wanted &= {"record"}  # there may be no frames to show
         if not wanted <= {output.kind for output in outcome.outputs}:
             return False
         return all((self._context.folder / output.path).is_file() for output in outcome.outputs)
 
     def _hash_if_needed(self, file: InputFile) -> str | None:
-        """The SHA-256 of a file, if knowing it may save a scan; None also if it cannot be read."""
+        """The SHA-256 of a file if it may save a scan, else None; None also if unreadable."""
         context, archive_options = self._context, self._context.archive_options
         size = _size_of(file)
         known = None if archive_options.paranoid else context.state.sha256_of(file.identity)
@@ -308,12 +308,12 @@ class Scheduler:
         return self._hash(file)
 
     def _hash(self, file: InputFile) -> str | None:
-        with suppress(VideoError):  # the scan will say what is wrong with it
+        with suppress(VideoError):  # the scan will report the error
             return hash_file(resolve(file.path), self._context.options.limits)
         return None
 
     def _download(self, file: InputFile) -> bool:
-        """Bring a remote file here; if that fails, this is its outcome."""
+        """Fetch a remote file; if that fails, record an error and return False."""
         assert file.address is not None
         try:
             while not self._prefetcher.wait(file.address, 0.0 if self._in_flight else 0.5):
@@ -330,7 +330,7 @@ class Scheduler:
         return True
 
     def _link(self, file: InputFile, same: Outcome) -> None:
-        """The file has the content of what was scanned already, perhaps under its own name."""
+        """Record that a file has the content of an earlier outcome, perhaps its own."""
         outcome = replace(same, identity=file.identity, path=file.address or str(file.path))
         if same.name != file.name:
             outcome = replace(outcome, name=file.name, same_as=same.name, took=0.0)
@@ -341,11 +341,11 @@ class Scheduler:
             self._record(outcome, fresh=False)
 
     def _output_folder(self, file: InputFile, key: str | None) -> str:
-        """The folder of a file's outputs; never one that holds another result of it."""
+        """The folder for a file's outputs; never one with another result of it."""
         before = self._context.state.outcomes.get(file.name)
         own = before is not None and before.same_as is None and key is not None
         if before is not None and own and before.key == key and before.folder is not None:
-            return before.folder  # the same result once more, with what was missing
+            return before.folder  # the same result again, with missing outputs
         base = folder = output_paths.folder_of(file.name)
         number = 1
         while folder in self._claimed:
@@ -359,7 +359,7 @@ class Scheduler:
         while len(self._in_flight) >= self._slots and not self._stopped():
             self._receive()
         if self._stopped() or not self._has_room():
-            self._waiting.appendleft(task.file)  # it is counted among what is left
+            self._waiting.appendleft(task.file)  # counted in `left`
             return
         key = self._keys.get(task.file.name)
         with self._context.stop_request.deferred():
@@ -376,12 +376,12 @@ class Scheduler:
         if free < min_free:
             self._disk_full = OutputError(
                 f"only {free >> 20} MiB are free for {folder}, less than {min_free >> 20} MiB: "
-                "make room and start again; finished files are skipped"
+                "free some space and start again; finished files are skipped"
             )
         return self._disk_full is None
 
     def _receive(self) -> None:
-        """Take the pool's events, record them, pass them on."""
+        """Receive the pool's events, record them and pass them on."""
         for event in self._pool.wait(0.5):
             if isinstance(event, TaskProgress):
                 self._context.on_event(event)
@@ -399,7 +399,7 @@ class Scheduler:
         if _with_current_identity(task.file) != task.file:
             again = Reason("changed", f"{task.file.path} changed while it was scanned")
         if again is not None and task.attempt < MAX_ATTEMPTS:
-            for output in outcome.outputs:  # the next attempt may have others
+            for output in outcome.outputs:  # the next attempt may write others
                 with suppress(OSError):
                     (task.folder / output.path).unlink(missing_ok=True)
             self._retry_or_fail(TaskLost(task, again))
@@ -412,7 +412,7 @@ class Scheduler:
         self._retries.extend(duplicates)
 
     def _with_run_paths(self, task: Task, outcome: Outcome) -> Outcome:
-        """An outcome as the journal holds it: its key, and paths from the results folder on."""
+        """The outcome for the journal: with its key, and paths relative to the results folder."""
         folder = task.folder.relative_to(self._context.folder).as_posix()
         return replace(
             outcome,
@@ -424,11 +424,11 @@ class Scheduler:
         )
 
     def _retry_or_fail(self, event: TaskLost) -> None:
-        """A task came back without an outcome: try once more, or record an error."""
+        """Retry a task that ended without an outcome, or record an error."""
         task, reason = event.task, event.reason
         if reason.code == DISK:
             raise OutputError(
-                f"{reason.text}. Make room and start again: finished files are skipped"
+                f"{reason.text}. Free some space and start again: finished files are skipped"
             )
         with self._context.stop_request.deferred():
             self._context.journal.lost(task.file.name, reason, attempt=task.attempt)
@@ -447,19 +447,19 @@ class Scheduler:
         self._retries.extend(flight.duplicates)
 
     def _remove_outputs(self, task: Task) -> None:
-        """Remove what a killed process has left in a task's folder: half-written files, and whole
-        ones if it died before it reported them. A result that was there before stays.
+        """Remove the files of a killed process from a task's folder: half-written ones, and whole
+        ones that it had not reported. An earlier result is kept.
         """
         if not task.folder.is_dir():
             return
         sweep(task.folder, deep=False)
         if task.folder.relative_to(self._context.folder).as_posix() not in self._claimed:
             for path in outputs_of(task.folder, task.write + task.write_found).values():
-                with suppress(OSError):  # it is written over, or reported when that fails
+                with suppress(OSError):  # the next attempt overwrites it
                     path.unlink(missing_ok=True)
 
     def _error_outcome(self, task: Task, reason: Reason) -> Outcome:
-        """The outcome of a task that was given up, with its record if one is wanted."""
+        """The outcome of a failed task, with a record if one is wanted."""
         outcome = error_outcome(task, reason)
         if "record" not in task.write:
             return outcome
@@ -495,7 +495,7 @@ class Scheduler:
 
 
 def _with_current_identity(file: InputFile) -> InputFile:
-    """The file with the identity that it has now; one that cannot be read stays as it is."""
+    """The file with its current identity; unchanged if it cannot be read."""
     if file.identity is not None:
         with suppress(UnreadableError):
             return replace(file, identity=identity_of(file.path))

@@ -8,12 +8,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_MESSAGE = 200  # characters; a message repeats the value, which may come from anybody
+_MESSAGE = 200  # characters; a message repeats the value, which is not trusted
 
 
 @cache
 def load_schema(name: str) -> dict[str, Any]:
-    """A schema that ships: "result-1" of records, "frames-1" of frame lists, "baseline-1"."""
+    """Load a schema: "result-1" of records, "frames-1" of frame lists, "baseline-1"."""
     schema: dict[str, Any] = json.loads(
         files("deepscan").joinpath("schemas", f"{name}.json").read_text("utf-8")
     )
@@ -30,11 +30,11 @@ def _validator(name: str) -> Any:
 
 
 def violations(value: Any, name: str) -> Iterator[str]:
-    """Where a JSON value breaks the schema of that name, a line each; nothing if it is valid."""
+    """Yield a line for each violation of a schema; nothing if the value is valid."""
     from jsonschema.exceptions import best_match
 
     for error in _validator(name).iter_errors(value):
-        cause = best_match([error]) or error  # of alternatives, the one that comes closest
+        cause = best_match([error]) or error  # of alternatives, the closest one
         message = cause.message
         if len(message) > _MESSAGE:
             message = f"{message[: _MESSAGE // 2]} ... {message[-_MESSAGE // 2 :]}"

@@ -1,8 +1,8 @@
-"""What decides a result: two scans of one content with one key would say the same.
+"""The hash of everything that affects a result: equal keys mean equal results.
 
-The key lets a run skip what it has done. So it leaves out whatever changes no result (where files
-are written, how many are scanned at once), and takes in any other setting, also one that is added
-later: a file scanned twice costs minutes, a stale verdict costs trust.
+The key lets a run skip finished files. So it leaves out settings that change no result (output
+folder, files at once) and includes all others, also ones that are added later: an unnecessary scan
+costs minutes, a stale verdict costs trust.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterable
 
 from deepscan.options import ScanOptions
 
-# `engine` and `model` are what was asked for ("auto"); the key holds what that came to.
-# A process of its own protects the run, the pictures are the same. Credentials enter no verdict.
+# `engine` and `model` are requests ("auto"); the key has the names that they resolved to.
+# Isolation does not change the pictures, and credentials do not enter the verdict.
 _IDLE = frozenset({"engine", "model", "isolate", "trust_list"})
 
-# What touches pixels, scores or the rule. The face detector runs in torch under every engine.
+# Packages that affect pixels, scores or the rule. The face detector may always run in torch.
 _VERSIONED = ("deepscan", "av", "decord", "torch", "facenet-pytorch", "pillow")
 _VERSIONED_BY_RUNTIME = {
     "onnxruntime": ("onnxruntime",),
@@ -36,12 +36,12 @@ def settings_hash(
     *,
     calibration: str = "",
 ) -> str:
-    """SHA-256 (hex) over all that decides a result, apart from the content.
+    """SHA-256 (hex) over everything that affects a result, except the content.
 
     Args:
         model_sha256: of the weights.
-        engine: the engine's own name ("openvino-cpu-bf16"), not what was asked for.
-        versions: (package, version) pairs; those that touch no result are left out.
+        engine: the name of the engine that ran ("openvino-cpu-bf16"), not the request.
+        versions: (package, version) pairs; those that affect no result are left out.
         calibration: name of the calibration that turns scores into labels.
     """
     settings = {
@@ -61,7 +61,7 @@ def settings_hash(
 
 
 def result_key(sha256: str, settings_hash: str) -> str:
-    """The key (SHA-256, hex) of a content under what decides its result."""
+    """The key (SHA-256, hex) of a content under a settings hash."""
     return _digest([sha256, settings_hash])
 
 

@@ -1,7 +1,7 @@
-"""One part of an archive of n: which contents it holds, known without asking anybody.
+"""Shards: parts of an archive that machines can compute without talking to each other.
 
-The content alone decides, so copies of a file fall into one part, a renamed file stays in its own,
-and machines that never hear of each other divide an archive between them.
+The content alone decides the shard, so copies of a file are in the same shard, and a renamed file
+stays in its shard.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from deepscan.errors import UsageError
 
-MAX_SHARDS = 10_000  # parts; more than that is a slip of the pen
+MAX_SHARDS = 10_000  # more is most likely a typing error
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -26,10 +26,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """The part that a text such as "2/5" names.
+        """Parse a text such as "2/5".
 
         Raises:
-            UsageError: it names none.
+            UsageError: the text is no shard.
         """
         found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -40,16 +40,16 @@ class Shard:
         return cls(number, count)
 
     def contains(self, content_or_name: str) -> bool:
-        """Whether a content belongs to this part; exactly one of the parts says yes.
+        """True if a content belongs to this part; each content belongs to exactly one.
 
         Args:
             content_or_name: the SHA-256 of the content (64 hexadecimal digits), or the name of a
-                file that cannot be read, which is hashed in its place.
+                file that cannot be read, which is hashed instead.
         """
         digest = content_or_name
         if not _SHA256.fullmatch(digest):
             digest = hashlib.sha256(digest.encode("utf-8", "surrogatepass")).hexdigest()
-        # 64 bits over at most 10,000 parts: they are even to one in 10^15.
+        # 64 bits over at most 10,000 parts: uneven by less than one in 10^15.
         return int(digest[:16], 16) % self.count == self.number - 1
 
     def __str__(self) -> str:

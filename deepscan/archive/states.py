@@ -1,23 +1,21 @@
-"""The state of every file of a results folder: the one place that decides it.
+"""Decides the state of every file of a results folder.
 
-A journal holds results of many runs, and what the reports, the console, the exit code, `diff` and
-`merge` make of it must be the same. Each name that has a result is in one state:
+A journal holds results of many runs; reports, console, exit code, `diff` and `merge` all use the
+states that are decided here. Each name with a result has one state:
 
-    current     the last run listed it (or none since its scan did otherwise); judged by the
-                settings of the last run
-    not-listed  the last run did not list it, and nothing shows that the file is gone: it counts
-    gone        the file is no longer in the archive: counted, and nothing else
-    superseded  judged by another model, calibration or other settings than those of the last run
+    current     the last run listed it, and its result is by the settings of the last run
+    not-listed  the last run did not list it, but nothing shows that the file is gone: it counts
+    gone        the file is no longer in the archive: only its number is reported
+    superseded  judged by another model, calibration or settings than those of the last run
 
-A file is gone only where a run shows it: the run listed a folder whole that the file lay in, met no
-error in it, came to its end, and did not find the name. A file that its patterns leave out, a
-shard, a list, single files, a watch and a run that was stopped show nothing; a file that nobody
-looked for may still be there, and dropping what was found in it would read as "clean". A name that
-is listed again is current again. What an older deepscan left, which told no listings, counts as it
-did: all of it is current. A result without a key (a link, no access) hangs on no settings
-and is never superseded by others.
+A file is gone only if a run has shown it: the run listed a folder with the file completely, met no
+error in it, finished, and did not find the name. Files outside the patterns, shards, lists, single
+files, a watch and a stopped run show nothing: the file may still exist, and dropping its findings
+would look clean. A name that is listed again is current again. Results of older versions of
+deepscan, which recorded no listings, are all current. A result without a key (a link, no access)
+does not depend on settings and is never superseded by other settings.
 
-All shards of one archive together show what a run over all of it shows (`united`).
+All shards of one archive together show the same as one run over the archive (`united`).
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from deepscan.types import Label
 
 
 class FileState(StrEnum):
-    """The state of a file with a result; see the head of this module."""
+    """The state of a file with a result; see the docstring of this module."""
 
     CURRENT = "current"
     NOT_LISTED = "not-listed"
@@ -45,10 +43,10 @@ class FileState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What a listing would have found if it were there.
+    """The area that a listing covered: files in it that exist were listed.
 
-    `roots` are folders (absolute, without links) and addresses that were listed whole and without
-    an error; of what lies in them, only what the patterns take.
+    `roots` are folders (absolute, without links) and addresses that were listed completely and
+    without an error; the patterns select files below them.
     """
 
     roots: tuple[str, ...] = ()
@@ -56,7 +54,7 @@ class Coverage:
     exclude: tuple[str, ...] = ()
 
     def covers(self, path: str) -> bool:
-        """Whether a file would have been listed: `path` is that of its outcome."""
+        """True if a file would have been listed; `path` is that of its outcome."""
         return any(
             is_below(path, root) and self._takes(path[len(root) :].lstrip("/"))
             for root in self.roots
@@ -70,15 +68,15 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class RunListing:
-    """What a run listed, by what differs from the run before.
+    """The listing of a run, as changes against the run before.
 
     Attributes:
-        coverage: what it would have found.
+        coverage: the area that it covered.
         missing: names with a result that it did not list.
         back: names that were missing before and that it listed.
-        gone: names that are known as gone, where the runs that showed it are no longer told.
-        whole: it ended, and was no shard: what it did not find is gone.
-        told: it is known; an older deepscan tells none.
+        gone: names known to be gone whose runs are no longer in the journal.
+        whole: it finished, and was no shard: files that it did not find are gone.
+        told: it is recorded; older versions of deepscan recorded none.
     """
 
     coverage: Coverage = field(default_factory=Coverage)
@@ -89,7 +87,7 @@ class RunListing:
     told: bool = False
 
     def then(self, later: RunListing) -> RunListing:
-        """The listing of one run that was told in parts; of each name the later part counts."""
+        """Join a later part of the same listing; it overrides the earlier part."""
         return RunListing(
             later.coverage,
             (self.missing - later.back) | later.missing,
@@ -113,10 +111,10 @@ class RunListing:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunListing:
-        """The listing that `to_json` gave; whether it is whole stands elsewhere in a journal.
+        """Read the values of `to_json`; another line of the journal says if it is whole.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not one.
+            KeyError, TypeError, ValueError: the values are not a listing.
         """
         return cls(
             coverage=Coverage(
@@ -132,10 +130,10 @@ class RunListing:
 def file_states(
     listings: Sequence[RunListing], outcomes: Mapping[str, Outcome], run: Run
 ) -> dict[str, FileState]:
-    """The state of each outcome; see the head of this module.
+    """The state of each outcome; see the docstring of this module.
 
     Args:
-        listings: one for each run, oldest first; runs of an older deepscan have told nothing.
+        listings: one for each run, oldest first; those of older versions are empty.
         outcomes: the newest of each name.
         run: the last start.
     """
@@ -153,7 +151,7 @@ def file_states(
 
 
 def summed(listings: Sequence[RunListing], outcomes: Mapping[str, Outcome]) -> RunListing:
-    """One listing that gives the same states as all; for a journal that is written anew."""
+    """Sum up all listings in one that gives the same states, to compact a journal."""
     missing, gone = _missing_and_gone(listings, outcomes)
     last = listings[-1] if listings else RunListing()
     return replace(last, missing=missing, back=frozenset(), gone=gone)
@@ -165,7 +163,7 @@ def changes(
     names: Iterable[str],
     coverage: Coverage,
 ) -> RunListing:
-    """What a run that lists these names and no others has to tell."""
+    """The listing to record for a run that lists exactly these names."""
     missing, _ = _missing_and_gone(listings, outcomes)
     found = frozenset(names)
     return RunListing(coverage, frozenset(outcomes.keys() - found - missing), missing & found)
@@ -178,13 +176,13 @@ def coverage_of(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
 ) -> Coverage:
-    """What a listing covers: the roots in which it met no error."""
+    """The coverage of a listing: the roots in which it met no error."""
     failed = [
         str(each.path)
         for each in entries
         if isinstance(each, SkippedEntry) and each.label is Label.ERROR
     ]
-    # Where a remote entry that could not be listed lies is not told by its path.
+    # The path of a remote entry that could not be listed does not show its root.
     whole = [
         root
         for root in roots
@@ -194,11 +192,11 @@ def coverage_of(
 
 
 def united(parts: Sequence[tuple[Run, RunListing, bool]]) -> Coverage | None:
-    """What all shards of one archive cover together; None if these are not all of them, one has
-    not ended, or they did not list the same.
+    """The coverage of all shards of one archive together; None if a shard is missing or not
+    finished, or if they did not list the same.
 
     Args:
-        parts: the last run of each, its listing, and whether it has ended and left nothing out.
+        parts: the last run of each, its listing, and whether it has finished.
     """
     shards = [run.shard for run, _, _ in parts]
     count = len(parts)
@@ -211,7 +209,7 @@ def united(parts: Sequence[tuple[Run, RunListing, bool]]) -> Coverage | None:
 
 
 def is_below(path: str, root: str) -> bool:
-    """Whether a path or address lies in a folder or below an address."""
+    """True if a path or address lies in a folder or below an address."""
     return path.startswith(root if root.endswith("/") else root + "/")
 
 

@@ -1,4 +1,4 @@
-"""How a run is asked to end: by Ctrl-C, by a signal, or by the program that it is part of."""
+"""Requests to stop a run: by Ctrl-C, by a signal, or from the calling program."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from contextlib import contextmanager
 
 
 class StopRequest:
-    """Ends a run: `stop` begins no further file, a second `stop` or `abort` leaves at once.
+    """Ends a run: after `stop` no file is started; a second `stop` or `abort` ends it at once.
 
-    Signal handlers call it, so it may interrupt the run anywhere but inside `deferred`: half a line
-    of the journal, followed by others, would be damage.
+    Signal handlers call it, so it may interrupt the run anywhere except inside `deferred`: half a
+    line of the journal followed by others would be damage.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self.graceful = False  # set while files are in flight that are worth waiting for
+        self.graceful = False  # True while files are in flight that a stop should wait for
         self._aborted = False
         self._deferrals = 0
 
     def stop(self) -> None:
-        """Ask the run to end.
+        """Request the end of the run.
 
         Raises:
-            KeyboardInterrupt: it was asked before, or there is nothing to wait for.
+            KeyboardInterrupt: it was requested before, or there is nothing to wait for.
         """
         if self.requested or not self.graceful:
             self.abort()
         self.requested = True
 
     def abort(self) -> None:
-        """End the run now, or as soon as the outermost `deferred` block is left.
+        """End the run now, or at the end of the outermost `deferred` block.
 
         Raises:
-            KeyboardInterrupt: as it is meant.
+            KeyboardInterrupt: always, to end the run.
         """
         self._aborted = True
         self._raise_if_due()
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Finish the block first; an abort that came meanwhile is raised after it."""
+        """Complete the block first; an abort during it is raised at its end."""
         self._deferrals += 1
         try:
             yield

@@ -1,8 +1,8 @@
-"""A result checked by somebody who did not make it: nothing is taken on trust that can be checked.
+"""Checks a result without trusting its author.
 
-Hashes show that the input and the outputs are those that the record names, and the record's own
-hashes that it was not edited by hand. They do not show that its numbers are true. So some frames,
-drawn at random, are scored again (rescore.py), with the engine of this installation, and compared.
+Hashes show that input and outputs are those that the record names, and the record's own hashes that
+it was not edited. They do not show that its scores are right. So some frames, drawn at random, are
+scored again with the engine of this installation (rescore.py) and compared.
 """
 
 from __future__ import annotations
@@ -45,15 +45,14 @@ def verify(
     engine: str = "auto",
     make: Make | None = None,
 ) -> Verification:
-    """Check a record and all that it names, or a results folder.
+    """Check a record with all the files that it names, or a results folder.
 
     Args:
         result: a result.json, or a results folder.
-        frames: so many frames are judged again, over a whole folder; 0: none.
-        seed: chooses them.
-        input: where the scanned file, or the folder of the scanned files, lies now; by default
-            where the record says.
-        engine: with what to judge them.
+        frames: number of frames to judge again, in total; 0: none.
+        seed: random seed of their selection.
+        input: path of the scanned file, or folder of the scanned files; default: the recorded path.
+        engine: the engine that judges them.
         make: makes the scanner, for tests.
 
     Raises:
@@ -79,7 +78,7 @@ def verify(
 def _check_record(
     checks: CheckList, record: Mapping[str, Any], path: Path, input: Path | None
 ) -> VerifiedRecord | None:
-    """Everything about a record that needs no network; None if it cannot even be read."""
+    """Do the checks of a record that need no network; None if its shape is invalid."""
     wrong = list(violations(record, "result-1"))
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
@@ -95,25 +94,25 @@ def _check_record(
     for output in record["outputs"]:
         target = path.parent / output["file"]
         if not inside(output["file"]) or "/" in output["file"]:
-            checks.add(output["kind"], "differs", "it is named with a path: not looked at")
+            checks.add(output["kind"], "differs", "its name contains a path: not checked")
         elif _check_hash(checks, f"{output['kind']} {output['file']}", target, output):
             outputs[output["kind"]] = target
     known = record["input"]
     source = input if input is not None else _source(known, path.parent)
     if known["sha256"] is None and known["size"] in (0, None) and _is_empty(source):
-        checks.add("input", "ok", "it is empty, as it was then")
+        checks.add("input", "ok", "it is empty, as recorded")
         return VerifiedRecord(checks.file, record, path.parent, None, outputs)
     if known["sha256"] is None:
-        checks.add("input", "unchecked", "the record has no hash of it: it could not be read then")
+        checks.add("input", "unchecked", "the record has no hash of it: it was not readable")
         return VerifiedRecord(checks.file, record, path.parent, None, outputs)
     right = _check_hash(checks, f"input {known['name']}", source, known)
     return VerifiedRecord(checks.file, record, path.parent, source if right else None, outputs)
 
 
 def _check_output(checks: CheckList, what: str, path: Path, said: Mapping[str, Any]) -> bool:
-    """As `_check_hash`, for what deepscan has written: it cannot be missing in good faith."""
+    """As `_check_hash`, for files that deepscan wrote: a missing file differs."""
     if not os.path.lexists(path):
-        return checks.add(what, "differs", f"{path}: it was written, and is not there any more")
+        return checks.add(what, "differs", f"{path}: it was written and is missing now")
     return _check_hash(checks, what, path, said)
 
 
@@ -125,13 +124,13 @@ def _is_empty(path: Path) -> bool:
 
 
 def _check_hash(checks: CheckList, what: str, path: Path, said: Mapping[str, Any]) -> bool:
-    """Whether a file has the SHA-256 and the size that were recorded."""
+    """True if a file has the recorded SHA-256 and size."""
     try:
         source = resolve(path)
         size = source.stat().st_size
         digest = hash_file(source, Limits())
     except VideoError as error:
-        emptied = error.reason == "corrupt"  # nothing that is recorded with a hash is empty
+        emptied = error.reason == "corrupt"  # a file with a recorded hash was not empty
         return checks.add(what, "differs" if emptied else "unchecked", str(error))
     except OSError as error:
         return checks.add(what, "unchecked", f"{path}: {error.strerror}")
@@ -141,7 +140,7 @@ def _check_hash(checks: CheckList, what: str, path: Path, said: Mapping[str, Any
 
 
 def _source(known: Mapping[str, Any], folder: Path) -> Path:
-    """Where the input should lie: as it was given, else beside the record."""
+    """The path of the input: as recorded, else beside the record."""
     given = known["path"]
     if "path_b64" in known:
         given = os.fsdecode(base64.b64decode(known["path_b64"]))
@@ -180,8 +179,8 @@ def _verify_folder(
 def _drawn(
     scored: Sequence[VerifiedRecord], count: int, chance: random.Random
 ) -> list[VerifiedRecord]:
-    """Files to judge again: of each label, and three in four from those that are called clean,
-    since that is what a forger would make of a finding."""
+    """Draw files to judge again: some of each label, and three in four of those without evidence,
+    since a forger would turn a finding into that."""
     groups: dict[str, list[VerifiedRecord]] = {}
     for each in scored:
         groups.setdefault(each.record["verdict"]["label"], []).append(each)
@@ -190,7 +189,7 @@ def _drawn(
     clean = groups.pop(Label.NO_EVIDENCE, [])
     turns = (each for turn in zip_longest(*groups.values()) for each in turn if each is not None)
     others = list(turns)
-    # One of each other label that there is, as far as that leaves a place for a clean one.
+    # One of each other label, as far as that leaves a place for a clean one.
     share = min(len(others), max(count // 4, min(len(groups), count - bool(clean))))
     share = max(share, min(count - len(clean), len(others)))
     return clean[: count - share] + others[:share]
@@ -204,7 +203,7 @@ def _check_outcome(
     if source is None and os.path.exists(outcome.path):
         source = Path(outcome.path)  # it may have been renamed since the scan
     if source is not None and input is not None and not source.exists():
-        source = input / Path(outcome.path).name  # it was named alone
+        source = input / Path(outcome.path).name  # it was a single input
     if outcome.same_as is not None:
         said = {"sha256": outcome.sha256, "size": outcome.size}
         _check_hash(checks, f"input, as {outcome.same_as}", source or Path(outcome.path), said)
@@ -214,14 +213,14 @@ def _check_outcome(
         target = folder / written.path
         said = {"sha256": written.sha256, "size": written.size}
         if not inside(written.path):
-            checks.add(written.kind, "differs", "the journal names a path outside of the folder")
+            checks.add(written.kind, "differs", "its path in the journal is outside the folder")
         elif _check_output(checks, f"{written.kind} of the journal", target, said):
             record_path = target if written.kind == "record" else record_path
     if not outcome.outputs and any(each.code in _NOT_SCANNED for each in outcome.reasons):
-        checks.add("record", "ok", "it was not scanned, which is told, and nothing was written")
+        checks.add("record", "ok", "none, since the file was not scanned, as reported")
         return None
     if record_path is None:
-        what = "nothing was written for it" if not outcome.outputs else "there is no sound record"
+        what = "nothing was written for it" if not outcome.outputs else "there is no valid record"
         checks.add("record", "unchecked", what)
         return None
     try:
@@ -235,6 +234,6 @@ def _check_outcome(
     same = (
         record["verdict"]["label"] == outcome.label and record["input"]["sha256"] == outcome.sha256
     )
-    detail = "the record says what the journal says" if same else "record and journal differ"
+    detail = "the record agrees with the journal" if same else "record and journal differ"
     checks.add("verdict", "ok" if same else "differs", detail)
     return found

@@ -1,9 +1,9 @@
-"""An inbox that is scanned as files come in, until somebody ends it.
+"""Watches folders and scans files as they arrive, until it is stopped.
 
-Files are looked for again and again, since no notice of the kernel reaches across a network share.
-A file is taken when it has stopped growing. Each scan is an ordinary run on the results folder, so
-its journal sees to it that nothing is scanned twice, whatever happens in between; here only the
-time of the next run is chosen, and which files it has to leave alone.
+The folders are listed at intervals, since notifications of the kernel do not cover network shares.
+A file is scanned when it has stopped growing. Each scan is an ordinary run on the results folder,
+whose journal prevents that a file is scanned twice; this module only decides when a run starts and
+which files it scans.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from deepscan.errors import DeepscanError, UsageError
 logger = logging.getLogger(__name__)
 
 INTERVAL = 2.0  # seconds between two listings
-SETTLE_TIME = 10.0  # seconds without a change of size or time after which a file is whole
-BATCH = 256  # files of one scan; each is looked for among all files of the inbox
+SETTLE_TIME = 10.0  # seconds without a change of size or time after which a file is complete
+BATCH = 256  # files of one scan; each is one pattern, matched against every file
 
 ScanOnce = Callable[[tuple[str, ...]], bool]
-"""Scans, of the inputs, what matches these include patterns and nothing else; False ends the
-watch."""
+"""Scans only the inputs that match these include patterns; False ends the watch."""
 
-_State = tuple[object, ...]  # of an entry: its identity, or why it is refused
+_State = tuple[object, ...]  # of an entry: its identity, or why it is skipped
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     state: _State
-    below: str  # its path from the folder that was named
+    below: str  # its path from the named folder on
     since: float
 
 
@@ -54,27 +53,27 @@ def watch(
     clock: Callable[[], float] = time.monotonic,
     on_look: Callable[[int], None] | None = None,
 ) -> int:
-    """Look for files until `stop` is set, and scan those that have stopped growing.
+    """List files until `stop` is set, and scan those that have stopped growing.
 
-    A file that changes later is scanned again. Whoever sets `stop` while a scan is under way ends
-    that too, by its `StopRequest`.
+    A file that changes later is scanned again. To stop during a scan, end that by its `StopRequest`
+    as well.
 
     Args:
-        inputs: folders; they need not hold anything yet.
-        out: the results folder, which is not looked into.
-        scan_once: called with patterns for files that are whole and new, or have changed.
+        inputs: folders; they may be empty.
+        out: the results folder, which is not listed.
+        scan_once: called with patterns for complete files that are new or have changed.
         interval: seconds between two listings.
-        settled: seconds that a file must have kept its size, time and place on the disk.
-        archive_options: which files are looked for.
-        clock: tells seconds, never backwards.
+        settled: seconds that a file must have kept its size, time and inode.
+        archive_options: selects the files.
+        clock: seconds, monotonic.
         on_look: called after each listing with the number of files that are new or have changed.
 
     Returns:
-        How many scans there were.
+        The number of scans.
 
     Raises:
         UsageError: an input is no folder.
-        DeepscanError: as `scan_once` raises it.
+        DeepscanError: from `scan_once`.
     """
     _check(inputs)
     stop = stop or Event()
@@ -87,10 +86,10 @@ def watch(
         try:
             found = _list(inputs, out, archive_options, clock())
             last_error = ""
-        except (DeepscanError, OSError) as error:  # a share that is away for a while
+        except (DeepscanError, OSError) as error:  # such as a share that is temporarily offline
             if str(error) != last_error:
                 last_error = str(error)
-                logger.warning("%s; looking again every %g s", error, interval)
+                logger.warning("%s; retrying every %g s", error, interval)
             stop.wait(interval)
             continue
         seen = {
@@ -108,13 +107,13 @@ def watch(
             try:
                 keep_running = scan_once(tuple(_exact_pattern(seen[name].below) for name in batch))
             except UsageError:
-                # Nothing was left to scan: somebody took the files away again.
+                # Nothing to scan: the files may have been removed again.
                 if any(n in batch for n in _list(inputs, out, archive_options, 0.0)):
                     raise
                 keep_running = True
             if not keep_running:
                 break
-            # As they were before the scan: what changed meanwhile has its turn again.
+            # The state before the scan: a file that changed since is scanned again.
             scanned |= {name: seen[name].state for name in batch}
         if len(due) == len(batch):
             stop.wait(interval)
@@ -122,28 +121,28 @@ def watch(
 
 
 class ReusedPool:
-    """A pool for all runs of a watch: its models are loaded once, and no run closes it."""
+    """A pool for all runs of a watch: models are loaded once, and no run closes it."""
 
     def __init__(self, pool: WorkerPool) -> None:
-        """`pool` is closed by whoever made it, when the watch has ended."""
+        """The caller closes `pool` after the watch."""
         self._pool_info: PoolInfo | None = None
         self._start = pool.start
         self.submit, self.wait, self.busy = pool.submit, pool.wait, pool.busy
 
     def start(self) -> PoolInfo:
-        """Start the pool the first time; later, say what it said then."""
+        """Start the pool the first time; later return the same info."""
         if self._pool_info is None:
             self._pool_info = self._start()
         return self._pool_info
 
     def close(self) -> None:
-        """Nothing: the pool stays for the next run."""
+        """Do nothing: the next run uses the pool again."""
 
 
 def _check(inputs: Sequence[str]) -> None:
     for text in inputs:
         if not Path(text).is_dir():
-            raise UsageError(f"{text} is no folder: a watch needs a folder to look into")
+            raise UsageError(f"{text} is no folder: --watch needs folders")
 
 
 def _list(
@@ -152,7 +151,7 @@ def _list(
     archive_options: ArchiveOptions,
     now: float,
 ) -> dict[str, _Seen]:
-    """What a run would list now, by name."""
+    """List the files that a run would list now, by name."""
     _check(inputs)
     listing = list_inputs(
         inputs,
@@ -170,7 +169,7 @@ def _list(
         else:
             state = ("refused", entry.label, entry.reason)
         below = entry.name
-        if len(roots) > 1:  # names begin with the folder's own then, patterns do not
+        if len(roots) > 1:  # names then start with the folder's name, patterns do not
             path = str(entry.path)
             root = next((root for root in roots if path.startswith(root)), None)
             below = path[len(root) :] if root else entry.name.partition("/")[2]
@@ -179,5 +178,5 @@ def _list(
 
 
 def _exact_pattern(path: str) -> str:
-    """A pattern that matches this path and no other; "./" keeps it from matching at any depth."""
+    """A pattern that matches only this path; "./" restricts it to the top level."""
     return "./" + "".join(f"[{char}]" if char in "*?[" else char for char in path)

@@ -1,4 +1,4 @@
-"""Two results compared: which verdicts moved, by how much, and what may have moved them."""
+"""Two results compared: which verdicts changed, by how much, and why."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_same_results_do_not_move(tmp_path):
     files = [outcome("a.mp4", score=0.2), outcome("b.mp4", "c2", label=Label.ERROR)]
     found = compare(folder(tmp_path / "old", *files), folder(tmp_path / "new", *files))
     assert not found.moved and found.same == 2
-    assert list(to_text(found)) == ["no verdict moved, of 2"]
+    assert list(to_text(found)) == ["no verdict changed, of 2"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_names_what_moved_a_verdict(tmp_path, run, change):
     text = "\n".join(to_text(found))
     assert "a.mp4: no-evidence -> manipulated" in text and "(+0.770)" in text
     assert f"{change[0]}: {change[1]} {change[2]} -> {change[3]}" in text
-    assert text.endswith("1 verdict moved (1 no-evidence -> manipulated), 0 did not")
+    assert text.endswith("1 verdict changed (1 no-evidence -> manipulated), 0 did not")
 
 
 def test_names_the_decoder_and_the_content(tmp_path):
@@ -103,7 +103,7 @@ def test_says_if_nothing_explains_a_move(tmp_path):
     found = pair(tmp_path, RUN, old={"score": 0.2, "decoder": "pyav"},
                  new={"label": Label.MANIPULATED, "score": 0.9, "decoder": "pyav"})  # fmt: skip
     assert changes(found) == set()
-    assert any("nothing that decides a verdict differs" in line for line in to_text(found))
+    assert any("nothing that affects a verdict differs" in line for line in to_text(found))
 
 
 def test_says_what_is_not_known(tmp_path):
@@ -134,9 +134,9 @@ def test_results_of_other_settings_than_the_last_ones_are_no_verdict(tmp_path):
     found = compare(one, two)
     assert [(move.name, move.causes) for move in found.moves] == [("b.mp4", ("superseded",))]
     assert list(to_text(found)) == [
-        "b.mp4: no-evidence, only in the old results; those in the new ones are by other settings "
-        "than the last run's",
-        "1 verdict moved (1 superseded), 1 did not",
+        "b.mp4: no-evidence, only in the old results; its result in the new ones is by other "
+        "settings than the last run's",
+        "1 verdict changed (1 superseded), 1 did not",
     ]
 
 

@@ -121,7 +121,7 @@ def test_the_plain_log_is_short(monkeypatch):
     assert 5 <= sum("of 100 files" in line for line in lines) <= 6
     assert "deepscan: forged.mp4: manipulated, P(manipulated) >0.99" in lines
     assert not any("known.mp4" in line for line in lines)
-    assert "2 files in flight are brought to their end" in lines[-1]
+    assert "2 files in flight are finished first" in lines[-1]
     assert len(lines) <= 9
 
 

@@ -152,7 +152,7 @@ def folder(path, *outcomes, run=RUN):
 def test_one_name_with_two_results_is_refused(tmp_path):
     one = folder(tmp_path / "1", outcome("a.mp4", "c1", started="2026-01-01"))
     two = folder(tmp_path / "2", outcome("a.mp4", "c2", started="2026-01-02"))
-    with pytest.raises(UsageError, match=r"one name, different results: a\.mp4"):
+    with pytest.raises(UsageError, match=r"different results under one name: a\.mp4"):
         merge(tmp_path / "all", [one, two])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]  # nothing half-made
 
@@ -205,7 +205,7 @@ def test_an_altered_or_missing_output_is_told(tmp_path):
     with pytest.raises(OutputError, match="was altered"):
         merge(tmp_path / "all", [part], copy=True)
     path.write_bytes(data + b"more")
-    with pytest.raises(OutputError, match="not the file that the journal names"):
+    with pytest.raises(OutputError, match="differs from the file in the journal"):
         merge(tmp_path / "all", [part])
     path.unlink()
     with pytest.raises(OutputError, match="is missing"):
@@ -234,7 +234,7 @@ def test_a_link_is_no_output(tmp_path):
     (tmp_path / "elsewhere").write_bytes(data)
     path.unlink()
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputError, match="not the file"):
+    with pytest.raises(OutputError, match="differs from the file"):
         merge(tmp_path / "all", [part])
 
 

@@ -217,9 +217,7 @@ def test_a_root_that_yields_nothing_is_an_error_where_files_were(archive, tmp_pa
     (other / "there.mp4").write_bytes(b"honest 9")
     scan(archive, archive, other)
     (other / "there.mp4").unlink()
-    with pytest.raises(
-        UsageError, match="share yields nothing now, where earlier runs had 1 file:"
-    ):
+    with pytest.raises(UsageError, match="share has no files now; earlier runs had 1 file there:"):
         scan(archive, archive, other)
     assert "there.mp4" in (tmp_path / "R" / "results.csv").read_text()
     empty = tmp_path / "never"

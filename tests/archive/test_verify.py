@@ -225,7 +225,7 @@ def test_what_this_version_no_longer_has_is_said_in_one_line(copied, part, name)
     assert found.state == "unchecked"
     (line,) = [line for line in found.to_text(everything=False) if line.startswith("not checked")]
     assert f"scanned with {part} {name}, which this version of deepscan no longer has" in line
-    assert "verify it with the version that made it, or scan the file again" in line
+    assert "verify it with the version that wrote it, or scan the file again" in line
     told = CliRunner().invoke(app, ["verify", str(copied / "result.json")])
     assert told.exit_code == ERROR
     assert name in told.stdout and "Traceback" not in told.output
@@ -349,7 +349,7 @@ def test_links_and_empty_files_can_be_checked_and_the_answer_is_a_line(archived,
     assert ran.exit_code == 0
     (line,) = ran.stdout.splitlines()
     assert line.startswith("6 files, 0 of them judged again; ")
-    assert line.endswith(" 0 differ, 0 could not be made")
+    assert line.endswith(" 0 differ, 0 could not be done")
 
 
 def test_what_is_judged_again_is_of_every_label_and_mostly_clean():

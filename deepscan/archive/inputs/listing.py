@@ -1,7 +1,8 @@
-"""What there is to scan: from the words of a command line to files, one by one, as they are found.
+"""Lists the files that the inputs of a command line stand for, one by one.
 
-Nothing is opened here and no list is held, so a tree of any size begins at once. What nobody will
-look into (a link, a pipe, a folder without access) is said, since silence would read as "clean".
+No file is opened and no list is kept, so the scan of a tree of any size starts at once. Entries
+that will not be scanned (a link, a pipe, a folder without access) are listed with the reason: left
+out silently, they would look clean.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from deepscan.video.input_file import APPLE_DOUBLE, is_text
 
 logger = logging.getLogger(__name__)
 
-# Also those that deepscan does not read: a file passed over in silence would read as "clean".
+# Also formats that deepscan does not read: a file left out silently would look clean.
 # fmt: off
 VIDEO_SUFFIXES = frozenset(
     (
@@ -47,13 +48,13 @@ PICTURE_SUFFIXES = frozenset(
     )
 )
 # fmt: on
-_SOURCE_SUFFIXES = frozenset((".ts", ".mts"))  # of TypeScript too
-_LOOKED_AT = 4096  # bytes that tell text from a stream
-_SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")  # that is named where files are counted
-_SUFFIXES = 20  # named; the rest is one number
+_SOURCE_SUFFIXES = frozenset((".ts", ".mts"))  # also used by TypeScript
+_LOOKED_AT = 4096  # bytes that are checked for text
+_SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")  # suffixes that are counted by name
+_SUFFIXES = 20  # counted by name; all others together
 DEPTH = 64  # folders below a named one
 _MEDIA = VIDEO_SUFFIXES | PICTURE_SUFFIXES
-_HEAD = 2**16  # bytes of a list that tell how it is separated; no path is that long
+_HEAD = 2**16  # bytes of a list that show its separator; no path is that long
 _LIST_LINE = 2**16
 
 Entry = InputFile | SkippedEntry
@@ -61,13 +62,12 @@ Entry = InputFile | SkippedEntry
 
 @dataclass(slots=True)
 class Counts:
-    """What a listing passed over without an entry of its own.
+    """Counts of files that a listing left out.
 
-    `not_media` files in folders have no suffix of video or pictures, or are metadata of macOS or
-    source code that share one, `excluded` entries (files, or folders with all that is in them) were
-    left out by a pattern, `repeated` entries had been listed under another input, `results` holds
-    the folders of results of deepscan that were not entered.
-    `suffixes` are those of the files that are not media.
+    `not_media` counts files in folders without a suffix of video or pictures, and macOS metadata or
+    source code with one; `excluded` counts entries (files, or whole folders) that a pattern left
+    out, `repeated` entries that were listed under another input. `results` lists results folders of
+    deepscan, which are not entered. `suffixes` counts the files that are not media by suffix.
     """
 
     not_media: int = 0
@@ -86,7 +86,7 @@ class Counts:
             self.suffixes[suffix] += 1
 
     def passed_over(self) -> tuple[tuple[str, int], ...]:
-        """What was passed over and how often: suffixes, the most frequent first, then the rest."""
+        """(reason, count) of the files left out: suffixes by frequency, then other reasons."""
         ranked = sorted(self.suffixes.items(), key=lambda item: (-item[1], item[0]))
         rest = self.not_media - sum(count for _, count in ranked[:_SUFFIXES])
         others = (
@@ -100,10 +100,10 @@ class Counts:
 
 @dataclass(slots=True)
 class Listing(Iterator[Entry]):
-    """The entries, one at a time; `counts` grow with them and are final when they have ended.
+    """Yields the entries one at a time; `counts` is final after the last.
 
-    `roots` are the folders (absolute, without links) and addresses that were named to be listed
-    whole: no pattern, no list, no single file.
+    `roots` are the folders (absolute, without links) and addresses that are listed completely, not
+    by a pattern, a list or as a single file.
     """
 
     counts: Counts
@@ -125,32 +125,32 @@ def list_inputs(
 ) -> Listing:
     """List the files that inputs stand for, sorted within each folder.
 
-    An input is a file, a folder (with all below it), a pattern with `*`, `?`, `[...]` or `**`, a
-    list of files `@list.txt`, `-` for a list on standard input, or an address (`s3://...`, with `*`
-    only). A list has one path a line, `#` begins a comment; with a NUL in it, paths end with NUL
-    and nothing is a comment. Paths in lists are taken literally, from the working directory on.
+    An input is a file, a folder (recursively), a pattern with `*`, `?`, `[...]` or `**`, a list of
+    files `@list.txt`, `-` for a list on standard input, or an address (`s3://...`, with `*` only).
+    A list has one path per line, `#` starts a comment; if it contains a NUL, paths end with NUL and
+    there are no comments. Paths in lists are literal and relative to the working directory.
 
-    In folders (and by patterns that name no suffix) only files with a suffix of video or pictures
-    are taken; files that are named are always taken. The same file is listed once; hard links are
-    files of their own, with equal identities.
+    In folders (and by patterns without a suffix) only files with a suffix of video or pictures are
+    listed; named files are always listed. The same file is listed once; hard links are separate
+    files with equal identities.
 
-    A file that is named alone has its own name. Where there are several inputs, named files keep
-    the path that was given, and files in folders have the folder's name in front.
+    A single named file keeps its name. With several inputs, named files keep the given path, and
+    files in folders are prefixed with the folder's name.
 
-    Patterns of `include` and `exclude` match the path from the named folder on, or a folder on that
-    path; one without "/" matches a single part of it, at any depth. An `include` pattern that ends
-    in a suffix (`*.dat`) takes such files although they look like no media.
+    Patterns of `include` and `exclude` match the path below the named folder, or a folder on that
+    path; a pattern without "/" matches a single part of it, at any depth. An `include` pattern with
+    a suffix (`*.dat`) lists such files although the suffix is not one of media.
 
     Args:
-        follow_links: enter links to folders and take links to files, each target once. A link that
+        follow_links: enter links to folders and list links to files, each target once. A link that
             is named is always followed.
-        skip: the results folder, which is never entered; other folders of results are recognised by
+        skip: the results folder, which is never entered; other results folders are recognised by
             their journal and left out below a named folder (see `Counts.results`).
-        stdin: where `-` reads, else the program's standard input.
+        stdin: read for `-`; default: the program's standard input.
 
     Raises:
-        UsageError: a list cannot be read, a pattern matches nothing, the results folder is an input
-            or holds one, or an address needs what is not installed. Raised before the first entry.
+        UsageError: a list cannot be read, a pattern matches nothing, an input lies in the results
+            folder, or an address needs a package that is missing. Raised before the first entry.
     """
     if not inputs:
         raise UsageError("nothing to scan: name files, folders, patterns or lists")
@@ -192,7 +192,7 @@ def list_inputs(
 
 @dataclass(frozen=True, slots=True)
 class _Root:
-    """One input: where it begins, and the pattern below that, if it is one."""
+    """One input: its base folder, file or address, and the pattern below it, if any."""
 
     text: str
     base: str
@@ -202,8 +202,8 @@ class _Root:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A folder to enter. `path` holds no links; `name` is relative to the root; `places` are those
-    in the root's pattern, None where everything is taken."""
+    """A folder to enter. `path` has no links; `name` is relative to the root; `places` are
+    positions in the root's pattern, None if everything below is listed."""
 
     path: str
     name: str
@@ -213,14 +213,14 @@ class _Folder:
 
 @dataclass(slots=True)
 class _Walk:
-    """The state of one listing: what was seen, and what was passed over."""
+    """The state of one listing: entries seen, and counts of those left out."""
 
     include: tuple[Pattern, ...]
     exclude: tuple[Pattern, ...]
     follow: bool
     skip: Path | None
     several: bool
-    remembers: bool  # within one tree every file comes once: nothing has to be remembered
+    remembers: bool  # False within one tree, where every file comes once
     counts: Counts = field(default_factory=Counts)
     folders: set[tuple[int, int]] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
@@ -261,7 +261,7 @@ class _Walk:
                 raise UsageError(f"{text} matches no file that can be scanned")
 
     def named(self, lines: Iterable[str]) -> Iterator[Entry]:
-        """The files that a list names."""
+        """Yield the files that a list names."""
         for line in lines:
             if is_address(line):
                 root = _Root(line, line, remote=True)
@@ -302,7 +302,7 @@ class _Walk:
                 yield replace(entry, name=self._own(name, str(entry.path)))
 
     def _enter(self, folder: _Folder, top: _Folder, root: _Root) -> Iterator[Entry | _Folder]:
-        """What is in a folder: entries, and the folders to enter when their turn comes."""
+        """Yield the entries of a folder, and its subfolders to enter later."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(folder.path, flags)
@@ -349,7 +349,7 @@ class _Walk:
             text = f"more than {DEPTH} folders deep: not entered"
             yield _skipped(folder.name, folder.path, "limit_depth", text, Label.ERROR)
         elif folder.places is not None and root.pattern and root.pattern.ends(folder.places):
-            yield replace(folder, places=None)  # it was meant with all that is in it
+            yield replace(folder, places=None)  # the pattern names the folder: list all of it
         else:
             yield folder
 
@@ -413,14 +413,14 @@ class _Walk:
         if root.pattern is not None:
             places = root.pattern.start()
             for part in name.split("/"):
-                if root.pattern.ends(places):  # a folder that is meant with all that is in it
+                if root.pattern.ends(places):  # the pattern names this folder: all of it
                     places = None
                     break
                 places = root.pattern.step(places, part)
         return self._is_wanted(_Folder("", name, 0, places), root)
 
     def _is_wanted(self, entry: _Folder, root: _Root, target: str = "") -> bool:
-        """Whether a file that was found, not named, is taken. Counts those that are not."""
+        """True if a file that was found in a folder is listed; counts it otherwise."""
         places, pattern = entry.places, root.pattern
         if places is not None and pattern is not None and not pattern.ends(places):
             return False
@@ -433,7 +433,7 @@ class _Walk:
             if not matching:
                 self.counts.excluded += 1
                 return False
-            last = entry.name.rpartition("/")[2]  # not only a folder on the way has to match
+            last = entry.name.rpartition("/")[2]  # the file itself has to match, not a folder
             meant = meant or any(
                 each.literal and fnmatchcase(last, each.parts[-1]) for each in matching
             )
@@ -456,7 +456,7 @@ class _Walk:
         return False
 
     def _own(self, name: str, where: str) -> str:
-        """A name that no other entry has; it depends on where the file lies, not on luck."""
+        """A name that no other entry has; it depends only on the location of the file."""
         if not self.remembers:
             return name
         number = 0
@@ -523,7 +523,7 @@ def _is_media(name: str) -> bool:
 
 
 def _only_named_like_media(path: str) -> bool:
-    """Whether a file is no media by its bytes: AppleDouble of macOS, or TypeScript called `.ts`."""
+    """True for files with a media suffix that are AppleDouble of macOS or TypeScript."""
     name = os.path.basename(path)
     suffix = os.path.splitext(name)[1].lower()
     beside = name.startswith("._") or os.path.basename(os.path.dirname(path)) == ".AppleDouble"
@@ -535,7 +535,7 @@ def _only_named_like_media(path: str) -> bool:
         with open(path, "rb") as file:
             head = file.read(_LOOKED_AT)
     except OSError:
-        return False  # whoever opens it will say what is wrong
+        return False  # the scan will report the error
     if beside and head.startswith(APPLE_DOUBLE):
         return True
     return suffix in _SOURCE_SUFFIXES and is_text(head)
@@ -561,7 +561,7 @@ def _root(text: str) -> _Root:
 
 
 def _given(text: str) -> str:
-    """The name of a file that is named beside others: the path as it was given."""
+    """The name of a file among several inputs: the path as it was given."""
     path = os.path.normpath(text)
     if os.path.isabs(path) or path.split("/")[0] == "..":
         path = os.path.abspath(text)
@@ -569,7 +569,7 @@ def _given(text: str) -> str:
 
 
 def _prefixes(roots: Sequence[_Root]) -> list[str]:
-    """The names of folders, each with as much of its path as tells it from the others."""
+    """Names of folders, each with as many parts of its path as make it unique."""
     whole = [
         parts_of(root.base.partition("://")[2] if root.remote else os.path.abspath(root.base))
         or ("root",)
@@ -591,16 +591,16 @@ def _prefixes(roots: Sequence[_Root]) -> list[str]:
 
 
 def is_list(head: bytes) -> bool:
-    """Whether bytes can begin a list of names.
+    """True if bytes can be the start of a list of names.
 
-    Names that end with NUL are never empty, and media always have two NULs in a row near their
-    start. UTF-16, which some shells of Windows write, would be read as names of one letter.
+    Names separated by NUL are never empty, while media have two NULs in a row near their start.
+    UTF-16, which some Windows shells write, would be read as names of one letter.
     """
     return b"\0\0" not in head and not head.startswith((b"\xff\xfe", b"\xfe\xff"))
 
 
 def _read_list(file: BinaryIO) -> Iterator[str]:
-    """The paths of a list, which is never held as a whole."""
+    """Yield the paths of a list, read in pieces."""
     rest = file.read(_HEAD)
     nul = b"\0" in rest
     end = b"\0" if nul else b"\n"

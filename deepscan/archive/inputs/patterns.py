@@ -1,4 +1,4 @@
-"""Patterns over paths, as `--include`, `--exclude` and inputs with wildcards give them."""
+"""Patterns over paths, for `--include`, `--exclude` and inputs with wildcards."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from deepscan.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A pattern over the parts of a path; `literal` says that its end names the file's suffix."""
+    """A pattern over the parts of a path; `literal` if its last part ends in a literal suffix."""
 
     parts: tuple[str, ...]
     literal: bool
 
     @classmethod
     def of(cls, text: str) -> Pattern:
-        """A pattern of a filter: without "/", it is looked for at any depth."""
+        """A pattern of a filter; without "/" it matches at any depth."""
         parts = parts_of(text)
         if not parts:
             raise UsageError(f"the pattern {text!r} matches nothing")
@@ -31,7 +31,7 @@ class Pattern:
         )
 
     def step(self, places: frozenset[int], part: str) -> frozenset[int]:
-        """Where in the pattern one may stand after one more part of a path."""
+        """Positions in the pattern after one more part of a path."""
         after: set[int] = set()
         for place in places:
             if place == len(self.parts):
@@ -49,7 +49,7 @@ class Pattern:
         return len(self.parts) in places
 
     def matches(self, path: str) -> bool:
-        """Whether it matches the path, or a folder on it."""
+        """True if it matches the path or a folder on it."""
         places = self.start()
         for part in path.split("/"):
             places = self.step(places, part)
@@ -59,7 +59,7 @@ class Pattern:
 
     def _closed(self, places: set[int]) -> frozenset[int]:
         for place in sorted(places):
-            while place < len(self.parts) and self.parts[place] == "**":  # which may match nothing
+            while place < len(self.parts) and self.parts[place] == "**":  # it may match nothing
                 place += 1
                 places.add(place)
         return frozenset(places)

@@ -1,7 +1,7 @@
-"""Fetches remote files before their turn comes, so that neither workers nor network wait.
+"""Fetches remote files ahead of their scan, so that workers do not wait for the network.
 
-The threads are daemons: a run that is ended at once does not wait for a slow server. What they
-leave half-written the next run sweeps away.
+The threads are daemons: a run that is aborted does not wait for a slow server. The next run removes
+half-written files.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from deepscan.archive.inputs.remote import fetch
 
 
 class Prefetcher:
-    """Remote files on their way into a folder."""
+    """Fetches remote files into a folder."""
 
     def __init__(self, folder: Path, *, size: int) -> None:
-        """`size` is the largest file that is taken, in bytes."""
+        """`size` is the largest accepted file in bytes."""
         self._folder = folder
         self._size = size
         self._under_way: dict[str, Future[Path]] = {}
 
     def request(self, address: str) -> None:
-        """Begin to fetch a file, unless that has begun."""
+        """Start to fetch a file, unless that has started."""
         if address not in self._under_way:
             future = self._under_way[address] = Future()
             wanted = address, future
             threading.Thread(target=self._fetch, args=wanted, name="fetch", daemon=True).start()
 
     def wait(self, address: str, timeout: float) -> bool:
-        """Wait at most `timeout` seconds; whether the file has come, or failed."""
+        """Wait at most `timeout` seconds; True if the file has arrived or failed."""
         self.request(address)
         return bool(wait([self._under_way[address]], timeout).done)
 
     def take(self, address: str) -> None:
-        """The file is wanted now, and lies where `local_path` says when this returns.
+        """Wait for the file; afterwards it is at `local_path`.
 
         Raises:
             UnreadableError, LimitError, UsageError, OutputError: as `fetch` does.

@@ -1,4 +1,4 @@
-"""Files that are not on a local disk: s3, gs, http and whatever else fsspec has a driver for."""
+"""Lists and fetches remote files: s3, gs, http and every other protocol of fsspec."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Kind = Literal["file", "link", "special", "unreadable", "too_deep"]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Something at an address. `name` is "/"-separated and relative to the address that was listed,
-    "" for that itself. `why` says what is wrong with what is unreadable."""
+    """An entry at an address. `name` is "/"-separated and relative to the listed address, "" for
+    the address itself. `why` says why an entry is unreadable."""
 
     name: str
     address: str
@@ -40,12 +40,12 @@ class Found:
 
 
 def is_address(text: str) -> bool:
-    """Whether an input is an address ("s3://bucket/clips") rather than a path."""
+    """True if an input is an address ("s3://bucket/clips") rather than a path."""
     return _ADDRESS.match(text) is not None
 
 
 def connect(address: str) -> tuple[Any, str]:
-    """The file system of an address, and the address as that spells it. Nothing is read yet.
+    """The file system of an address, and the address in its notation. Nothing is read yet.
 
     Raises:
         UsageError: fsspec or the driver is missing, or the address holds a password.
@@ -70,15 +70,15 @@ def connect(address: str) -> tuple[Any, str]:
 
 
 def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) -> Iterator[Found]:
-    """Yield what is at an address: itself if it is a file, all below it if it is a folder.
+    """Yield the file at an address, or everything below a folder.
 
-    Each folder is sorted. Object stores have keys with empty parts ("in//x.mp4"): they come after
-    the files of their folder. What lies deeper than `depth` is "too_deep"; links (where a driver
-    tells) are "link" unless `follow_links`.
+    Each folder is sorted. Keys of object stores with an empty part ("in//x.mp4") come after the
+    files of their folder. Folders deeper than `depth` are "too_deep"; links (if the driver reports
+    them) are "link" unless `follow_links`.
 
     Raises:
         UsageError: fsspec or the driver is missing, or the address holds a password.
-        UnreadableError: nothing is there, or it may not be read.
+        UnreadableError: the address does not exist or cannot be read.
     """
     system, base = connect(address)
     try:
@@ -125,7 +125,7 @@ def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) ->
 
 
 def _below_empty_part(system: Any, name: str, path: str) -> Iterator[Found]:
-    """The files whose keys go on with an empty part; drivers list them only by their prefix."""
+    """Yield the files whose keys continue with an empty part; drivers list them by prefix."""
     try:
         keys = sorted(map(str, system.find(path, prefix="/")))
         system.invalidate_cache(path)
@@ -141,22 +141,22 @@ def _below_empty_part(system: Any, name: str, path: str) -> Iterator[Found]:
 
 
 def local_path(address: str, folder: Path) -> Path:
-    """Where `fetch` puts a file: a name of its own in `folder`, with the suffix of the address."""
+    """The path that `fetch` writes to: a unique name in `folder` with the address's suffix."""
     digest = hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     suffix = _SUFFIX.search(re.split(r"[?#]", address)[0])
     return folder / (digest + (suffix.group().lower() if suffix else ""))
 
 
 def fetch(address: str, folder: Path, *, size: int | None = None) -> Path:
-    """Copy a remote file to `local_path(address, folder)`; whole under that name or absent.
+    """Copy a remote file to `local_path(address, folder)`, atomically.
 
-    `folder` is made if need be; whoever fetches removes the file when it is done. `size` is the
-    largest file that is taken, in bytes.
+    `folder` is created if it is missing; the caller removes the file after use. `size` is the
+    largest accepted file in bytes.
 
     Raises:
         UsageError: fsspec or the driver is missing.
         UnreadableError: the file is gone or cannot be read.
-        LimitError: `limit_size`: it is larger than that.
+        LimitError: `limit_size`: it is larger than `size`.
         OutputError: the disk is full.
     """
     system, path = connect(address)

@@ -1,11 +1,11 @@
-"""The table of reports, and what every report needs.
+"""The table of reports, and functions that they share.
 
-A report is a function of `Results`: written twice, it says the same. It appears whole under its
-name or not at all, so that whoever reads a folder while a run goes on never sees half a table.
+A report is a function of `Results`, so writing it again gives the same file. It is written
+atomically, so that a reader never sees half a report during a run.
 
-To add one, write one file here with a function `(Results, Path) -> None` that writes the file whole
-or raises `OutputError`, and add one line to `REPORTS`; the conformance suite in tests/archive/
-runs over all of them.
+To add one, write one file with a function `(Results, Path) -> None` that writes the file atomically
+or raises `OutputError`, and add one line to `REPORTS`; the conformance suite in tests/archive/ runs
+over all reports.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ SEVERITY = (
     Label.NO_EVIDENCE,
     Label.NOT_APPLICABLE,
 )
-"""Labels by how much they ask of a person, the most first."""
+"""Labels by the attention that they need, the most first."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def utf8(text: str) -> str:
-    """A text that can be encoded: what stands for a byte that is no UTF-8 becomes U+FFFD."""
+    """Make a text encodable: surrogates for bytes that are not UTF-8 become U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 def unfinished_text(results: Results) -> str:
-    """What is missing of a run that was stopped or is at work, "" for one that has finished."""
+    """A sentence on the files without a result, "" for a finished run."""
     if results.finished:
         return ""
     listed = "" if results.run.listed is None else f" of {file_count(results.run.listed)}"
@@ -54,7 +54,7 @@ def unfinished_text(results: Results) -> str:
 
 
 def gone_text(results: Results) -> str:
-    """How many files are gone from the archive, for people; "" if none is."""
+    """A sentence on the files that are gone from the archive, "" for none."""
     count = len(results.gone)
     if not count:
         return ""
@@ -63,13 +63,13 @@ def gone_text(results: Results) -> str:
 
 
 def inside(path: str) -> bool:
-    """Whether a path of the journal can only lead to a file below the results folder."""
+    """True if a path of the journal stays below the results folder."""
     pure = PurePosixPath(path)
     return bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts
 
 
 def address(path: str) -> str:
-    """A relative "/"-separated path as a URI reference: every byte but the plainest is encoded."""
+    """Encode a relative "/"-separated path as a URI reference."""
     return quote(name_bytes(path), safe="/")
 
 
@@ -84,19 +84,19 @@ REPORTS: dict[str, tuple[str, str]] = {
     "sqlite": ("results.sqlite", "deepscan.archive.reports.sqlite:write_sqlite"),
     "parquet": ("results.parquet", "deepscan.archive.reports.parquet:write_parquet"),
 }
-"""Name of a report -> the file in the results folder, and the function that writes it."""
+"""Name of a report -> file name in the results folder, and the function that writes it."""
 
 
 def load_report(
     name: str, sarif_root: Path | None = None, sarif_category: str = ""
 ) -> tuple[str, Report]:
-    """File name and function of a report.
+    """Load file name and function of a report.
 
     Args:
-        sarif_root, sarif_category: as `write_sarif` takes them; of no use to the others.
+        sarif_root, sarif_category: as in `write_sarif`; ignored by other reports.
 
     Raises:
-        UsageError: no report has that name, or it needs a package that is not there.
+        UsageError: no report has that name, or it needs a package that is not installed.
     """
     if name not in REPORTS:
         known = ", ".join(REPORTS)
@@ -106,7 +106,7 @@ def load_report(
         write = resolve_name(where)
     except ImportError as error:
         raise UsageError(
-            f"the report {name!r} needs a package that is not there: {error}"
+            f"the report {name!r} needs a package that is not installed: {error}"
         ) from error
     if name == "sarif":
         write = partial(write, root=sarif_root, category=sarif_category)

@@ -1,10 +1,10 @@
-"""results.csv: one line a file, safe to open in a spreadsheet.
+"""Writes results.csv: one line per file, safe to open in a spreadsheet.
 
-RFC 4180: UTF-8, CRLF, a header line, quotes where they are needed. What hides or moves text is
-spelled out, and a cell that a spreadsheet could take for a formula begins with an apostrophe, as
-OWASP advises; so does one that begins with an apostrophe itself, which makes the rule reversible.
-What a listing passed over stands in a last line without a name, its label "passed-over", how many
-files are gone in one with the label "gone". The exact names are in results.jsonl.
+RFC 4180: UTF-8, CRLF, a header line, quotes where needed. Control characters are spelled out. A
+cell that a spreadsheet could take for a formula starts with an apostrophe, as OWASP advises; so
+does one that starts with an apostrophe, which makes the rule reversible. Files that were not listed
+are counted in a last line without a name and with the label "passed-over", files that are gone in
+one with the label "gone". Exact names are in results.jsonl.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ COLUMNS = (
     "state",
 )
 
-# OWASP, "CSV Injection": what starts a formula, with the full-width forms that some programs take
-# for the same. The apostrophe is ours.
+# Starts of formulas by OWASP, "CSV Injection", also in the full-width forms that some programs
+# accept; and the apostrophe.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 
 
@@ -73,7 +73,7 @@ def write_csv(results: Results, path: Path) -> None:
 
 
 def cell(value: str | int | float | None) -> str:
-    """A value as a spreadsheet may see it: numbers as they are, text never as a formula."""
+    """Format a value for a spreadsheet: numbers unchanged, text never as a formula."""
     if value is None:
         return ""
     if isinstance(value, int):
@@ -88,7 +88,7 @@ def cell(value: str | int | float | None) -> str:
 def _values(
     outcome: Outcome, accepted: Accepted | None, state: str
 ) -> list[str | int | float | None]:
-    """One value for each of `COLUMNS`: what is reckoned here, else the outcome's own."""
+    """One value for each of `COLUMNS`: computed here, or a field of the outcome."""
     intervals = outcome.intervals
     reckoned = {
         "label": str(outcome.label),

@@ -1,11 +1,10 @@
-"""summary.html: the page over all files, for people.
+"""Writes summary.html, the page over all files, for people.
 
-It opens from the disk without server or network. The one script in it sorts and searches; its hash
-stands in the page's policy, so no other can run, and without it all rows, the counts and the filter
-by label are there all the same. Everything from names and records is escaped, and what hides or
-moves text is spelled out. The rows go from what asks most of a person to what asks least; a page
-has at most `ROWS` of them and `PICTURES` thumbnails, so that it opens fast however large the
-archive is. Rows outside the window cost no layout (`content-visibility`).
+It opens from disk without a server or network. Its one script sorts and searches; the page's policy
+allows only its hash, and without it rows, counts and the filter by label still work. Values from
+names and records are escaped, and control characters are spelled out. Rows are sorted by the
+attention that they need; there are at most `ROWS` and `PICTURES` thumbnails, so that the page of a
+large archive opens fast. Rows outside the window need no layout (`content-visibility`).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _KINDS = {  # in the order of the links
     "frames": "Frames",
     "record": "Record",
 }
-_PAGE_SIZE = 8 * 2**20  # bytes of a file's page that are searched for its picture
+_PAGE_SIZE = 8 * 2**20  # bytes of a file's page that are searched for a picture
 _FIGURE = re.compile(
     rb'<figure>.{0,400}?src="data:image/jpeg;base64,([A-Za-z0-9+/]+=*)"', re.DOTALL
 )
@@ -49,7 +48,7 @@ _FIGURE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One file as the table shows it. `keys` are what the script sorts by, "" where unknown."""
+    """One row of the table. `keys` are the values to sort by, "" if unknown."""
 
     number: int
     label: Label
@@ -71,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A label's share of all files, and where it lies on the bar, in percent of its width."""
+    """A label's share of all files, and its position on the bar in percent of the width."""
 
     label: Label
     title: str
@@ -83,7 +82,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Older:
-    """A result that another has replaced."""
+    """A superseded result."""
 
     name: str
     before: Label
@@ -93,8 +92,8 @@ class Older:
 
 
 def write_html(results: Results, path: Path) -> None:
-    """Write the page. Links lead from it into the results folder; thumbnails are cut out of the
-    pages of single files, where there are any.
+    """Write the page. It links to files in the results folder; thumbnails are taken from the pages
+    of single files.
 
     Raises:
         OutputError: the file cannot be written.
@@ -136,7 +135,7 @@ def _page(results: Results, here: Path) -> str:
 
 
 def headline(counts: Mapping[Label, int]) -> str:
-    """What was found, in one sentence that neither hides a finding nor what was not judged."""
+    """One sentence on the findings and on files that were not judged."""
     total = sum(counts.values())
     found, weak = counts.get(Label.MANIPULATED, 0), counts.get(Label.SUSPICIOUS, 0)
     clear = counts.get(Label.NO_EVIDENCE, 0)
@@ -167,7 +166,7 @@ def headline(counts: Mapping[Label, int]) -> str:
 
 
 def parts_of(counts: Mapping[Label, int]) -> list[Part]:
-    """The bar of labels: shares to scale, but what is there at all can be seen."""
+    """The parts of the bar of labels: to scale, but never too small to see."""
     total = sum(counts.values())
     widths = {
         label: max(0.6, 100 * counts[label] / total) for label in SEVERITY if counts.get(label)
@@ -184,9 +183,9 @@ def parts_of(counts: Mapping[Label, int]) -> list[Part]:
 
 
 def picture_of(page: Path) -> str:
-    """The strongest frame of a file's page as a small JPEG data URI, "" where there is none.
+    """The strongest frame on a file's page as a small JPEG data URI, "" if there is none.
 
-    Only the page is opened, never a video; whatever is wrong with it leads to no picture.
+    Only the page is opened, never a video; any error means no picture.
     """
     try:
         with page.open("rb") as file:
@@ -294,7 +293,7 @@ def _notes(
     numbers: Mapping[str, int],
     twins: list[str],
 ) -> tuple[tuple[str, int | None], ...]:
-    """What else is to be said in a row, each with the row that it leads to."""
+    """Notes of a row, each with the number of the row that it links to."""
     notes: list[tuple[str, int | None]] = []
     if not_listed:
         notes.append(("not listed by the last run", None))
@@ -323,9 +322,9 @@ def _links(outputs: Iterable[OutputFile], up: str) -> list[tuple[str, str]]:
 
 
 def _figures(outcomes: tuple[Outcome, ...]) -> list[tuple[str, str, str]]:
-    """The line of large numbers: name, value, what it is of."""
+    """The large figures at the top: name, value, unit or base."""
     judged = sum(each.label in _JUDGED for each in outcomes)
-    # Copies were not scanned again, and their seconds would be counted twice.
+    # Copies were not scanned, so their seconds must not be counted.
     scanned = [each for each in outcomes if each.same_as is None]
     seconds = sum(each.seconds for each in scanned)
     faces = [(each.judged, each.seconds or 1.0) for each in scanned if each.judged is not None]
@@ -399,7 +398,7 @@ def _older(results: Results) -> list[Older]:
 
 
 def _reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, Label, int]]:
-    """Why files were not judged: code, label and number of files, the most frequent first."""
+    """Reasons why files were not judged: code, label and number of files, by frequency."""
     counts = Counter(
         (each.reasons[0].code if each.reasons else "error", each.label)
         for each in outcomes
@@ -410,12 +409,12 @@ def _reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, Label, int]]:
 
 
 def _percent(share: float) -> str:
-    """A share for a narrow column: whole percents, rounded down so that 100 % means all."""
+    """Format a share as whole percents, rounded down so that 100 % means all."""
     return "<1 %" if 0 < share < 0.01 else f"{int(100 * share + 1e-9)} %"
 
 
 def _long(seconds: float) -> str:
-    """A duration with its unit: "42 s", "3 min 10 s", "5 h 12 min"."""
+    """Format a duration: "42 s", "3 min 10 s", "5 h 12 min"."""
     whole_seconds = round(max(0.0, seconds))
     minutes, rest = divmod(whole_seconds, 60)
     hours, minutes = divmod(minutes, 60)

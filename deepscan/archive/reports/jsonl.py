@@ -1,10 +1,9 @@
-"""results.jsonl: one canonical line a file, for programs.
+"""Writes results.jsonl: one canonical line per file, for programs.
 
-Sorted keys, no blanks, numbers that are numbers, ASCII only: no tool splits a line at U+2028, and
-nothing in a name can move the cursor of a terminal. A name or path that is no UTF-8 has U+FFFD in
-its place and its bytes in `name_b64` or `path_b64`. What a listing passed over and how many files
-are gone from the archive stand in last lines of their own, with the schemas
-`deepscan.passed-over/1` and `deepscan.gone/1`.
+Sorted keys, no blanks, no NaN, ASCII only: no tool splits a line at U+2028, and no name can move
+the cursor of a terminal. A name or path that is not UTF-8 contains U+FFFD, and its bytes are in
+`name_b64` or `path_b64`. Files that were not listed, and files that are gone from the archive, are
+counted in two last lines with the schemas `deepscan.passed-over/1` and `deepscan.gone/1`.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ def write_jsonl(results: Results, path: Path) -> None:
 
 
 def line_of(outcome: Outcome, state: str = "current") -> str:
-    """The line of one file, without its end.
+    """Format the line of one file, without the line feed.
 
     Raises:
         OutputError: a number in it is NaN or infinite.
     """
     values = outcome.to_json() | {"schema": SCHEMA, "state": state}
-    del values["identity"]  # device and inode say nothing on another day or machine
+    del values["identity"]  # device and inode mean nothing on another day or machine
     for key in ("name", "path"):
         if values[key] != utf8(values[key]):
             values[f"{key}_b64"] = base64.b64encode(name_bytes(values[key])).decode("ascii")
@@ -63,7 +62,7 @@ def line_of(outcome: Outcome, state: str = "current") -> str:
 
 
 def encodable(value: Any) -> Any:
-    """The same JSON value, every text fit for UTF-8, numbers to six digits as in records."""
+    """Copy a JSON value with encodable texts and numbers rounded to six digits."""
     if isinstance(value, str):
         return utf8(value)
     if isinstance(value, float):

@@ -1,9 +1,8 @@
-"""results.junit.xml: one test case a file, for CI servers.
+"""Writes results.junit.xml: one test case per file, for CI servers.
 
 manipulated is a failure; inconclusive and error are errors; not-applicable is skipped; no-evidence
-passes, and so does suspicious with a note in its output. A run that was stopped has one more
-case, an error. `fail_on_suspicious` and
-`skip_inconclusive` are for pipelines that see the last two otherwise, as the exit code does.
+passes, and so does suspicious, with a note in its output. A stopped run has an extra case with an
+error. `fail_on_suspicious` and `skip_inconclusive` change this for pipelines that need it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from deepscan.sinks import wording
 from deepscan.sinks.wording import passed_over_text
 from deepscan.types import Label
 
-# XML 1.0 has no way to write these, not even as a reference; `visible` spells the controls.
+# XML 1.0 cannot hold these characters, not even as references; `visible` spells out controls.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -32,7 +31,7 @@ def write_junit(
     skip_inconclusive: bool = False,
     today: date | None = None,
 ) -> None:
-    """Write one test case for each file; what the baseline accepts today passes, with the reason.
+    """Write one test case for each file; findings that the baseline accepts today pass.
 
     Raises:
         OutputError: the file cannot be written.
@@ -54,7 +53,7 @@ def write_junit(
             suite,
             "testcase",
             name=_xml(name),
-            # Servers group by it; dots in a folder's name would make them see packages.
+            # Servers group by it; they would take dots in a folder's name for packages.
             classname=_xml(folder or "."),
             time=f"{max(0.0, outcome.took):.3f}",
         )
@@ -72,7 +71,7 @@ def write_junit(
         if note:
             ElementTree.SubElement(case, "system-out").text = _xml(note, lines=True)
     if unfinished := unfinished_text(results):
-        # Without it a server would take what is there for all that there is.
+        # Without it a server would take the results for complete.
         counts["error"] += 1
         case = ElementTree.SubElement(
             suite, "testcase", name="all files are scanned", classname="deepscan", time="0.000"
@@ -129,7 +128,7 @@ def _told(outcome: Outcome) -> str:
 
 
 def _xml(text: str, *, lines: bool = False) -> str:
-    """A text that XML can hold and that shows what it is; with `lines` line ends stay."""
+    """Make a text valid for XML, with controls spelled out; with `lines` line ends are kept."""
     if lines:
         return "\n".join(_xml(line) for line in text.split("\n"))
     return _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", wording.visible(text))

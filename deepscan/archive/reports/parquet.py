@@ -1,7 +1,7 @@
-"""results.parquet: one row a file with its stretches and outputs as lists, for data frames.
+"""Writes results.parquet: one row per file with its intervals and outputs as lists.
 
-The run stands in the file's metadata under "deepscan.run", as JSON, and how many files are gone
-from the archive under "deepscan.gone". Needs pyarrow.
+The file's metadata hold the run under "deepscan.run", as JSON, and the number of files that are
+gone from the archive under "deepscan.gone". Needs pyarrow.
 """
 
 from __future__ import annotations

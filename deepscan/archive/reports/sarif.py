@@ -1,4 +1,4 @@
-"""results.sarif: SARIF 2.1.0, for code scanning services.
+"""Writes results.sarif: SARIF 2.1.0, for code scanning services.
 
 | label          | here                                                     |
 | -------------- | -------------------------------------------------------- |
@@ -9,13 +9,13 @@
 | no-evidence    | counted in the run's properties: GitHub would show every |
 | not-applicable | result as an alert, whatever its kind                    |
 
-A file has no lines: the region is line 1, and the stretches of time stand in `properties`. Places
-are relative to the top of the git repository that the command runs in, or else to its working
-folder, whatever was scanned; a file that lies elsewhere has its full address.
+A video has no lines: the region is line 1, and the time intervals are in `properties`. Paths are
+relative to the top of the git repository around the working folder, or else to that folder; files
+elsewhere have their full address.
 
-GitHub takes 10 MB of gzip a file, 25,000 results a run, and shows 5,000 of them ("SARIF support for
-code scanning"): what is more goes on in results-2.sarif, results-3.sarif, ... beside it, each valid
-alone and with its own category, the gravest first.
+GitHub accepts 10 MB of gzip per file and 25,000 results per run, and shows 5,000 of them ("SARIF
+support for code scanning"). Further results are written to results-2.sarif, results-3.sarif, ...,
+each valid alone and with its own category, the most serious first.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ KINDS = {
     Label.SUSPICIOUS: ("review", "none"),
     Label.INCONCLUSIVE: ("open", "none"),
 }
-"""Label -> kind and level; what is not here is no result."""
+"""Label -> kind and level; other labels are no results."""
 
-MAX_RESULTS = 5_000  # of a run: GitHub takes 25,000 and shows so many
+MAX_RESULTS = 5_000  # per run: GitHub accepts 25,000 and shows this many
 MAX_GZIP = 10_000_000  # bytes of a file
 _RULES = tuple(KINDS)
 
@@ -64,17 +64,17 @@ def write_sarif(
     category: str = "",
     today: date | None = None,
 ) -> None:
-    """Write the findings, in more than one file where they pass GitHub's limits.
+    """Write the findings, in several files if they exceed GitHub's limits.
 
     Args:
-        root: the folder that places are relative to; None: `checkout_root()`.
-        category: begins the category of every part, so that several uploads for one commit (of a
-            matrix) stay apart.
-        today: the day in UTC on which a baseline has to hold; None: now.
+        root: the folder that paths are relative to; None: `checkout_root()`.
+        category: prefix of the category of every part, to separate several uploads for one commit
+            (of a matrix).
+        today: the day (UTC) for the expiry of a baseline; None: now.
 
-    Where the results have a baseline, every result has a `baselineState`: unchanged if the baseline
-    accepts it today (it is then suppressed too, with the reason), updated if another verdict over
-    the same content was reviewed, else new.
+    With a baseline, every result has a `baselineState`: unchanged if the baseline accepts it today
+    (it is then also suppressed, with the reason), updated if another verdict on the same content
+    was reviewed, else new.
 
     Raises:
         OutputError: a file cannot be written, or a number is NaN or infinite.
@@ -108,8 +108,7 @@ def _parts(
     found: list[dict[str, Any]],
     broken: list[dict[str, Any]],
 ) -> list[bytes]:
-    # Most runs fit at once; else halves are tried until each part fits, so their number is known
-    # only at the end, when every part is told its own.
+    # Most runs fit; else parts are halved until each fits, so they are numbered at the end.
     chunks = [found[at : at + MAX_RESULTS] for at in range(0, len(found), MAX_RESULTS)] or [[]]
     fitting: list[list[dict[str, Any]]] = []
     for chunk in chunks:
@@ -128,7 +127,7 @@ def _parts(
 
 
 def _fitting(chunk: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    # 0.5 leaves room for the rules and the notifications.
+    # Half of the limit leaves space for rules and notifications.
     packed = gzip.compress(_dumped(chunk), compresslevel=6, mtime=0)
     if len(packed) <= MAX_GZIP // 2 or len(chunk) < 2:
         yield chunk
@@ -139,7 +138,7 @@ def _fitting(chunk: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _category(run: Run, category: str, number: int) -> str:
-    """The id of a part's analysis. GitHub takes what is before the last "/" for its category."""
+    """The id of a part's analysis. The text before the last "/" is its category on GitHub."""
     parts = [category] if category else []
     parts.append("deepscan")
     if number > 1:
@@ -215,12 +214,12 @@ def _invocation(results: Results, broken: Sequence[dict[str, Any]]) -> dict[str,
     run = results.run
     notes = list(broken)
     if run.controls_passed is False:
-        notes.append(_said("controls_failed", "the control crops did not score as they must"))
+        notes.append(_said("controls_failed", "the known crops did not score as expected"))
     if not results.finished:
         notes.append(_said("unfinished", unfinished_text(results)))
     errors = any(each.label is Label.ERROR for each in results.outcomes)
     invocation: dict[str, Any] = {
-        # As the exit code: what could not be judged is no success, however small its share.
+        # As for the exit code, a single file that could not be judged is no success.
         "executionSuccessful": not errors and results.finished and run.controls_passed is not False,
         "arguments": [wording.visible(each) for each in run.command[1:]],
         "toolExecutionNotifications": notes,
@@ -246,7 +245,7 @@ def _result(
         "level": level,
         "message": {"text": _message(outcome)},
         "locations": [_location(outcome, base)],
-        # GitHub reads the first; copies of one content are told apart by their number.
+        # GitHub uses the first; copies of one content differ in the number.
         "partialFingerprints": {
             "primaryLocationLineHash": f"{print_[:16]}:{seen[print_]}",
             "deepscanContent/v1": print_,
@@ -266,14 +265,14 @@ def _result(
                 }
             ]
         else:
-            # An acceptance that has run out makes the finding new again.
+            # After an acceptance has expired, the finding is new again.
             other = baseline.knows(outcome) and baseline.entry_of(outcome) is None
             result["baselineState"] = "updated" if other else "new"
     return result
 
 
 def _fingerprint(outcome: Outcome) -> str:
-    # The content, not the name: a file that was moved is the same finding.
+    # By content, not by name: a moved file is the same finding.
     what = outcome.sha256 or outcome.name
     text = f"{outcome.label}\0{what}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()
@@ -299,7 +298,7 @@ def _location(outcome: Outcome, base: str) -> dict[str, Any]:
 
 
 def _encoded(text: str) -> str:
-    """An address ("s3://bucket/key") as a URI: its scheme and what follows, encoded."""
+    """Encode an address ("s3://bucket/key") as a URI."""
     scheme, _, rest = text.partition("://")
     return f"{scheme}://{address(rest)}"
 
@@ -351,7 +350,7 @@ def _part(path: Path, number: int) -> Path:
 
 
 def _remove_left_over(path: Path, count: int) -> None:
-    # A folder that once held more results: its further parts would be uploaded as current ones.
+    # Parts of an earlier run with more results would be uploaded as current.
     mine = re.compile(re.escape(path.stem) + r"-(\d+)" + re.escape(path.suffix))
     for other in path.parent.iterdir():
         match = mine.fullmatch(other.name)

@@ -1,9 +1,9 @@
-"""results.sqlite: everything in tables, for those who ask questions in SQL.
+"""Writes results.sqlite: all results in tables, for queries in SQL.
 
-Names are stored as they are (U+FFFD for bytes that are no UTF-8) with their bytes beside them.
-`files` holds the results that are superseded or whose files are gone too, with `current` 0; `state`
-says which (archive/states.py). The view `findings` is what a person
-has to look at. `PRAGMA user_version` is the version of these tables.
+Names are stored as text (U+FFFD for bytes that are not UTF-8) and as bytes. `files` also holds
+superseded results and those of files that are gone, with `current` 0; `state` is the state
+(archive/states.py). The view `findings` lists files for review. `PRAGMA user_version` is the
+version of the tables.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CREATE TABLE reasons (
   text TEXT NOT NULL
 ) STRICT;
 """
-# After the rows: an index that grows with every row costs more than one that is built once.
+# Created after the rows: building an index once is cheaper than updating it with every row.
 _INDEXES = """
 CREATE INDEX files_by_label ON files(label, score);
 CREATE INDEX files_by_name ON files(name);
@@ -81,7 +81,7 @@ def write_sqlite(results: Results, path: Path) -> None:
 
 
 def _fill(database: sqlite3.Connection, results: Results) -> None:
-    # The file is thrown away if anything fails: no journal is needed.
+    # The file is discarded if anything fails, so no journal is needed.
     database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA user_version={VERSION};{_TABLES}")
     with database:
         _insert(database, "runs", [_run(results.run) | {"finished": results.finished}])
@@ -106,7 +106,7 @@ def _add(database: sqlite3.Connection, outcome: Outcome, about: dict[str, Any]) 
 
 
 def _insert(database: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
-    """Insert rows that all have the same columns, named as the table names them."""
+    """Insert rows with equal columns, named as in the table."""
     if rows:
         names = ", ".join(f'"{name}"' for name in rows[0])
         values = (

@@ -1,10 +1,10 @@
-"""The table of worker pools: who scans the files of an archive, on this machine or a cluster.
+"""The table of worker pools, which scan the files of an archive on this machine or a cluster.
 
 A pool has the shape of `WorkerPool` in contract.py: it holds loaded engines, takes several files at
-once and only scans. The scheduler submits tasks, records what comes back and decides what to retry.
+once and only scans. The scheduler submits tasks, records outcomes and decides on retries.
 
-To add one, write one file here with a class of that shape and add one line to `WORKER_POOLS`; the
-conformance suite in tests/archive/workers/ runs over all of them.
+To add one, write one file with a class of that shape and add one line to `WORKER_POOLS`; the
+conformance suite in tests/archive/workers/ runs over all pools.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""One engine for several scans at once: crops of all files fill the same batches.
+"""Shares one engine among several scans, so that crops of all files fill the same batches.
 
-Nobody waits for a thread of its own: whoever asks and finds the engine free runs it for all that
-wait. Results do not depend on who else is in a batch beyond the last bit of a sum (OpenVINO: not at
-all; torch: 3e-8 in a score), which records round away.
+There is no extra thread: a caller that finds the engine free runs it for all waiting callers. The
+other crops of a batch change a result only in the last bit of a sum (OpenVINO: not at all; torch:
+3e-8 in a score), which records round away.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from deepscan.errors import DeepscanError, EngineError
 
 logger = logging.getLogger(__name__)
 
-MAX_QUEUE_DELAY = 0.004  # seconds that a batch waits to be filled: a tenth of what a full one takes
+MAX_QUEUE_DELAY = 0.004  # seconds that a batch waits to be filled: a tenth of a full batch's time
 
 
 class SharedEngine:
-    """Gathers requests until a batch is full, nobody is left to ask, or time passes.
+    """Collects requests until a batch is full, all active clients wait, or the delay is over.
 
-    Give each scan a `client`, an engine of its own over this one.
+    Each scan uses a `client` of it as its engine.
     """
 
     def __init__(self, engine: Engine, *, max_queue_delay: float = MAX_QUEUE_DELAY) -> None:
         self.engine = engine
         self._max_queue_delay = max_queue_delay
-        self._limit = engine.max_batch  # halved where the device's memory does not suffice
+        self._limit = engine.max_batch  # halved if the device runs out of memory
         self._changed = threading.Condition()
         self._waiting: list[_Request] = []
         self._active = 0
@@ -43,19 +43,19 @@ class SharedEngine:
         self._seconds = 0.0
 
     def take_seconds(self) -> float:
-        """How long the network itself was at work since this was asked last."""
+        """Seconds that the network ran since the last call."""
         with self._changed:
             spent, self._seconds = self._seconds, 0.0
         return spent
 
     @property
     def limit(self) -> int:
-        """Most crops that run at once now."""
+        """The current largest batch."""
         return self._limit
 
     @contextmanager
     def active_client(self) -> Iterator[None]:
-        """Count the calling thread among those that may still ask while this lasts."""
+        """Count the calling thread as an active client during the block."""
         with self._changed:
             self._active += 1
         try:
@@ -84,7 +84,7 @@ class SharedEngine:
         while True:
             with self._changed:
                 while not mine.answer.done() and (self._running or not self._is_ready()):
-                    # Who runs the engine calls everybody when it is done.
+                    # The thread that runs the engine notifies all others afterwards.
                     wait = None if self._running else self._waiting[0].until - time.monotonic()
                     self._changed.wait(wait if wait is None else max(wait, 0.0))
                 if mine.answer.done():
@@ -98,7 +98,7 @@ class SharedEngine:
                     self._running = False
                     for request in batch:
                         if not request.answer.done():  # an error that is no engine's: Ctrl-C
-                            stopped = EngineError("the engine was stopped in its work")
+                            stopped = EngineError("the engine was interrupted")
                             request.answer.set_exception(stopped)
                     self._changed.notify_all()
 
@@ -112,7 +112,7 @@ class SharedEngine:
         )
 
     def _take(self) -> list[_Request]:
-        """The oldest requests that fit into a batch; at least one, which may be split later."""
+        """Take the oldest requests that fit into a batch; at least one, which may be split."""
         batch = [self._waiting.pop(0)]
         room = self._limit - len(batch[0].crops)
         for request in list(self._waiting):
@@ -123,7 +123,7 @@ class SharedEngine:
         return batch
 
     def _run(self, batch: list[_Request]) -> None:
-        """Predict a batch; if that fails, each request alone, so that an error finds its owner."""
+        """Predict a batch; if that fails, each request alone, so that others get no error."""
         try:
             crops = [request.crops for request in batch]
             found = self._predict_in_pieces(crops[0] if len(crops) == 1 else np.concatenate(crops))
@@ -155,7 +155,7 @@ class SharedEngine:
                     raise
                 self._limit = max(1, len(piece) // 2)
                 logger.warning(
-                    "%d crops are too many for the device's memory; %d at once from now on",
+                    "%d crops do not fit into the device's memory; at most %d at once from now on",
                     len(piece),
                     self._limit,
                 )
@@ -182,12 +182,12 @@ class EngineClient:
         return self._shared.predict(crops)
 
     def close(self) -> None:
-        """Nothing: the engine serves others."""
+        """Do nothing: other clients use the engine."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    """What one thread asks; `until` is when its delay ends, by the monotonic clock."""
+    """The request of one thread; `until` is the end of its delay by the monotonic clock."""
 
     crops: NDArray[np.uint8]
     until: float

@@ -14,7 +14,7 @@ from deepscan.errors import EngineError
 from deepscan.options import ScanOptions
 from deepscan.types import Reason
 
-NODE_LOST = "node_lost"  # reason of a loss that was not the file's fault: its machine went
+NODE_LOST = "node_lost"  # reason of a loss that was not the file's fault: its node went away
 SCANNER = "deepscan.scan.scanner:Scanner"
 CONTROLS = "deepscan.archive.workers.controls:score_controls"
 HEARTBEAT_TIMEOUT = 60.0  # seconds of silence of a process that sends a heartbeat each second
@@ -23,12 +23,12 @@ PROGRESS_TIMEOUT = 600.0  # seconds without progress of one file
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """What every pool is made of.
+    """The settings that all pools share.
 
     Attributes:
         options: which engine, model and face detector to load.
         jobs: files in flight for each device; None: 2 on a CPU, 4 on CUDA.
-        devices: a model process on each: "cpu", "cuda:0", ... Empty: what the pool finds fit.
+        devices: a model process on each: "cpu", "cuda:0", ... Empty: the pool chooses.
         scanner: "module:function" that makes a scanner of options and, later, an `engine`.
         controls: "module:function" that scores known crops with an engine and options.
         heartbeat_timeout: seconds of silence after which a process or actor is given up.
@@ -46,11 +46,10 @@ class PoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One file to scan. `folder` (absolute) takes the outputs; it is made when it is needed.
+    """One file to scan. `folder` (absolute) is for the outputs; it is created when needed.
 
-    `write` are the sinks of every file, `write_found` those that are added for a file that is
-    manipulated or suspicious. Outputs are named `result` and the suffix of their kind. `attempt`
-    counts from 1.
+    `write` are the sinks for every file, `write_found` those added if the file is manipulated or
+    suspicious. Outputs are named `result` with the suffix of their kind. `attempt` counts from 1.
     """
 
     file: InputFile
@@ -63,7 +62,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:
-    """So many frames of a task are done, `time` seconds of its media."""
+    """Progress of a task: frames done, and `time` in seconds of its media."""
 
     task: Task
     stage: str  # "analysing" or "writing"
@@ -74,7 +73,7 @@ class TaskProgress:
 
 @dataclass(frozen=True, slots=True)
 class TaskDone:
-    """A task has its outcome, also if that is an error of the file."""
+    """A task has its outcome, which may be an error of the file."""
 
     task: Task
     outcome: Outcome
@@ -82,7 +81,7 @@ class TaskDone:
 
 @dataclass(frozen=True, slots=True)
 class TaskLost:
-    """The worker of a task died or hung without an outcome; the task may be tried again."""
+    """The worker of a task died or hung without an outcome; the task may be retried."""
 
     task: Task
     reason: Reason
@@ -93,19 +92,19 @@ PoolEvent = TaskProgress | TaskDone | TaskLost
 
 @dataclass(frozen=True, slots=True)
 class PoolInfo:
-    """A pool that is ready: its engine, and how the known crops scored."""
+    """A ready pool: its engine, and the scores of the known crops."""
 
     engine: str
     engine_reason: str
-    slots: int  # tasks that it takes at once
+    slots: int  # tasks that it runs at once
     controls: tuple[tuple[str, float], ...]
     controls_passed: bool
 
 
 def combined_info(what: str, infos: Sequence[tuple[str, PoolInfo]]) -> PoolInfo:
-    """One pool's info of those of its parts, each with its label; `what` names the parts.
+    """Combine the infos of a pool's parts, given with their labels; `what` names the parts.
 
-    Controls are told once where all parts agree, else with the labels.
+    Controls are listed once if all parts agree, else with the labels.
 
     Raises:
         EngineError: the parts run different engines.
@@ -114,8 +113,8 @@ def combined_info(what: str, infos: Sequence[tuple[str, PoolInfo]]) -> PoolInfo:
     if len({info.engine for _, info in infos}) > 1:
         told = ", ".join(f"{label}: {info.engine}" for label, info in infos)
         raise EngineError(
-            f"the {what} run different engines ({told}), whose results do not belong together: "
-            "name one with --engine"
+            f"the {what} run different engines ({told}), whose results cannot be mixed: name one "
+            "with --engine"
         )
     controls = first.controls
     if len({info.controls for _, info in infos}) > 1:
@@ -131,7 +130,7 @@ def combined_info(what: str, infos: Sequence[tuple[str, PoolInfo]]) -> PoolInfo:
 
 
 class WorkerPool(Protocol):
-    """Scans tasks, several at once. Use it with `with`; leaving ends all work at once."""
+    """Scans tasks, several at once. Use it with `with`; leaving the block ends all work."""
 
     def start(self) -> PoolInfo:
         """Load the engines and score the known crops.
@@ -142,28 +141,28 @@ class WorkerPool(Protocol):
         ...
 
     def submit(self, task: Task) -> None:
-        """Take a task; never more than `slots` are under way."""
+        """Take a task; at most `slots` may be in flight."""
         ...
 
     def wait(self, timeout: float) -> list[PoolEvent]:
-        """What has happened since the last call, at least one event unless the time passes.
+        """Wait for events since the last call; returns none only after `timeout` seconds.
 
         Raises:
-            EngineError: nothing can be scanned any more.
+            EngineError: the pool cannot scan any more.
         """
         ...
 
     def busy(self) -> dict[str, float]:
-        """Seconds of work by stage over all tasks so far; the largest is the bottleneck."""
+        """Seconds of work by stage over all tasks so far; the largest shows the bottleneck."""
         ...
 
     def close(self) -> None:
-        """End everything, also tasks under way. Never raises."""
+        """End all work, including tasks in flight. Never raises."""
         ...
 
 
 class PolledPool(ABC):
-    """The part of a pool that is the same for all whose `_poll` gathers events."""
+    """Base of pools whose `_poll` collects events."""
 
     def __init__(self) -> None:
         self._events: list[PoolEvent] = []
@@ -189,4 +188,4 @@ class PolledPool(ABC):
 
     @abstractmethod
     def _poll(self, timeout: float) -> None:
-        """Let happen what happens within that time, and add it to the events."""
+        """Collect the events of at most `timeout` seconds."""

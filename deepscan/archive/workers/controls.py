@@ -1,9 +1,8 @@
-"""Known crops, clean and manipulated, that pass through the same engine in every run.
+"""Controls: known crops, clean and manipulated, that the engine scores at the start of every run.
 
-A laboratory runs positive and negative controls beside its samples, and a run whose controls fail
-is void. So it is here: a broken device, wrong weights or a wrong polarity show in the first second
-and not in the results of a night. The controls say that the chain works, nothing about how well the
-model finds what nobody has shown it.
+A laboratory runs positive and negative controls with its samples, and discards a run whose controls
+fail. In the same way a broken device, wrong weights or a wrong polarity show at the start of a run
+and not in its results. Controls show that the engine works, not how well the model generalises.
 
 The crops and their scores are part of the model's card, under "controls":
 
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Scores = tuple[tuple[tuple[str, float], ...], bool]
-"""How known crops scored, name -> score, and whether that was as it must be."""
+"""Scores of known crops by name, and whether they are as expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Control:
 
 
 def controls_of(card: Card) -> tuple[Control, ...]:
-    """The controls of a model; none if its card holds none.
+    """Read the controls of a model; none if its card has none.
 
     Raises:
         ModelError: they are damaged, or not of the model's input size.
@@ -91,7 +90,7 @@ def controls_of(card: Card) -> tuple[Control, ...]:
 
 
 def controls_values(controls: Iterable[Control], source: str) -> dict[str, Any]:
-    """What a card holds under "controls"."""
+    """The values for "controls" in a card."""
     return {
         "source": source,
         "crops": [
@@ -107,13 +106,12 @@ def controls_values(controls: Iterable[Control], source: str) -> dict[str, Any]:
 
 
 def score_controls(engine: Engine, options: ScanOptions, *, folder: Path | None = None) -> Scores:
-    """Judge the controls of the model: names with scores, and whether all are as they must be.
+    """Score the controls of the model; returns names with scores, and True if all pass.
 
-    Clean ones have to stay below the model's review point for a single picture, manipulated ones
-    have to reach it, and each has to score as its card says, to within what an engine of this
-    precision may be off. Levels that were set by somebody's own clips say nothing about these
-    crops, so then the score alone is compared. Where the card has no controls, the crops of the
-    self-test take their place, of which only the scores are known.
+    Clean crops have to score below the model's review point for a single picture, manipulated ones
+    at or above it, and each as its card says, within the tolerance for the engine's precision. With
+    thresholds from the user's own clips only the score is compared. If the card has no controls,
+    the crops of the self-test are used, of which only the scores are known.
 
     Args:
         folder: where models lie.

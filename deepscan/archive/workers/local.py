@@ -1,7 +1,7 @@
-"""The worker pool of this machine: a model process for each device, watched and restarted.
+"""The worker pool of this machine: a model process for each device, restarted if it fails.
 
-The run's process imports neither torch nor a decoder: what native code does to a model process, it
-does not do to the run. A model process that dies or falls silent costs its files one try.
+The process of the run imports neither torch nor a decoder, so a crash of native code only affects a
+model process. If that dies or hangs, its files are retried.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LocalPool(PolledPool):
     """Model processes on this machine; see the contract in contract.py."""
 
     def __init__(self, settings: PoolSettings) -> None:
-        """Without devices there is one process, and its engine chooses."""
+        """Without devices there is one process, whose engine chooses the device."""
         super().__init__()
         self._settings = settings
         self._selector = selectors.DefaultSelector()
@@ -75,24 +75,24 @@ class LocalPool(PolledPool):
         return combined_info("devices", ready)
 
     def submit(self, task: Task) -> None:
-        """Give a task to the process with most room."""
+        """Give a task to the process with the most free slots."""
         max(self._workers, key=lambda each: each.room).submit(task)
 
     def busy(self) -> dict[str, float]:
-        """Seconds of work by stage over all tasks that are done."""
+        """Seconds of work by stage over all finished tasks."""
         return dict(self._busy)
 
     def close(self) -> None:
-        """Kill every process and wait for its end; decoders end with it."""
+        """Kill every process and wait for its end; its decoders end too."""
         for worker in self._workers:
             worker.kill()
         self._selector.close()
 
     def _poll(self, timeout: float) -> None:
-        """Receive for that long at most, then look after the processes."""
+        """Receive messages for at most `timeout` seconds, then check the processes."""
         for key, _ in self._selector.select(timeout):
             worker, is_channel = key.data
-            if worker.process is None:  # it was given up a moment ago
+            if worker.process is None:  # it was killed a moment ago
                 continue
             if not is_channel:
                 worker.read_stderr()
@@ -109,7 +109,7 @@ class LocalPool(PolledPool):
             self._check(worker)
 
     def _check(self, worker: WorkerHandle) -> None:
-        """Start a process whose pause is over; give up one that is silent or stuck."""
+        """Start a process whose delay is over; restart one that is silent or stuck."""
         now = time.monotonic()
         if worker.process is None:
             if now >= worker.not_before:
@@ -117,7 +117,7 @@ class LocalPool(PolledPool):
             return
         silent = now - worker.last_message_at
         if silent > self._settings.heartbeat_timeout:
-            self._restart(worker, f"the model process said nothing for {silent:.0f} s")
+            self._restart(worker, f"the model process sent no heartbeat for {silent:.0f} s")
         elif not worker.loaded and now - worker.started_at > START_TIMEOUT:
             self._restart(worker, f"the engine was not loaded within {START_TIMEOUT:.0f} s")
         else:
@@ -133,8 +133,7 @@ class LocalPool(PolledPool):
         if kind == "ready":
             if worker.ready is not None and not message["passed"]:
                 raise EngineError(
-                    "the engine does not score known crops as it should any more: run "
-                    "`deepscan doctor`"
+                    "the engine no longer scores known crops as expected: run `deepscan doctor`"
                 )
             worker.engine_loaded(message)
         elif kind == "failed":
@@ -156,7 +155,7 @@ class LocalPool(PolledPool):
             self._events.append(TaskDone(task, Outcome.from_json(message["outcome"])))
 
     def _restart(self, worker: WorkerHandle, why: str, hung: int | None = None) -> None:
-        """End a process; its tasks are lost, and a new one takes its place after a pause."""
+        """Kill a process; its tasks are lost, and a new process starts after a delay."""
         was_loaded = worker.loaded
         worker.kill()
         for number, task in worker.tasks.items():
@@ -170,11 +169,11 @@ class LocalPool(PolledPool):
         worker.not_before = time.monotonic() + min(
             MAX_RESTART_DELAY, RESTART_DELAY * 2 ** min(worker.start_failures, 10)
         )
-        logger.warning("%s; it is started again", why)
+        logger.warning("%s; it is restarted", why)
 
 
 class WorkerHandle:
-    """One model process as the run sees it. Moments are by the monotonic clock."""
+    """One model process as seen by the run. Times are by the monotonic clock."""
 
     def __init__(
         self, device: str | None, config: dict[str, Any], selector: selectors.BaseSelector
@@ -238,7 +237,7 @@ class WorkerHandle:
         return self.tasks.pop(number)
 
     def engine_loaded(self, message: Message) -> None:
-        """Work on the tasks begins now."""
+        """Record that the process is ready and starts on its tasks."""
         self.ready = self.ready or PoolInfo(
             engine=message["engine"],
             engine_reason=message["why"],
@@ -251,10 +250,10 @@ class WorkerHandle:
         self.last_progress = dict.fromkeys(self.tasks, time.monotonic())
 
     def receive(self) -> list[Message]:
-        """The messages that have come.
+        """Receive the messages that have arrived.
 
         Raises:
-            ValueError: these are no messages.
+            ValueError: the data is no message.
         """
         self.last_message_at = time.monotonic()
         return self._channel.receive()
@@ -263,7 +262,7 @@ class WorkerHandle:
         self._stderr.read()
 
     def exit_reason(self) -> str:
-        """How the process died, with the last line of its stderr."""
+        """A text on the death of the process, with the last line of its stderr."""
         assert self.process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5.0)
@@ -272,7 +271,7 @@ class WorkerHandle:
         return f"the model process died with {how}{self._stderr.last_line()}"
 
     def kill(self) -> None:
-        """Kill the process if it runs, and forget it."""
+        """Kill the process if it runs, and close its ends."""
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -292,7 +291,7 @@ class WorkerHandle:
 
 
 def _visible_devices(device: str | None) -> dict[str, str]:
-    """The environment that lets a process see just its device."""
+    """Environment variables with which a process sees only its device."""
     if device is None:
         return {}
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""Messages between the run and its model processes: JSON objects with a length before each."""
+"""Messages between the run and its model processes: JSON objects, each after its length."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Message = dict[str, Any]
 
 
 def pack(message: Message) -> bytes:
-    """A message with its length before it. Names that are no UTF-8 pass unharmed."""
+    """Pack a message behind its length. Names that are not UTF-8 are kept."""
     data = json.dumps(message, allow_nan=False).encode("ascii")
     return LENGTH.pack(len(data)) + data
 
 
 def unpack(received: bytearray) -> Iterator[Message]:
-    """Take whole messages from the front of what was received.
+    """Take whole messages from the front of the received data.
 
     Raises:
-        ValueError: these are no messages.
+        ValueError: the data is no message.
     """
     while len(received) >= LENGTH.size:
         (length,) = LENGTH.unpack_from(received)
@@ -55,21 +55,21 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
-        self.closed = False  # the other end is gone: no more will come
+        self.closed = False  # True once the other end is closed
         self._received = bytearray()
         self._sending = threading.Lock()
 
     def send(self, kind: str, **values: Any) -> None:
-        """Send a message; that the other end is gone shows when it is received from."""
+        """Send a message; a closed other end shows in `receive`."""
         data = pack({"kind": kind, **values})
         with self._sending, contextlib.suppress(OSError):
             self.socket.sendall(data)
 
     def receive(self) -> list[Message]:
-        """The messages that came with the next data; sets `closed` if there will be no more.
+        """Receive data and return its messages; sets `closed` at the end.
 
         Raises:
-            ValueError: these are no messages.
+            ValueError: the data is no message.
         """
         try:
             data = self.socket.recv(2**20)
@@ -84,22 +84,22 @@ class Channel:
 
 
 def log_level() -> int:
-    """What the run logs, and so what its processes have to send."""
+    """The log level of the run, which its processes use too."""
     return logging.getLogger("deepscan").getEffectiveLevel()
 
 
 def task_to_json(task: Task) -> Message:
-    """A task as a message holds it."""
+    """The values of a task for a message."""
     values = asdict(task)
     values["file"]["path"] = str(task.file.path)
     return {**values, "folder": str(task.folder)}
 
 
 def task_from_json(values: Mapping[str, Any]) -> Task:
-    """The task that `task_to_json` gave.
+    """Read the values of `task_to_json`.
 
     Raises:
-        KeyError, TypeError: it is not one.
+        KeyError, TypeError: the values are not a task.
     """
     file = values["file"]
     identity = None if file["identity"] is None else tuple(file["identity"])
@@ -114,19 +114,19 @@ def task_from_json(values: Mapping[str, Any]) -> Task:
 
 
 def options_from_json(values: Mapping[str, Any]) -> ScanOptions:
-    """The options that `asdict` gave.
+    """Read options from the values of `asdict`.
 
     Raises:
-        KeyError, TypeError: it is not one.
+        KeyError, TypeError: the values are not options.
     """
     return ScanOptions(**{**values, "limits": Limits(**values["limits"])})
 
 
 def pool_settings_from_json(values: Mapping[str, Any]) -> PoolSettings:
-    """The settings that `asdict` gave, of a message that may hold more.
+    """Read settings from the values of `asdict`; further values are ignored.
 
     Raises:
-        KeyError, TypeError: it holds none.
+        KeyError, TypeError: the values hold no settings.
     """
     known = {each.name: values[each.name] for each in fields(PoolSettings)}
     options, devices = options_from_json(values["options"]), tuple(values["devices"])
@@ -134,7 +134,7 @@ def pool_settings_from_json(values: Mapping[str, Any]) -> PoolSettings:
 
 
 def error_named(name: str, text: str) -> DeepscanError:
-    """An error of another process, by the name of its class; EngineError if that is not ours."""
+    """Make an error by the name of its class; EngineError if the name is unknown."""
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, DeepscanError)):
         return EngineError(text)

@@ -1,12 +1,12 @@
-"""The worker pool of a Ray cluster: a model process on each GPU, or on each node that has none.
+"""The worker pool of a Ray cluster: a model process on each GPU, or on each node without one.
 
-On every node an actor (ray_actor.py) holds the pool of that machine for one device; this side only
-says who gets which task. What an actor writes goes straight to the results folder, which all nodes
-share; Ray carries a few hundred bytes a file.
+On every node an actor (ray_actor.py) holds a local pool for one device; this module assigns the
+tasks. Actors write directly to the results folder, which all nodes share; Ray transfers a few
+hundred bytes per file.
 
-An actor that hears nothing from the run ends itself before the run gives its files to somebody
-else: no file is ever written by two. Ray's own retries (`max_task_retries`) know of no such pause;
-and a file that may have killed its process is tried once more alone, with a line in the journal.
+An actor without contact to the run exits before the run gives its files to another, so no file is
+written by two. Ray's own retries (`max_task_retries`) do not wait for that; and a file that may
+have killed its process is retried alone, with a line in the journal.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from deepscan.types import Reason
 
 logger = logging.getLogger(__name__)
 
-NEWS_TIMEOUT = 1.0  # seconds that an actor waits for news before it says that there are none
+NEWS_TIMEOUT = 1.0  # seconds that an actor waits for news before it returns none
 PLACEMENT_TIMEOUT = 180.0  # seconds for Ray to start an actor: imports on a busy or cold machine
 NODE_CHECK_INTERVAL = 5.0  # seconds between two checks for new nodes
 RESTART_DELAY, MAX_RESTART_DELAY = 1.0, 600.0  # seconds before a failed actor is replaced
-NO_NODE_TIMEOUT = 600.0  # seconds without any actor at work that end the run
-OTHER_CALLS = 3  # of an actor at once beside its scans: start, news and a heartbeat
+NO_NODE_TIMEOUT = 600.0  # seconds without a working actor after which the run ends
+OTHER_CALLS = 3  # concurrent calls of an actor besides its scans: start, news and a heartbeat
 
 ActorKey = tuple[str, int]
-"""A node's id, and the place of the actor on it."""
+"""A node's id, and the number of the actor on it."""
 
 
 class RayPool(PolledPool):
@@ -72,13 +72,13 @@ class RayPool(PolledPool):
             address: as `ray_cluster.ADDRESS_HELP` says.
 
         Raises:
-            UsageError: such an address cannot be.
+            UsageError: the address is invalid.
         """
         super().__init__()
         self._cluster = Cluster(ray_address(address))
         self._settings = settings
         self._heartbeat_timeout = settings.heartbeat_timeout
-        # Named as what a killed run leaves: the next run sweeps it away.
+        # The name marks a leftover, so the next run removes it if this one is killed.
         self._marks = results.resolve() / f".nodes.tmp.{os.getpid()}"
         self._config: dict[str, Any] = {
             **asdict(settings),
@@ -90,7 +90,7 @@ class RayPool(PolledPool):
         }
         self._facts: dict[str, str] = {}
         self._actors: dict[ActorKey, _ActorHandle] = {}
-        self._ending: list[_ActorHandle] = []  # given up, but their work may still go on
+        self._ending: list[_ActorHandle] = []  # given up, but perhaps still working
         self._placement = _Placement()
         self._waiting: deque[Task] = deque()
         self._busy: dict[str, float] = {}  # of actors that are gone
@@ -126,7 +126,7 @@ class RayPool(PolledPool):
         return self._info
 
     def submit(self, task: Task) -> None:
-        """Give a task to the actor with most room; it waits here if a node has gone."""
+        """Give a task to the actor with the most free slots; without one it waits."""
         self._waiting.append(task)
         self._submit_waiting()
 
@@ -138,7 +138,7 @@ class RayPool(PolledPool):
         return dict(total)
 
     def close(self) -> None:
-        """Kill every actor, whose processes end with it, and a Ray instance that is ours."""
+        """Kill every actor with its processes, and a Ray instance that this run has started."""
         self._closed.set()
         for actor in self._actors.values():
             self._cluster.kill(actor.actor)
@@ -165,7 +165,7 @@ class RayPool(PolledPool):
         return any(node["Resources"].get("GPU", 0) >= 1 for node in self._cluster.nodes())
 
     def _shares(self, node: dict[str, Any]) -> tuple[int, int]:
-        """How many actors a node takes, and how many CPUs each of them claims."""
+        """The number of actors for a node, and the number of CPUs that each claims."""
         resources = node["Resources"]
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         if self._config["device"] != "cpu":
@@ -175,7 +175,7 @@ class RayPool(PolledPool):
         return count, cpus // count if count else 0
 
     def _start_actors(self) -> None:
-        """Start actors where a node has none: at first, and when nodes come or come back."""
+        """Start actors on nodes without one: at first, and when nodes join or return."""
         self._placement.checked()
         nodes = self._cluster.nodes()
         addresses = Counter(node["NodeManagerAddress"] for node in nodes)
@@ -206,7 +206,7 @@ class RayPool(PolledPool):
         return handle
 
     def _write_mark(self) -> None:
-        """Leave a file in the results folder, for every node to find."""
+        """Write a file into the results folder that every node has to see."""
         with system_errors_as(OutputError, f"{self._marks} cannot be written"):
             self._marks.mkdir(parents=True, exist_ok=True)
             (self._marks / RUN).write_text(self._config["token"])
@@ -214,7 +214,7 @@ class RayPool(PolledPool):
     # Calls
 
     def _poll(self, timeout: float) -> None:
-        """Wait for that long at most for calls to end, then look after the actors."""
+        """Wait for at most `timeout` seconds for results of calls, then check the actors."""
         calls = {
             ref: (actor, name, task)
             for actor in self._actors.values()
@@ -224,7 +224,7 @@ class RayPool(PolledPool):
             time.sleep(timeout)
         for ref in self._cluster.ready(list(calls), timeout) if calls else ():
             actor, name, task = calls[ref]
-            if self._actors.get(actor.key) is not actor:  # it was given up a moment ago
+            if self._actors.get(actor.key) is not actor:  # given up a moment ago
                 continue
             del actor.calls[ref]
             try:
@@ -252,11 +252,12 @@ class RayPool(PolledPool):
                     actor.call("start")
                 else:
                     self._check_info(actor, value)
-            except DeepscanError as error:  # at the start; later the run does without that node
+            except DeepscanError as error:  # raised at the start; later the node is left out
                 if self._info is None:
                     raise
                 self._placement.exclude(actor.key)
-                self._give_up(actor, NODE_LOST, f"{error}; the run goes on without it", ended=True)
+                why = f"{error}; the run continues without it"
+                self._give_up(actor, NODE_LOST, why, ended=True)
 
     def _take_news(self, actor: _ActorHandle, news: News) -> None:
         progress, log = news
@@ -276,7 +277,7 @@ class RayPool(PolledPool):
         self._events.append(event)
 
     def _check_facts(self, actor: _ActorHandle, theirs: dict[str, str], mark: str) -> None:
-        """Raise UsageError for a node that would give other results, or does not share storage."""
+        """Raise UsageError for a node that gives other results or does not share the storage."""
         ours = self._facts
         differ = [name for name in ours if theirs.get(name) != ours[name]]
         if differ:
@@ -290,32 +291,32 @@ class RayPool(PolledPool):
             )
         if not holds_text(self._marks / Path(mark).name, self._config["token"]):
             raise UsageError(
-                f"node {actor.label} wrote into {self._marks.parent}, and nothing of it is seen "
-                "here: the results folder must lie on storage that all nodes share, under one path"
+                f"node {actor.label} wrote into {self._marks.parent}, which is not visible here: "
+                "the results folder must lie on storage that all nodes share, under one path"
             )
 
     def _check_info(self, actor: _ActorHandle, info: PoolInfo) -> None:
-        """Raise EngineError for a node that came later and does not fit the others."""
+        """Raise EngineError for a later node that does not fit the others."""
         if self._info is not None and info.engine != self._info.engine:
             raise EngineError(
                 f"node {actor.label} runs the engine {info.engine}, the others {self._info.engine}"
             )
         if self._info is not None and not info.controls_passed:
-            raise EngineError(f"node {actor.label} does not score known crops as it should")
+            raise EngineError(f"node {actor.label} does not score known crops as expected")
         actor.info = info
         self._placement.succeeded(actor.key)
 
-    # What goes wrong
+    # Failures
 
     def _failed(self, actor: _ActorHandle, error: Exception) -> None:
-        """The actor's pool cannot work, or not any more; none of its processes is left."""
+        """Handle a pool that cannot work (any more); its processes have ended."""
         told = error_named(type(error).__name__, f"node {actor.label}: {error}")
         if self._info is None or len(self._actors) == 1:
             raise told from error
         self._give_up(actor, NODE_LOST, str(told), ended=True)
 
     def _unreachable(self, actor: _ActorHandle, error: NodeError) -> None:
-        """Ray says that an actor cannot answer: the node went, or only the actor on it."""
+        """Handle an actor that cannot answer: its node was lost, or only the actor."""
         alive = actor.key[0] in {node["NodeID"] for node in self._cluster.nodes()}
         if not alive or error.unreachable:
             self._give_up(actor, NODE_LOST, f"node {actor.label} was lost")
@@ -327,7 +328,7 @@ class RayPool(PolledPool):
             self._give_up(actor, "worker_crash", why, ended=True)
 
     def _unseen(self, actor: _ActorHandle, task: Task) -> None:
-        """A node does not see a file: it is not asked again, unless the file is really gone."""
+        """Handle a file that a node does not see: retire the node, unless the file is gone."""
         path = task.file.path
         if not is_there(path):
             actor.scan(task, even_if_missing=True)
@@ -351,10 +352,10 @@ class RayPool(PolledPool):
         now = time.monotonic()
         for actor in list(self._actors.values()):
             allowed = self._heartbeat_timeout
-            problem = "said nothing"
+            problem = "did not answer"
             if not actor.placed:
                 allowed = max(PLACEMENT_TIMEOUT, allowed)
-                problem = "has had no room for an actor"
+                problem = "has had no resources for an actor"
             if now - actor.last_answer_at > allowed:
                 why = f"node {actor.label} {problem} for {allowed:.0f} s"
                 self._give_up(actor, NODE_LOST, why)
@@ -370,16 +371,16 @@ class RayPool(PolledPool):
             raise EngineError(f"no node of the Ray cluster has worked for {NO_NODE_TIMEOUT:.0f} s")
 
     def _any_ready(self) -> bool:
-        """Whether an actor works; one that was only asked for may never come."""
+        """True if an actor is ready; one that was only requested may never start."""
         return any(actor.info is not None for actor in self._actors.values())
 
     def _give_up(self, actor: _ActorHandle, code: str, why: str, *, ended: bool = False) -> None:
         """Give up an actor.
 
-        Its tasks come back at once if its work has surely `ended`, else when it has ended itself
-        for want of a word from here.
+        Its tasks are lost at once if its work has `ended` for certain, else when it must have
+        exited for lack of contact.
         """
-        if self._actors.get(actor.key) is not actor:  # for another of its calls, a moment ago
+        if self._actors.get(actor.key) is not actor:  # given up for another of its calls
             return
         del self._actors[actor.key]
         self._cluster.kill(actor.actor)
@@ -406,27 +407,27 @@ class RayPool(PolledPool):
             actor.scan(self._waiting.popleft())
 
     def _send_heartbeats(self) -> None:
-        """Let the actors know that the run lives, also while it hashes a large file."""
+        """Send heartbeats to the actors, also while the run hashes a large file."""
         while not self._closed.wait(self._heartbeat_timeout / 10):
             for actor in list(self._actors.values()):
-                with contextlib.suppress(Exception):  # its other calls will show it
+                with contextlib.suppress(Exception):  # its other calls will report it
                     actor.actor.heartbeat.remote()
 
 
 @dataclass(eq=False)
 class _ActorHandle:
-    """One actor as the run sees it. Moments are by the monotonic clock."""
+    """One actor as seen by the run. Times are by the monotonic clock."""
 
     key: ActorKey
     label: str
     actor: Any
-    calls: dict[Any, tuple[str, Task | None]] = field(default_factory=dict)  # under way, by ref
+    calls: dict[Any, tuple[str, Task | None]] = field(default_factory=dict)  # pending, by ref
     last_answer_at: float = field(default_factory=time.monotonic)
     placed: bool = False
     info: PoolInfo | None = None  # once it is ready
     retired: bool = False
     reason: Reason | None = None  # why it was given up ...
-    ended_by: float = 0.0  # ... and when it has surely ended itself
+    ended_by: float = 0.0  # ... and when it must have exited
     tasks: set[Task] = field(default_factory=set)
     busy: dict[str, float] = field(default_factory=dict)
 
@@ -443,7 +444,7 @@ class _ActorHandle:
 
 
 class _Placement:
-    """Which nodes may get an actor, and when. Moments are by the monotonic clock."""
+    """Decides which nodes may get an actor, and when. Times are by the monotonic clock."""
 
     def __init__(self) -> None:
         self._excluded: set[str] = set()
@@ -484,5 +485,5 @@ class _Placement:
 
 
 def _short(fact: object) -> str:
-    """A fact for people: the front of a hash is enough."""
+    """Shorten a fact for people: the start of a hash is enough."""
     return "missing" if fact is None else str(fact)[:12]

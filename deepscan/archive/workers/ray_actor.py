@@ -1,8 +1,8 @@
-"""The Ray actor on a node of a cluster: the worker pool of one machine, called from the run.
+"""The Ray actor on a node of a cluster: a local pool that the run calls remotely.
 
-It is the pool of local.py, so a file is scanned, watched and given up here as it is without a
-cluster. It imports neither Ray nor torch; the model process below it does the work. `check` takes
-and gives plain values only: it is what shows that both sides run the same code.
+It uses the pool of local.py, so files are scanned, watched and retried as without a cluster. It
+imports neither Ray nor torch; its model process does the work. `check` uses only plain values,
+since it verifies that both sides run the same code.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from deepscan.errors import UsageError
 from deepscan.models.library import read_card
 
 RUN = "run"  # the file in the results folder that the run writes for the nodes
-POOL_WAIT = 0.1  # seconds until the pool gets a task that has come
-VISIBLE = 15.0  # seconds until what one machine writes is seen by another: network storage caches
+POOL_WAIT = 0.1  # seconds until the pool gets a new task
+VISIBLE = 15.0  # seconds until a file of one machine is visible on another: network storage caches
 
 Result = tuple[TaskDone | TaskLost, dict[str, float]]
 """How a task ended, and the actor's seconds of work by stage so far."""
@@ -49,7 +49,7 @@ News = tuple[list[TaskProgress], list[tuple[int, str]]]
 
 
 class ScanActor:
-    """Scans for a run somewhere else, on one device; ends its process when the run is silent."""
+    """Scans for a remote run on one device; exits when the run stops sending heartbeats."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
@@ -66,7 +66,7 @@ class ScanActor:
         threading.Thread(target=self._end_without_contact, name="fence", daemon=True).start()
 
     def check(self) -> tuple[dict[str, str], str]:
-        """What must be the same on all machines, and the name of a mark in the results folder.
+        """Facts that must be equal on all machines, and the name of a mark in the results folder.
 
         Raises:
             UsageError: the results folder is not the run's.
@@ -106,10 +106,10 @@ class ScanActor:
         return info
 
     def scan(self, task: Task, *, even_if_missing: bool = False) -> Result | None:
-        """Scan a file; None if it is not seen on this node.
+        """Scan a file; None if it is not visible on this node.
 
         Raises:
-            EngineError: nothing can be scanned here any more.
+            EngineError: this node cannot scan any more.
         """
         if not even_if_missing and not _appears(task.file.path):
             return None
@@ -121,10 +121,10 @@ class ScanActor:
         return future.result()
 
     def news(self, timeout: float) -> News:
-        """What has happened since the last call; nothing if the time passes.
+        """Progress and log since the last call; empty after `timeout` seconds.
 
         Raises:
-            EngineError: nothing can be scanned here any more.
+            EngineError: this node cannot scan any more.
         """
         self._last_contact = time.monotonic()
         with self._changed:
@@ -138,11 +138,11 @@ class ScanActor:
         return news
 
     def heartbeat(self) -> None:
-        """The run is alive."""
+        """Receive a heartbeat of the run."""
         self._last_contact = time.monotonic()
 
     def close(self) -> None:
-        """End the work, not the process, which may outlive this actor."""
+        """End the work but not the process, which may outlive this actor."""
         self._closed.set()
 
     def _log_line(self, kind: str, *, level: int, text: str) -> None:
@@ -151,14 +151,14 @@ class ScanActor:
             self._changed.notify_all()
 
     def _end_without_contact(self) -> None:
-        """End everything when the run is silent: it may have given our files to others."""
+        """Exit when the run is silent: it may have given the files to another node."""
         while time.monotonic() - self._last_contact < self._config["fence"]:
             if self._closed.wait(0.2):
                 return
         os._exit(1)  # the model process ends with the socket that we hold
 
     def _work(self, pool: LocalPool) -> None:
-        """Pass tasks to the pool and its results to whoever waits for them."""
+        """Pass tasks to the pool, and its results to the waiting calls."""
         futures: dict[Task, Future[Result]] = {}
         try:
             while not self._closed.is_set():
@@ -186,7 +186,7 @@ class ScanActor:
 
 
 def facts_of(model: str) -> dict[str, str]:
-    """What must be the same on all machines, so that it does not matter which one scans a file.
+    """Facts that must be equal on all machines, so that any of them can scan a file.
 
     Raises:
         ModelError: there is no such model.
@@ -214,7 +214,7 @@ def _source_hash() -> str:
 
 
 def holds_text(path: Path, text: str) -> bool:
-    """Whether a small file holds this text, or does so soon: network storage takes its time."""
+    """True if a small file holds this text now or soon: network storage may be slow."""
     until = time.monotonic() + VISIBLE
     while True:
         with contextlib.suppress(OSError, ValueError):
@@ -226,7 +226,7 @@ def holds_text(path: Path, text: str) -> bool:
 
 
 def _appears(path: Path) -> bool:
-    """Whether a file is there, or is soon."""
+    """True if a file exists now or soon."""
     for _ in range(10):
         if is_there(path):
             return True
@@ -235,7 +235,7 @@ def _appears(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a name is there, readable or not."""
+    """True if a path exists, readable or not."""
     try:
         path.lstat()
     except FileNotFoundError:

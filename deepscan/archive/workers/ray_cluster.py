@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: an instance of our own, or one that is there."""
+"""The connection to a Ray cluster: a running one, or an instance that is started here."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ ADDRESS_HELP = (
     "part of) or ray://HOST:PORT (a Ray client's connection)"
 )
 CONNECT_TIMEOUT = 20.0  # seconds in which a cluster has to answer
-NO_SUCH_COMMAND = 2  # as Ray's command line says of what it does not know
-CLOSE_TIMEOUT = 3.0  # seconds for Ray to leave a cluster; one whose node has gone never does
-OBJECT_STORE = 80 * 2**20  # bytes: Ray's least; nothing large passes through it
+NO_SUCH_COMMAND = 2  # exit code of Ray's command line for an unknown command
+CLOSE_TIMEOUT = 3.0  # seconds for Ray to disconnect; it never does if its node was lost
+OBJECT_STORE = 80 * 2**20  # bytes, Ray's minimum; nothing large is transferred
 
 
 class Cluster:
-    """A Ray cluster by its address; an instance that this starts ends with `close`."""
+    """A Ray cluster; `close` ends an instance that was started here."""
 
     def __init__(self, address: str) -> None:
-        """`address` is as `ray_address` gives it. Nothing is connected yet."""
+        """`address` is a result of `ray_address`. Nothing is connected yet."""
         self._address = address
         self._own_folder: Path | None = None  # of a Ray instance that is ours
         self._connected = False
@@ -45,17 +45,17 @@ class Cluster:
         self._ray: Any = None
 
     def connect(self) -> None:
-        """Join the cluster, or start an instance; nothing is reported to anybody.
+        """Join the cluster, or start an instance; usage reports to Ray are disabled.
 
         Raises:
             UsageError: Ray is missing, or the cluster cannot be reached.
         """
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # Who hides GPUs from an actor without one: the pool there does it; else Ray warns of it.
+        # The pool hides GPUs from an actor without one; without this variable Ray warns about it.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._ray = ray = _import_ray()
         if ray.is_initialized():
-            return  # by the program that we are part of: it will shut it down
+            return  # the calling program has connected, and will disconnect
         _check_answers(self._address)
         wanted: dict[str, Any] = {"address": self._address, "log_to_driver": False}
         if self._address == "local":
@@ -82,17 +82,17 @@ class Cluster:
                 f"{ADDRESS_HELP}"
             ) from error
         finally:
-            if handler is not None:  # Ray puts its own in the place of whoever runs this
+            if handler is not None:  # Ray has replaced the handler of this program
                 signal.signal(signal.SIGTERM, handler)
         self._connected = True
         if not self._address.startswith("ray://"):
             self._own_node = ray.get_runtime_context().get_node_id()
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive, as Ray describes them.
+        """The nodes that are alive, in Ray's description.
 
         Raises:
-            EngineError: the cluster has gone, or the node of this process.
+            EngineError: the cluster was lost, or the node of this process.
         """
         try:
             nodes: list[dict[str, Any]] = self._ray.nodes()
@@ -101,24 +101,24 @@ class Cluster:
         alive = [node for node in nodes if node["Alive"]]
         if self._own_node is not None and self._own_node not in {n["NodeID"] for n in alive}:
             raise EngineError(
-                "this machine's own node of the Ray cluster was lost, and with it the way to the "
-                "others: join the cluster again (`ray start`), then start the same scan; finished "
-                "files are skipped"
+                "this machine's own node of the Ray cluster was lost, and with it the connection "
+                "to the others: join the cluster again (`ray start`), then start the same scan; "
+                "finished files are skipped"
             )
         return alive
 
     def start_actor(self, kind: type, node: str, config: object, **claims: Any) -> Any:
-        """An actor on just this node; Ray neither restarts it nor retries its calls."""
+        """Start an actor on this node; Ray neither restarts it nor retries its calls."""
         strategies = self._ray.util.scheduling_strategies
         affinity = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         options = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": affinity}
         return self._ray.remote(kind).options(**options, **claims).remote(config)
 
     def ready(self, calls: Sequence[Any], timeout: float) -> list[Any]:
-        """The calls that have ended; at least one unless the time passes.
+        """Wait for calls to end; returns none only after `timeout` seconds.
 
         Raises:
-            EngineError: the cluster has gone.
+            EngineError: the cluster was lost.
         """
         try:
             ready, rest = self._ray.wait(list(calls), num_returns=1, timeout=timeout)
@@ -129,11 +129,11 @@ class Cluster:
         return list(ready)
 
     def result(self, call: Any) -> Any:
-        """What a call gave.
+        """The result of a call.
 
         Raises:
             NodeError: the actor or its node cannot answer.
-            Exception: what the call itself raised.
+            Exception: the error that the call raised.
         """
         errors = self._ray.exceptions
         try:
@@ -146,21 +146,21 @@ class Cluster:
             raise NodeError(" ".join(str(error).split()), unreachable=away) from error
 
     def kill(self, actor: Any) -> None:
-        """End an actor and the process that it has."""
+        """End an actor and its process."""
         try:
             self._ray.kill(actor, no_restart=True)
-        except Exception as error:  # with its node or the cluster it has gone already
+        except Exception as error:  # its node or the cluster was lost
             logger.debug("an actor cannot be killed: %s", error)
 
     def close(self) -> None:
-        """Leave the cluster, or end the instance that is ours."""
+        """Disconnect, and end an instance that was started here."""
         if self._connected:
             self._connected = False
             leaving = threading.Thread(target=self._leave, name="leave", daemon=True)
             leaving.start()
             leaving.join(CLOSE_TIMEOUT if self._own_folder is None else None)
             if leaving.is_alive():
-                atexit.unregister(self._ray.shutdown)  # it would wait once more, without an end
+                atexit.unregister(self._ray.shutdown)  # it would wait again, without a limit
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)
             self._own_folder = None
@@ -168,12 +168,12 @@ class Cluster:
     def _leave(self) -> None:
         try:
             self._ray.shutdown()
-        except Exception:  # its processes are its children, and end with this one
+        except Exception:  # its processes are children of this one, and end with it
             logger.warning("Ray did not shut down cleanly", exc_info=True)
 
 
 class NodeError(Exception):
-    """An actor cannot answer; `unreachable` if nobody knows whether it still works."""
+    """An actor cannot answer; `unreachable` if it may still be working."""
 
     def __init__(self, text: str, *, unreachable: bool) -> None:
         super().__init__(text)
@@ -181,10 +181,10 @@ class NodeError(Exception):
 
 
 def ray_address(cluster: str) -> str:
-    """What Ray calls the cluster that `--cluster` names: "local", "auto", "host:port", "ray://...".
+    """Translate `--cluster` to Ray's address: "local", "auto", "host:port" or "ray://...".
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the value is invalid.
     """
     if cluster == "ray":
         return "local"
@@ -197,7 +197,7 @@ def ray_address(cluster: str) -> str:
 
 
 def _check_answers(address: str) -> None:
-    """Raise UsageError if no cluster answers; Ray itself would wait for minutes and say much."""
+    """Raise UsageError if no cluster answers; Ray itself would wait and log for minutes."""
     silent = UsageError(
         f"no Ray cluster answers at {address}: see `ray status` there. Give {ADDRESS_HELP}"
     )
@@ -208,7 +208,7 @@ def _check_answers(address: str) -> None:
         except (OSError, OverflowError) as error:
             raise silent from error
     elif address != "local":
-        # In a process of its own, since a connection that is tried cannot be given up.
+        # In a separate process, since a connection attempt cannot be cancelled.
         command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
         command += ["--skip-version-check", "--address", address]
         try:

@@ -1,7 +1,7 @@
-"""The model process: one engine, several files at once.
+"""The model process: runs one engine and scans several files at once.
 
-It ends as soon as the socket to the run does, whatever it is doing: no work outlives the run, also
-not one that was killed. Engines are imported when work begins.
+It exits as soon as its socket to the run closes, so no work outlives the run, even if the run is
+killed. Engines are imported when work starts.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 1.0  # seconds between two heartbeats
 PROGRESS_INTERVAL = 0.25  # seconds between two reports of a task's progress
-FILES_CPU, FILES_CUDA = 2, 4  # in flight: one decodes while the other is judged
+FILES_CPU, FILES_CUDA = 2, 4  # in flight: one is decoded while another is judged
 STEM = "result"
-CHECKPOINT = ".checkpoint"  # in a task's folder: where a long file goes on after a kill
+CHECKPOINT = ".checkpoint"  # in a task's folder: lets a long file resume after a kill
 
-DISK = "disk_full"  # reason of a loss that meets every file
+DISK = "disk_full"  # reason of a loss that affects every file
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 # One task
 
 
 def run_task(scanner: Scanner, task: Task, progress: Progress) -> tuple[Outcome, Message]:
-    """Scan the file of a task; its outcome, and the seconds of work by stage.
+    """Scan the file of a task; returns its outcome, and the seconds of work by stage.
 
     Paths in the outcome are as in `outcome_of`.
 
     Raises:
-        DeepscanError: the file has no outcome: the engine or the disk failed.
+        DeepscanError: the file has no outcome, since the engine or the disk failed.
     """
     began, started = time.monotonic(), now()
     checkpoint = task.folder / CHECKPOINT
@@ -64,35 +64,35 @@ def run_task(scanner: Scanner, task: Task, progress: Progress) -> tuple[Outcome,
             task.file.path,
             outputs_of(task.folder, task.write),
             if_found=outputs_of(task.folder, task.write_found),
-            force=True,  # what is there was left by a run that was killed before it could say so
+            force=True,  # existing files are leftovers of a killed run
             progress=progress,
             checkpoint=checkpoint,
         )
-        shutil.rmtree(checkpoint, ignore_errors=True)  # also one of an error; it has its outcome
+        shutil.rmtree(checkpoint, ignore_errors=True)  # also after an error of the file
     finally:
-        with contextlib.suppress(OSError):  # not empty: outputs lie in it
+        with contextlib.suppress(OSError):  # not empty: it holds outputs
             task.folder.rmdir()
     busy = dict(found.scan.timings) if isinstance(found, Scanned) else {}
     return outcome_of(task, found, started, time.monotonic() - began), busy
 
 
 def now() -> str:
-    """The time as records name it: UTC, ISO 8601."""
+    """The current time for records: UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def outputs_of(folder: Path, sinks: tuple[str, ...]) -> dict[str, Path]:
-    """Sink -> the file in the folder that it writes."""
+    """Sink name -> output file in the folder."""
     from deepscan.sinks import sink_class
 
     return {name: folder / (STEM + sink_class(name).suffix) for name in sinks}
 
 
 def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) -> Outcome:
-    """What the journal keeps of a scan.
+    """The outcome of a scan for the journal.
 
-    The paths of outputs are relative to the task's folder and `folder` is "."; only the run knows
-    where that lies. `key` is left to the run as well.
+    The paths of outputs are relative to the task's folder and `folder` is "."; the run replaces
+    both, and sets `key`.
     """
     written = tuple(
         OutputFile(output.kind, output.path.name, output.sha256, output.size)
@@ -151,7 +151,7 @@ def _content(path: Path, limits: Limits) -> tuple[str | None, int | None]:
 
 
 def failure_reason(error: Exception) -> Reason:
-    """Why a task has no outcome: a full disk, the engine, the output, or a bug."""
+    """The reason why a task has no outcome: a full disk, the engine, the output, or a bug."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
@@ -176,7 +176,7 @@ def main(descriptor: str) -> None:
 
 
 class _Worker:
-    """The process's side: one thread receives, one for each file in flight scans."""
+    """The model process: one thread receives, and one for each file in flight scans."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -199,7 +199,7 @@ class _Worker:
         while True:
             yield from self._channel.receive()
             if self._channel.closed:
-                os._exit(0)  # threads may be deep in native code; nothing may hold us back
+                os._exit(0)  # threads in native code must not delay the exit
 
     def _send_heartbeats(self) -> None:
         while True:
@@ -246,7 +246,7 @@ class _Worker:
     def _scan(
         self, make: Callable[..., Scanner], shared: SharedEngine, scanner: Scanner | None
     ) -> None:
-        """Scan one file after the other with a face detector of our own."""
+        """Scan one file after the other with this thread's face detector."""
         while True:
             number, task = self._tasks.get()
             try:
@@ -254,7 +254,7 @@ class _Worker:
                     scanner = make(task.options, engine=shared.client())
                 with shared.active_client():
                     outcome, busy = run_task(scanner, task, self._progress_of(number))
-                # What the scan took for the network's time holds waiting for the others.
+                # The scan's own measurement includes waiting for other scans.
                 busy["network"] = shared.take_seconds()
                 self._channel.send("done", number=number, outcome=outcome.to_json(), busy=busy)
             except Exception as error:
@@ -264,7 +264,7 @@ class _Worker:
                 reason = failure_reason(error)
                 self._channel.send("lost", number=number, code=reason.code, text=reason.text)
                 if isinstance(error, EngineError) and "cuda" in shared.engine.name:
-                    # An error of the device stays with the process: only a new one is sound.
+                    # A CUDA error persists in the process: only a new one works.
                     os._exit(1)
 
     def _progress_of(self, number: int) -> Progress:
@@ -282,7 +282,7 @@ class _Worker:
 
 
 class LogRelay(logging.Handler):
-    """Sends log lines to the run, which knows how to show them."""
+    """Sends log lines to the run."""
 
     def __init__(self, send: Callable[..., None]) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ class LogRelay(logging.Handler):
 
 
 def error_outcome(task: Task, reason: Reason) -> Outcome:
-    """The outcome of a task that nobody could finish."""
+    """The outcome of a task that failed on every attempt."""
     file = task.file
     return Outcome(
         name=file.name,

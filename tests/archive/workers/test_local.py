@@ -228,7 +228,7 @@ def test_a_process_that_is_stopped_is_given_up(tmp_path):
         pool.submit(task_of(path, tmp_path / "out"))
         os.kill(pool._workers[0].process.pid, 19)
         (lost,) = ends(finish(pool, 1)).values()
-    assert isinstance(lost, TaskLost) and "said nothing" in lost.reason.text
+    assert isinstance(lost, TaskLost) and "no heartbeat" in lost.reason.text
 
 
 def test_closing_ends_everything(tmp_path):

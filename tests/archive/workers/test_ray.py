@@ -415,7 +415,7 @@ def test_a_node_that_says_nothing_is_given_up(pool_on, tasks):
     while not ends and time.monotonic() < until:
         other.actors[-1].say_nothing_new()
         ends += [event for event in pool.wait(0.05) if isinstance(event, TaskLost)]
-    assert ends[0].reason.code == "node_lost" and "said nothing" in ends[0].reason.text
+    assert ends[0].reason.code == "node_lost" and "did not answer" in ends[0].reason.text
     assert worker.actors[0].killed
 
 
@@ -467,7 +467,7 @@ def test_a_node_that_comes_later_and_does_not_fit_is_left_out(pool_on, odd, capl
         assert time.monotonic() < until
         pool.wait(0.05)
     pool.wait(0.2)
-    assert len(b.actors) == 1 and "node b" in caplog.text and "goes on without it" in caplog.text
+    assert len(b.actors) == 1 and "node b" in caplog.text and "continues without it" in caplog.text
 
 
 def test_a_node_that_does_not_see_the_archive_gets_no_more_files(pool_on, tasks, caplog):
