@@ -1,1 +1,1 @@
-"""One file: from its frames to a verdict and its outputs."""
+"""The scan of one file: from its frames to a verdict and its outputs."""

@@ -1,13 +1,13 @@
-"""Frame results between the two passes of a scan: on disk, so that memory does not grow.
+"""Stores frame results on disk between the two passes of a scan, so that memory stays bounded.
 
-The verdict stands on every video frame, but it is known only at the end. So the first pass keeps
-what was found (boxes, scores, small masks; no pixels) in a file, and the second pass reads it
-beside the pictures, which are decoded again. The file has no name and goes with the process, unless
-a checkpoint is wanted: then a scan that was interrupted goes on where `mark` was called last.
+Every frame of the verdict video shows the verdict, which is known only at the end. So the first
+pass stores its results (boxes, scores, small masks; no pixels) in a file, and the second pass reads
+them together with the pictures, which are decoded again. The file has no name and disappears with
+the process, unless there is a checkpoint: then an interrupted scan resumes at the last `mark`.
 
-A checkpoint is a folder with two files: `results`, to which frames are only added, and `mark.json`,
-which says how much of it counts (bytes and their SHA-256) and under which key. Whatever stands
-behind the mark, or under another key, is thrown away. Nothing in it is ever executed.
+A checkpoint is a folder with two files: `results`, which only grows, and `mark.json` with the valid
+length, its SHA-256 and a key. Data behind the mark, or under another key, is discarded. Nothing in
+it is executed.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ _LENGTHS = struct.Struct("<II")  # bytes of text, bytes of masks
 
 
 class FrameStore:
-    """A list of frame results on disk: append all, then read from the start, any number of times.
+    """A list of frame results on disk: append all, then read it any number of times.
 
-    Masks are kept in 8 bits: P(manipulated) to within 1/510. A face takes about 2 kB.
+    Masks are stored in 8 bits: P(manipulated) to within 1/510. A face takes about 2 kB.
     """
 
     def __init__(self, checkpoint: Path | None = None, key: str = "") -> None:
         """
         Args:
-            checkpoint: a folder to keep the file in, made if it is missing. What was marked there
-                under the same key is resumed, and `marked` is its state.
-            key: changes with whatever changes a result.
+            checkpoint: a folder for the file, created if it is missing. Results that were marked
+                there under the same key are resumed, and `marked` is their state.
+            key: changes with everything that affects a result.
 
         Raises:
-            OutputError: no file can be made, or another scan uses the checkpoint.
+            OutputError: no file can be created, or another scan uses the checkpoint.
         """
         self._digest = hashlib.sha256()
         self._key = key
@@ -88,9 +88,9 @@ class FrameStore:
             self._digest.update(data)
 
     def mark(self, state: dict[str, Any]) -> None:
-        """Make what was appended so far survive the process, with `state` (ready for JSON).
+        """Save the results so far beyond the process, with `state` (ready for JSON).
 
-        Without a checkpoint this does nothing.
+        Does nothing without a checkpoint.
 
         Raises:
             OutputError: the disk is full.
@@ -111,13 +111,13 @@ class FrameStore:
             sync(self._folder)
 
     def results(self) -> Iterator[FrameResult]:
-        """Yield what was appended, in order and without pictures.
+        """Yield the results in order, without pictures.
 
         Raises:
             OutputError: the disk is full.
         """
         with self._failures():
-            self._file.seek(0)  # writes what is still in memory
+            self._file.seek(0)  # flushes the buffer
         while head := self._file.read(_LENGTHS.size):
             text, masks = _LENGTHS.unpack(head)
             yield _unpack(self._file.read(text), self._file.read(masks))
@@ -135,25 +135,25 @@ class FrameStore:
             if frame is None or (frame.index, frame.pts) != (result.frame.index, result.frame.pts):
                 raise CorruptError(
                     f"the file gave other frames when it was read again (at frame "
-                    f"{result.frame.index}): it changed during the scan"
+                    f"{result.frame.index}): it was changed during the scan"
                 )
             yield replace(result, frame=frame)
 
     def close(self) -> None:
-        with suppress(OSError):  # on a full disk the rest is not written: nobody needs it now
+        with suppress(OSError):  # on a full disk the rest is not written and no longer needed
             self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        # The file is done, one way or the other: there is nothing to resume.
+        # The file has a result or an error: there is nothing to resume.
         if self._folder is not None and (kind is None or issubclass(kind, VideoError)):
             _remove_checkpoint(self._folder)  # while it is locked
         self.close()
 
     def _resume(self) -> None:
-        """Keep of the file what its mark vouches for, if the key is ours, and drop the rest."""
+        """Keep the marked part of the file if the key is the same, and discard the rest."""
         assert self._folder is not None
         length = 0
         try:
@@ -166,7 +166,7 @@ class FrameStore:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError) as error:
-            logger.warning("%s: the checkpoint is damaged and not used: %r", self._folder, error)
+            logger.warning("%s: the checkpoint is damaged and ignored: %r", self._folder, error)
         with ExitStack() as held, self._failures():
             held.callback(self._file.close)
             self._file.truncate(length)
@@ -182,12 +182,12 @@ def _remove_checkpoint(folder: Path) -> None:
     for path in (*folder.glob(".mark.*.part.json"), folder / "mark.json", folder / "results"):
         with suppress(OSError):
             path.unlink()
-    with suppress(OSError):  # others may have put something beside it
+    with suppress(OSError):  # the folder may hold other files
         folder.rmdir()
 
 
 def rounded(result: FrameResult) -> FrameResult:
-    """The result with masks as they are stored: what is judged is what can be read again."""
+    """The result with masks as they are stored, so that a verdict uses the stored values."""
     faces = tuple(
         face if face.mask is None else replace(face, mask=_mask(_levels(face.mask)))
         for face in result.faces
@@ -223,7 +223,7 @@ def _open_checkpoint(folder: Path) -> IO[bytes]:
 
 
 def _pack(result: FrameResult) -> bytes:
-    """One frame: lengths, JSON, then the masks one after the other."""
+    """Pack one frame: lengths, JSON, then its masks."""
     frame = result.frame
     masks = [_levels(each.mask) for each in result.faces]
     values = [

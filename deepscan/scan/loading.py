@@ -1,4 +1,4 @@
-"""Make something slow in a thread, while other work goes on that does not need it yet."""
+"""Makes a value in a thread, while the caller does work that does not need it yet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Loading(Generic[T]):
-    """A value that is made once, in a thread of its own, from `start` on or when it is wanted."""
+    """A value that is made once, in a thread, from `start` on or when it is first used."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -20,7 +20,7 @@ class Loading(Generic[T]):
         self._future: Future[T] | None = None
 
     def start(self) -> Future[T]:
-        """Begin; later calls change nothing."""
+        """Start; later calls do nothing."""
         with self._lock:
             if self._future is None:
                 executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loading")
@@ -29,15 +29,15 @@ class Loading(Generic[T]):
             return self._future
 
     def result(self) -> T:
-        """The value, waited for; raises what making it raised."""
+        """Wait for the value; raises the error of making it."""
         return self.start().result()
 
     def close(self, release: Callable[[T], None]) -> bool:
-        """Wait for a value that is being made and release it; False if it was never begun."""
+        """Wait for a value that is being made and release it; False if it was never started."""
         with self._lock:
             future = self._future
         if future is None:
             return False
-        with suppress(Exception):  # whoever wanted the value has met the error
+        with suppress(Exception):  # `result` has raised the error
             release(future.result())
         return True

@@ -1,7 +1,7 @@
-"""What a pass over a file found: evidence for the verdict, results in a frame store for the sinks.
+"""The result of a pass over a file: evidence for the verdict, and stored results for the sinks.
 
-Both come from the same numbers, those that the store keeps: so evidence that is gathered from a
-store again, after an interruption or from two passes, is the same to the last bit.
+Both use the numbers as they are stored, so evidence that is collected from a store again, after an
+interruption or from two passes, is identical.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from deepscan.verdict.evidence import Evidence
 
 
 class PassResult:
-    """Takes frame results in order; `store`, if given, keeps them. The caller closes it.
+    """Takes frame results in order, and stores them in `store`, which the caller closes.
 
     `pictures`, if given, keeps those that a page may show.
 
-    `sampled` counts the frames that were looked at, `tracks` is for a pass that continues behind
-    them. `failure` is the error of the file that ended the pass, `out_of_time` says that the budget
-    did.
+    `sampled` counts the analysed frames, `tracks` is for a pass that continues behind them.
+    `failure` is the error of the file that ended the pass, `out_of_time` is True if the budget
+    ended it.
     """
 
     def __init__(self, store: FrameStore | None = None, pictures: Pictures | None = None) -> None:
@@ -60,7 +60,7 @@ class PassResult:
             self.store.append(result)
 
     def add_stored(self, result: FrameResult) -> None:
-        """Take the next frame from the store, where it is already."""
+        """Take the next frame, which is in the store already."""
         if self._first is None:
             self._first = result.frame
         self.evidence.add(result)

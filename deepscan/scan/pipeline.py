@@ -1,9 +1,9 @@
-"""The chain from frames to frame results: the only threads, the only batching.
+"""The pipeline from frames to frame results, with its threads and batches.
 
-Memory is bounded: `prefetch` holds `depth` items and the one in the making, `find_faces` at most
-the frames between two key frames (see there), `predict` at most MAX_WAITING frames. At 1920x1080
-(6.2 MB a frame) that is about 9 + 32 + 17 + 8 pictures, 410 MB in the worst case, whatever the
-length of the file; a 25 frames/s video needs about half.
+Memory is bounded: `prefetch` holds `depth` items and the next, `find_faces` at most the frames
+between two key frames, `predict` at most MAX_WAITING frames. At 1920x1080 (6.2 MB per frame) that
+is about 9 + 32 + 17 + 8 pictures, 410 MB in the worst case, for files of any length; a video with
+25 frames/s needs about half.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from deepscan.types import (
 
 T = TypeVar("T")
 
-MAX_WAITING = 8  # frames held back for a batch; a face-less hour still flows
+MAX_WAITING = 8  # frames held back for a batch; frames without faces must not wait long
 DEPTH = 8  # items between two threads
 SEARCHED = 16  # frames from face search to network: up to the next key frame, at 25 a second
 
 
 def prefetch(items: Iterable[T], depth: int = DEPTH) -> Generator[T]:
-    """Run `items` in a thread of its own: `depth` items wait at most, and one is in the making.
+    """Iterate over `items` in a thread, up to `depth` items and one more ahead.
 
     An error in `items` is raised here, after the items before it. Closing this iterator, or leaving
-    the loop over it, stops the thread, closes `items` there and joins it.
+    the loop over it, stops the thread, closes `items` in it and joins it.
     """
     iterator = iter(items)
     end = object()
@@ -71,11 +71,11 @@ def prefetch(items: Iterable[T], depth: int = DEPTH) -> Generator[T]:
 def fan_out(
     items: Iterable[T], consumers: Iterable[Callable[[T], None]], depth: int = DEPTH
 ) -> Generator[T]:
-    """Hand every item to every consumer, each in a thread of its own, and yield it.
+    """Pass every item to every consumer, each in its own thread, and yield it.
 
     A consumer gets the items in order and is at most `depth` items behind. An error in one is
-    raised here at the next item; the others stop where they are. When this ends, for whatever
-    reason, no consumer runs any more.
+    raised here at the next item, and the others stop. When this generator ends, all consumers have
+    ended.
     """
     failures: list[BaseException] = []
 
@@ -109,10 +109,10 @@ def fan_out(
 def predict(
     frames: Iterable[FrameCrops], engine: Engine, watch: Stopwatch | None = None
 ) -> Iterator[FrameResult]:
-    """Score the crops of frames in full batches; frames leave in the order in which they came.
+    """Score the crops of frames in full batches; frames keep their order.
 
     Raises:
-        EngineError: the engine failed, or gave something that is not a probability.
+        EngineError: the engine failed, or returned a value that is no probability.
     """
     watch = watch or Stopwatch()
     waiting: deque[FrameCrops] = deque()
@@ -139,7 +139,7 @@ def predict(
 
 
 def _prediction(crop: FaceCrop, score: float, mask: Mask | None) -> FacePrediction:
-    """The crop was turned upright for the network; the mask lies over the picture as it is."""
+    """Turn the mask back if the crop was turned upright for the network."""
     if crop.face.turn and mask is not None:
         mask = np.ascontiguousarray(turn_picture(mask, -crop.face.turn))
     return FacePrediction(crop, score, mask)
@@ -155,14 +155,14 @@ def analyze(
     tracks: TrackState | None = None,
     watch: Stopwatch | None = None,
 ) -> Generator[FrameResult]:
-    """The whole chain: decoding, face search and network each in a thread of its own.
+    """Run the whole pipeline: decoding, face search and network, each in its own thread.
 
-    Close it before closing what `frames` reads from.
+    Close it before the reader of `frames`.
 
     Args:
-        segments: in order and without gaps, until no frame is left; by default `segments_of`.
-        tracks: the faces that were seen before the first of them.
-        watch: counts the time of each stage.
+        segments: in order and without gaps, up to the last frame; default: `segments_of`.
+        tracks: the faces seen before the first segment.
+        watch: measures the time of each stage.
 
     Raises:
         VideoError: raised by `frames`; the results of all frames before it have been yielded.

@@ -1,8 +1,8 @@
-"""Scan one file to one verdict, or several files one by one.
+"""Scans one file to one verdict, or several files one by one.
 
-A scan takes two passes. The first decodes, finds faces, scores them and ends in a verdict; the
-second, only if files are to be written, reads the results again, with the pictures where a sink
-shows them, and hands them to the sinks, which know the verdict from the start.
+A scan has two passes. The first decodes, finds faces, scores them and ends in a verdict. The
+second, only if files are to be written, reads the results again, with the pictures if a sink needs
+them, and passes them to the sinks, which know the verdict from the start.
 """
 
 from __future__ import annotations
@@ -93,16 +93,16 @@ from deepscan.video.verdict_video import is_marked
 
 logger = logging.getLogger(__name__)
 
-CROWD = 4  # times as many faces are found as are judged in one frame: they take turns
-FOUND = (Label.MANIPULATED, Label.SUSPICIOUS)  # worth a video and masks even in an archive
+CROWD = 4  # times as many faces are detected as judged in one frame; they take turns
+FOUND = (Label.MANIPULATED, Label.SUSPICIOUS)  # get a video and masks even in an archive
 
 Progress = Callable[[str, int, float, float | None], None]
 """Called after every frame: "analysing" or "writing", frames so far, media seconds so far and in
-all (None where unknown)."""
+total (None if unknown)."""
 
 
 def _ignore(stage: str, frames: int, seconds: float, duration: float | None) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""
 
 
 def scan_video(
@@ -119,9 +119,9 @@ def scan_video(
 
 
 def analyze_video(path: Path | str, options: ScanOptions | None = None) -> Iterator[FrameResult]:
-    """Yield the result of every frame, with pictures, crops and masks, as it is made.
+    """Yield the result of every frame, with picture, crops and masks.
 
-    Scores are those of the network, not calibrated; the verdict needs all of them.
+    Scores are the network's output, not calibrated; the verdict needs all of them.
 
     Raises:
         VideoError: the file cannot be read, or not to its end.
@@ -151,11 +151,11 @@ def scan_paths(
     """Scan files one by one; a bad file becomes `Skipped` and the next one follows.
 
     Args:
-        outputs: gives, for an input, the files to write: sink name -> path.
-        force: overwrite files that are there.
+        outputs: returns the files to write for an input: sink name -> path.
+        force: overwrite existing files.
 
     Raises:
-        OutputError, EngineError, ModelError: these would meet every file.
+        OutputError, EngineError, ModelError: the error affects every file.
     """
     with Scanner(options or ScanOptions()) as scanner:
         for path in paths:
@@ -165,8 +165,8 @@ def scan_paths(
 class Scanner:
     """An engine and a face detector for any number of files. Use it with `with`.
 
-    They are loaded in a thread while the first file that exists is hashed and opened, or as soon as
-    `engine` or `detector` is asked for.
+    They are loaded in a thread while the first existing file is hashed and opened, or when `engine`
+    or `detector` is first used.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Scanner:
 
     @property
     def engine(self) -> Engine:
-        """The engine, waited for.
+        """The engine; waits until it is loaded.
 
         Raises:
             EngineError, ModelError: the network cannot run.
@@ -214,16 +214,16 @@ class Scanner:
 
     @engine.setter
     def engine(self, engine: Engine) -> None:
-        """Take another engine; it is not closed at the end, the first one is."""
+        """Use another engine; it is not closed at the end, the first one is."""
         self._engine = engine
 
     @property
     def detector(self) -> FaceDetector:
-        """The face detector, waited for; raises as `engine` does."""
+        """The face detector; waits until it is loaded, and raises as `engine` does."""
         return self._loading.result()[1]
 
     def load(self) -> None:
-        """Begin to load what is not there yet, and return at once."""
+        """Start to load engine and face detector, and return at once."""
         if self.options.isolate:
             warm_up()
         self._loading.start()
@@ -245,23 +245,22 @@ class Scanner:
         progress: Progress = _ignore,
         checkpoint: Path | None = None,
     ) -> Scanned | Skipped:
-        """Scan one file and write what is asked for.
+        """Scan one file and write its outputs.
 
-        Media longer than `segments.SEGMENT_LENGTH` may be interrupted, also by a kill: with the
-        same checkpoint a later scan of the same content, settings and weights resumes at the last
-        border between two segments, and ends as it would have ended. Not so with triage, which is
-        short.
+        A scan of media longer than `segments.SEGMENT_LENGTH` can be interrupted, also by a kill:
+        with the same checkpoint, a later scan of the same content, settings and weights resumes at
+        the last segment border, with the same result. Triage is short and has no checkpoints.
 
         Args:
-            outputs: sink name -> file to write, whatever the verdict.
-            if_found: more of them, for a file that is manipulated or suspicious.
-            force: overwrite files that are there.
-            checkpoint: a folder of this file alone for what was found so far; made if there is
-                something to store, and removed when the file is done.
+            outputs: sink name -> file to write, for any verdict.
+            if_found: further outputs if the file is manipulated or suspicious.
+            force: overwrite existing files.
+            checkpoint: a folder for the results so far, used by this file alone; created if there
+                is something to store, and removed when the file is done.
 
         Raises:
             UsageError: an unknown sink, or an output that is the input.
-            OutputError: an output is there already and `force` is not set, or cannot be written.
+            OutputError: an output exists and `force` is not set, or cannot be written.
             EngineError: the engine failed.
         """
         request = _Request(path, dict(outputs or {}), dict(if_found or {}), checkpoint, progress)
@@ -279,7 +278,7 @@ class Scanner:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What is asked for one file; see `Scanner.scan`."""
+    """A request to scan one file; see `Scanner.scan`."""
 
     path: Path
     outputs: Mapping[str, Path] = field(default_factory=dict)
@@ -290,18 +289,18 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What is known of an input before it is decoded; None for what an error came before."""
+    """Facts about an input before it is decoded; None for those that an error prevented."""
 
     file: Path  # with links followed
     started: str
     identity: Identity | None = None
     sha256: str | None = None
     provenance: Provenance | None = None
-    verdict_video: bool = False  # it says that deepscan wrote it
+    verdict_video: bool = False  # it has the mark of verdict videos
 
 
 class _FileScan:
-    """One file on its way to a verdict and its outputs: `run` names the stages in order."""
+    """The scan of one file; `run` calls the stages in order."""
 
     def __init__(self, scanner: Scanner, request: _Request) -> None:
         self._scanner, self._request, self._options = scanner, request, scanner.options
@@ -313,7 +312,7 @@ class _FileScan:
         """Scan the file.
 
         Raises:
-            VideoError: no verdict can be given; `skip` says so in a record.
+            VideoError: there is no verdict; `skip` makes the outcome and record for it.
             OutputError, EngineError: as `Scanner.scan`.
         """
         request = self._request
@@ -352,7 +351,7 @@ class _FileScan:
             return Scanned(request.path, replace(scan, timings=self._watch.timings), written)
 
     def skip(self, error: VideoError) -> Skipped:
-        """The outcome of a file that gave no verdict, with its record if one is asked for."""
+        """The outcome of a file without a verdict, with a record if one is wanted."""
         label = Label.NOT_APPLICABLE if isinstance(error, NoVideoError) else Label.ERROR
         skipped = Skipped(self._request.path, label, Reason(error.reason, str(error)))
         path = self._request.outputs.get("record")
@@ -373,7 +372,7 @@ class _FileScan:
             return replace(skipped, outputs=(finished("record", parts["record"], path),))
 
     def _identify(self) -> None:
-        """The stage before decoding; what is learnt before an error stays known."""
+        """Collect the facts before decoding; facts before an error are kept."""
         file, limits = resolve(self._request.path), self._options.limits
         if may_hold_pictures(file, limits):
             self._scanner.load()
@@ -401,7 +400,7 @@ class _FileScan:
         )
 
     def _store(self, info: VideoInfo, triaged: bool, held: ExitStack) -> FrameStore | None:
-        """Where the first pass stores its results, if anybody reads them; `held` closes it."""
+        """Open the store of the first pass if its results are read again; `held` closes it."""
         request, checkpoint = self._request, self._request.checkpoint
         if triaged or info.still or (info.duration or math.inf) <= segments.SEGMENT_LENGTH:
             checkpoint = None
@@ -420,7 +419,7 @@ class _FileScan:
         return None if store is None or store.marked is not None else Pictures()
 
     def _checkpoint_key(self) -> str:
-        """Changes with all that changes a result; a checkpoint under another key is not used."""
+        """The key of a checkpoint: it changes with everything that affects a result."""
         engine = self._scanner.engine
         facts = {
             "format": 2,  # of the frame store
@@ -436,10 +435,10 @@ class _FileScan:
     def _first_pass(
         self, reader: VideoReader, info: VideoInfo, found: PassResult, triaged: bool
     ) -> None:
-        """Analyse the file, from the last mark on if there is one; `found` says how it ended.
+        """Analyse the file, from the last mark on if there is one, into `found`.
 
         Raises:
-            VideoError: nothing could be read at all, or not what was read before.
+            VideoError: no frame could be read, or other frames than before.
         """
         progress = self._request.progress
         border = 0.0
@@ -460,7 +459,7 @@ class _FileScan:
             tracks=found.tracks,
             watch=self._watch,
         )
-        with closing(results):  # its threads use the reader: they end before that is closed
+        with closing(results):  # its threads use the reader and have to end before it is closed
             try:
                 for result in results:
                     at = result.frame.time
@@ -489,7 +488,7 @@ class _FileScan:
     def _refine(
         self, coarse: PassResult, final: PassResult, *, rate: float, pace: float
     ) -> Refinement:
-        """The dense passes of a triage; their results and those of the coarse one go to `final`."""
+        """Run the dense passes of a triage; joins their results and the coarse ones in `final`."""
         scanner = self._scanner
         spans = uncertain_spans(coarse.evidence, scanner.calibration, self._options)
         refined = refine(
@@ -500,7 +499,7 @@ class _FileScan:
         return refined
 
     def _analyze(self, frames: Iterator[Frame], **given: Any) -> Generator[FrameResult]:
-        """All results of a further reading; close them before what `frames` reads from."""
+        """Analyse frames of a further reading; close the results before the reader."""
         scanner = self._scanner
         return analyze(
             frames,
@@ -514,7 +513,7 @@ class _FileScan:
     def _analyze_again(
         self, parts: Iterable[Segment], tracks: TrackState
     ) -> Generator[FrameResult]:
-        """Read the file once more and analyse some segments of it."""
+        """Read the file again and analyse some segments of it."""
         with self._open() as reader:
             results = self._analyze(reader.frames(), segments=parts, tracks=tracks)
             with closing(results):
@@ -525,7 +524,7 @@ class _FileScan:
                     )
 
     def _other_streams(self, report: ReadReport) -> list[Verdict | VideoError]:
-        """Judge the picture streams beside the main one: a file must not hide a face in them."""
+        """Judge the other picture streams, in which a file could hide a face."""
         found: list[Verdict | VideoError] = []
         if not any(reason.startswith(OTHER_STREAMS) for reason in report.reasons):
             return found
@@ -542,7 +541,7 @@ class _FileScan:
                     )
             except NoStreamError:
                 break
-            except NoVideoError:  # a sound behind a picture
+            except NoVideoError:  # sound embedded in a picture
                 continue
             except LimitError as error:
                 found.append(error)
@@ -578,7 +577,7 @@ class _FileScan:
         report: ReadReport,
         info: VideoInfo,
     ) -> Scan:
-        """The verdict over all streams with its notes, and all that is known beside it."""
+        """The scan: the verdict over all streams with its notes, and all other facts."""
         facts = self._facts
         assert facts.identity is not None and facts.sha256 is not None
         report = unless_changed(report, facts.identity, facts.file)
@@ -596,7 +595,7 @@ class _FileScan:
             verdict = with_note(verdict, Reason("verdict_video", text))
         if found.out_of_time:
             text = f"the budget was used up at {found.evidence.last:.1f} s of the media"
-            verdict = of_budget(verdict, f"{text}; nothing behind it was looked at")
+            verdict = of_budget(verdict, f"{text}; nothing after that was analysed")
         elif refined is not None and refined.undone and refined.failure is None:
             verdict = of_budget(verdict, refined.left_undone)
         return Scan(
@@ -629,14 +628,14 @@ class _FileScan:
 def _check_passed(path: Path, passed: int, known: int) -> None:
     if passed != known:
         raise CorruptError(
-            f"{path}: {passed} frames lie where an interrupted scan has found {known}"
+            f"{path}: it has {passed} frames where an interrupted scan found {known}"
         )
 
 
 def _load(
     options: ScanOptions, engine: Engine | None, detector: FaceDetector | None
 ) -> tuple[Engine, FaceDetector]:
-    """What is given, else loaded; neither stays open if one cannot be loaded."""
+    """Load the engine and detector that are not given; closes both if one cannot be loaded."""
     with ExitStack() as held:
         loaded = engine or load_engine(options.engine, options.model)
         held.callback(loaded.close)

@@ -1,7 +1,7 @@
-"""The media in segments, each searched for faces on its own, and the tracks that go across them.
+"""Splits the media into segments that are analysed separately, and continues tracks across them.
 
-A scan that is resumed at a border between two segments says the same as one that was never
-interrupted: no face search and no batch crosses a border.
+No face search and no batch crosses a segment border, so a scan that is resumed at a border has the
+same result as one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from deepscan.faces.track import MAX_GAP, match, near
 from deepscan.options import ScanOptions
 from deepscan.types import Face, Frame, FrameCrops, FrameResult
 
-SEGMENT_LENGTH = 600.0  # seconds of media after which the face search begins anew
+SEGMENT_LENGTH = 600.0  # seconds of media after which the face search starts again
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part [start, end) of the media in seconds that is searched for faces on its own.
+    """A part [start, end) of the media in seconds that is analysed separately.
 
-    Every `stride`-th frame is sampled, none if it is 0; and of those the first in each `every`
-    seconds. That is time as the frames have it: the rate that a file states may lie.
+    Every `stride`-th frame is sampled, none if it is 0; of those only the first in each `every`
+    seconds. Times are those of the frames: the stated frame rate may be wrong.
     """
 
     start: float
@@ -32,7 +32,7 @@ class Segment:
     every: float = 0.0
 
     def sampling(self) -> Callable[[Frame], bool]:
-        """Whether a frame is sampled; to be asked once for every frame, in order."""
+        """A predicate for sampled frames; call it once for every frame, in order."""
         last = -1
 
         def sampled(frame: Frame) -> bool:
@@ -50,10 +50,10 @@ class Segment:
 
 
 def segments_of(options: ScanOptions, every: float = 0.0) -> Iterator[Segment]:
-    """The media from its beginning to infinity, as the options want it sampled.
+    """Yield the segments of the media from 0 to infinity by the options.
 
-    Borders are `options.start` and `options.end`, and every multiple of `SEGMENT_LENGTH` between
-    them. `every` is as in `Segment`.
+    Borders are `options.start`, `options.end`, and every multiple of `SEGMENT_LENGTH` between them.
+    `every` is as in `Segment`.
     """
     stop = math.inf if options.end is None else options.end
     at = min(max(0.0, options.start), stop)
@@ -68,7 +68,7 @@ def segments_of(options: ScanOptions, every: float = 0.0) -> Iterator[Segment]:
 
 
 def skip_before(segments: Iterable[Segment], time: float) -> Iterator[Segment]:
-    """The same segments with nothing sampled before `time`, where one of them begins."""
+    """The same segments with nothing sampled before `time`, a segment border."""
     yield Segment(0.0, time, 0)
     for segment in segments:
         if segment.end > time:
@@ -77,10 +77,10 @@ def skip_before(segments: Iterable[Segment], time: float) -> Iterator[Segment]:
 
 @dataclass(frozen=True, slots=True)
 class TrackState:
-    """The faces of a segment as they were last seen, and the first free track id, for the next one.
+    """The last faces of a segment and the first free track id, for the next segment.
 
-    A face that is in its place on both sides of a border stays one track. A cut of the picture just
-    there is not noticed.
+    A face at the same place on both sides of a border stays one track. A scene cut exactly at the
+    border is not noticed.
     """
 
     next_track: int = 0
@@ -88,7 +88,7 @@ class TrackState:
     faces: tuple[Face, ...] = ()
 
     def after(self, result: FrameResult) -> TrackState:
-        """The same once a frame more has passed."""
+        """The state after one more frame."""
         if not result.analysed:
             return self
         seen = (*(each.crop.face for each in result.faces), *(one.face for one in result.unscored))
@@ -98,7 +98,7 @@ class TrackState:
 
 
 def continue_tracks(found: Iterable[FrameCrops], known: TrackState) -> Iterator[FrameCrops]:
-    """The crops of a segment with track ids that continue those of the segments before it."""
+    """Change the track ids of a segment so that they continue those of earlier segments."""
     names: dict[int, int] | None = None
 
     def named(face: Face) -> Face:
@@ -119,7 +119,7 @@ def continue_tracks(found: Iterable[FrameCrops], known: TrackState) -> Iterator[
 
 
 def _same(known: TrackState, time: float, faces: Iterable[Face]) -> dict[int, int]:
-    """Which of the first faces of a segment are those before it: new track id -> old one."""
+    """Match the first faces of a segment with the last before it: new track id -> old one."""
     if time - known.time > MAX_GAP:
         return {}
     new = [face for face in faces if face.track_id is not None]
@@ -133,9 +133,9 @@ def _same(known: TrackState, time: float, faces: Iterable[Face]) -> dict[int, in
 
 
 class FrameCursor:
-    """Frames that are taken segment by segment. An error of the file ends them and is kept.
+    """Yields frames segment by segment. An error of the file ends them and is kept in `failure`.
 
-    So what was decoded before the error goes through the whole chain instead of being lost in it.
+    So the frames before the error pass through the whole pipeline.
     """
 
     def __init__(self, frames: Iterator[Frame]) -> None:
@@ -149,10 +149,10 @@ class FrameCursor:
         return self._next is None
 
     def until(self, end: float) -> Iterator[Frame]:
-        """The frames that are left and lie before `end` seconds."""
+        """Yield the remaining frames before `end` seconds."""
         while self._next is not None and self._next.time < end:
             frame = self._next
-            self._next = None  # one picture less is held while the next is waited for
+            self._next = None  # holds one picture less while waiting for the next
             yield frame
             self._advance()
 

@@ -1,4 +1,4 @@
-"""How long each stage was busy: turns "it is slow" into one line of the record."""
+"""Measures the time of each stage, for the record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepscan.types import Box, Image
 
 T = TypeVar("T")
 
-clock = time.monotonic  # a benchmark counts CPU seconds with it
+clock = time.monotonic  # a benchmark replaces it by CPU time
 
 
 class Stopwatch:
@@ -35,7 +35,7 @@ class Stopwatch:
                 self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
     def each(self, stage: str, items: Iterable[T]) -> Generator[T]:
-        """Count the time that `items` takes to give each item; closing this closes `items`."""
+        """Count the time that `items` takes for each item; closing this closes `items`."""
         iterator = iter(items)
         try:
             while True:
@@ -51,7 +51,7 @@ class Stopwatch:
                 close()
 
     def around(self, stage: str, do: Callable[[T], None]) -> Callable[[T], None]:
-        """`do`, with the time of each call counted."""
+        """Wrap `do` so that the time of each call is counted."""
 
         def timed(item: T) -> None:
             with self.measure(stage):
@@ -61,13 +61,13 @@ class Stopwatch:
 
     @property
     def timings(self) -> tuple[tuple[str, float], ...]:
-        """(stage, seconds) in the order in which stages began."""
+        """(stage, seconds) in the order in which the stages started."""
         with self._lock:
             return tuple((stage, round(spent, 3)) for stage, spent in self._seconds.items())
 
 
 class TimedDetector:
-    """A face detector under the stopwatch."""
+    """A face detector whose time is measured."""
 
     def __init__(self, detector: FaceDetector, watch: Stopwatch) -> None:
         self._detector, self._watch = detector, watch

@@ -1,12 +1,11 @@
-"""Triage: a coarse pass over the whole file, then dense passes where that is uncertain.
+"""Triage: a coarse pass over the whole file, then dense passes over uncertain spans.
 
-The coarse pass samples `COARSE_RATE` frames a second. Where a face's evidence comes near the review
-point or passes it, every frame is analysed, the most uncertain spans first, until the budget is
-used. A dense span is searched on its own; a face that both passes see in the same frame keeps the
-number that the coarse pass gave it, so faces are numbered as in a plain scan. The verdict's rule
-asks how many sightings stand behind a window, for dense and coarse sightings each by themselves
-(see verdict/decide.py, step 1). What the coarse pass saw inside of a dense span is dropped; no face
-is counted twice.
+The coarse pass samples `COARSE_RATE` frames per second. Where a face's evidence is near or above
+the review point, every frame is analysed, the most uncertain spans first, until the budget is used
+up. A dense span is searched separately; a face that both passes see in the same frame keeps its
+number from the coarse pass, so faces are numbered as in a full scan. The rule of the verdict counts
+the sightings of a window, dense and coarse ones separately (see verdict/decide.py, step 1). Coarse
+sightings inside a dense span are dropped, so no face is counted twice.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from deepscan.types import Face, FrameResult, Reason, VideoInfo
 from deepscan.verdict.calibration import Calibration
 from deepscan.verdict.evidence import Evidence, looks_of, windows_of
 
-COARSE_RATE = 2.0  # frames a second, in the coarse pass
+COARSE_RATE = 2.0  # frames per second of the coarse pass
 MARGIN = 2.0  # nats below the review point that still count as near it: a factor of 7
 
 
 class Budget:
-    """Wall seconds from now on; None or 0 has no end."""
+    """A limit on wall time in seconds from now on; None or 0: no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self._end = time.monotonic() + seconds if seconds else None
@@ -52,7 +51,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class UncertainSpan:
-    """A span [start, end) in seconds, and how many nats off the review point its evidence is."""
+    """A span [start, end) in seconds, and the distance of its evidence from the review point."""
 
     start: float
     end: float
@@ -60,7 +59,7 @@ class UncertainSpan:
 
 
 def wanted(options: ScanOptions, info: VideoInfo) -> bool:
-    """Whether a file is triaged; a picture has nothing to leave out."""
+    """True if a file is triaged; a picture has nothing to leave out."""
     return (options.triage or bool(options.budget)) and not info.still
 
 
@@ -81,12 +80,12 @@ def uncertain_spans(
     }
     near: list[UncertainSpan] = []
     for each in windows.values():
-        # A forgery that is shorter than a window may show in one frame, and drown in the mean.
+        # A forgery shorter than a window may show in one frame and be lost in the mean.
         single = calibration.llr(each.logits, each.bands, still=True) - review[True][each.bands]
         level = np.where(each.alone, review[True][each.bands], review[False][each.bands])
         over = np.fmax(single, each.llr - level)
         for moment, distance in zip(each.times.tolist(), over.tolist(), strict=True):
-            if distance >= -MARGIN:  # not for NaN: outside of all bands a second look is no help
+            if distance >= -MARGIN:  # not for NaN: outside all bands a dense pass does not help
                 near.append(_span_round(moment, distance, calibration.window, options))
     return tuple(sorted(_joined(near), key=lambda span: (span.distance, span.start)))
 
@@ -94,7 +93,7 @@ def uncertain_spans(
 def _span_round(
     moment: float, distance: float, window: float, options: ScanOptions
 ) -> UncertainSpan:
-    """A window on both sides, and as much as lies between two coarse samples."""
+    """The span around a moment: a window on both sides, at least one coarse interval."""
     pad = max(window, 1 / COARSE_RATE)
     end = float("inf") if options.end is None else options.end
     return UncertainSpan(
@@ -103,7 +102,7 @@ def _span_round(
 
 
 def _joined(spans: Iterable[UncertainSpan]) -> Iterator[UncertainSpan]:
-    """The same time without overlaps."""
+    """Join overlapping spans."""
     last: UncertainSpan | None = None
     for span in sorted(spans, key=lambda span: span.start):
         if last is not None and span.start <= last.end:
@@ -123,12 +122,12 @@ def _summary(spans: Sequence[UncertainSpan]) -> str:
 
 
 AnalyzeAgain = Callable[[Iterable[Segment], TrackState], Generator[FrameResult]]
-"""Reads the file once more and analyses segments of it."""
+"""Reads the file again and analyses some segments of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """What the dense passes did: the spans that are done, and those that are not."""
+    """The result of the dense passes: spans that are done, and spans that are not."""
 
     done: tuple[UncertainSpan, ...]
     undone: tuple[UncertainSpan, ...]
@@ -136,15 +135,15 @@ class Refinement:
 
     @property
     def note(self) -> Reason:
-        """How the file was sampled, for the verdict."""
-        text = f"{COARSE_RATE:g} frames a second were looked at"
+        """A note on how the file was sampled, for the verdict."""
+        text = f"{COARSE_RATE:g} frames per second were analysed"
         if self.done:
-            text += f", and closely {_summary(self.done)} where that left doubt"
+            text += f", and all frames of {_summary(self.done)} where the result was uncertain"
         return Reason("triage", text)
 
     @property
     def left_undone(self) -> str:
-        return f"the budget was used up before {_summary(self.undone)} could be looked at closely"
+        return f"the budget was used up before all frames of {_summary(self.undone)} were analysed"
 
 
 def refine(
@@ -158,21 +157,21 @@ def refine(
     pace: float,
     rate: float,
 ) -> Refinement:
-    """Analyse every frame of as many spans as the budget has time for; gather all in `final`.
+    """Analyse every frame of as many spans as the budget allows; collect all results in `final`.
 
-    `spans` come the most uncertain first, and are taken in that order: as many at once as the time
-    left will do, since one reading of the file serves them all. `pace` is how many wall seconds the
-    coarse pass took for a second of media, `rate` the frames a second that the file states; both
-    serve the first guess of what a dense pass costs.
+    `spans` are sorted, the most uncertain first, and are analysed in that order: as many at once as
+    the remaining time allows, since one reading of the file serves them all. `pace` is the wall
+    time of the coarse pass per second of media, `rate` the stated frame rate; both give the first
+    estimate of the cost of a dense pass.
 
     Raises:
-        EngineError, OutputError: as `analyze_again` and the store do. An error of the file is
+        EngineError, OutputError: from `analyze_again` and the store. An error of the file is
             returned.
     """
     assert coarse.store is not None
     waiting, done = list(spans), list[UncertainSpan]()
     free = TrackState(coarse.tracks.next_track)  # faces are matched when all has been seen
-    # As if all of it had gone into the samples.
+    # Assumes that all of the time was spent on the samples.
     close_pace = pace * max(1.0, rate / options.stride / COARSE_RATE)
     stores: list[FrameStore] = []
     failure: VideoError | None = None
@@ -198,7 +197,7 @@ def refine(
 def _affordable(
     waiting: Sequence[UncertainSpan], pace: float, close_pace: float, left: float
 ) -> list[UncertainSpan]:
-    """The first spans that can be done in `left` seconds, at least one, in order of time."""
+    """The first spans that fit into `left` seconds, at least one, in order of time."""
     chosen = [waiting[0]]
     for span in waiting[1:]:
         wanted = [*chosen, span]
@@ -217,7 +216,7 @@ def _dense_pass(
     options: ScanOptions,
     budget: Budget,
 ) -> tuple[list[UncertainSpan], VideoError | None]:
-    """One reading of the file; gives the spans that were analysed to their end."""
+    """Read the file once; returns the spans that were analysed to their end."""
     segments: list[Segment] = []
     at = 0.0
     for span in chosen:
@@ -245,7 +244,7 @@ def _merge(
     done: Sequence[UncertainSpan],
     final: PassResult,
 ) -> None:
-    """Every frame once: dense where a span is done, else as the coarse pass saw it."""
+    """Collect every frame once: the dense result where a span is done, else the coarse one."""
     assert coarse.store is not None
     final.evidence.close = tuple((span.start, span.end) for span in done)
     names = _same_faces(coarse, dense, done)
@@ -256,7 +255,7 @@ def _merge(
 def _both(
     coarse: FrameStore, dense: Sequence[FrameStore], done: Sequence[UncertainSpan]
 ) -> Iterator[tuple[FrameResult, FrameResult | None]]:
-    """Each frame as the coarse pass saw it, with what a dense one saw in a span that is done."""
+    """Yield each coarse result, with the dense one of the same frame in a span that is done."""
 
     def inside(result: FrameResult) -> bool:
         return any(span.start <= result.frame.time < span.end for span in done)
@@ -277,8 +276,8 @@ def _both(
 def _same_faces(
     coarse: PassResult, dense: Sequence[FrameStore], done: Sequence[UncertainSpan]
 ) -> dict[int, int]:
-    """What the tracks of the dense passes are called: as the track of the coarse pass that they
-    share most frames with, else by numbers that are free. No frame gets one number twice."""
+    """Numbers for the tracks of the dense passes: that of the coarse track with which they share
+    most frames, else a free one. No frame gets the same number twice."""
     assert coarse.store is not None
     shared = Counter[tuple[int, int]]()
     seen: dict[int, tuple[int, int]] = {}  # first and last frame of a dense track

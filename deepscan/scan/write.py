@@ -1,4 +1,4 @@
-"""The second pass: read the results of a scan again and write its outputs."""
+"""The second pass: reads the results of a scan again and writes its outputs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def write_outputs(
     progress: Callable[[str, int, float, float | None], None],
     pictures: Pictures | None = None,
 ) -> tuple[Output, ...]:
-    """Write all outputs but the record at once, then the record; then all take their names.
+    """Write all outputs in one pass, then the record; then rename all to their final names.
 
     Args:
         paths: sink name -> file.
         store: the results of the first pass; None only if there are no paths.
-        open_again: opens the input with a decoder, as in `open_video`; takes `planes`, as there.
-        pictures: those of the page from the first pass; without them it needs the input again.
+        open_again: opens the input with a decoder and `planes`, as in `open_video`.
+        pictures: those of the page from the first pass; without them it reads the input again.
 
     Raises:
-        OutputError: an output cannot be written; none is left.
-        CorruptError: the input is not what it was in the first pass.
+        OutputError: an output cannot be written; none is kept.
+        CorruptError: the input differs from the first pass.
     """
     paths = {kind: paths[kind] for kind in SINKS if kind in paths}
     made: tuple[Output, ...] = ()
@@ -75,11 +75,11 @@ def _feed(
     watch: Stopwatch,
     progress: Callable[[str, int, float, float | None], None],
 ) -> None:
-    """Hand every result to every sink, with pictures if the input is to be opened again."""
+    """Pass every result to every sink, with pictures if the input is opened again."""
     with ExitStack() as held:
         frames: Iterator[Frame] | None = None
         if open_again is not None:
-            # What the first pass read is read again by the reader that read it.
+            # Use the decoder of the first pass.
             decoder = scan.report.decoder
             still = scan.verdict.video is not None and scan.verdict.video.still
             again: Decoder = "decord" if decoder == "decord" else "auto" if still else "pyav"

@@ -52,7 +52,7 @@ def test_dense_where_it_is_uncertain_and_nowhere_else(forged, tmp_path):
     verdict = outcome.scan.verdict
     assert verdict.label is Label.MANIPULATED
     assert codes(outcome) == ["over_operating_point", "triage"]
-    assert "2 frames a second" in text_of(outcome, "triage")
+    assert "2 frames per second" in text_of(outcome, "triage")
     looked = [mask.analysed.any() for mask in read_masks(targets["masks"])]
     assert len(looked) == 200
     assert all(looked[75:125])
@@ -115,7 +115,7 @@ def test_one_odd_look_is_settled_by_the_others(tmp_path):
     clip = make_face_clip(tmp_path / "a.mp4", frames=150, forged=[63])
     outcome = scan(clip, options=TRIAGE)
     assert outcome.label is Label.NO_EVIDENCE
-    assert "closely 1 span" in text_of(outcome, "triage")
+    assert "all frames of 1 span" in text_of(outcome, "triage")
 
 
 class Clock:
@@ -145,7 +145,7 @@ def test_a_budget_that_ends_in_the_coarse_pass(tmp_path, monkeypatch):
     outcome = with_budget(clip, 10, monkeypatch)
     assert outcome.label is Label.INCONCLUSIVE
     assert {"budget", "partial"} < set(codes(outcome))
-    assert "nothing behind it was looked at" in text_of(outcome, "budget")
+    assert "nothing after that was analysed" in text_of(outcome, "budget")
     assert outcome.scan.verdict.coverage.decoded < 400
 
 
@@ -155,7 +155,7 @@ def test_a_budget_that_ends_before_the_dense_pass(tmp_path, monkeypatch):
     verdict = outcome.scan.verdict
     assert outcome.label is Label.INCONCLUSIVE
     assert codes(outcome)[0] == "budget" and "complete" not in codes(outcome)
-    assert "before 1 span" in text_of(outcome, "budget")
+    assert "before all frames of 1 span" in text_of(outcome, "budget")
     assert verdict.coverage.decoded == 150
     assert verdict.coverage.analysed == 12  # half a segment is none
 
@@ -203,7 +203,7 @@ def test_with_time_for_one_stretch_the_other_is_left(tmp_path, monkeypatch):
     looked = [mask.analysed.any() for mask in read_masks(targets["masks"])]
     assert all(looked[38:88])
     assert sum(looked[200:250]) == 4
-    assert "before 1 span" in text_of(outcome, "budget")
+    assert "before all frames of 1 span" in text_of(outcome, "budget")
     assert outcome.label is Label.INCONCLUSIVE
 
 
@@ -314,7 +314,7 @@ def test_a_face_that_no_band_holds_is_not_looked_at_twice(tmp_path, monkeypatch)
     clip = make_face_clip(tmp_path / "a.mp4", frames=100, forged=range(100))
     outcome = scan(clip, options=TRIAGE)
     assert outcome.scan.verdict.coverage.decoded == 100
-    assert "closely" not in text_of(outcome, "triage")
+    assert "all frames" not in text_of(outcome, "triage")
     assert outcome.label is Label.INCONCLUSIVE
 
 
