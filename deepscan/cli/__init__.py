@@ -1,1 +1,1 @@
-"""The command line: arguments in, text and exit codes out."""
+"""The command line: reads arguments, prints text, returns exit codes."""

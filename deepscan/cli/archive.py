@@ -1,4 +1,4 @@
-"""The scan of an archive from the command line: who scans, what is printed, the exit code."""
+"""The scan of an archive from the command line: worker pool, printed answers, exit code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ENDING_SIGNALS = tuple(name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _QUIET_LABELS = ("no-evidence", "not-applicable")  # counted, not listed
-_UNJUDGED = ("error", "inconclusive")  # the reason is the news
+_UNJUDGED = ("error", "inconclusive")  # listed with the reason
 NOT_LISTED = " (not listed now)"
 _PATTERN = re.compile(r"[*?]|\[.+\]")
 
@@ -44,10 +44,10 @@ ScanOnce = Callable[["WorkerPool", "ArchiveOptions"], "RunResult"]
 
 
 def is_archive(inputs: list[str], out: Path | None) -> bool:
-    """Whether an input may be many files, or `out` is a results folder that is to be resumed.
+    """True if an input may be many files, or `out` is a results folder to resume.
 
     Raises:
-        UsageError: there is nowhere for the results of many files.
+        UsageError: there is no folder for the results of many files.
     """
     from deepscan.archive.inputs.remote import is_address
 
@@ -57,8 +57,8 @@ def is_archive(inputs: list[str], out: Path | None) -> bool:
             _check_stdin()
         elif (out is None or out.suffix) and re.match("https?://", text, re.IGNORECASE):
             raise UsageError(
-                f"{text} is a web address, and deepscan scans files: save the video to a file "
-                "first, with a browser or a downloader, then scan that: deepscan FILE"
+                f"{text} is a web address, and deepscan scans files: save the video to a file with "
+                "a browser or downloader, then scan it: deepscan FILE"
             )
         if (
             text == "-"
@@ -77,10 +77,10 @@ def is_archive(inputs: list[str], out: Path | None) -> bool:
 
 
 def _check_stdin() -> None:
-    """Refuse a video that is piped in: what comes after `-` is a list of names.
+    """Refuse a video on stdin: `-` reads a list of names.
 
     Raises:
-        UsageError: standard input holds something else than names.
+        UsageError: stdin is not a list of names.
     """
     from deepscan.archive.inputs.listing import is_list
 
@@ -89,8 +89,8 @@ def _check_stdin() -> None:
         return
     if not is_list(stdin.peek()):
         raise UsageError(
-            "- stands for a list of names on stdin, and what comes there is no such list: save it "
-            "to a file first, then scan that: deepscan FILE"
+            "- reads a list of names from stdin, but stdin holds other data: save it to a file, "
+            "then scan that: deepscan FILE"
         )
 
 
@@ -106,15 +106,15 @@ def scan_archive(
     quiet: bool,
     verbose: bool = False,
 ) -> int:
-    """Scan an archive and print the answers; its exit code.
+    """Scan an archive and print the answers; returns the exit code.
 
     Raises:
-        UsageError: the options do not fit an archive, or there is nothing to scan (unless that is
-            allowed; a folder that holds results of other files never allows it).
+        UsageError: the options do not fit an archive, or there is nothing to scan and that is not
+            allowed (it never is for a folder with earlier results).
     """
     if out is None:
         raise UsageError(
-            "an option of archives was given (--help-all lists them): name a folder for the "
+            "an option for archives was given (--help-all lists them): name a folder for the "
             "results, --out RESULTS"
         )
     if out.exists() and not out.is_dir():
@@ -143,7 +143,7 @@ def scan_archive(
                 code_of=partial(answers.code, policy),
                 stdin=getattr(sys.stdin, "buffer", None),
             )
-        # A watch tells of each file once; else the console says what the reports say.
+        # A watch prints each file once; otherwise the console agrees with the reports.
         told = result.outcomes if archive_options.watch else result.results.outcomes
         answers.print_result(result, told)
         return result
@@ -158,7 +158,7 @@ def scan_archive(
         if not quiet and (passed := passed_over_text(result.counts.passed_over())):
             print_message(passed)
         if result.interrupted:
-            print_message("the same command goes on from here")
+            print_message("run the same command again to resume")
         return result.exit_code
     except NothingToScan as error:
         if not allow_empty or is_results(out):
@@ -181,7 +181,7 @@ def stop_at_signals() -> StopRequest:
 
 
 class _Answers:
-    """The outcomes of all runs so far, as they are printed and as they make the exit code."""
+    """Prints the outcomes of all runs of this command, and computes the exit code."""
 
     def __init__(self, baseline: Baseline | None, format_: str, *, quiet: bool) -> None:
         self._accepts = _acceptance(baseline)
@@ -192,11 +192,11 @@ class _Answers:
         self._gone = 0
 
     def code(self, policy: ExitPolicy, outcomes: Sequence[Outcome]) -> int:
-        """The exit code; what the baseline accepts does not count."""
+        """The exit code; findings that the baseline accepts do not count."""
         return policy.code(each.label for each in outcomes if not self._accepts(each))
 
     def print_result(self, result: RunResult, outcomes: Sequence[Outcome]) -> None:
-        """A line for each file that somebody has to know of, or in JSON for every file."""
+        """Print a line for each file that needs attention, or in JSON for every file."""
         self._gone = len(result.results.gone)
         self._listed.update(
             each.name for each in outcomes if each.name not in result.results.not_listed
@@ -213,7 +213,7 @@ class _Answers:
             print_message(f"a report could not be written: {error}")
 
     def counts(self) -> str:
-        """How many files got which label."""
+        """The counts of files by label, as text."""
         counts = counted(outcome.label for outcome in self._printed.values())
         if accepted := sum(map(self._accepts, self._printed.values())):
             counts += f" ({accepted} accepted by the baseline)"
@@ -224,7 +224,7 @@ class _Answers:
         return counts
 
     def print_counts(self) -> None:
-        """The last line: how many files got which label; nothing where no run has ended."""
+        """Print the counts by label as the last line; nothing if no run has finished."""
         if not self._printed:
             return
         counts = self.counts()
@@ -235,14 +235,14 @@ class _Answers:
 
 
 class _WatchHeartbeat:
-    """A line on stderr now and then while a watch goes on, so that silence means that it ended."""
+    """Prints a line on stderr every ten minutes of a watch, to show that it still runs."""
 
     def __init__(self, answers: _Answers) -> None:
         self._answers = answers
         self._next = 0.0
 
     def __call__(self, waiting: int) -> None:
-        """Tell what was scanned so far and how many files wait, if it is time to."""
+        """Print the counts and the number of waiting files, if a line is due."""
         from deepscan.archive.live import WATCH_EVERY
 
         if time.monotonic() >= self._next:
@@ -258,7 +258,7 @@ def _watch(
     scan_once: ScanOnce,
     heartbeat: Callable[[int], None] | None,
 ) -> None:
-    """Scan what arrives in folders until somebody ends it; engines are loaded once."""
+    """Scan files as they arrive in folders until stopped; engines are loaded once."""
     from deepscan.archive.watch import ReusedPool, watch
 
     fresh, reused = archive_options.fresh, ReusedPool(pool)
@@ -275,7 +275,7 @@ def _watch(
 
 
 def open_pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) -> WorkerPool:
-    """Who scans: this machine, or a cluster."""
+    """Make the worker pool: of this machine or of a cluster."""
     from deepscan.archive.workers import WORKER_POOLS
     from deepscan.archive.workers.contract import PoolSettings
 
@@ -288,7 +288,7 @@ def open_pool(options: ScanOptions, archive_options: ArchiveOptions, out: Path) 
 
 
 def _acceptance(baseline: Baseline | None) -> Callable[[Outcome], bool]:
-    """Whether a baseline accepts an outcome today."""
+    """A predicate for outcomes that a baseline accepts today."""
     if baseline is None:
         return lambda outcome: False
     today = datetime.now(UTC).date()
@@ -296,7 +296,7 @@ def _acceptance(baseline: Baseline | None) -> Callable[[Outcome], bool]:
 
 
 def _file_line(outcome: Outcome, *, accepted: bool) -> str:
-    """One line about a file of an archive."""
+    """Format one line about a file of an archive."""
     text = f"{outcome.name}: {outcome.label}"
     if outcome.score is not None and outcome.intervals:
         text += f", P(manipulated) {probability(outcome.score)}"

@@ -1,6 +1,6 @@
-"""Arguments and options of the commands, and what their texts mean.
+"""Arguments and options of the commands, and the parsing of their values.
 
-Every option that several commands have stands here once, as an annotated type.
+Options that several commands share are defined here once, as annotated types.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from deepscan.archive.options import ArchiveOptions
 from deepscan.errors import UsageError
 
-KINDS = {  # what --write names -> the sink and what follows the name given by --out
+KINDS = {  # name in --write -> sink, and suffix behind the name given by --out
     "video": ("overlay", ".mp4"),
     "masks": ("masks", ".masks.mkv"),
     "json": ("record", ".json"),
@@ -27,7 +27,7 @@ KINDS = {  # what --write names -> the sink and what follows the name given by -
 
 # Headings of the help of a scan
 
-_RESULTS, _JUDGING = "What is written", "What is judged"
+_RESULTS, _JUDGING = "Outputs", "Analysis"
 _ARCHIVE, _RUNNING = "Files of an archive", "Scan of an archive"
 _CODES, _TELLING, _GENERAL = "Exit code", "Output", "General"
 
@@ -36,7 +36,7 @@ _ALL = "deepscan.help_all"  # in a context's notes: every option is explained
 
 
 def _option(panel: str, help_: str, *flags: str, **more: Any) -> Any:
-    """An option under a heading of the help."""
+    """Define an option under a heading of the help."""
     return typer.Option(*flags, rich_help_panel=panel, help=help_, **more)
 
 
@@ -57,17 +57,19 @@ Model = Annotated[
 ]
 FailOn = Annotated[
     str,
-    _option(_CODES, "Exit with 1 from this label on: manipulated or suspicious.", metavar="LABEL"),
+    _option(
+        _CODES, "Exit with 1 at this label or above: suspicious, manipulated.", metavar="LABEL"
+    ),
 ]
 RequireFace = Annotated[
     bool, _option(_CODES, "Exit with 3 if a file shows no face.", "--require-face")
 ]
-ExitZero = Annotated[bool, _option(_CODES, "Exit with 0 whatever was found.", "--exit-zero")]
+ExitZero = Annotated[bool, _option(_CODES, "Always exit with 0.", "--exit-zero")]
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]
 Reports = Annotated[
     str,
     typer.Option(
-        help="Which, separated by commas: html, csv, jsonl, sarif, junit, sqlite, parquet."
+        help="Reports, separated by commas: html, csv, jsonl, sarif, junit, sqlite, parquet."
     ),
 ]
 SarifRoot = Annotated[
@@ -83,7 +85,7 @@ SarifCategory = Annotated[
     str,
     _option(
         _RESULTS,
-        "Archives: begin the category of results.sarif with this, such as a matrix value of CI.",
+        "Archives: prefix for the category of results.sarif, such as a matrix value of CI.",
         metavar="NAME",
         show_default=False,
     ),
@@ -109,15 +111,15 @@ Inputs = Annotated[
     typer.Argument(
         metavar="VIDEO",
         help="Videos or pictures; or an archive: folders, patterns such as 'in/**/*.mp4', "
-        "@LIST (a file that names files), - (such a list on stdin), addresses (s3://...).",
+        "@LIST (a file with a list of files), - (a list on stdin), addresses (s3://...).",
     ),
 ]
 Out = Annotated[
     Path | None,
     _option(
         _RESULTS,
-        "Write the results to RESULT.mp4 and files beside it; of several files or an archive into "
-        "a folder.",
+        "Write the results to RESULT.mp4 and files beside it; for several files or an archive, "
+        "into this folder.",
         metavar="RESULT",
     ),
 ]
@@ -134,7 +136,7 @@ WriteFound = Annotated[
     str | None,
     _option(
         _RESULTS,
-        "Archives: write these too where something was found.",
+        "Archives: also write these for files with a finding.",
         metavar="KINDS",
         show_default="video,masks,frames,html",
     ),
@@ -143,7 +145,7 @@ Report = Annotated[
     str | None,
     _option(
         _RESULTS,
-        "Archives: write these reports over all files; there are sqlite and parquet too.",
+        "Archives: write these reports on all files; sqlite and parquet are available too.",
         metavar="NAMES",
         show_default=DEFAULT_REPORTS,
     ),
@@ -153,19 +155,19 @@ Include = Annotated[
     list[str] | None,
     _option(
         _ARCHIVE,
-        "Scan only what matches, such as '*.mp4' or 'cam1/**' (may be given again).",
+        "Scan only files that match, such as '*.mp4' or 'cam1/**' (repeatable).",
         metavar="PATTERN",
     ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    _option(_ARCHIVE, "Leave out what matches (may be given again).", metavar="PATTERN"),
+    _option(_ARCHIVE, "Skip files that match (repeatable).", metavar="PATTERN"),
 ]
 FollowLinks = Annotated[
     bool,
     _option(
         _ARCHIVE,
-        "Follow symbolic links, which are otherwise reported as inconclusive.",
+        "Follow symbolic links; otherwise they are reported as inconclusive.",
         "--follow-links",
     ),
 ]
@@ -173,7 +175,7 @@ Jobs = Annotated[
     int | None,
     _option(
         _RUNNING,
-        "Scan so many files at once on each device.",
+        "Number of files to scan at once on each device.",
         min=1,
         metavar="N",
         show_default="2 on a CPU, 4 on CUDA",
@@ -189,21 +191,21 @@ Devices = Annotated[
 ]
 Watch = Annotated[
     bool,
-    _option(_RUNNING, "Keep running and scan what arrives in the folders.", "--watch"),
+    _option(_RUNNING, "Keep running and scan files as they arrive in the folders.", "--watch"),
 ]
 Fresh = Annotated[
     bool,
-    _option(_RUNNING, "Scan everything anew and put the old journal aside.", "--fresh"),
+    _option(_RUNNING, "Scan all files again and move the old journal aside.", "--fresh"),
 ]
 Paranoid = Annotated[
     bool,
-    _option(_RUNNING, "Hash also files whose name, size and time have not changed.", "--paranoid"),
+    _option(_RUNNING, "Hash every file, even if name, size and time are unchanged.", "--paranoid"),
 ]
 Shard = Annotated[
     str | None,
     _option(
         _RUNNING,
-        "Scan the I-th of N parts, one for each machine; `deepscan merge` joins the results.",
+        "Scan part I of N; `deepscan merge` joins the results.",
         metavar="I/N",
     ),
 ]
@@ -216,10 +218,8 @@ Cluster = Annotated[
         metavar="ADDRESS",
     ),
 ]
-MinFree = Annotated[str, _option(_RUNNING, "Stop when less of the disk is free.", metavar="SIZE")]
-Decoder = Annotated[
-    str, _option(_JUDGING, "Decode with decord or pyav; auto chooses.", metavar="NAME")
-]
+MinFree = Annotated[str, _option(_RUNNING, "Stop if less disk space is free.", metavar="SIZE")]
+Decoder = Annotated[str, _option(_JUDGING, "Decoder: auto, decord or pyav.", metavar="NAME")]
 Engine = Annotated[
     str,
     _option(
@@ -230,34 +230,36 @@ Engine = Annotated[
     ),
 ]
 MinFace = Annotated[
-    int, _option(_JUDGING, "Judge faces from this size on, in pixels.", min=20, metavar="PIXELS")
+    int, _option(_JUDGING, "Smallest face to judge, in pixels.", min=20, metavar="PIXELS")
 ]
 MinCoverage = Annotated[
     float,
     _option(
         _JUDGING,
-        "Conclude only if this share of the faces was judged.",
+        "Share of the faces that has to be judged for a conclusion.",
         min=0.0,
         max=1.0,
         metavar="SHARE",
     ),
 ]
-Stride = Annotated[int, _option(_JUDGING, "Judge every n-th frame only.", min=1, metavar="N")]
+Stride = Annotated[int, _option(_JUDGING, "Judge only every N-th frame.", min=1, metavar="N")]
 Start = Annotated[
-    str | None, _option(_JUDGING, "Judge from here on: 90, 1:30 or 2m.", metavar="TIME")
+    str | None, _option(_JUDGING, "Start of the judged part: 90, 1:30 or 2m.", metavar="TIME")
 ]
-End = Annotated[str | None, _option(_JUDGING, "Judge up to here.", metavar="TIME")]
+End = Annotated[str | None, _option(_JUDGING, "End of the judged part.", metavar="TIME")]
 Triage = Annotated[
     bool,
     _option(
-        _JUDGING, "Look at two frames a second first, and closely where doubt is left.", "--triage"
+        _JUDGING,
+        "Judge two frames per second first, then every frame of uncertain spans.",
+        "--triage",
     ),
 ]
 Budget = Annotated[
     str | None,
     _option(
         _JUDGING,
-        "Spend at most this time on each file, with triage; the verdict names what was left out.",
+        "Time limit for each file, with triage; the verdict names the spans left out.",
         metavar="TIME",
     ),
 ]
@@ -265,7 +267,7 @@ MaxFalseAlarms = Annotated[
     str | None,
     _option(
         _JUDGING,
-        "Let so many of 1000 unmanipulated files be called manipulated.",
+        "Accepted rate of unmanipulated files that are called manipulated.",
         metavar="N/1000",
     ),
 ]
@@ -273,7 +275,7 @@ TrustList = Annotated[
     Path | None,
     _option(
         _JUDGING,
-        "Check who issued content credentials against these certificates (PEM).",
+        "Check issuers of content credentials against these certificates (PEM).",
         metavar="FILE",
     ),
 ]
@@ -281,19 +283,17 @@ AllowInconclusive = Annotated[
     str | None,
     _option(
         _CODES,
-        "Exit with 0 in place of 3; with =N for N inconclusive files at most.",
+        "Exit with 0 instead of 3; with =N for at most N inconclusive files.",
         metavar="[=N]",
     ),
 ]
 AllowEmpty = Annotated[
     bool,
-    _option(_CODES, "Archives: exit with 0 where there is nothing to scan.", "--allow-empty"),
+    _option(_CODES, "Archives: exit with 0 if there is nothing to scan.", "--allow-empty"),
 ]
 Baseline = Annotated[
     Path | None,
-    _option(
-        _CODES, "Archives: do not count findings that were reviewed and accepted.", metavar="FILE"
-    ),
+    _option(_CODES, "Archives: do not count findings that this baseline accepts.", metavar="FILE"),
 ]
 Verbose = Annotated[
     bool, _option(_TELLING, "Archives: print a line for every file.", "--verbose", "-v")
@@ -314,10 +314,10 @@ class DefaultIsScan(TyperGroup):
 
 
 class Grouped(TyperCommand):
-    """Help with the options under headings, without the boxes of rich."""
+    """Shows the help with options under headings, without the boxes of rich."""
 
     def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]
-        # An option whose value may be left out is beyond typer: the bare one means "all".
+        # Typer has no options with an optional value: the bare option means "all".
         end = args.index("--") if "--" in args else len(args)
         bare = "--allow-inconclusive"
         args = [f"{bare}=all" if arg == bare else arg for arg in args[:end]] + args[end:]
@@ -351,7 +351,7 @@ class Grouped(TyperCommand):
 
 
 def _write_rows(formatter: Any, rows: list[tuple[str, str]]) -> None:
-    """Two columns, as click writes them, but the names of options stay whole."""
+    """Write two columns as click does, but without breaking names of options."""
     indent = formatter.current_indent
     first = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
@@ -363,7 +363,7 @@ def _write_rows(formatter: Any, rows: list[tuple[str, str]]) -> None:
             formatter.write(f"{'':{indent}}{start:{first}}{line}\n")
 
 
-# From words to numbers
+# Parsing of values
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -386,7 +386,7 @@ def sinks(option: str, text: str) -> tuple[str, ...]:
 
 
 def seconds(option: str, text: str | None) -> float | None:
-    """ "90", "1:30", "0:01:30.5", "90s", "2m", "1h" in seconds."""
+    """Parse "90", "1:30", "0:01:30.5", "90s", "2m" or "1h" as seconds."""
     if text is None:
         return None
     found = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)([smh]?)", text)
@@ -397,7 +397,7 @@ def seconds(option: str, text: str | None) -> float | None:
 
 
 def time_limit(option: str, text: str | None) -> float | None:
-    """Like `seconds`, but never none at all: who wants no limit leaves the option out."""
+    """Parse as `seconds`, but refuse 0: without the option there is no limit."""
     found = seconds(option, text)
     if found == 0:
         raise UsageError(f"{option} {text}: give a time above 0, or leave it out for no limit")
@@ -405,7 +405,7 @@ def time_limit(option: str, text: str | None) -> float | None:
 
 
 def size_in_bytes(option: str, text: str) -> int:
-    """ "512M", "2G", "0" in bytes."""
+    """Parse "512M", "2G" or "0" as bytes."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text, re.IGNORECASE)
     if found is None:
         raise UsageError(f"{option} {text}: give a size such as 500M or 2G")
@@ -413,7 +413,7 @@ def size_in_bytes(option: str, text: str) -> int:
 
 
 def rate(option: str, text: str | None) -> float | None:
-    """ "5/1000" as a share."""
+    """Parse "5/1000" as a share."""
     if text is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+)", text)
@@ -423,7 +423,7 @@ def rate(option: str, text: str | None) -> float | None:
 
 
 def count(option: str, text: str | None) -> int:
-    """ "all" or a number of files; 0 if the option is not there."""
+    """Parse "all" or a number of files; 0 without the option."""
     if text is None:
         return 0
     if text == "all":
@@ -434,7 +434,7 @@ def count(option: str, text: str | None) -> int:
 
 
 def sarif_category(text: str) -> str:
-    """The prefix of a category, without slashes at its ends."""
+    """Check the prefix of a category and strip slashes at its ends."""
     name = text.strip("/")
     if not re.fullmatch(r"[\w.,:+ /-]{0,100}", name):
         raise UsageError(f"--sarif-category {text}: give letters, digits and . , : + - / only")

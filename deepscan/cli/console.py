@@ -1,6 +1,6 @@
-"""The console: answers on stdout, messages and the log on stderr, errors as exit codes.
+"""The console: answers on stdout, messages and log on stderr, errors as exit codes.
 
-Names of files come from outside: whatever hides or moves text on a terminal is written out.
+File names are untrusted: control characters in them are spelled out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deepscan.sinks.wording import visible
 
 
 def print_line(text: str) -> None:
-    """Answer on stdout. It may be a pipe that nobody reads any more: the exit code still counts.
+    """Print an answer on stdout; a closed pipe is ignored, since the exit code still counts.
 
     Raises:
         OutputError: the disk is full.
@@ -37,12 +37,12 @@ def print_line(text: str) -> None:
 
 
 def print_json(values: Any) -> None:
-    """Answer with one line of JSON."""
+    """Print an answer as one line of JSON."""
     print_line(json.dumps(values, sort_keys=True, allow_nan=False, default=str))
 
 
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A framed table on a terminal; elsewhere columns that other programs can cut."""
+    """Print a framed table on a terminal, elsewhere plain columns."""
     rows = [[visible(cell) for cell in row] for row in rows]
     if is_terminal(sys.stdout):
         from rich.console import Console
@@ -61,23 +61,23 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
 
 
 def print_message(text: str) -> None:
-    """One line of deepscan's own on stderr."""
+    """Print a message of deepscan on stderr."""
     print_aside(visible(f"deepscan: {text}"))
 
 
 def print_aside(text: str) -> None:
-    """A line on stderr; if nobody reads that, the exit code still counts."""
+    """Print a line on stderr; errors are ignored, since the exit code still counts."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person may be looking."""
+    """True if the stream is a terminal."""
     return stream is not None and stream.isatty()
 
 
 def silence_stdout() -> None:
-    """Python flushes stdout once more at its end; let that go nowhere."""
+    """Redirect stdout to the null device: Python flushes it once more at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -85,7 +85,7 @@ def silence_stdout() -> None:
 
 @contextmanager
 def errors(*, debug: bool = False) -> Iterator[None]:
-    """An error of deepscan ends the command with one line and exit code 2."""
+    """End the command with one line and exit code 2 on an error of deepscan."""
     try:
         yield
     except DeepscanError as error:
@@ -94,7 +94,7 @@ def errors(*, debug: bool = False) -> Iterator[None]:
         print_message(str(error))
         raise typer.Exit(ERROR) from error
     except BrokenPipeError as error:
-        # Typer would take it for a reader of stdout that left and exit with 1, "manipulated".
+        # Typer would take it for a closed stdout and exit with 1, which means "manipulated".
         raise RuntimeError("a pipe broke inside the command") from error
 
 
@@ -106,7 +106,7 @@ def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
 
 
 def show_steps() -> None:
-    """Show on stderr what a build is at: it takes minutes."""
+    """Show the steps of a build on stderr: it takes minutes."""
     steps = logging.getLogger("deepscan.engines.steps")
     if not steps.handlers:
         steps.addHandler(_handler())
@@ -121,14 +121,14 @@ def _handler() -> logging.Handler:
 
 
 class _SafeFormatter(logging.Formatter):
-    """Log lines name files, and a file name can hold what moves the cursor of a terminal."""
+    """Spells out control characters in log lines, which contain file names."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return visible(super().formatMessage(record))
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what stderr is at that moment: a live view takes its place for a while."""
+    """Writes to the current `sys.stderr`, which a live view replaces for a while."""
 
     @property
     def stream(self) -> TextIO:
@@ -136,4 +136,4 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
     @stream.setter
     def stream(self, stream: TextIO) -> None:
-        """Nothing: stderr it is."""
+        """Do nothing: the stream is always `sys.stderr`."""

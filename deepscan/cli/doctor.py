@@ -1,7 +1,7 @@
-"""Examines this installation: what is there, what works, what `auto` would take, and why.
+"""Examines this installation: installed packages, working engines, and the choice of `auto`.
 
-Nothing is taken on trust: every engine is set up and proven, the model judges known crops, and
-decoders are imported in processes of their own, as a scan does it.
+Every engine is loaded and compared with the reference, the model scores known crops, and decoders
+are imported in separate processes, as in a scan.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SANDBOX = "from deepscan.video.isolation.sandbox import lock_down; print(lock_d
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Whether a part works, and its version, or why it does not."""
+    """The state of a part: works with a version, or the reason why it does not."""
 
     name: str
     works: bool
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class EngineFinding:
-    """Whether an engine may be used, and why; its parity with torch where that was measured."""
+    """The state of an engine: usable or not, the reason, and its parity with torch if measured."""
 
     name: str
     works: bool
@@ -59,7 +59,7 @@ class EngineFinding:
     parity: Parity | None = None
 
     def values(self) -> dict[str, Any]:
-        """Plain values for JSON, the figures of parity beside the rest."""
+        """Plain values for JSON, with the figures of parity at the same level."""
         figures = dict.fromkeys(field.name for field in fields(Parity))
         if self.parity is not None:
             figures = asdict(self.parity)
@@ -81,10 +81,10 @@ class ModelFinding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`ok` if a scan can be trusted to run; else `reasons` says why not.
+    """The report: `ok` if scans work as intended; else `reasons` says why not.
 
-    `notes` are what a person should know all the same. `sandbox` names what a decoder process gives
-    up ("landlock-6+seccomp", "none"). `cache_free` is in bytes.
+    `notes` are further remarks for people. `sandbox` names the active protections of a decoder
+    process ("landlock-6+seccomp", "none"). `cache_free` is in bytes.
     """
 
     ok: bool
@@ -113,12 +113,12 @@ class Report:
 
 
 def examine(options: ScanOptions, *, folder: Path | None = None) -> Report:
-    """Look at everything that a scan with these options needs.
+    """Check everything that a scan with these options needs.
 
-    Takes some seconds: every engine is set up, and compared with torch if it never was before.
+    Takes some seconds: every engine is loaded, and compared with torch if that was never done.
 
     Args:
-        options: which engine and model to look at closely.
+        options: engine and model to check.
         folder: where models lie.
     """
     hardware = detect_hardware()
@@ -152,7 +152,7 @@ def examine(options: ScanOptions, *, folder: Path | None = None) -> Report:
     cache = cache_folder()
     free = shutil.disk_usage(cache).free if cache else None
     if free is None:
-        notes.append("no cache: every start converts the network anew. Set DEEPSCAN_CACHE")
+        notes.append("no cache: every start converts the network again. Set DEEPSCAN_CACHE")
     elif free < DISK:
         notes.append(f"only {free // 2**20} MB are free in {cache}")
     return Report(
@@ -180,7 +180,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _decoders() -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
-    """PyAV first, then decord; and the versions of PyAV's FFmpeg libraries."""
+    """Check PyAV and decord; also returns the versions of PyAV's FFmpeg libraries."""
     av = _run_child(_AV)
     libraries: tuple[tuple[str, str], ...] = ()
     if av.works:
@@ -193,7 +193,7 @@ def _decoders() -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
 
 
 def _run_child(code: str) -> Finding:
-    """Run a line of Python in a process of its own; what it prints, or why it failed."""
+    """Run a line of Python in a separate process; returns its output, or why it failed."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -205,7 +205,7 @@ def _run_child(code: str) -> Finding:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("", False, str(error))
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it died without a word"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Finding("", False, f"exit status {done.returncode}: {last}")
     return Finding("", True, done.stdout.strip())
 
@@ -253,7 +253,7 @@ def _check_engine(choice: Choice, card: Card, hardware: Hardware) -> EngineFindi
 def _choose(
     name: str, card: Card, hardware: Hardware, engines: tuple[EngineFinding, ...]
 ) -> Engine | str:
-    """The engine that a scan would get, or why it would get none."""
+    """Load the engine that a scan would use; or the reason why there is none."""
     works = {finding.name for finding in engines if finding.works}
     try:
         if name != "auto":
@@ -274,7 +274,7 @@ def _selftest(engine: Engine, card: Card) -> SelfTest:
 
 
 def _to_text(report: Report) -> str:
-    lines = ["deepscan works here." if report.ok else "deepscan does NOT work as it should here:"]
+    lines = ["deepscan works here." if report.ok else "deepscan does NOT work correctly here:"]
     lines += [f"  - {reason}" for reason in report.reasons]
     lines += [f"  note: {note}" for note in report.notes]
     lines += ["", "Versions"]
@@ -291,7 +291,7 @@ def _to_text(report: Report) -> str:
     lines += [f"  {_mark(one.works)} {one.name:<18} {one.detail}" for one in report.decoders]
     lines += ["", "Engines"]
     lines += [f"  {_mark(one.works)} {one.name:<18} {_parity_text(one)}" for one in report.engines]
-    lines.append(f"  a scan takes {report.chosen_engine or 'none'} ({report.chosen_reason})")
+    lines.append(f"  a scan uses {report.chosen_engine or 'none'} ({report.chosen_reason})")
     lines += ["", "Model"]
     if (model := report.model) is None:
         lines.append("  none")

@@ -1,6 +1,6 @@
-"""`deepscan engine`: engines built, listed, checked, measured and removed.
+"""`deepscan engine`: builds, lists, checks, measures and removes engines.
 
-What is asked for goes to stdout, as a table on a terminal and as plain columns elsewhere.
+Answers go to stdout, as a table on a terminal and as plain columns elsewhere.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ def build(
     ] = None,
     time_limit: Annotated[
         int | None,
-        typer.Option(help="Seconds after which the build is killed.", min=1, show_default=False),
+        typer.Option(help="Kill the build after this many seconds.", min=1, show_default=False),
     ] = None,
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Build what a recipe describes, keep it in the cache, and prove that it agrees with torch.
+    """Build the engine of a recipe, cache it, and compare it with torch.
 
-    The face detector's networks are converted into the cache as well.
+    Also converts the networks of the face detector into the cache.
     """
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         if device is not None and not re.fullmatch(r"cuda(:\d{1,3})?", device):
             raise UsageError(f"--device {device}: give cuda or cuda:N")
         if time_limit is not None and hasattr(signal, "setitimer"):
-            # Left to its default the signal ends the process, also inside of native code.
+            # The default action of the signal ends the process, also inside native code.
             signal.setitimer(signal.ITIMER_REAL, time_limit)
         show_steps()
         from deepscan.engines.maintenance import build_recipe
@@ -69,7 +69,7 @@ def build(
 
 @app.command("list")
 def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
-    """List the recipes, and what the cache holds of them."""
+    """List the recipes and the entries of the cache."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         from deepscan.engines.cache import cache_folder
@@ -117,7 +117,7 @@ def check(
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Compare an engine with the reference, now; exit code 2 if it is out of tolerance."""
+    """Compare an engine with the reference; exit code 2 if it is out of tolerance."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         from deepscan.engines.maintenance import check_parity
@@ -133,12 +133,12 @@ def bench_(
     model: arguments.Model = DEFAULT_MODEL,
     batch: Annotated[str, typer.Option(help="Batches, separated by commas.")] = "1,8",
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads; by default each engine's own.", min=1)
+        int | None, typer.Option(help="CPU threads; default: each engine's choice.", min=1)
     ] = None,
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Measure every engine that runs here: a table, then one JSON line with everything."""
+    """Measure every engine that runs here; prints a table, then one line of JSON."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         batches = _batches(batch)
@@ -172,7 +172,7 @@ def bench_(
 
 @app.command()
 def clean(format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
-    """Remove all that the cache holds; it is made again when it is needed."""
+    """Remove all entries of the cache; they are made again when needed."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         from deepscan.engines.cache import cache_folder

@@ -1,4 +1,4 @@
-"""How far a scan has come, on stderr: a bar on a terminal, else a line every ten seconds."""
+"""Shows the progress of a scan on stderr: a bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 class Silence:
-    """For --quiet: nothing is shown."""
+    """Shows nothing, for --quiet."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is open."""
 
     def of(self, path: Path) -> Progress:
         """What a scan of that file is to call after every frame."""
         return lambda stage, frames, seconds, duration: None
 
     def finish(self) -> None:
-        """Nothing is shown."""
+        """Do nothing: nothing is shown."""
 
 
 class Bar(Silence):
-    """One line that is redrawn: stage, share done, frames per second, time left."""
+    """Redraws one line: stage, share done, frames per second, time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -77,7 +77,7 @@ class Bar(Silence):
         return tell
 
     def finish(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._task is not None:
             self._bar.stop()
             self._bar.remove_task(self._task)
@@ -85,7 +85,7 @@ class Bar(Silence):
 
 
 class Lines(Silence):
-    """A line every ten seconds, for logs and pipes; a scan that is done before has none."""
+    """Prints a line every ten seconds, for logs and pipes."""
 
     def __init__(self) -> None:
         from deepscan.archive.live import EVERY, duration
@@ -95,7 +95,7 @@ class Lines(Silence):
 
     def of(self, path: Path) -> Progress:
         """What a scan of that file is to call after every frame."""
-        # Where the stage (or one more reading of the file) began: wall clock, frames, media time.
+        # Start of the stage, or of another reading of the file: wall time, frames, media time.
         stage_now, began, base, start = "", 0.0, 0, 0.0
         before = 0
 
@@ -120,7 +120,7 @@ class Lines(Silence):
 
 
 def open_progress(stream: TextIO | None, *, quiet: bool) -> Silence:
-    """What fits a stream, which is stderr. Use it with `with`."""
+    """Choose the display for a stream, which is stderr. Use it with `with`."""
     if quiet or stream is None:
         return Silence()
     return Bar() if is_terminal(stream) else Lines()

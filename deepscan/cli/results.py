@@ -1,7 +1,7 @@
-"""Commands over results that are there: compare, check, merge, report, and the journal.
+"""Commands for existing results: diff, verify, merge, report, baseline, journal.
 
-They scan nothing anew, but for the frames that `verify` judges again. Each says in its help what
-its exit codes mean.
+They scan nothing, except for the frames that `verify` judges again. The help of each explains its
+exit codes.
 """
 
 from __future__ import annotations
@@ -31,25 +31,24 @@ if TYPE_CHECKING:
 
 
 _MOVED = """
-Exit codes: 0 no verdict moved; 1 at least one moved, or a file is known on one side only; 2 they
-could not be compared. A verdict moves if its label is another, or P(manipulated) differs by more
+Exit codes: 0 no verdict changed; 1 at least one changed, or a file is on one side only; 2 the
+comparison failed. A verdict has changed if its label differs, or P(manipulated) differs by more
 than the tolerance.
 """
 _CHECKED = """
-Exit codes: 0 all is as recorded; 1 something differs; 2 nothing differs, but something could not be
-checked (the input is gone, other weights are installed), or the command failed.
+Exit codes: 0 everything is as recorded; 1 something differs; 2 nothing differs, but something could
+not be checked (the input is gone, other weights are installed), or the command failed.
 
-Scores may differ by what the two engines may be apart from torch in fp32, and 0.02 since boxes are
-recorded to a tenth of a pixel. A result without a list of frames is scanned again as a whole.
+Scores may differ by the tolerances of both engines, and by 0.02 since boxes are recorded to a tenth
+of a pixel. A result without a list of frames is scanned again completely.
 """
 _MERGED = """
-Exit codes are those of a scan of all files: 1 at least one manipulated; 2 a file failed, or parts
-are missing or unfinished (which is told; the rest is merged all the same); 3 at least one
-inconclusive; 0 otherwise.
+Exit codes as for a scan of all files: 1 at least one manipulated; 2 a file failed, or parts are
+missing or unfinished (the others are merged anyway); 3 at least one inconclusive; 0 otherwise.
 """
 
 journal_app = typer.Typer(
-    help="Look at the journal of a results folder, or repair it.",
+    help="Show or repair the journal of a results folder.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -69,20 +68,20 @@ def register(app: typer.Typer) -> None:
 
 def diff(
     old: Annotated[
-        Path, typer.Argument(metavar="OLD", help="Results folder or result.json of before.")
+        Path, typer.Argument(metavar="OLD", help="The earlier results folder or result.json.")
     ],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The same of now.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The later one.")],
     tolerance: Annotated[
-        float, typer.Option(help="How far P(manipulated) may be apart.", min=0.0, max=1.0)
+        float, typer.Option(help="Allowed difference of P(manipulated).", min=0.0, max=1.0)
     ] = 0.02,
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Tell which verdicts moved between two results, by how much, and why.
+    """Compare two results: which verdicts changed, by how much, and why.
 
     deepscan diff RESULTS.old RESULTS
 
-    Named beside each are all differences that may have moved it: content, model, settings, decoder,
+    Lists all differences that may have changed a verdict: content, model, settings, decoder,
     engine, calibration, version.
     """
     with errors(debug=debug):
@@ -103,13 +102,13 @@ def verify(
         Path,
         typer.Argument(
             metavar="RESULT",
-            help="A record (result.json), any file beside it, their common name (result) or "
+            help="A record (result.json), another file beside it, their common name (result) or "
             "folder; or a results folder.",
         ),
     ],
     frames: Annotated[
         int,
-        typer.Option(help="Frames to judge again, drawn at random; 0: none.", min=0, max=10_000),
+        typer.Option(help="Number of random frames to judge again.", min=0, max=10_000),
     ] = 8,
     seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 0,
     input_: Annotated[
@@ -117,20 +116,20 @@ def verify(
         typer.Option(
             "--input",
             show_default=False,
-            help="Where the scanned file lies now; for a results folder, the folder of its files.",
+            help="Path of the scanned file now; for a results folder, the folder of its files.",
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="As for a scan.")] = ScanOptions().engine,
+    engine: Annotated[str, typer.Option(help="Engine, as for a scan.")] = ScanOptions().engine,
     quiet: Annotated[
         bool,
         typer.Option(
-            "--quiet", "-q", help="Only what is not in order, and the counts (of a folder always)."
+            "--quiet", "-q", help="Print only failed checks and the counts (default for folders)."
         ),
     ] = False,
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Check a result without trusting who made it: hashes, shape, and some scores judged again.
+    """Check a result without trusting its author: hashes, schema, and some frames judged again.
 
     deepscan verify result.json --frames 20
     """
@@ -143,20 +142,20 @@ def verify(
         if format_ == "json":
             print_json(found.to_json())
         else:
-            # Of a folder only what is not in order: nobody reads 200 lines that say ok.
+            # For a folder only failed checks: there may be hundreds of passed ones.
             for line in found.to_text(everything=not quiet and not named.is_dir()):
                 print_line(line)
     raise typer.Exit({"ok": OK, "differs": FOUND, "unchecked": ERROR}[found.state])
 
 
 def _record_named(path: Path) -> Path:
-    """The record, or the results folder, that a person means.
+    """The record or results folder at a path.
 
-    That is the thing itself; the record beside another output (result.mp4) or of a common name
-    (result); the one record in a folder.
+    That is the path itself; the record beside another output (result.mp4) or with a common name
+    (result); or the only record in a folder.
 
     Raises:
-        UsageError: there is no record there, or several.
+        UsageError: there is no record, or there are several.
     """
     if path.is_dir():
         from deepscan.archive.journal import is_results
@@ -178,7 +177,7 @@ def _record_named(path: Path) -> Path:
 
 
 def merge(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for all results.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the results.")],
     shards: Annotated[
         list[Path], typer.Argument(metavar="SHARD", help="Results folders, one or more.")
     ],
@@ -187,15 +186,15 @@ def merge(
     sarif_category: arguments.SarifCategory = "",
     copy: Annotated[
         bool,
-        typer.Option("--copy", help="Copy outputs and check them; else they are hard links."),
+        typer.Option("--copy", help="Copy outputs and check them, instead of hard links."),
     ] = False,
     mixed: Annotated[
         bool,
-        typer.Option("--mixed", help="Also parts with other settings, weights or engines."),
+        typer.Option("--mixed", help="Accept parts with other settings, weights or engines."),
     ] = False,
     newest: Annotated[
         bool,
-        typer.Option("--newest", help="Of two results under one name the newest counts."),
+        typer.Option("--newest", help="Of two results under one name keep the newest."),
     ] = False,
     fail_on: arguments.FailOn = "manipulated",
     require_face: arguments.RequireFace = False,
@@ -207,9 +206,9 @@ def merge(
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Put results that were made apart into one folder, as if one machine had made them.
+    """Merge results of shards or separate scans into one folder.
 
-    deepscan ARCHIVE --shard 1/3 --out part1        (and so on, anywhere)
+    deepscan ARCHIVE --shard 1/3 --out part1        (and 2/3, 3/3, on any machine)
 
     deepscan merge RESULTS part1 part2 part3
     """
@@ -252,7 +251,7 @@ def report(
     baseline: arguments.Baseline = None,
     debug: arguments.Debug = False,
 ) -> None:
-    """Write the reports of a results folder anew, from its journal. Nothing is scanned."""
+    """Write the reports of a results folder again from its journal. Nothing is scanned."""
     with errors(debug=debug):
         reports = _reports(report, sarif_root, sarif_category)
         from deepscan.archive.journal import read_journal
@@ -266,12 +265,12 @@ def accept(
     results: arguments.Results,
     out: Annotated[Path, typer.Argument(metavar="FILE", help="The baseline to write.")],
     reason: Annotated[str, typer.Option(help="Why these verdicts are accepted.")],
-    until: Annotated[str, typer.Option(metavar="DAY", help="The last day, such as 2027-03-31.")],
-    reviewer: Annotated[str | None, typer.Option(help="Who looked at them.")] = None,
+    until: Annotated[str, typer.Option(metavar="DAY", help="Last valid day, such as 2027-03-31.")],
+    reviewer: Annotated[str | None, typer.Option(help="Name of the reviewer.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the baseline.")] = False,
     debug: arguments.Debug = False,
 ) -> None:
-    """Write a baseline that accepts every content that is labelled manipulated or suspicious.
+    """Write a baseline that accepts all contents labelled manipulated or suspicious.
 
     Review the file, then scan with --baseline FILE.
     """
@@ -286,7 +285,7 @@ def accept(
         except ValueError:
             raise UsageError(f"--until {until}: give a day such as 2027-03-31") from None
         if out.exists() and not force:
-            raise OutputError(f"{out} is there already: name another, or give --force")
+            raise OutputError(f"{out} exists: name another file, or give --force")
         made = write_baseline(read_journal(results), out, reason, expires, reviewer=reviewer)
         print_line(visible(f"wrote {out}: {len(made.entries)} accepted until {expires}"))
 
@@ -305,7 +304,7 @@ def show(
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Tell what the journal says: the last run, its files by label, what is unfinished."""
+    """Show the last run, its files by label, and unfinished files."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         from deepscan.archive.journal import read_state
@@ -323,14 +322,14 @@ def repair(
     results: arguments.Results,
     debug: arguments.Debug = False,
 ) -> None:
-    """Keep every whole line of a damaged journal; files whose lines are lost are scanned again."""
+    """Keep all whole lines of a damaged journal; the next scan repeats the files of lost lines."""
     with errors(debug=debug):
         from deepscan.archive.journal import repair as mend
 
         kept, lost = mend(results)
         if lost:
             print_line(
-                f"{kept} lines kept, {lost} lost; the damaged journal lies beside the new one"
+                f"{kept} lines kept, {lost} lost; the damaged journal is kept beside the new one"
             )
         else:
             print_line(f"{kept} lines, none of them lost")
@@ -358,7 +357,7 @@ def _labels(state: JournalState) -> dict[str, int]:
 
 
 def _counting(state: JournalState) -> list[Label]:
-    """The labels of the files that count: those that are current or not listed now."""
+    """The labels of files that are current or not listed."""
     counting = ("current", "not-listed")
     return [state.outcomes[name].label for name, each in state.states().items() if each in counting]
 
@@ -368,11 +367,11 @@ def _journal_lines(state: JournalState) -> Iterator[str]:
 
     run = state.run
     if run is None:
-        yield "no run has begun here"
+        yield "no run has started here"
         return
     part = f", shard {run.shard[0]}/{run.shard[1]}" if run.shard else ""
     yield f"last run   {run.id}, {run.started}, deepscan {run.version}{part}"
-    ended = "yes, with every file" if state.finished else "no: give the same scan again to go on"
+    ended = "yes, with all files" if state.finished else "no: run the same scan again to resume"
     yield f"ended      {ended}"
     yield f"model      {run.model}, {run.model_sha256[:12]}; engine {run.engine}"
     point = "" if run.operating_point is None else f", operating point {run.operating_point:.3f}"
@@ -383,7 +382,7 @@ def _journal_lines(state: JournalState) -> Iterator[str]:
     states = Counter(state.states().values())
     yield f"files      {counted(_counting(state))}"
     if unlisted := states[FileState.NOT_LISTED]:
-        yield f"not listed {unlisted} of them, by the last run"
+        yield f"not listed {unlisted} of these by the last run"
     if gone := states[FileState.GONE]:
         yield f"gone       {gone} that are no longer in the archive"
     if older := len(state.superseded) + states[FileState.SUPERSEDED]:
@@ -393,10 +392,10 @@ def _journal_lines(state: JournalState) -> Iterator[str]:
 
 
 def _reports(text: str, sarif_root: Path | None, sarif_category: str) -> list[tuple[str, Report]]:
-    """File name and function of each report that `--report` names.
+    """Load the reports that `--report` names: file names and functions.
 
     Raises:
-        UsageError: one is unknown or needs a package that is not there, or none is named.
+        UsageError: one is unknown or needs a package that is not installed, or none is named.
     """
     from deepscan.archive.reports import load_report
 

@@ -1,6 +1,6 @@
-"""The command line: read arguments, call, turn the outcome into an exit code.
+"""The entry point of the command line, and the commands `scan` and `doctor`.
 
-Everything heavy is imported inside functions, so that `--help` answers at once.
+Heavy modules are imported inside functions, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ Exit codes: 0 no finding; 1 at least one file manipulated; 2 a file or the scan 
 finding, but at least one file inconclusive; 130 interrupted. Over several files 2 comes before 1
 before 3 before 0. No label says "real": deepscan can only fail to find.
 
-Other commands, each with --help: doctor (what works on this machine), engine, model (your own);
-over results: diff, verify, merge, report, baseline, journal.
+Other commands, each with --help: doctor (checks this installation), engine, model (your own); for
+results: diff, verify, merge, report, baseline, journal.
 """
 
 app = typer.Typer(
@@ -192,7 +192,7 @@ def scan(
 
 @app.command()
 def doctor(format_: arguments.Format = "text") -> None:
-    """Tell what works on this machine: versions, decoders, engines, the model's self-test."""
+    """Check this installation: versions, decoders, engines, the model's self-test."""
     from deepscan.cli.doctor import examine
 
     with errors():
@@ -216,7 +216,7 @@ def _scan_files(
     for target in targets:
         check_outputs(target, inputs, force=force)
     if not quiet and is_terminal(sys.stderr) and any(path.is_file() for path in inputs):
-        print_message(f"loading {options.model} ...")  # what is imported from here on takes time
+        print_message(f"loading {options.model} ...")  # the imports below take time
     from deepscan.cli.progress import open_progress
     from deepscan.scan.scanner import Scanner
 
@@ -229,7 +229,7 @@ def _scan_files(
                     labels.append(outcome.label)
                     shown.finish()
                     _print_answer(outcome, format_)
-        finally:  # also what was done before an error or Ctrl-C is counted
+        finally:  # files before an error or Ctrl-C are counted too
             if format_ == "text":
                 print_line(counted(labels))
             elif not quiet:
@@ -254,7 +254,7 @@ def _print_answer(outcome: Scanned | Skipped, format_: str) -> None:
 
 
 def _targets(inputs: list[Path], out: Path | None, write: str | None) -> list[dict[str, Path]]:
-    """For each input the files to write: sink -> path."""
+    """The files to write for each input: sink name -> path."""
     if out is None:
         if write is not None:
             raise UsageError("--write without --out: name what to write to, --out RESULT.mp4")
@@ -287,8 +287,8 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 
 
 def _usage_text(error: Exception, text: str) -> str:
-    """What is wrong with the command line; of the options that a misspelt one may mean, click
-    lists all in the order of the alphabet, and the nearest alone is named here."""
+    """The error text for a wrong command line; for a misspelt option it names only the nearest
+    one, while click would list all similar ones alphabetically."""
     near = getattr(error, "possibilities", None)
     if not near:
         return text
@@ -297,20 +297,20 @@ def _usage_text(error: Exception, text: str) -> str:
 
 
 def run() -> NoReturn:
-    """Run the command line and exit. No exit code but 1 of a finding is 1."""
+    """Run the command line and exit. Only a finding gives exit code 1."""
     for name in ENDING_SIGNALS:
         signal.signal(getattr(signal, name), _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding is
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
     try:
         code = app(prog_name="deepscan", standalone_mode=False) or OK
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except SystemExit:  # typer's only one: nobody reads the help any more
+    except SystemExit:  # raised by typer only if the reader of the help has gone
         silence_stdout()
         code = OK
     except Exception as error:
-        # Typer brings its own copy of click, older ones do not: their errors have no common name.
+        # Some versions of typer bundle click, so its errors have no common base class.
         wrong_usage = getattr(error, "format_message", None)
         if wrong_usage is None:
             traceback.print_exc()
@@ -318,16 +318,16 @@ def run() -> NoReturn:
         else:
             context = getattr(error, "ctx", None)
             command = "deepscan" if context is None else context.command_path
-            command = command.removesuffix(" scan")  # which goes without saying
+            command = command.removesuffix(" scan")  # `scan` is the default command
             print_message(f"{_usage_text(error, wrong_usage())} See {command} --help")
         code = ERROR
-    # All is done: a second Ctrl-C must not change the code.
+    # The work is done: a second Ctrl-C must not change the exit code.
     for name in ("SIGINT", *ENDING_SIGNALS):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # CPython marks an interruption that passes through a text which it runs (dataclasses are made
-    # of such), also one that is caught, and `python -m` then dies with SIGINT in place of our exit
-    # code. The next such text takes the mark away, and a named tuple is made of one.
+    # CPython sets a flag if an interruption passes through code that `exec` runs (as dataclasses
+    # do), even if it is caught, and `python -m` then dies with SIGINT instead of our exit code. The
+    # next `exec` clears the flag, and creating a named tuple uses one.
     namedtuple("_Unmark", ())
     if code == INTERRUPTED:
-        print_message("interrupted; nothing half-written was left")
+        print_message("interrupted; no half-written file was left")
     sys.exit(code)

@@ -1,7 +1,7 @@
-"""The text answer on stdout: what was found in a file, where, and what it does not mean.
+"""Formats the text answer on stdout: findings in a file, where, and what they do not mean.
 
-Headline, coverage and caveat are the sentences of the record and the page. A face has one line; the
-false-alarm rate stands once, and the population that it was measured on in record and page only.
+Headline, coverage and caveat are the sentences of the record and the page. Each face has one line;
+the false-alarm rate is printed once, its population only in record and page.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from deepscan.sinks.wording import (
 )
 from deepscan.types import Interval, Label, Scanned, Skipped, Verdict
 
-FACES = 8  # with a line of their own
+FACES = 8  # that have a line
 
 
 def text_answer(outcome: Scanned | Skipped, width: int | None = None) -> str:
-    """Several lines about one file; names are made harmless for a terminal.
+    """Format several lines about one file; control characters in names are spelled out.
 
     Args:
-        width: columns in which sentences are broken into lines; None: each is one line.
+        width: columns to wrap sentences at; None: no wrapping.
     """
     if isinstance(outcome, Skipped):
         words, reasons = wording_without_verdict(outcome.label), [outcome.reason]
@@ -74,7 +74,7 @@ def _wrapped(sentences: list[str], width: int | None) -> Iterator[str]:
 
 
 def _faces(verdict: Verdict) -> Iterator[str]:
-    """A line for each face with a finding, the strongest first: its strongest interval."""
+    """Yield a line for each face with a finding, the strongest first: its strongest interval."""
     by_face = groupby(
         sorted(verdict.intervals, key=lambda each: (each.track_id, -each.score)),
         key=lambda each: each.track_id,
@@ -87,7 +87,7 @@ def _faces(verdict: Verdict) -> Iterator[str]:
         cells = [cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)]
         yield "  ".join(cells).rstrip()
     if len(faces) > FACES:
-        yield f"and {len(faces) - FACES} more faces: page and record have them all"
+        yield f"and {len(faces) - FACES} more faces, listed in page and record"
 
 
 def _face(found: list[Interval]) -> tuple[str, ...]:

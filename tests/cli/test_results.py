@@ -47,7 +47,7 @@ def test_diff(tmp_path):
     old = folder(tmp_path / "old", outcome("a.mp4", score=0.2))
     new = folder(tmp_path / "new", outcome("a.mp4", label=Label.MANIPULATED, score=0.9))
     same = run("diff", old, old)
-    assert (same.exit_code, same.stdout) == (0, "no verdict moved, of 1\n")
+    assert (same.exit_code, same.stdout) == (0, "no verdict changed, of 1\n")
     moved = run("diff", old, new)
     assert moved.exit_code == 1 and "no-evidence -> manipulated" in moved.stdout
     values = json.loads(run("diff", old, new, "--format", "json").stdout)

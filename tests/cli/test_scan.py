@@ -76,7 +76,7 @@ def test_the_whole_help_explains_every_option_in_one_sentence():
 
     ran = real("--help-all", env={**os.environ, "COLUMNS": "100"})
     assert ran.returncode == 0
-    for heading in ("What is written:", "Files of an archive:", "Exit code:"):
+    for heading in ("Outputs:", "Files of an archive:", "Exit code:"):
         assert heading in ran.stdout
     explained = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", ran.stdout, re.MULTILINE))
     short = " ".join(real("--help", env={**os.environ, "COLUMNS": "80"}).stdout.split())
@@ -184,7 +184,7 @@ def test_a_misspelt_use_of_a_command_names_its_own_help(deepscan_cli):
 def test_an_option_of_archives_without_a_folder_says_what_is_missing(deepscan_cli, clips):
     ran = deepscan_cli(clips["forged"], "--jobs", "2")
     assert ran.code == 2
-    assert "an option of archives was given" in ran.err
+    assert "an option for archives was given" in ran.err
     assert "--out RESULTS" in ran.err
 
 
@@ -211,7 +211,7 @@ def test_the_folder_of_the_results_is_made(deepscan_cli, clips, tmp_path):
 def test_a_web_address_says_what_to_do(deepscan_cli):
     ran = deepscan_cli("https://example.org/watch?v=1")
     assert (ran.code, ran.out) == (2, "")
-    assert "save the video to a file first" in ran.err and "deepscan FILE" in ran.err
+    assert "save the video to a file with" in ran.err and "deepscan FILE" in ran.err
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "{out}"]], ids=["alone", "out"])
@@ -839,7 +839,7 @@ def test_interrupted_in_an_import(tmp_path):
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ran.returncode == 130, ran.stderr
-    assert ran.stderr == "deepscan: interrupted; nothing half-written was left\n"
+    assert ran.stderr == "deepscan: interrupted; no half-written file was left\n"
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -868,7 +868,7 @@ def test_interrupted(long_clip, tmp_path, sent):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors == "deepscan: interrupted; nothing half-written was left\n"
+    assert errors == "deepscan: interrupted; no half-written file was left\n"
     assert told == "0 files: nothing scanned\n"
     assert names(out) == []
 

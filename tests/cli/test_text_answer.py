@@ -60,7 +60,7 @@ def test_a_face_has_one_line_however_many_intervals():
     assert len(faces) == 8
     assert faces[0].startswith("face 0  manipulated  0:00.3 to 0:00.7")
     assert faces[0].endswith("support  and 2 more intervals")
-    assert "  and 4 more faces: page and record have them all" in lines
+    assert "  and 4 more faces, listed in page and record" in lines
 
 
 def test_a_clip_with_two_faces_fits_a_screen():
