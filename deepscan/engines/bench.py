@@ -1,8 +1,7 @@
-"""Measures every engine that runs here, one after the other in turns, in one run.
+"""Measures the speed of every engine that runs here.
 
-Machines have other work to do: engines take turns, so that a busy moment meets all of them, and
-CPU time stands beside wall time. What all are measured against is the network as anybody would run
-it, eager torch in fp32, which takes its turns like the others.
+The machine may be busy, so engines are measured in turns, and CPU time is reported beside wall
+time. The baseline is the network in eager torch with fp32, which takes its turns like the others.
 """
 
 from __future__ import annotations
@@ -38,12 +37,11 @@ SECONDS = 0.3  # that one engine runs in one round and batch
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast one engine is with one batch; medians over the rounds.
+    """The speed of one engine at one batch size; medians over the rounds.
 
-    `crops_per_second` by the clock, `cpu_ms_per_crop` milliseconds of CPU time over all threads.
-    `speedup` and `cpu_speedup` are the ratios to eager torch in fp32 on the CPU at the same batch,
-    medians over the rounds' own ratios: both then ran within a second or two. `lowest` and
-    `highest` are the slowest and fastest round in crops a second.
+    `crops_per_second` is by wall time, `cpu_ms_per_crop` the CPU time of all threads. `speedup` and
+    `cpu_speedup` are medians of each round's ratio to eager torch in fp32 on the CPU at the same
+    batch size. `lowest` and `highest` are the slowest and fastest round in crops per second.
     """
 
     engine: str
@@ -58,8 +56,8 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One run over all engines; `absent` says of each that did not run why. `load` is the system's
-    load average over one minute before and after the run, None where it does not tell."""
+    """One run over all engines. `absent` maps engines that did not run to the reason. `load` is the
+    system's load average over one minute before and after the run, None if not available."""
 
     model: str
     input_size: int
@@ -71,7 +69,7 @@ class Bench:
     absent: dict[str, str]
 
     def best(self) -> tuple[Pace, ...]:
-        """For each batch the engine with the largest speed-up by the clock."""
+        """The engine with the largest speed-up in wall time for each batch size."""
         found: dict[int, Pace] = {}
         for pace in self.paces:
             if pace.batch not in found or pace.speedup > found[pace.batch].speedup:
@@ -79,7 +77,7 @@ class Bench:
         return tuple(found[batch] for batch in sorted(found))
 
     def values(self) -> dict[str, Any]:
-        """Everything as plain values for JSON."""
+        """The run as plain values for JSON."""
         best = [
             {"batch": pace.batch, "engine": pace.engine, "speedup": pace.speedup}
             for pace in self.best()
@@ -88,7 +86,7 @@ class Bench:
 
 
 class Eager:
-    """The network in torch as it was written: fp32, no channels-last, nothing prepared."""
+    """The network in plain torch: fp32, no channels-last, no preparation."""
 
     name = EAGER
     max_batch = 1024
@@ -118,11 +116,11 @@ def bench(
 ) -> Bench:
     """Measure every engine that runs here and agrees with torch.
 
-    TensorRT takes part with the engines that are built. A batch above an engine's largest is left
-    out for it.
+    TensorRT is measured with the engines that are built. Batch sizes above an engine's largest are
+    skipped for it.
 
     Raises:
-        EngineError: not even the reference runs.
+        EngineError: the reference does not run.
         ModelError: the model is missing or damaged.
     """
     card, hardware, before = read_card(model, folder), detect_hardware(), _load()
@@ -142,7 +140,7 @@ def bench(
                 for engine in engines:
                     if size > engine.max_batch:
                         continue
-                    # The first turn sets up what is lazy.
+                    # The first turn is a warm-up.
                     found = _run(engine, batch, seconds if turn else 0.0)
                     if turn:
                         runs.setdefault((engine.name, size), []).append(found)
@@ -183,7 +181,7 @@ def _engines(
 
 
 def _run(engine: Engine | Eager, crops: NDArray[np.uint8], seconds: float) -> tuple[float, float]:
-    """Judge the same batch again and again: crops a second, and CPU seconds a crop."""
+    """Judge the same batch repeatedly; returns crops per second, and CPU seconds per crop."""
     wall, cpu, judged = time.perf_counter(), time.process_time(), 0
     while not judged or time.perf_counter() - wall < seconds:
         engine.predict(crops)

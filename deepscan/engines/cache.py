@@ -1,8 +1,7 @@
-"""A folder for what is expensive to make again: converted networks and proofs of parity.
+"""The cache on disk for converted networks, built engines and proofs of parity.
 
-Nothing in it is needed, and nothing in it is believed: an entry that is incomplete, cut short or
-changed counts as absent, so it is made again. Every entry is two files, the data and a JSON file
-with their SHA-256; both are written aside and renamed, the JSON file last.
+An entry that is incomplete or altered counts as missing and is made again. Every entry is two
+files, the data and a JSON file with its SHA-256; both are written atomically, the JSON file last.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ VARIABLE = "DEEPSCAN_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """The folder for entries, made if it is missing; None where there can be none.
+    """The folder for entries, created if it is missing; None without a usable folder.
 
-    It is `engines` in the folder that the environment variable DEEPSCAN_CACHE names, else in
-    `deepscan` under XDG_CACHE_HOME or ~/.cache. A folder that belongs to somebody else, or that
-    others may write to, is not used.
+    It is `engines` in the folder of the environment variable DEEPSCAN_CACHE, else in `deepscan`
+    under XDG_CACHE_HOME or ~/.cache. A folder of another user, or one that others can write to, is
+    not used.
     """
     root = _root()
     if root is None:
@@ -50,13 +49,13 @@ def cache_folder() -> Path | None:
 
 
 def key_of(facts: Mapping[str, str]) -> str:
-    """A name for an entry that changes with every one of its facts."""
+    """The key of an entry, a hash of its facts."""
     text = json.dumps(dict(facts), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def read_entry(folder: Path | None, key: str) -> tuple[bytes, ...] | None:
-    """The parts of an entry as they were written; None if it is absent or not as written."""
+    """Read the parts of an entry; None if it is missing or altered."""
     if folder is None:
         return None
     side, data = _paths(folder, key)
@@ -82,7 +81,7 @@ def read_entry(folder: Path | None, key: str) -> tuple[bytes, ...] | None:
 
 
 def write_entry(folder: Path | None, key: str, facts: Mapping[str, str], *parts: bytes) -> None:
-    """Keep the parts of an entry. A cache that cannot be written to is left alone, with a note."""
+    """Write the parts of an entry. If the cache cannot be written, this is only logged."""
     if folder is None:
         return
     side, data = _paths(folder, key)

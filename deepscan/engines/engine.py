@@ -1,4 +1,4 @@
-"""The engine contract: what runs the network over a batch of crops, and what is checked of it."""
+"""The engine contract: an engine runs the network on batches of crops; with the checks of both."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from deepscan.models.card import Card, Kind
 
 
-_ROUNDING = 1e-5  # a softmax may end this far above 1
+_ROUNDING = 1e-5  # a softmax may exceed 1 by this much
 Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What the network says about a batch.
+    """The network's output for a batch.
 
-    `scores` is (B,) float32, P(manipulated) in [0, 1] by the network, not yet calibrated.
+    `scores` is (B,) float32, P(manipulated) in [0, 1], not calibrated.
     `masks` is (B, h, w) float32 in [0, 1] over the crop, None of a model without.
     """
 
@@ -70,7 +70,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back the device. The engine cannot be used afterwards."""
+        """Release the device. The engine cannot be used afterwards."""
         ...
 
 
@@ -117,7 +117,7 @@ class EngineEntry(ABC):
         return check_predictions(scores, masks, self.name)
 
     def close(self) -> None:
-        """Give back the device."""
+        """Release the device."""
         self._closed = True
 
     @abstractmethod
@@ -132,7 +132,7 @@ class EngineEntry(ABC):
             raise EngineError(f"engine {self.name} {what}: {error}{self._why()}") from error
 
     def _why(self) -> str:
-        """What else the runtime says of its last error."""
+        """Details of the runtime on its last error."""
         return ""
 
     @classmethod
@@ -154,7 +154,7 @@ class EngineEntry(ABC):
             )
 
     def _set_identity(self, name: str, card: Card, max_batch: int) -> None:
-        """Set what every engine says of itself."""
+        """Set name, model, sizes and info of the engine."""
         self.name = name
         self.model = card.info
         self.input_size = card.info.input_size
@@ -172,10 +172,10 @@ def filled_up(crops: NDArray[np.uint8], batch: int | None) -> NDArray[np.uint8]:
 
 
 def check_crops(crops: NDArray[np.uint8], input_size: int, max_batch: int) -> None:
-    """See that crops are (B, S, S, 3) uint8 with 1 <= B <= max_batch.
+    """Check that crops are (B, S, S, 3) uint8 with 1 <= B <= max_batch.
 
     Raises:
-        ValueError: they are not; an error of the program, not of the video.
+        ValueError: they are not, which is a bug and not a fault of the video.
     """
     if crops.dtype != np.uint8:
         raise ValueError(f"crops are {crops.dtype}, must be uint8")

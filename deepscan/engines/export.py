@@ -1,8 +1,8 @@
-"""The network as an ONNX graph, in fp32 or with its convolutions in fp16 or bf16.
+"""Exports the network as an ONNX graph, in fp32 or with its convolutions in fp16 or bf16.
 
-The precision stands in the graph itself, as casts and converted weights: TensorRT 11 takes nothing
-else, and older ones then have nothing to choose. What must not lose range stays in fp32:
-normalisation, the class-centre product, graph step and attention, every softmax and mean.
+The graph itself holds the precision, as casts and converted weights: TensorRT 11 requires that, and
+older versions then have no choice to make. Operations that need range stay in fp32: normalisation,
+the class-centre product, graph step and attention, every softmax and mean.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ INPUT, OUTPUTS = "crops", ("scores", "masks")
 PRECISIONS = ("fp32", "fp16", "bf16")
 # 17 is the last opset of TensorRT 8.6. A convolution in bf16 exists from 22 on, TensorRT's from 10.
 OPSETS = {"fp32": 17, "fp16": 17, "bf16": 22}
-LOW = "low:"  # begins the name of every operation that left fp32, and of every cast round them
+LOW = "low:"  # prefix of the name of every operation in low precision, and of the casts around it
 
-# The trunk, as the exporter names its parts after the modules.
+# The trunk, by the names that the exporter derives from the modules.
 TRUNK = ("/network/backbone/", "/network/mfa/", "/network/mscc/head/", "/network/decoder/")
-# Its input holds what was attended to, which is as large as the sums over all pixels: bf16 reaches
-# as far as fp32, fp16 does not.
+# Its input is the output of the attention, as large as sums over all pixels: bf16 has the range of
+# fp32, fp16 has not.
 WIDE = ("/network/mscc/output/",)
-# What the trunk is made of, and which inputs of each are numbers (not shapes or scales).
+# Operations of the trunk, and the number of their inputs that are values (not shapes or scales).
 LOWERED = {
     "Conv": 3, "Relu": 1, "Add": 2, "MaxPool": 1, "AveragePool": 1, "Concat": 99, "Resize": 1,
 }  # fmt: skip
@@ -41,19 +41,19 @@ LOWERED = {
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far a graph is from torch in fp32, both on a CPU: the largest differences."""
+    """The largest differences between a graph and torch in fp32, both on a CPU."""
 
     score: float
     mask: float
 
 
 def export(deployed: Deployed, precision: str = "fp32") -> bytes:
-    """The network as an ONNX graph: (batch, S, S, 3) uint8 "crops" to "scores" and "masks".
+    """Export the network as an ONNX graph: (batch, S, S, 3) uint8 "crops" to "scores" and "masks".
 
-    The batch is dynamic, the rest fixed. The graph has passed `onnx.checker`.
+    The batch is dynamic, other sizes are fixed. The graph has passed `onnx.checker`.
 
     Raises:
-        EngineError: onnx is not there, or the network cannot be written in this precision.
+        EngineError: onnx is not installed, or the network cannot be exported in this precision.
     """
     onnx = import_onnx()
     import torch
@@ -61,8 +61,8 @@ def export(deployed: Deployed, precision: str = "fp32") -> bytes:
     side = deployed.input_size
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as work:
-            # The tracer remarks on every constant, and on being the older of two exporters; the
-            # newer one needs packages of its own.
+            # The tracer warns about every constant, and that a newer exporter exists, which needs
+            # further packages.
             warnings.simplefilter("ignore")
             path = Path(work, "network.onnx")
             torch.onnx.export(
@@ -86,13 +86,13 @@ def export(deployed: Deployed, precision: str = "fp32") -> bytes:
 
 
 def lower(model: Any, precision: str) -> Any:
-    """The graph with its trunk in fp16 or bf16; the rest stays in fp32.
+    """Convert the trunk of a graph to fp16 or bf16; the rest stays in fp32.
 
-    What leaves fp32 is renamed to begin with `LOW`: a TensorRT that chooses precisions itself is
-    told to leave everything else alone.
+    Converted operations get the prefix `LOW`: a TensorRT that chooses precisions itself has to keep
+    all others in fp32.
 
     Raises:
-        EngineError: the graph has no trunk as expected, so nothing could be lowered.
+        EngineError: the graph does not have the expected trunk.
     """
     onnx = import_onnx()
     kind = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
@@ -106,11 +106,11 @@ def lower(model: Any, precision: str) -> Any:
     }
     weights = {each.name: each for each in graph.initializer}
     nodes: list[Any] = []
-    low: set[str] = set()  # tensors that are born in the low precision
+    low: set[str] = set()  # tensors in low precision
     cast: dict[tuple[str, int], str] = {}  # (tensor, type) -> the tensor as that type
 
     def as_type(name: str, type_: int) -> str:
-        """The tensor in another type, by a cast that is put before whoever asks first."""
+        """Cast a tensor to another type, once, before its first use."""
         if (name, type_) not in cast:
             cast[name, type_] = f"{name}:{onnx.TensorProto.DataType.Name(type_).lower()}"
             if name in weights:
@@ -124,7 +124,7 @@ def lower(model: Any, precision: str) -> Any:
 
     for node in graph.node:
         lowered = node.op_type in LOWERED and node.name.startswith(trunk)
-        if lowered and node.output[0] in floats:  # shapes are computed in the trunk as well
+        if lowered and node.output[0] in floats:  # the trunk also computes shapes
             for place, name in enumerate(node.input):
                 if name and name not in low and place < LOWERED[node.op_type]:
                     node.input[place] = as_type(name, kind)
@@ -137,8 +137,8 @@ def lower(model: Any, precision: str) -> Any:
         nodes.append(node)
     if not low:
         raise EngineError(
-            f"the network as exported does not show its convolutions, so there is no {precision} "
-            "graph of it. Use precision fp32"
+            f"the exported network has no recognisable convolutions, so it cannot be converted to "
+            f"{precision}. Use precision fp32"
         )
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
@@ -147,15 +147,15 @@ def lower(model: Any, precision: str) -> Any:
 
 
 def check(graph: bytes, deployed: Deployed, crops: NDArray[np.uint8]) -> Agreement:
-    """Let ONNX Runtime run the graph as it is written, and compare with torch.
+    """Run the graph in ONNX Runtime without optimisation, and compare it with torch.
 
     Args:
-        graph: what `export` gave.
-        deployed: the network that it was made of.
-        crops: (N, S, S, 3) uint8 RGB; judged all at once.
+        graph: the result of `export`.
+        deployed: the exported network.
+        crops: (N, S, S, 3) uint8 RGB, in one batch.
 
     Raises:
-        EngineError: ONNX Runtime is not there, cannot run the graph, or gives no numbers.
+        EngineError: ONNX Runtime is not installed, cannot run the graph, or returns NaN.
     """
     import torch
 
@@ -170,13 +170,13 @@ def check(graph: bytes, deployed: Deployed, crops: NDArray[np.uint8]) -> Agreeme
 
 
 def run(graph: bytes, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scores and masks as ONNX Runtime computes them on the CPU, nothing fused or left out.
+    """Compute scores and masks with ONNX Runtime on the CPU, without fusing operations.
 
     It has no operations in bf16, and few in fp16: those are computed in fp32 from rounded inputs
-    and rounded afterwards.
+    and then rounded.
 
     Raises:
-        EngineError: ONNX Runtime is not there or cannot run the graph.
+        EngineError: ONNX Runtime is not installed or cannot run the graph.
     """
     try:
         import onnxruntime
@@ -197,7 +197,7 @@ def run(graph: bytes, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ND
 
 
 def _widened(graph: bytes) -> bytes:
-    """A graph in bf16 with casts round each operation, which ONNX Runtime adds for fp16 itself."""
+    """Add casts around each operation in bf16; for fp16 ONNX Runtime does that itself."""
     onnx = import_onnx()
     model = onnx.load_from_string(graph)
     if model.opset_import[0].version != OPSETS["bf16"]:
@@ -225,7 +225,7 @@ def _widened(graph: bytes) -> bytes:
 
 
 def import_onnx() -> Any:
-    """The package onnx with the parts that are used here.
+    """Import onnx with the modules that are used here.
 
     Raises:
         EngineError: it is not installed.
@@ -235,30 +235,30 @@ def import_onnx() -> Any:
         import onnx.version_converter
     except ImportError as error:
         raise EngineError(
-            f"onnx cannot be imported ({error}), without which no engine can be built. "
+            f"onnx cannot be imported ({error}), which is needed to build an engine. "
             "Run in deepscan's checkout: pip install '.[onnx]'"
         ) from error
     return onnx
 
 
 def code_digest() -> str:
-    """SHA-256 of the code that a graph comes from: it changes without the weights."""
+    """SHA-256 of the code that makes a graph, which changes independently of the weights."""
     from deepscan.models import weights
 
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest() + weights.code_digest()
 
 
 def _free_batch(model: Any) -> None:
-    """Make the batch dynamic in a graph that was written for a fixed one.
+    """Make the batch dynamic in a graph that was exported for a fixed one.
 
-    Left to the exporter, a dynamic batch has every shape computed at run time. Here all sides stay
-    numbers that a builder can see, and only what holds the batch is changed: the first number of
-    each shape, which is left to be worked out, and resizing, which is told by how much.
+    With a dynamic batch the exporter computes every shape at run time. Here all sizes stay constant
+    for the builder, and only the uses of the batch change: the first number of each shape is
+    inferred, and resizing gets a factor.
     """
     onnx = import_onnx()
     graph = model.graph
     weights = {each.name for each in graph.initializer}
-    same = {  # equal weights are written once and named twice
+    same = {  # equal weights are stored once and have two names
         node.output[0]: node.input[0]
         for node in graph.node
         if node.op_type == "Identity" and node.input[0] in weights
@@ -268,8 +268,8 @@ def _free_batch(model: Any) -> None:
             node.input[place] = same.get(given, given)
     _fix_pads(model)
     left = [node for node in graph.node if node.op_type in ("Reshape", "Resize")]
-    del graph.value_info[:]  # the exporter has lost track of some
-    while left:  # each that is fixed shows the sizes behind it
+    del graph.value_info[:]  # the exporter does not know all of them
+    while left:  # each fixed operation determines the sizes behind it
         typed = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
         sides = {
             each.name: [side.dim_value for side in each.type.tensor_type.shape.dim]
@@ -281,7 +281,7 @@ def _free_batch(model: Any) -> None:
             if all(all(sides.get(name) or [0]) for name in (node.input[0], node.output[0]))
         ]
         if not known:
-            raise EngineError(f"the network as exported does not show the size of {left[0].name}")
+            raise EngineError(f"the exported network has no known size at {left[0].name}")
         for node in known:
             before, after = sides[node.input[0]], sides[node.output[0]]
             name = f"{node.name} to"
@@ -302,7 +302,7 @@ def _free_batch(model: Any) -> None:
 
 
 def _fix_pads(model: Any) -> None:
-    """Make each padding's widths a weight: the exporter writes them as sums that nobody folds."""
+    """Make the widths of each padding a constant: the exporter writes them as computed sums."""
     onnx = import_onnx()
     from onnx.reference import ReferenceEvaluator
 
@@ -329,7 +329,7 @@ def _fix_pads(model: Any) -> None:
 
 
 def _drop_unused(graph: Any) -> None:
-    """Remove operations and weights that lead to no output."""
+    """Remove operations and weights that no output uses."""
     used = {output.name for output in graph.output}
     for node in reversed(graph.node):
         if used.intersection(node.output):

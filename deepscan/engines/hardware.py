@@ -1,4 +1,4 @@
-"""What this machine has that decides which engine fits: read from the system, never timed."""
+"""Detects the hardware that decides which engine fits, from the system and without timing."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """`flags` are those of `RELEVANT_FLAGS` that the CPU has; `cores` those this process may use.
+    """The CPU and GPUs of this machine.
 
-    `cuda` is the name of the first CUDA device, None if there is none; then `trouble` is what torch
-    says about that, if anything. `gpus` are all devices, where more is known of them.
+    `flags` are those of `RELEVANT_FLAGS` that the CPU has; `cores` those that this process may use.
+    `cuda` is the name of the first CUDA device, None without one; `trouble` is then torch's warning
+    about it, if any. `gpus` lists all devices with their details, if known.
     """
 
     cpu: str
@@ -43,18 +44,18 @@ class Hardware:
 
     @property
     def has_bf16(self) -> bool:
-        """Whether the CPU multiplies bf16 in hardware."""
+        """True if the CPU multiplies bf16 in hardware."""
         return any(flag in BF16_FLAGS for flag in self.flags)
 
     def gpu(self, device: str) -> Gpu | None:
-        """What is known of "cuda" (the first) or "cuda:N"; None if nothing is."""
+        """The details of "cuda" (the first) or "cuda:N"; None if not known."""
         number = index_of(device)
         return self.gpus[number] if number < len(self.gpus) else None
 
     def low_precision(self, device: str) -> str:
-        """The fastest precision that a CUDA device multiplies in hardware: bf16, fp16 or fp32.
+        """The fastest precision that a CUDA device has in hardware: bf16, fp16 or fp32.
 
-        bf16 (from Ampere on) comes before fp16 (from Volta on): as fast, and with fp32's range.
+        bf16 (since Ampere) is preferred to fp16 (since Volta): equally fast, with fp32's range.
         """
         gpu = self.gpu(device)
         if gpu is None or gpu.capability < (7, 0):
@@ -65,7 +66,7 @@ class Hardware:
         """The name of a CUDA device.
 
         Raises:
-            EngineError: there is no such device; says which there are.
+            EngineError: there is no such device; the message lists the existing ones.
         """
         number = index_of(device)
         if self.cuda is None:
@@ -82,10 +83,10 @@ class Hardware:
         return names[number]
 
     def need_bf16(self, engine: str, instead: str) -> None:
-        """See that the CPU multiplies bf16 in hardware.
+        """Check that the CPU multiplies bf16 in hardware.
 
         Raises:
-            EngineError: it does not, so that bf16 would be slower than fp32.
+            EngineError: it does not, so bf16 would be slower than fp32.
         """
         if not self.has_bf16:
             raise EngineError(
@@ -100,7 +101,7 @@ def index_of(device: str) -> int:
 
 
 def detect_hardware() -> Hardware:
-    """Find out what this machine has; imports torch only where there may be a GPU."""
+    """Detect the hardware of this machine; imports torch only if there may be a GPU."""
     cpu, flags = _cpu(Path("/proc/cpuinfo"))
     if not has_gpu_driver():
         return Hardware(cpu, flags, _cores(), None)
@@ -118,7 +119,7 @@ def detect_hardware() -> Hardware:
 
 
 def has_gpu_driver() -> bool:
-    """Whether the system has a driver that torch could find a GPU through: NVIDIA's or AMD's.
+    """True if the system has a driver that torch could find a GPU through: NVIDIA's or AMD's.
 
     Where there is none, torch sees no device either, and importing it takes seconds.
     """
@@ -132,14 +133,14 @@ def has_gpu_driver() -> bool:
 
 
 def _first_sentence(text: str) -> str:
-    """What a warning begins with, on one line."""
+    """The first sentence of a warning, on one line."""
     return " ".join(text.split()).partition(". ")[0]
 
 
 def _cpu(info: Path) -> tuple[str, tuple[str, ...]]:
     try:
         text = info.read_text(errors="replace")
-    except OSError:  # not Linux: no flags known, so nothing that would need one is chosen
+    except OSError:  # not Linux: without known flags, no engine that needs one is chosen
         return platform.processor() or platform.machine(), ()
     found: dict[str, str] = {}
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""Chooses an engine, has it prove that it computes what the network means, and says why it."""
+"""Chooses an engine, compares it with the reference, and reports the reason of the choice."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ REFERENCES: Mapping[Kind, str] = {"network": REFERENCE, "onnx": "onnxruntime-cpu
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An engine as asked for; None leaves the choice to the engine."""
+    """A requested engine; None leaves the choice to the engine."""
 
     runtime: str
     device: str | None = None
@@ -74,7 +74,7 @@ def load_engine(
     folder: Path | None = None,
     threads: int | None = None,
 ) -> Engine:
-    """Give an engine that runs a model here and agrees with torch in fp32.
+    """Load an engine that runs a model here and agrees with torch in fp32.
 
     Args:
         name: RUNTIME[-DEVICE][-PRECISION], such as "openvino", "openvino-bf16", "torch-cuda" or
@@ -126,7 +126,7 @@ def load_engine(
 
 
 def _build_command(chosen: Choice, card: Card, tried: list[tuple[Choice, str]]) -> str | None:
-    """The command that builds a TensorRT engine where "auto" took torch on CUDA for want of one."""
+    """The command to build a TensorRT engine if "auto" chose torch on CUDA without one."""
     device = chosen.device or "cpu"
     if device == "cpu" or any(choice.runtime == "tensorrt" for choice, _ in tried):
         return None
@@ -139,7 +139,7 @@ def _build_command(chosen: Choice, card: Card, tried: list[tuple[Choice, str]]) 
 
 
 def auto_device(name: str) -> str | None:
-    """The CUDA device that "auto" or "auto:N" may take; None for any other name."""
+    """The CUDA device that "auto" or "auto:N" may use; None for any other name."""
     found = AUTO.fullmatch(name)
     if found is None:
         return None
@@ -150,11 +150,10 @@ def auto_device(name: str) -> str | None:
 def candidates(
     hardware: Hardware, card: Card | None = None, device: str = "cuda"
 ) -> list[tuple[Choice, str]]:
-    """What "auto" tries, in this order, and why.
+    """The engines that "auto" tries, in order, with reasons.
 
     TensorRT only if its engine for `card` lies ready. With torch on CUDA first what the device
-    multiplies fastest, then fp32; as a last resort fp32 on the CPU: nothing is surer than the
-    reference itself.
+    multiplies fastest, then fp32; as a last resort fp32 on the CPU, the reference itself.
     """
     if card is not None and card.kind == "onnx":
         return _onnx_candidates(hardware, card, device)
@@ -204,10 +203,10 @@ def _onnx_candidates(hardware: Hardware, card: Card, device: str) -> list[tuple[
 
 
 def parse_name(name: str) -> Choice:
-    """Read an engine's name, RUNTIME[-DEVICE][-PRECISION].
+    """Parse the name of an engine, RUNTIME[-DEVICE][-PRECISION].
 
     Raises:
-        EngineError: no engine can have this name.
+        EngineError: the name is invalid.
     """
     first, *rest = name.split("-")
     runtime, colon, number = first.partition(":")
@@ -223,7 +222,7 @@ def parse_name(name: str) -> Choice:
 
 
 def engine_class(runtime: str) -> Any:
-    """The class of the table's entry, of the shape of `EngineEntry`; imports what it needs."""
+    """Import the class of an entry of the table, a subclass of `EngineEntry`."""
     return resolve_name(ENGINES[runtime])
 
 
@@ -236,9 +235,9 @@ def build(
     threads: int | None = None,
     allow_build: bool = True,
 ) -> Engine:
-    """Set up one engine and compare it with the reference, or take the figures from the cache.
+    """Load one engine and compare it with the reference, or use cached figures.
 
-    Unless `allow_build`, an engine that would have to be built for minutes first is an error.
+    Unless `allow_build`, an engine that would have to be built first, for minutes, is an error.
 
     Raises:
         EngineError: it does not run here, or is out of tolerance.
@@ -277,7 +276,7 @@ def create_engine(
     threads: int | None = None,
     allow_build: bool = True,
 ) -> Any:
-    """One engine, not yet proven; raises as `build` does."""
+    """Load one engine without comparing it; raises as `build` does."""
     found = engine_class(choice.runtime)
     building = {"allow_build": allow_build} if hasattr(found, "build_key") else {}
     return found(

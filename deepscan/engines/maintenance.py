@@ -31,12 +31,12 @@ from deepscan.types import Parity
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing in the cache: its kind, what it is, what it depends on and its size in bytes.
+    """An entry of the cache: its kind, the facts that it depends on, and its size in bytes.
 
-    `kind` is "openvino" (converted networks), "tensorrt" (an engine), "timings" (what TensorRT
-    learned about a GPU), "parity" (a proof), "reference" (what torch said about the probe),
-    "damaged" or "leftover".
-    `parity` and `engine` only for proofs: of the engine with that `fingerprint`.
+    `kind` is "openvino" (converted networks), "tensorrt" (an engine), "timings" (TensorRT's
+    measurements on a GPU), "parity" (a proof), "reference" (torch's predictions for the probe),
+    "damaged" or "leftover". Only proofs have `parity` and `engine`, for the engine with that
+    `fingerprint`.
     """
 
     key: str
@@ -51,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """An engine's figures, measured now, what they may be, and what is out of tolerance.
+    """A new comparison of an engine with a reference: figures, limits, and violations of them.
 
     `reference` is the engine that it was compared with.
     """
@@ -66,7 +66,7 @@ class Proof:
 
 
 def choice_of(recipe: Recipe) -> Choice:
-    """The engine that a recipe makes."""
+    """The engine of a recipe."""
     return Choice(recipe.runtime, None, recipe.precision)
 
 
@@ -77,19 +77,19 @@ def build_recipe(
     models: Path | None = None,
     recipes: Path = RECIPES,
 ) -> Proof:
-    """Make what a recipe describes, keep it in the cache, and prove it.
+    """Build the engine of a recipe, cache it, and compare it with torch.
 
-    What lies in the cache already is only proven.
+    An engine that is in the cache is only compared.
 
     Args:
-        name: of the recipe.
-        device: where it will run, as in the name of an engine; by default the first that fits.
-        models: where models lie.
-        recipes: where recipes lie.
+        name: name of the recipe.
+        device: device as in the name of an engine; default: the first that fits.
+        models: folder of the models.
+        recipes: folder of the recipes.
 
     Raises:
         UsageError: there is no such recipe.
-        EngineError: it does not run here, cannot be kept, or is out of tolerance.
+        EngineError: it does not run here, cannot be cached, or is out of tolerance.
         ModelError: there are no weights for its model.
     """
     recipe = read_recipe(name, recipes)
@@ -104,9 +104,9 @@ def build_recipe(
         raise EngineError(f"{name} does not agree with torch: {'; '.join(proof.violations)}")
     if key is not None and read_entry(cache_folder(), key) is None:
         raise EngineError(
-            f"{name} was built and agrees with torch, but cannot be kept in "
-            f"{cache_folder() or 'a cache'}. See the warnings above, or set DEEPSCAN_CACHE to a "
-            "folder of yours with room in it"
+            f"{name} was built and agrees with torch, but cannot be written to "
+            f"{cache_folder() or 'a cache'}. See the warnings above, or set DEEPSCAN_CACHE to your "
+            "own folder with free space"
         )
     return proof
 
@@ -150,7 +150,7 @@ def _prove(choice: Choice, card: Card, hardware: Hardware, *, allow_build: bool)
 
 
 def entries(folder: Path | None = None) -> tuple[Entry, ...]:
-    """Everything that the cache holds, by kind; reads side files and proofs only."""
+    """List the entries of the cache by kind; reads only their JSON files, and proofs."""
     folder = folder or cache_folder()
     if folder is None:
         return ()
@@ -165,7 +165,7 @@ def entries(folder: Path | None = None) -> tuple[Entry, ...]:
 
 
 def clean(folder: Path | None = None) -> tuple[Entry, ...]:
-    """Remove everything that the cache holds; says what that was.
+    """Remove all entries of the cache; returns them.
 
     Raises:
         EngineError: something cannot be removed.
@@ -191,7 +191,7 @@ def _entry(side: Path) -> Entry:
         kind = facts["kind"]
         if kind != "parity":
             return Entry(side.stem, kind, facts, size, model=facts.get("model", ""))
-        # Whose they are stands behind the figures; older proofs do not say.
+        # The second part names engine and model; older proofs do not have it.
         first, second, *_ = *map(json.loads, read_entry(side.parent, side.stem) or ()), {}
         return Entry(
             side.stem,
@@ -208,7 +208,7 @@ def _entry(side: Path) -> Entry:
 
 
 def _is_leftover(name: str) -> bool:
-    """Whether a file is half an entry, or the log of a build by an earlier version."""
+    """True if a file is half an entry, or the log of a build by an earlier version."""
     return (
         is_part(name)
         or name.endswith(".part")

@@ -1,7 +1,7 @@
 """The network in OpenVINO: the fastest engine on a CPU at every precision.
 
-A network is converted once and kept in the cache, so the next start needs no torch model. What is
-kept is OpenVINO's own portable form; compiling that for the CPU takes a fraction of a second.
+A network is converted once and cached in OpenVINO's portable form, so the next start needs no torch
+model; compiling it for the CPU takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class OpenVINOEngine(EngineEntry):
         return found[0][:count], found[1][:count] if self.model.has_mask else None
 
     def close(self) -> None:
-        """Give back the compiled network."""
+        """Release the compiled network."""
         super().close()
         with preserved_signal_stack():
             self._compiled = None
@@ -116,8 +116,8 @@ def import_openvino(name: str) -> Any:
     Raises:
         EngineError: it is not installed; `name` is the engine that wants it.
     """
-    # On import OpenVINO tells its vendor that it was imported. Its own code takes a silent
-    # stand-in where the package that does so is not to be had.
+    # On import OpenVINO reports to its vendor. It has a silent replacement for the case that the
+    # package for these reports is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino

@@ -1,7 +1,7 @@
-"""Proof that an engine computes what the network means: its agreement with torch in fp32.
+"""Parity: compares an engine with the reference, torch in fp32, on a probe of synthetic crops.
 
-Every engine judges the same made-up crops as the reference before it may judge anything else. An
-engine that is out of tolerance is refused, with the figures.
+Every engine has to judge the probe before it is used. An engine that is out of tolerance is
+refused, with the figures.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 SEED = 1
 FACES = 12
-SELFTEST_TOLERANCE = 0.02  # of stored scores: what the least precise engine may be off
+SELFTEST_TOLERANCE = 0.02  # of stored scores: the tolerance of the least precise engine
 
 
-# A mask of one pixel that comes or goes costs 1/24 = 0.042 of the mean IoU, so that figure only
-# guards against masks that are elsewhere; the differences guard the numbers.
+# A mask of one pixel that appears or vanishes costs 1/24 = 0.042 of the mean IoU, so that figure
+# only catches displaced masks; the differences catch wrong values.
 TOLERANCES: Mapping[str, Parity] = {
-    # Another order of the same sums: measured 1e-7 to 1e-6. More is another computation.
+    # Another order of the same sums: measured 1e-7 to 1e-6. More means another computation.
     "fp32": Parity(1e-3, 1e-4, 0.95, 5e-3, 1.0),
     # Eleven significant bits: measured 7e-4 for scores and 1e-3 for masks. From here on one crop of
     # the probe, 0.042, may lie so near to a threshold that it changes sides.
@@ -45,24 +45,24 @@ TOLERANCES: Mapping[str, Parity] = {
     # score of 0.5 is 0.08 of log-likelihood ratio; a verdict needs several units.
     "bf16": Parity(0.02, 0.005, 0.90, 0.10, 0.95),
 }
-"""How far an engine may be from torch in fp32, by its precision: the one place that says so."""
+"""The allowed differences between an engine and torch in fp32, by the engine's precision."""
 
 
 def score_tolerance(engine: str) -> float:
-    """How far a score of an engine may be from the reference's, by the engine's name.
+    """The allowed difference of a score from the reference's, by the engine's name.
 
-    An engine whose precision is not known counts as the least precise one.
+    An engine of unknown precision gets the largest tolerance.
     """
     found = TOLERANCES.get(engine.rpartition("-")[2], TOLERANCES["bf16"])
     return found.max_score_difference
 
 
 def probe(side: int) -> NDArray[np.uint8]:
-    """The crops that engines are compared on, (24, side, side, 3) uint8 RGB.
+    """The crops to compare engines on, (24, side, side, 3) uint8 RGB.
 
-    Twelve drawn faces, some with a patch of another one; then shades, noise of three grains, black,
-    white, grey, and pictures of extremes. The same bytes on every machine and version: integers
-    come from a hash, reals use only operations that IEEE 754 defines exactly.
+    Twelve drawn faces, some with a patch of another one; then shades, noise of three grain sizes,
+    black, white, grey, and extreme patterns. They are the same bytes on every machine and version:
+    integers come from a hash, reals use only operations that IEEE 754 defines exactly.
     """
     noise = _Noise(SEED)
     faces = [_draw_face(side, noise) for _ in range(FACES)]
@@ -114,16 +114,16 @@ def compare(
     thresholds: tuple[float, ...] = (0.5,),
     crops: NDArray[np.uint8] | None = None,
 ) -> Parity:
-    """Let both engines judge the same crops and measure how far they are apart.
+    """Judge the same crops with both engines and measure the differences.
 
     Args:
-        engine: the one in question.
-        reference: what it should agree with.
+        engine: the engine to check.
+        reference: the engine that it should agree with.
         thresholds: scores at which the label of a crop changes, see `label_thresholds`.
-        crops: (N, S, S, 3) uint8 RGB; by default the probe.
+        crops: (N, S, S, 3) uint8 RGB; default: the probe.
 
     Raises:
-        EngineError: one of them failed, or their answers differ in shape.
+        EngineError: one of them failed, or their outputs differ in shape.
     """
     crops = probe(engine.input_size) if crops is None else crops
     return difference(
@@ -134,7 +134,7 @@ def compare(
 def difference(
     ours: Predictions, theirs: Predictions, name: str, thresholds: tuple[float, ...]
 ) -> Parity:
-    """How far an engine's predictions are from the reference's for the same crops.
+    """The differences between an engine's predictions and the reference's for the same crops.
 
     Raises:
         EngineError: the masks of the engine called `name` are of another size.
@@ -161,7 +161,7 @@ def difference(
 
 
 def predict_all(engine: Engine, crops: NDArray[np.uint8]) -> Predictions:
-    """Predictions for any number of crops, batch by batch."""
+    """Predict any number of crops, batch by batch."""
     parts = [
         engine.predict(crops[start : start + engine.max_batch])
         for start in range(0, len(crops), engine.max_batch)
@@ -170,7 +170,7 @@ def predict_all(engine: Engine, crops: NDArray[np.uint8]) -> Predictions:
 
 
 def violations(parity: Parity, tolerance: Parity) -> tuple[str, ...]:
-    """What is out of tolerance, one line for each figure; nothing if the engine may be used."""
+    """List the figures that are out of tolerance; empty if the engine may be used."""
     found = [
         f"{what} differs by {value:.4g}, at most {limit:.4g} is allowed"
         for what, value, limit in (
@@ -194,7 +194,7 @@ def violations(parity: Parity, tolerance: Parity) -> tuple[str, ...]:
 
 
 def cached_reference(facts: Mapping[str, str]) -> Predictions | None:
-    """What the reference said about the probe, if the cache has it; see `cache_reference`."""
+    """Read the reference's predictions for the probe from the cache; see `cache_reference`."""
     entry = read_entry(cache_folder(), key_of(_reference_facts(facts)))
     if entry is None or len(entry) != 2:
         return None
@@ -204,11 +204,11 @@ def cached_reference(facts: Mapping[str, str]) -> Predictions | None:
 
 
 def cache_reference(facts: Mapping[str, str], found: Predictions) -> None:
-    """Keep the reference's predictions for the probe: a proof on another CPU then needs no torch.
+    """Cache the reference's predictions for the probe: a proof on another CPU then needs no torch.
 
     Args:
-        facts: what they depend on beside the probe: weights, torch, the network's code.
-        found: by torch on a CPU in fp32, whose last bits alone depend on the CPU.
+        facts: what they depend on besides the probe: weights, torch, the network's code.
+        found: by torch on a CPU in fp32; only the last bits depend on the CPU.
     """
     facts = _reference_facts(facts)
     masks = () if found.masks is None else found.masks
@@ -253,10 +253,9 @@ def card_reference(card: Card) -> Predictions | None:
 
 
 def cached_parity(fingerprint: str, thresholds: tuple[float, ...] | None = None) -> Parity | None:
-    """The figures measured earlier for an engine with this fingerprint, if the cache has them.
+    """Read the figures of an engine with this fingerprint from the cache; None if missing.
 
-    With `thresholds`, only if they were the same then: a model can be calibrated anew without new
-    weights.
+    With `thresholds`, only if they were the same: a model can be recalibrated without new weights.
     """
     entry = read_entry(cache_folder(), key_of(_facts(fingerprint)))
     if entry is None:
@@ -278,7 +277,7 @@ def cache_parity(
     model: str = "",
     thresholds: tuple[float, ...] = (0.5,),
 ) -> None:
-    """Keep the figures for the next start, and for people of which engine and model they are."""
+    """Cache the figures for the next start, with the names of engine and model for people."""
     facts = _facts(fingerprint)
     about = {"engine": engine, "model": model, "fingerprint": fingerprint, "bars": thresholds}
     write_entry(
@@ -291,7 +290,7 @@ def cache_parity(
 
 
 def selftest_scores(engine: Engine) -> list[float]:
-    """The engine's scores over the probe: what a card stores and `deepscan doctor` compares."""
+    """The engine's scores on the probe, which a card stores and `deepscan doctor` compares."""
     scores = predict_all(engine, probe(engine.input_size)).scores
     return [round(float(score), 6) for score in scores]
 
@@ -333,7 +332,7 @@ def check_selftest(expected: Any, scores: Sequence[float]) -> SelfTest:
 
 
 def selftest_values(engine: Engine) -> dict[str, Any]:
-    """What a card holds under "selftest"; `engine` should be torch on the CPU in fp32."""
+    """The values for "selftest" in a card; `engine` should be torch on the CPU in fp32."""
     return {"seed": SEED, "scores": selftest_scores(engine), "tolerance": SELFTEST_TOLERANCE}
 
 
@@ -348,7 +347,7 @@ def _reference_facts(facts: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Noise:
-    """Numbers from a hash: NumPy's generators may change between versions."""
+    """Random numbers from a hash, since NumPy's generators may change between versions."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -369,7 +368,7 @@ class _Noise:
 
 
 def _draw_face(side: int, noise: _Noise) -> NDArray[np.float64]:
-    """A skin-coloured oval with eyes, nose and mouth before a shaded ground, with some grain."""
+    """Draw a skin-coloured oval with eyes, nose and mouth on a shaded ground, with some grain."""
     y, x = np.mgrid[0:side, 0:side] / float(side)
     light = noise.between(0.6, 1.1)
     ground = np.array([noise.between(20, 220) for _ in range(3)])
@@ -397,7 +396,7 @@ def _draw_face(side: int, noise: _Noise) -> NDArray[np.float64]:
 def _patched(
     face: NDArray[np.float64], other: NDArray[np.float64], noise: _Noise
 ) -> NDArray[np.float64]:
-    """A face with an oval of another one blended in."""
+    """Blend an oval of another face into a face."""
     side = len(face)
     y, x = np.mgrid[0:side, 0:side] / float(side)
     width, height = noise.between(0.12, 0.25), noise.between(0.12, 0.3)

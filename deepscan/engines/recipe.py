@@ -1,6 +1,6 @@
-"""Recipes: what to build for which model. A few lines of TOML.
+"""Recipes: short TOML files that describe an engine to build for a model.
 
-A recipe is named after what it makes, MODEL-RUNTIME-PRECISION, so an engine finds its own.
+A recipe is named after its engine, MODEL-RUNTIME-PRECISION.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from deepscan.errors import EngineError, UsageError
 _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = _PACKAGE / "recipes"
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "engines"
-"""Where the recipes that ship lie: inside the wheel, or in `engines/` of a source tree."""
+"""The folder of the recipes that ship: inside the wheel, or `engines/` of a source tree."""
 
 PROFILED = ("tensorrt",)  # runtimes that are built for a range of batches
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Crops at once: `min` and `max` bound what an engine takes, it is tuned for `opt`."""
+    """Batch sizes of an engine: it accepts `min` to `max`, and is tuned for `opt`."""
 
     min: int
     opt: int
     max: int
 
     def sizes(self) -> tuple[int, ...]:
-        """The batches that are really run: others are filled up to the next of these."""
+        """The batch sizes that are run; others are padded to the next of these."""
         powers = {1 << power for power in range(self.max.bit_length())}
         between = {size for size in powers if self.min <= size <= self.max}
         return tuple(sorted(between | {self.min, self.opt, self.max}))
@@ -41,7 +41,7 @@ DEFAULT_BATCHES = Batches(1, 8, 32)  # of a model that has no recipe
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to build. `batches` is None where the runtime takes any."""
+    """A recipe. `batches` is None if the runtime accepts any batch size."""
 
     name: str
     path: Path
@@ -52,11 +52,11 @@ class Recipe:
 
 
 def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
-    """Read the recipe of a name.
+    """Read a recipe by name.
 
     Raises:
-        UsageError: there is none; lists those there are.
-        EngineError: it cannot be read, or holds an unknown key or a value that cannot be.
+        UsageError: it does not exist; the message lists existing ones.
+        EngineError: it cannot be read, or holds an unknown key or an invalid value.
     """
     path = folder / f"{name}.toml"
     if Path(name).name != name or not path.is_file():
@@ -70,7 +70,7 @@ def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
 
 
 def list_recipes(folder: Path = FOLDER) -> tuple[Recipe, ...]:
-    """All recipes of a folder by name.
+    """Read all recipes of a folder, sorted by name.
 
     Raises:
         EngineError: as for `read_recipe`.
@@ -82,7 +82,7 @@ def recipe_of(model: str, runtime: str, precision: str) -> Recipe | None:
     """The recipe for an engine, None if there is none.
 
     Raises:
-        EngineError: there is one, but it is no good.
+        EngineError: the recipe is invalid.
     """
     name = f"{model}-{runtime}-{precision}"
     return read_recipe(name, FOLDER) if (FOLDER / f"{name}.toml").is_file() else None

@@ -1,10 +1,10 @@
-"""Keeping the signal stack of a thread as it was, round a library that leaves its own behind.
+"""Restores the signal stack of a thread after calls into OpenVINO, which replaces it.
 
-OpenVINO gives the thread that compiles a network a larger stack for signal handlers, and puts back
-what it found there when that network goes. Of two networks that go in the order in which they came
-the second puts back the first one's, which is freed by then: the next signal whose handler Python
-runs on it (Ctrl-C, SIGTERM) ends the process with a segmentation fault. Handlers need no such stack
-here; without one they run on the thread's own.
+OpenVINO installs a larger stack for signal handlers in the thread that compiles a network, and
+restores the previous one when the network is destroyed. If two networks are destroyed in the order
+of their creation, the second restores the stack of the first, which has been freed: the next signal
+with a Python handler (Ctrl-C, SIGTERM) then ends the process with a segmentation fault. Handlers do
+not need that stack; without it they run on the thread's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def preserved_signal_stack() -> Iterator[None]:
-    """Put this thread's signal stack back as it was, whatever happens inside. Linux only."""
+    """Restore this thread's signal stack at the end of the block. Linux only."""
     if sys.platform != "linux":
         yield
         return

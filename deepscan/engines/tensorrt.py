@@ -1,8 +1,8 @@
-"""The network in TensorRT, 8.6 to 11: the fast way on an NVIDIA GPU.
+"""The network in TensorRT, 8.6 to 11: the fastest engine on an NVIDIA GPU.
 
-An engine fits one GPU, driver and TensorRT version and is a program of its own, so it is built
-here, kept in the user's own cache with all that it depends on, and taken from nowhere else.
-Without a CUDA device TensorRT's constructors crash: one is looked for before anything is made.
+A TensorRT engine fits one GPU, driver and TensorRT version and contains executable code, so it is
+built here, cached in the user's own folder with all facts that it depends on, and never loaded from
+elsewhere. TensorRT's constructors crash without a CUDA device, so that is checked first.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class TensorRTEngine(EngineEntry):
     def build_key(
         card: Card, hardware: Hardware, precision: str = "fp16", device: str = "cuda"
     ) -> str | None:
-        """What the cache calls such an engine for just this machine; None where it cannot run."""
+        """The cache key of such an engine on this machine; None if it cannot run here."""
         try:
             hardware.need_gpu(device, "tensorrt")
             trt = _import_tensorrt("tensorrt")
@@ -154,7 +154,7 @@ class TensorRTEngine(EngineEntry):
     def is_cached(
         cls, card: Card, hardware: Hardware, precision: str, device: str = "cuda"
     ) -> bool:
-        """Whether the cache holds such an engine for just this machine; makes nothing."""
+        """True if the cache holds such an engine for just this machine; makes nothing."""
         key = cls.build_key(card, hardware, precision, device)
         return key is not None and read_entry(cache_folder(), key) is not None
 
@@ -172,17 +172,17 @@ class TensorRTEngine(EngineEntry):
         return scores, np.concatenate([each for _, each in found]) if self._mask else None
 
     def close(self) -> None:
-        """Give back the engine's memory on the GPU."""
+        """Release the engine's memory on the GPU."""
         super().close()
         self._slots = []
         self._context = self._engine = self._runtime = None
 
     def _enqueue(self, slot: _Slot, piece: NDArray[np.uint8]) -> None:
-        """Copy, upload, compute, download; returns before any of the latter three is done."""
+        """Copy the crops, then upload, compute and download asynchronously."""
         count = len(piece)
         padded = next(step for step in self._batches.sizes() if step >= count)
         slot.sent[:count].numpy()[...] = piece
-        slot.sent[count:padded] = 0  # what stands there must not depend on the last batch
+        slot.sent[count:padded] = 0  # padding must not depend on the last batch
         with cuda.stream(self._copies):
             slot.crops[:padded].copy_(slot.sent[:padded], non_blocking=True)
             slot.arrived.record(self._copies)
@@ -229,7 +229,7 @@ class TensorRTEngine(EngineEntry):
             self._slots = [_Slot.of(most, side, self._mask, self._device) for _ in range(SLOTS)]
 
     def _check_bindings(self, trt: Any) -> None:
-        """See that crops go in and scores and masks come out, before any address is given."""
+        """Check inputs and outputs of the engine before setting addresses."""
         engine, side, mask = self._engine, self.input_size, self._mask
         batch = -1 if self._batch is None else self._batch
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
@@ -252,7 +252,7 @@ class TensorRTEngine(EngineEntry):
             raise EngineError(f"engine {self.name} takes and gives {found}, which is not ours")
 
     def _current(self) -> Any:
-        """Makes the engine's GPU the one that TensorRT and torch take, while it is entered."""
+        """Context that makes the engine's GPU the current one for TensorRT and torch."""
         return cuda.device(self._device)
 
     def _why(self) -> str:
@@ -261,7 +261,7 @@ class TensorRTEngine(EngineEntry):
 
 @dataclass(slots=True)
 class _Slot:
-    """Buffers of one batch, in page-locked memory and on the GPU, and what marks its progress."""
+    """Buffers of one batch, in page-locked memory and on the GPU, and its events."""
 
     sent: Tensor  # (max, S, S, 3) uint8, page-locked
     crops: Tensor  # the same on the GPU
@@ -288,7 +288,7 @@ class _Slot:
         )
 
     def read_outputs(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Wait for the batch; what was filled up is left out."""
+        """Wait for the batch and return its results without the padding."""
         self.done.synchronize()
         return self.got_scores[:count].numpy().copy(), self.got_masks[:count].numpy().copy()
 
@@ -301,9 +301,9 @@ def torch_device(device: str) -> str:
 def facts_of(
     card: Card, hardware: Hardware, device: str, precision: str, batches: Batches, version: str
 ) -> dict[str, str]:
-    """All that an engine depends on and that is known before it is built.
+    """The facts that an engine depends on and that are known before it is built.
 
-    Which of several equal GPUs it runs on is not among it.
+    The number of one of several equal GPUs is not among them.
     """
     major, minor = cuda.get_device_capability(index_of(device))
     return {
@@ -338,7 +338,7 @@ def _builds(card: Card, precision: str) -> str:
 
 
 def fingerprint_of(facts: dict[str, str], plan: bytes, note: bytes) -> str:
-    """What the numbers depend on: two builds from the same facts may differ in them."""
+    """The fingerprint of a built engine: two builds from the same facts may differ."""
     return key_of(
         {**facts, "plan": hashlib.sha256(plan).hexdigest(), "note": note.decode(errors="replace")}
     )
@@ -352,7 +352,7 @@ def _read(facts: dict[str, str]) -> tuple[bytes, bytes] | None:
 def _build(
     trt: Any, log: Any, name: str, card: Card, precision: str, batches: Batches
 ) -> tuple[bytes, bytes]:
-    """Export the network, check the graph, build the engine: its bytes, and a note about it."""
+    """Export the network, check the graph, build the engine; returns its bytes and a note."""
     if precision == "bf16" and not _strongly_typed(trt):
         raise EngineError(
             f"engine {name}: TensorRT {trt.__version__} has no bf16. Use precision fp16"
@@ -360,7 +360,7 @@ def _build(
     started = time.monotonic()
     steps.info("writing %s as ONNX in %s", card.name, precision)
     graph, differs = _graph(card, precision)
-    steps.info("TensorRT %s tries ways to compute it, which takes minutes", trt.__version__)
+    steps.info("TensorRT %s is tuning the engine, which takes minutes", trt.__version__)
     try:
         plan = _compile(trt, log, graph, precision, batches, card.input.size)
     except (RuntimeError, TypeError, OSError) as error:
@@ -390,7 +390,7 @@ def _graph(card: Card, precision: str) -> tuple[bytes, dict[str, float] | None]:
 def _compile(
     trt: Any, log: Any, graph: bytes, precision: str, batches: Batches, side: int
 ) -> bytes | None:
-    """TensorRT's part of a build. Up to 9 the builder chooses precisions: it is told which."""
+    """Build the engine in TensorRT. Up to version 9 the precisions have to be set here."""
     builder = trt.Builder(log)
     flags, creation = 0, trt.NetworkDefinitionCreationFlag
     for flag in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):  # each where it exists; 11 knows neither
@@ -437,7 +437,7 @@ def _compile(
 
 
 def _keep_precision(trt: Any, network: Any) -> None:
-    """Bind every layer that is not of the trunk to fp32."""
+    """Set every layer outside the trunk to fp32."""
     for number in range(network.num_layers):
         layer = network.get_layer(number)
         if layer.name.startswith(export.LOW) or layer.type.name in UNPINNED:
@@ -454,13 +454,13 @@ def _keep_precision(trt: Any, network: Any) -> None:
 
 
 def _strongly_typed(trt: Any) -> bool:
-    """Whether types in the graph are binding: on request in 10, always from 11 on."""
+    """True if types in the graph are binding: on request in 10, always from 11 on."""
     major = int(str(trt.__version__).partition(".")[0])
     return major >= 11 or hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
 def _make_logger(trt: Any) -> Any:
-    """TensorRT's messages go to the log; the last error is kept for the exception that follows."""
+    """Make a logger that passes TensorRT's messages on and keeps the last error."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -474,7 +474,7 @@ def _make_logger(trt: Any) -> Any:
             logger.log(logging.INFO if grave <= 2 else logging.DEBUG, "TensorRT: %s", message)
 
         def why(self) -> str:
-            """The last error, ready to stand behind a sentence; it is given once."""
+            """The last error in brackets, once; "" if there is none."""
             text, self.last_error = self.last_error, ""
             return f" (TensorRT: {text})" if text else ""
 
@@ -482,7 +482,7 @@ def _make_logger(trt: Any) -> Any:
 
 
 def _driver() -> str:
-    """The version of the NVIDIA driver, "unknown" where the system does not tell."""
+    """The version of the NVIDIA driver, "unknown" if not available."""
     try:
         found = re.search(r"\b\d{3,}\.\d+(\.\d+)*", DRIVER.read_text(errors="replace"))
     except OSError:

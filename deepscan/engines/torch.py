@@ -1,4 +1,4 @@
-"""The network in PyTorch itself: the reference on a CPU, and on CUDA what needs no building."""
+"""The network in PyTorch: the reference on a CPU, and the engine on CUDA that needs no build."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MIN_CAPABILITY = {"bf16": (8, 0), "fp16": (7, 0)}
 
 
 class TorchEngine(EngineEntry):
-    """Runs `Deployed` with torch, the same crops always giving the same numbers.
+    """Runs `Deployed` with torch, deterministically.
 
-    In bf16 and fp16 the convolutions are in that precision, class centres and attention in fp32.
+    In bf16 and fp16 the convolutions use that precision, class centres and attention use fp32.
     """
 
     KINDS: ClassVar[tuple[Kind, ...]] = ("network",)
@@ -118,7 +118,7 @@ class TorchEngine(EngineEntry):
             raise EngineError(f"engine {self.name} cannot be set up: {error}") from error
 
     def close(self) -> None:
-        """Give back the network's memory."""
+        """Release the network's memory."""
         super().close()
         vars(self).pop("_network", None)
 
