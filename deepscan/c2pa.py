@@ -1,9 +1,9 @@
-"""Content credentials (C2PA): who signed a file, and whether it is still what was signed.
+"""Reads content credentials (C2PA): who signed a file, and whether it has changed since.
 
-They are reported beside the verdict and never enter it: their absence proves nothing, and a valid
-signature says who vouches for the pixels, not that they are unaltered. The reading is native code
-on untrusted bytes, so a process of its own does it that has given up paths, network and programs.
-Nothing is fetched: neither manifests that lie elsewhere nor the state of certificates.
+They are reported beside the verdict and do not enter it: their absence proves nothing, and a valid
+signature says who vouches for the pixels, not that they are authentic. A library in native code
+reads untrusted bytes, so it runs in a sandboxed process. Nothing is fetched from the network,
+neither remote manifests nor the status of certificates.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ TIME, PACE = 60.0, 20 * 2**20  # seconds, and bytes a second beyond them: the wh
 LARGEST = 2**20  # bytes of an answer
 LONGEST = 300  # characters of a name
 MOST = 32  # notes
-BOXES = 10_000  # at the top level of an MP4 before somebody else looks
+BOXES = 10_000  # at the top level of an MP4; with more the library has to look
 C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 SIGNS = (b"c2pa", b"C2PA", b"jumb", b"provenance")
-SEARCHED = 64 * 2**20  # bytes; larger files are for somebody else to look through
+SEARCHED = 64 * 2**20  # bytes; in larger files the library has to look
 
 EXTRA = "pip install '.[provenance]' in deepscan's checkout"
 MATROSKA = b"\x1a\x45\xdf\xa3"
@@ -55,11 +55,11 @@ def read_provenance(
     """Read the content credentials of a file. Never raises for what is in it.
 
     Args:
-        limits: how large a file may be.
-        anchors: certificates that are trusted, in PEM; without them trust is unchecked.
+        limits: the largest size of a file.
+        anchors: trusted certificates in PEM; without them trust is unchecked.
     """
     if find_spec("c2pa") is None:
-        return Provenance("unknown", notes=(f"nobody looked: {EXTRA}",))
+        return Provenance("unknown", notes=(f"not read: {EXTRA}",))
     try:
         source = open_source(path, limits or Limits())
     except VideoError as error:
@@ -77,10 +77,10 @@ def read_provenance(
 
 
 def read_trust_list(path: Path) -> str:
-    """The certificates (PEM) of those whose signatures are trusted.
+    """Read the trusted certificates (PEM).
 
     Raises:
-        UsageError: the file cannot be read or holds none.
+        UsageError: the file cannot be read or holds no certificate.
     """
     try:
         text = path.read_text("ascii")
@@ -93,7 +93,7 @@ def read_trust_list(path: Path) -> str:
 
 
 def _is_plain(source: Source) -> bool:
-    """Whether a file surely holds no credentials: spares the process for nearly all of them.
+    """True if a file surely holds no credentials: spares the process for nearly all of them.
 
     In an MP4 they lie in a box at the top level, as does the note that they lie elsewhere;
     everywhere else their first bytes say what they are.
@@ -112,7 +112,7 @@ def _is_plain(source: Source) -> bool:
     return False
 
 
-# The run's side: a process under watch, whose words are not believed
+# The calling process, which checks every answer
 
 
 def _ask(source: Source, anchors: str | None) -> Provenance:
@@ -143,7 +143,7 @@ def _ask(source: Source, anchors: str | None) -> Provenance:
 
 
 def _receive(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-    """All that a process says until it ends; None if the time passes."""
+    """Read the output of a process until it ends; None after `seconds`."""
     assert process.stdout is not None
     until, said = time.monotonic() + seconds, bytearray()
     with selectors.DefaultSelector() as selector:
@@ -161,10 +161,10 @@ def _receive(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
 
 
 def _believable(said: Any) -> Provenance:
-    """The answer of a process that may have been taken over by the file.
+    """Check the answer of a process, which a hostile file may have taken over.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none.
+        ValueError, TypeError, KeyError: it is invalid.
     """
     state, integrity, trust = said["state"], said["integrity"], said["trust"]
     if (
@@ -183,7 +183,7 @@ def _believable(said: Any) -> Provenance:
 
 
 def _clean(text: str) -> str:
-    """A text of the file's, fit to be shown: one line, no control characters, not endless."""
+    """Shorten a text from the file and replace control characters."""
     if not isinstance(text, str):
         raise TypeError("no text")
     short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
@@ -194,12 +194,12 @@ def _clean(text: str) -> str:
 
 
 def main(argument: str) -> NoReturn:
-    """Read the credentials of the file that `argument`, an order in JSON, names; never returns."""
+    """Read the credentials of the file in `argument`, a job in JSON; never returns."""
     order = json.loads(argument)
     die_with_parent()
     if os.getppid() != order["parent"]:
         os._exit(0)
-    importlib.import_module("encodings.idna")  # what is not there now cannot be loaded later
+    importlib.import_module("encodings.idna")  # nothing can be imported in the sandbox
     c2pa = importlib.import_module("c2pa")
     settings: dict[str, Any] = {**OFFLINE}
     if order["anchors"] is not None:
@@ -213,7 +213,7 @@ def main(argument: str) -> NoReturn:
     data = json.dumps(answer.to_json()).encode()
     while data:
         data = data[os.write(1, data) :]
-    # Native libraries may hang or crash while they are taken down.
+    # Native libraries may hang or crash at a normal exit.
     os._exit(0)
 
 
@@ -228,10 +228,10 @@ def _read(c2pa: Any, descriptor: int, settings: dict[str, Any]) -> Provenance:
 
 
 def _without(c2pa: Any, error: Exception) -> Provenance:
-    """What an error of the library means for a file."""
+    """Translate an error of the library."""
     kind, text = c2pa.C2paError, str(error)
     if text.startswith("Remote"):
-        return Provenance("unknown", notes=(f"they lie elsewhere; nothing is fetched: {text}",))
+        return Provenance("unknown", notes=(f"they are remote and are not fetched: {text}",))
     if isinstance(error, kind.ManifestNotFound):
         return Provenance("absent")
     if isinstance(error, kind.NotSupported):
@@ -240,10 +240,10 @@ def _without(c2pa: Any, error: Exception) -> Provenance:
 
 
 def provenance_of(report: dict[str, Any], *, anchored: bool) -> Provenance:
-    """What a report of the C2PA library comes to; `anchored` if it had trusted certificates.
+    """Summarise a report of the C2PA library; `anchored` if it had trusted certificates.
 
     Raises:
-        KeyError, TypeError: it is no such report.
+        KeyError, TypeError: the report is invalid.
     """
     active = report["manifests"][report["active_manifest"]]
     found = report.get("validation_results", {}).get("activeManifest", {})
@@ -270,7 +270,7 @@ def provenance_of(report: dict[str, Any], *, anchored: bool) -> Provenance:
         if failure["code"] != UNTRUSTED or anchored
     ]
     if trust == "unchecked":
-        notes.append("nobody has checked who stands behind the signer: no list of trusted ones")
+        notes.append("the issuer was not checked: no trust list was given")
     return Provenance(
         state="valid" if integrity == "valid" and trust != "invalid" else "invalid",
         integrity=integrity,
@@ -285,7 +285,7 @@ def provenance_of(report: dict[str, Any], *, anchored: bool) -> Provenance:
 
 
 def _source_type(manifests: Iterable[dict[str, Any]]) -> str | None:
-    """How the picture came to be, as its claim or one of those it was made from says; AI first."""
+    """The source type that the claims state for the picture or its ingredients; AI first."""
     found = [
         str(action["digitalSourceType"]).rpartition("/")[2]
         for manifest in manifests
@@ -298,7 +298,7 @@ def _source_type(manifests: Iterable[dict[str, Any]]) -> str | None:
 
 
 def _generator(manifest: dict[str, Any]) -> str | None:
-    """The program that made a claim, as it names itself."""
+    """The name of the program that made a claim."""
     for info in manifest.get("claim_generator_info") or ():
         if isinstance(info, dict) and info.get("name"):
             return f"{info['name']} {info.get('version') or ''}".strip()

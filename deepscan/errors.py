@@ -1,4 +1,4 @@
-"""Everything deepscan raises.
+"""The errors of deepscan.
 
 DeepscanError                   has `reason`, a stable code, and a message: what, where, what to do
 ├── UsageError                  an argument or option that cannot work; before any work
@@ -41,7 +41,7 @@ class NothingToScan(UsageError):
 
 
 class VideoError(DeepscanError):
-    """One input file cannot be judged; a scan of several files goes on with the next."""
+    """One input file cannot be judged; a scan of several files continues with the next."""
 
     reason = "error"
 
@@ -75,7 +75,7 @@ class NoStreamError(NoVideoError):
 
 
 class LimitError(VideoError):
-    """A limit stopped the file; `reason` says which one ("limit_pixels", ...)."""
+    """A limit stopped the file; `reason` names it ("limit_pixels", ...)."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -114,7 +114,7 @@ class OutputError(DeepscanError):
 
 @contextmanager
 def system_errors_as(kind: type[DeepscanError], what: str) -> Iterator[None]:
-    """Raise `kind` where the system refuses something in the block: `what`, and why it did."""
+    """Raise `kind` for an OSError in the block; the message is `what` and the system's reason."""
     try:
         yield
     except OSError as error:

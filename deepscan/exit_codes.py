@@ -1,4 +1,4 @@
-"""Exit codes: what a script or CI learns without reading anything.
+"""Exit codes for scripts and CI.
 
   0  no finding: every file no-evidence, suspicious (1 with --fail-on suspicious), not-applicable
   1  at least one file manipulated
@@ -6,8 +6,8 @@
   3  no finding, but at least one file inconclusive
   130  interrupted
 
-Over several files 2 comes before 1 before 3 before 0, and the counts are always printed, so that a
-broken scan does not hide behind a finding nor the other way round.
+Over several files 2 comes before 1 before 3 before 0. The counts are always printed, so that a
+failed file does not hide a finding, nor the other way round.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _PRIORITY = (ERROR, FOUND, INCONCLUSIVE, OK)
 
 @dataclass(frozen=True, slots=True)
 class ExitPolicy:
-    """How labels become a code. Nothing here can make an error a success but `exit_zero`.
+    """Maps labels to an exit code. Only `exit_zero` can turn an error into success.
 
-    `allow_inconclusive` is the number of inconclusive files up to which they are no code 3.
+    Up to `allow_inconclusive` inconclusive files do not cause code 3.
     """
 
     fail_on_suspicious: bool = False
@@ -62,7 +62,7 @@ class ExitPolicy:
 
 
 def counted(labels: Iterable[Label]) -> str:
-    """The last line of every run: "3 files: 1 manipulated, 2 no-evidence"."""
+    """Format the last line of every run: "3 files: 1 manipulated, 2 no-evidence"."""
     counts = Counter(labels)
     total = sum(counts.values())
     told = ", ".join(f"{counts[label]} {label}" for label in Label if counts[label])

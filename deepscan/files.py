@@ -1,7 +1,7 @@
-"""Input files and finished outputs: resolved, hashed, checked, published.
+"""Resolves, hashes and checks input files, and writes outputs atomically.
 
-An output is written under a free name beside its own and takes that when it is whole and on the
-disk, so that whoever sees a name sees a whole file.
+An output is written under a temporary name beside its own, and renamed when it is complete and on
+disk, so that a file under its final name is always complete.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO, Any
 from deepscan.errors import OutputError, UnreadableError, UsageError, system_errors_as
 from deepscan.types import Output, ReadReport
 
-MIN_FREE = 2**20  # bytes of a disk, below which nothing is begun: a record may take as much
+MIN_FREE = 2**20  # bytes of disk space that a scan needs: a record may be this large
 _CHUNK = 4 * 2**20
 _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part(\.[^.]*)?", re.DOTALL)
 
@@ -29,10 +29,10 @@ Identity = tuple[int, int, int, int]  # device, inode, bytes, modification time 
 
 
 def resolve(path: Path) -> Path:
-    """The file that a name given by the user stands for; links are followed once, here.
+    """Resolve a path from the user; links are followed only here.
 
     Raises:
-        UnreadableError: there is no such file.
+        UnreadableError: the file does not exist.
     """
     try:
         return path.resolve(strict=True)
@@ -42,7 +42,7 @@ def resolve(path: Path) -> Path:
 
 
 def identity_of(path: Path) -> Identity:
-    """What changes when a file is altered or replaced.
+    """The identity of a file, which changes when it is altered or replaced.
 
     Raises:
         UnreadableError: the file is gone.
@@ -53,7 +53,7 @@ def identity_of(path: Path) -> Identity:
 
 
 def unless_changed(report: ReadReport, before: Identity, path: Path) -> ReadReport:
-    """A file that is not the same after reading was not read as a whole."""
+    """Mark a report as incomplete if the file has changed since `before`."""
     try:
         same = identity_of(path) == before
     except UnreadableError:
@@ -65,10 +65,10 @@ def unless_changed(report: ReadReport, before: Identity, path: Path) -> ReadRepo
 
 
 def sha256_of(file: IO[bytes], length: int | None = None) -> Any:
-    """The SHA-256 object of a file from where it stands, read in pieces.
+    """The SHA-256 object of a file from its current position on, read in pieces.
 
     Args:
-        length: bytes to read; None for all that there are.
+        length: bytes to read; None for the rest of the file.
 
     Raises:
         ValueError: the file ends before `length` bytes.
@@ -84,11 +84,11 @@ def sha256_of(file: IO[bytes], length: int | None = None) -> Any:
 
 
 def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: bool) -> None:
-    """Refuse, before any work, what could not be written or would be lost.
+    """Refuse outputs that could not be written or would overwrite a file, before any work.
 
     Raises:
-        UsageError: two outputs for one file, or an output that is an input.
-        OutputError: the folder is missing, its disk is full, or a file is there and `force` is not
+        UsageError: two outputs have the same path, or an output is an input.
+        OutputError: the folder is missing, its disk is full, or a file exists and `force` is not
             set.
     """
     if len(set(wanted.values())) < len(wanted):
@@ -109,25 +109,25 @@ def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: 
                     if target.samefile(path):
                         raise UsageError(f"{target} is an input: name another output")
             if not force:
-                raise OutputError(f"{target} is there already: name another, or give --force")
+                raise OutputError(f"{target} exists: name another file, or give --force")
 
 
 def part_name(path: Path) -> Path:
-    """A free name beside the final one; it keeps the suffix, which tells writers the container."""
-    # 40 characters: with what is added, the longest name that a file system takes is not passed.
+    """A free name beside the final one, with the same suffix, since writers choose by it."""
+    # 40 characters, so that the longer name stays within the limit of file systems.
     return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
 
 
 def is_part(name: str) -> bool:
-    """Whether a file name is one that `part_name` gives: of an output that was never finished."""
+    """True if a file name is one that `part_name` gives: of an output that was never finished."""
     return _PART.fullmatch(name) is not None
 
 
 @contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
-    """Yield a name to write to. The file takes the name `path` when the block ends well.
+    """Yield a temporary path to write to. It is renamed to `path` if the block succeeds.
 
-    Otherwise, also on Ctrl-C, nothing of it is left and what stood under `path` stays.
+    Otherwise, also on Ctrl-C, it is removed and an existing file at `path` is kept.
 
     Raises:
         OutputError: the file cannot be written.
@@ -140,10 +140,10 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_outputs(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Like `atomic_output` for several files at once; each has to be `finished` in the block.
+    """As `atomic_output` for several files; each has to be `finished` in the block.
 
     Raises:
-        OutputError: a file cannot take its name.
+        OutputError: a file cannot be renamed.
     """
     parts = {name: part_name(path) for name, path in paths.items()}
     try:
@@ -159,15 +159,15 @@ def atomic_outputs(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
 
 
 def finished(kind: str, part: Path, path: Path) -> Output:
-    """The facts of a whole file, which is on the disk when this returns.
+    """Sync a complete file to disk and describe it.
 
     Args:
         kind: the sink that wrote it.
-        part: where it lies now.
-        path: the name that it will take.
+        part: its temporary path.
+        path: its final path.
 
     Raises:
-        OutputError: the disk does not take it.
+        OutputError: it cannot be written to disk.
     """
     with system_errors_as(OutputError, f"{path} cannot be completed"), part.open("rb") as file:
         digest = sha256_of(file)
@@ -177,7 +177,7 @@ def finished(kind: str, part: Path, path: Path) -> Output:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk.
+    """Wait until a file, or the names in a folder, are on disk.
 
     Raises:
         OSError: the disk is full or failed.

@@ -1,4 +1,4 @@
-"""Every setting of a scan, each with its default and reason, once."""
+"""The settings of a scan, with their defaults and reasons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFAULT_MODEL = "msccnet-s"  # one of those in deepscan/weights
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one input file may cost. Hitting a limit is an error with its reason, never "clean"."""
+    """Limits for one input file. Reaching a limit is an error, never a clean result."""
 
     file_size: int = 64 * 2**30  # bytes
     pixels: int = 2**25  # a frame; 33.5 M is above 7680x4320
@@ -64,7 +64,7 @@ class ScanOptions:
     isolate: bool = True  # decode in a process of its own
 
     def flat(self) -> tuple[tuple[str, Setting], ...]:
-        """(name, value) of every setting, those of `limits` as "limits.name"; ready for JSON."""
+        """(name, value) of every setting, `limits` as "limits.name"; ready for JSON."""
         flat: dict[str, Setting] = {}
         for name, value in asdict(self).items():
             inner = value if isinstance(value, dict) else {}

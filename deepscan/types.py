@@ -1,7 +1,7 @@
-"""The nouns of deepscan: frozen records that travel from the file to the verdict.
+"""The records of deepscan: frozen dataclasses that pass from the file to the verdict.
 
-Polarity is fixed everywhere: class 1, score 1.0 and mask 1.0 (255 in a picture) mean *manipulated*.
-Stages add by wrapping, never by changing: a `FacePrediction` still knows its crop, face and place.
+Polarity is fixed: class 1, score 1.0 and mask 1.0 (255 in a picture) mean *manipulated*. Stages
+wrap the records of earlier stages: a `FacePrediction` still has its crop, face and box.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Label(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle in frame pixels; `x2` and `y2` are exclusive. May reach outside the frame."""
+    """A rectangle in frame pixels; `x2` and `y2` are exclusive. It may exceed the frame."""
 
     x1: float
     y1: float
@@ -68,11 +68,11 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """How the samples of a stream encode colour, in FFmpeg's names ("bt709", "unknown", ...).
+    """The colour encoding of a stream, in FFmpeg's names ("bt709", "unknown", ...).
 
-    `matrix` is the one that the conversion to RGB used, also where the stream names none;
-    `tagged` says whether the stream named it. `tone_mapped` says that HDR was mapped to BT.709: the
-    pictures are that, whatever the other fields say of the stream.
+    `matrix` is the one used for the conversion to RGB, also if the stream names none; `tagged` is
+    True if the stream named it. `tone_mapped` is True if HDR was mapped to BT.709: the pictures are
+    BT.709 then, while the other fields describe the stream.
     """
 
     matrix: str
@@ -85,16 +85,16 @@ class Colour:
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What is known about a video stream before its frames are read.
+    """A video stream as known before its frames are read.
 
-    There is no frame count: containers lie about it.
-    `width` and `height` are those of the upright picture in pixels as decoded (before
-    `sample_aspect_ratio` is applied for display). `rotation` is the clockwise turn in degrees that
-    was applied to make the picture upright. `duration` is in seconds, None where unknown.
+    There is no frame count, since that of containers is not reliable. `width` and `height` are
+    those of the upright picture in decoded pixels (before `sample_aspect_ratio` is applied for
+    display). `rotation` is the clockwise rotation in degrees that made the picture upright.
+    `duration` is in seconds, None if unknown.
 
-    Time 0 is where the container starts, the least start time over its streams, as players count:
-    `start_pts` is this stream's timestamp there, `time_offset` the time of its first frame
-    in seconds.
+    Time 0 is the start of the container, the earliest start time of its streams, as in players.
+    `start_pts` is this stream's timestamp at time 0, `time_offset` the time of its first frame in
+    seconds.
     """
 
     path: Path
@@ -119,7 +119,7 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """A picture as decoders give it: limited range, 4:2:0, one colour sample for 2x2 pixels.
+    """A picture in the format of decoders: limited range, 4:2:0, a colour sample per 2x2 pixels.
 
     `samples` is a flat uint8 array of luma, then blue, then red differences, row by row without
     gaps. `matrix` is the H.273 number of the matrix that makes RGB of them.
@@ -160,9 +160,9 @@ class Planes:
 class Frame:
     """One decoded picture. `pts` counts the stream's time base, `time` is seconds from time 0.
 
-    `image` is (H, W, 3) uint8 RGB, upright; treat it as read-only. It is (0, 0, 3) where no
-    consumer asked for pictures, and where `planes` stand in its place: only if somebody asked for
-    them, and only if the decoder gave plain 4:2:0.
+    `image` is (H, W, 3) uint8 RGB, upright; treat it as read-only. It is (0, 0, 3) if pictures were
+    not requested, or if `planes` replace it, which have to be requested and need a decoder that
+    gives 4:2:0.
     """
 
     index: int
@@ -174,10 +174,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class ReadReport:
-    """What became of the stream once reading ended: the reader's account of itself.
+    """The reader's report at the end of a stream.
 
-    `failed` counts packets or frames that could not be decoded. `complete` is true only if every
-    sign agrees that all frames were read; otherwise `reasons` holds one line for each sign.
+    `failed` counts packets or frames that could not be decoded. `complete` is True only if there is
+    no sign of missing frames; otherwise `reasons` has one line for each sign.
     """
 
     decoded: int
@@ -193,10 +193,9 @@ class Face:
     """A face in one frame: tight box, detector's confidence in [0, 1], five landmarks or None.
 
     Landmarks are ((x, y), ...) in frame pixels: left eye, right eye, nose, left and right corner of
-    the mouth, as seen in the picture. `track_id` is None until the tracker has named the face.
-    `interpolated` says that the box was put between two detections. `turn` is by how many degrees
-    clockwise the picture has to be turned for the face to be upright; box and landmarks are those
-    of the picture as it is.
+    the mouth, as seen in the picture. `track_id` is None until the tracker has set it.
+    `interpolated` is True if the box lies between two detections. `turn` is the clockwise rotation
+    in degrees that makes the face upright; box and landmarks refer to the picture before it.
     """
 
     box: Box
@@ -209,8 +208,8 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class FaceCrop:
-    """A square cut round a face. `box` is the square that was cut; `image` (S, S, 3) uint8 RGB, in
-    which the face is upright.
+    """A square crop around a face. `box` is its area in the frame; `image` is (S, S, 3) uint8 RGB
+    with the face upright.
 
     `sharpness` is the variance of the Laplacian of the crop's luma (grey levels squared), `detail`
     the share of its pixels, 0 to 1, that an encoder left detail in (`deepscan.faces.crop`).
@@ -233,7 +232,7 @@ class UnscoredFace:
 
 @dataclass(frozen=True, slots=True)
 class FrameCrops:
-    """A frame with its faces cut out. `analysed` is False where no face search covered it."""
+    """A frame with its face crops. `analysed` is False if no face search covered it."""
 
     frame: Frame
     crops: tuple[FaceCrop, ...]
@@ -255,7 +254,7 @@ class FacePrediction:
 
 @dataclass(frozen=True, slots=True)
 class FrameResult:
-    """A frame with all that was found in it. `analysed` is False if nobody looked at the frame."""
+    """A frame with its findings. `analysed` is False if the frame was not analysed."""
 
     frame: Frame
     faces: tuple[FacePrediction, ...]
@@ -265,7 +264,7 @@ class FrameResult:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A stretch [start, end) in seconds where one face's evidence lies over a threshold.
+    """An interval [start, end) in seconds where one face's evidence is above a threshold.
 
     `score` is the calibrated P(manipulated) of its strongest window, `llr` that window's natural
     log-likelihood ratio. `label` is manipulated or suspicious. A calibration on real material alone
@@ -305,7 +304,7 @@ class FaceTrack:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was looked at. Frames are counted, faces are face sightings (one face in one frame)."""
+    """The analysed part of a file. Faces are counted as sightings (one face in one frame)."""
 
     decoded: int
     failed: int
@@ -321,7 +320,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why the verdict is what it is: a stable code and a sentence for people."""
+    """A reason for a verdict: a stable code and a sentence for people."""
 
     code: str
     text: str
@@ -457,9 +456,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file that a scan wrote: which sink, where, its SHA-256 and size in bytes.
+    """A file that a scan wrote: its sink, path, SHA-256 and size in bytes.
 
-    `notes` say what of the source could not be kept in it as it was.
+    `notes` are sentences on parts of the source that it could not keep.
     """
 
     kind: str
@@ -473,22 +472,21 @@ CredentialState = Literal["absent", "valid", "invalid", "unsupported", "unreadab
 Integrity = Literal["valid", "invalid"]
 Trust = Literal["unchecked", "trusted", "untrusted", "invalid"]
 AI_SOURCES = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
-"""IPTC digital source types of what generative models made, wholly or in part."""
+"""IPTC digital source types of media that generative models made, wholly or in part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the content credentials of a file say.
+    """The content credentials of a file.
 
-    `state` is absent, valid (what was signed is what is there, whoever signed it), invalid,
-    unsupported (C2PA knows no such container), unreadable (they cannot be read, or reading them was
-    stopped), or unknown (nobody looked). `integrity` says whether content and claims are as signed,
-    `trust` who stands behind the certificate: unchecked without a list of trusted ones, or trusted,
-    untrusted, invalid (expired, revoked, not meant for this). Both are None where there are no
-    credentials. `signer` is the certificate's common name, `issuer` its organisation, `time` that
-    of the signature as the file states it; all of them are claims, to be shown as text.
-    `source_type` is the last part of the IPTC code that the claim gives for how the picture came to
-    be ("digitalCapture"), one of `AI_SOURCES` before any other.
+    `state` is absent, valid (the content is unchanged since it was signed, by any signer), invalid,
+    unsupported (C2PA does not support the container), unreadable (they cannot be read, or reading
+    was stopped), or unknown (not read). `integrity` is valid if content and claims are unchanged;
+    `trust` rates the certificate: unchecked without a trust list, else trusted, untrusted or
+    invalid (expired, revoked, for another purpose). Both are None without credentials. `signer` is
+    the certificate's common name, `issuer` its organisation, `time` the stated time of the
+    signature; all are claims, to be shown as text. `source_type` is the last part of the IPTC code
+    for the origin of the picture ("digitalCapture"), one of `AI_SOURCES` before any other.
     """
 
     state: CredentialState
@@ -508,11 +506,11 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """All that is known about one scanned file, as sinks get it.
+    """Everything known about one scanned file, for the sinks.
 
-    `sha256` and `size` are of the input's bytes, taken before decoding. `timings` are (stage,
-    seconds) pairs. `settings` are the options after defaults, ready for JSON; `versions` likewise.
-    `ignored` are notes for people about what was left alone.
+    `sha256` and `size` are those of the input before decoding. `timings` are (stage, seconds)
+    pairs. `settings` are the options with defaults, ready for JSON, and so are `versions`.
+    `ignored` are notes for people on parts that were not judged.
     """
 
     path: Path
@@ -526,12 +524,12 @@ class Scan:
     started: str  # UTC, ISO 8601
     first_pts: int = 0  # the stream's timestamp at time zero
     ignored: tuple[str, ...] = ()
-    provenance: Provenance | None = None  # None: nobody looked
+    provenance: Provenance | None = None  # None: not read
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """One file done: its scan and the files that were written for it."""
+    """One scanned file: its scan and the files that were written for it."""
 
     path: Path
     scan: Scan
@@ -544,7 +542,7 @@ class Scanned:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """One file that gave no verdict from its content: why, and the label that this leads to."""
+    """One file without a verdict from its content: the reason, and the label."""
 
     path: Path
     label: Label
