@@ -134,7 +134,7 @@ def test_a_signed_file(signed, suffix):
     assert (found.state, found.integrity, found.trust) == ("valid", "valid", "unchecked")
     assert (found.signer, found.issuer) == ("Example Desk", "Example Press")
     assert found.generator == "example-camera 2.1"
-    assert "no no trust list" in found.notes[-1]
+    assert "no trust list" in found.notes[-1]
 
 
 def test_a_made_up_certificate_is_not_called_valid(signed, chain, tmp_path):

@@ -227,7 +227,7 @@ def test_a_video_in_place_of_a_list_of_names(clips, tmp_path, how, out):
     assert (ran.returncode, ran.stdout) == (2, "")
     assert re.fullmatch(r"deepscan: [^\n]+\n", ran.stderr)
     if how == "-":
-        assert "save it to a file first" in ran.stderr
+        assert "save it to a file" in ran.stderr
     elif out:
         assert "without the @" in ran.stderr
 
