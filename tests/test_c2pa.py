@@ -269,7 +269,7 @@ def test_credentials_that_lie_elsewhere_are_not_fetched(signed, tmp_path):
     (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
     found = read_provenance(tmp_path / "a.jpg")
     assert found.state == "unknown" and found.signer is None
-    assert "nothing is fetched" in found.notes[0] and "127.0.0.1" in found.notes[0]
+    assert "are not fetched" in found.notes[0] and "127.0.0.1" in found.notes[0]
 
 
 def test_without_the_extra_nobody_looks(tmp_path, monkeypatch):
