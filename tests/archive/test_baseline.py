@@ -87,7 +87,7 @@ def test_what_is_no_baseline_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "b.toml"
     with pytest.raises(UsageError, match="cannot be read"):
         read_baseline(path)
-    with pytest.raises(UsageError, match="twice"):
+    with pytest.raises(UsageError, match="duplicate of content and label"):
         read_baseline(written(path, ENTRY, ENTRY))
     with pytest.raises(UsageError, match="first line"):
         read_baseline(written(path, ENTRY, head=""))

@@ -504,7 +504,7 @@ def test_a_full_disk_is_said(trt, models, monkeypatch, tmp_path, caplog):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("deepscan.engines.cache._replace", full)
-    with pytest.raises(EngineError, match="cannot be kept in"):
+    with pytest.raises(EngineError, match="cannot be written to"):
         build_recipe("tiny-tensorrt-fp16", models=models, recipes=folder)
     assert "No space left" in caplog.text
     assert scores(models).shape == (4,)  # a scan runs all the same
