@@ -13,15 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from skimage import data
+from typer import Typer
+from typer.testing import CliRunner
 
 from deepscan import exit_codes
 from deepscan.errors import UsageError
 from tests.media import make_video
 from tests.train.annotate.test_annotate import forged, picture
+from tests.train.test_train import PICTURES, go
 from train.annotate.__main__ import split_work
 from train.annotate.pairs import Fake, Work
 from train.annotate.work import Outcome
+from train.calibration.certify import main as certify_command
+from train.calibration.pairs import certify_pairs
 from train.datasets import LayoutError, open_dataset
+from train.smoke import write_dataset, write_faces
 
 ROOT = Path(__file__).parents[2]
 SECTION = re.compile(r"^## Fine-tune on your own clips\n(.*?)^## ", re.MULTILINE | re.DOTALL)
@@ -129,3 +135,22 @@ def test_pairs_without_lists_say_what_to_do(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     with pytest.raises(LayoutError, match="annotate with --hold-out or --pairs"):
         list(open_dataset("pixel-faceforensics", tmp_path).samples("train"))
+
+
+def test_only_what_training_did_not_see_is_measured(tmp_path: Path) -> None:
+    write_faces(tmp_path / "faces")
+    write_dataset(tmp_path / "faces", tmp_path / "pairs")
+    weights = go(PICTURES, tmp_path / "pairs", tmp_path / "run")
+    assert weights is not None
+    card = certify_pairs(weights, tmp_path / "pairs", tmp_path / "out", rounds=20)
+    assert not card["certification"]["passed"] and card["evaluation"]["samples"] == 8
+    app = Typer()
+    app.command()(certify_command)
+    command = [str(weights), "--data", str(tmp_path / "pairs"), "--out", str(tmp_path / "other")]
+    refused = CliRunner().invoke(app, [*command, "--devset", str(tmp_path)])
+    assert refused.exit_code == 2 and "leave --devset" in refused.output
+    moved = "fake/self-blend/mirrored/1.png"  # learned, and held out by now
+    (tmp_path / "pairs/train" / moved).rename(tmp_path / "pairs/val" / moved)
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and "may have been seen" in " ".join(refused.output.split())
+    assert not (tmp_path / "other").exists()
