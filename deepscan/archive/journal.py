@@ -559,6 +559,8 @@ def _write_anew(path: Path, entries: Iterable[Mapping[str, Any]]) -> tuple[int, 
 def _open(path: Path, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    except FileNotFoundError as error:
+        raise OutputError(f"{path.parent} is no results folder: it holds no {JOURNAL}") from error
     except OSError as error:
         raise OutputError(f"{path}: the journal cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

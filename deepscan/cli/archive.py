@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 ENDING_SIGNALS = tuple(name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _QUIET_LABELS = ("no-evidence", "not-applicable")  # counted, not listed
-_UNJUDGED = ("error", "inconclusive")  # listed with the reason
+# Told with the reason where no interval tells it.
+_TOLD = ("manipulated", "suspicious", "inconclusive", "error")
 NOT_LISTED = " (not listed now)"
 _PATTERN = re.compile(r"[*?]|\[.+\]")
 
@@ -303,7 +304,7 @@ def _file_line(outcome: Outcome, *, accepted: bool) -> str:
         text += f", {time_span(outcome.intervals[0].start, outcome.intervals[-1].end)}"
     elif outcome.reasons:
         text += f", {outcome.reasons[0].code}"
-        if outcome.label in _UNJUDGED:
+        if outcome.label in _TOLD:
             text += f": {outcome.reasons[0].text}"
     if outcome.same_as is not None:
         text += f", the same content as {outcome.same_as}"

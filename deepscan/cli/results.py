@@ -275,7 +275,7 @@ def accept(
     Review the file, then scan with --baseline FILE.
     """
     with errors(debug=debug):
-        from datetime import date
+        from datetime import UTC, date, datetime
 
         from deepscan.archive.baseline import write_baseline
         from deepscan.archive.journal import read_journal
@@ -284,6 +284,8 @@ def accept(
             expires = date.fromisoformat(until)
         except ValueError:
             raise UsageError(f"--until {until}: give a day such as 2027-03-31") from None
+        if expires < datetime.now(UTC).date():  # as a scan counts days
+            raise UsageError(f"--until {until} has passed: give the last day on which it holds")
         if out.exists() and not force:
             raise OutputError(f"{out} exists: name another file, or give --force")
         made = write_baseline(read_journal(results), out, reason, expires, reviewer=reviewer)

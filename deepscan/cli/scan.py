@@ -319,7 +319,9 @@ def run() -> NoReturn:
             context = getattr(error, "ctx", None)
             command = "deepscan" if context is None else context.command_path
             command = command.removesuffix(" scan")  # `scan` is the default command
-            print_message(f"{_usage_text(error, wrong_usage())} See {command} --help")
+            text = _usage_text(error, wrong_usage())
+            stop = "" if text.endswith((".", "?")) else "."
+            print_message(f"{text}{stop} See {command} --help")
         code = ERROR
     # The work is done: a second Ctrl-C must not change the exit code.
     for name in ("SIGINT", *ENDING_SIGNALS):

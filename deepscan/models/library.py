@@ -12,7 +12,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deepscan.errors import ModelError, OutputError, UsageError, system_errors_as
@@ -186,7 +186,11 @@ def _card_of(path: Path) -> Card:
         if path.is_dir():
             found = _only_card(path)
         elif path.suffix == ".zip":
-            packed = zipfile.Path(zipfile.ZipFile(path))
+            file = zipfile.ZipFile(path)
+            outside = [name for name in file.namelist() if ".." in PurePosixPath(name).parts]
+            if outside:
+                raise ModelError(f"{path} is no model: it names a file outside of it, {outside[0]}")
+            packed = zipfile.Path(file)
             inner = [each for each in packed.iterdir() if each.is_dir()]
             found = _only_card(inner[0] if len(inner) == 1 and not _jsons(packed) else packed)
         elif path.suffix == ".json":

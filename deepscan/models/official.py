@@ -51,9 +51,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # junk makes the unpickler stumble in any way
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: not a checkpoint that can be read safely ({first})") from error
+        # Not in torch's own words: they advise to run what the file holds.
+        raise ModelError(
+            f"{path}: not a checkpoint that can be read safely: give tensors saved by torch "
+            "(.pth), weights (.safetensors), a detector (.onnx), or a model's folder or zip"
+        ) from error
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path}: expected a state dict, by itself or under the key model")

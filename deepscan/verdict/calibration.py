@@ -295,9 +295,10 @@ class Calibration:
                 "calibrate anew with `python -m train.calibration.certify`"
             )
         if not 1 / self.clips <= rate <= most:
+            least = math.ceil(1e4 / self.clips) / 10
             raise UsageError(
-                f"a false-alarm rate of {rate:g} is beyond calibration {self.name}: with "
-                f"{self.clips} unmanipulated clips it supports 1/{self.clips} to {most:g}"
+                f"{1000 * rate:g}/1000 false alarms are beyond calibration {self.name}: its "
+                f"{self.clips} unmanipulated clips support {least:g}/1000 to {1000 * most:g}/1000"
             )
         share, low, high = wilson(bisect_right(self.alarms, rate), self.clips)
         return replace(

@@ -31,8 +31,9 @@ class TooFewClips(UsageError):
     def __init__(self, rate: float, groups: int) -> None:
         self.rate, self.groups, self.needed = rate, groups, clips_needed(rate)
         super().__init__(
-            f"{groups} unmanipulated recordings support no false-alarm rate below "
-            f"{1 / (groups + 1):.2g}: {self.needed} would do for a rate of {rate:g}"
+            f"{groups} unmanipulated recording{'' if groups == 1 else 's'} cannot support "
+            f"{1000 * rate:g}/1000 false alarms: {max(self.needed, 2)} would do, or ask for "
+            f"{math.ceil(1000 / (groups + 1))}/1000 or more"
         )
 
 

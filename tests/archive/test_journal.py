@@ -238,7 +238,7 @@ def test_journals_of_newer_versions_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot be opened"):
+    with pytest.raises(OutputError, match=r"holds no journal\.jsonl"):
         read_journal(tmp_path)
     Journal(tmp_path).close()
     with pytest.raises(OutputError, match="no run"):

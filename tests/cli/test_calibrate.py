@@ -217,7 +217,7 @@ def test_what_cannot_work_is_one_line(
         assert not (models / "x").exists()
         return lines[0]
 
-    assert "5 unmanipulated recordings support no false-alarm rate below 0.17: 19 would do" in (
+    assert "5 unmanipulated recordings cannot support 50/1000 false alarms: 19 would do" in (
         refused("--real", few)
     )
     assert "--group-by file" in refused("--real", person)

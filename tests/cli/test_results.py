@@ -121,6 +121,8 @@ def test_a_baseline_is_written_and_reaches_every_report(tmp_path):
     results = folder(tmp_path / "1", outcome("a.mp4", sha256, label=Label.MANIPULATED))
     given = ("baseline", results, tmp_path / "b.toml", "--reason", "our own test clip")
     assert run(*given, "--until", "someday").exit_code == 2
+    assert "2020-01-01 has passed" in run(*given, "--until", "2020-01-01").stderr
+    assert not (tmp_path / "b.toml").exists()
     made = run(*given, "--until", "2999-12-31", "--reviewer", "A. Reviewer")
     assert (made.exit_code, "1 accepted until 2999-12-31" in made.stdout) == (0, True)
     assert run(*given, "--until", "2999-12-31").exit_code == 2  # it is there already
@@ -150,6 +152,12 @@ def test_report(tmp_path):
     assert (results / "results.csv").read_bytes() == first
     assert run("report", tmp_path, "--report", "csv").exit_code == 2
     assert run("report", results, "--report", ",").exit_code == 2
+
+
+def test_a_folder_that_is_no_results_folder_is_named(tmp_path):
+    told = run("report", tmp_path)
+    assert told.exit_code == 2
+    assert f"{tmp_path} is no results folder: it holds no journal.jsonl" in told.stderr
 
 
 def test_journal_show_and_repair(tmp_path):

@@ -21,8 +21,11 @@ import deepscan
 import deepscan.scan.scanner
 from deepscan.cli import arguments
 from deepscan.cli import scan as cli
+from deepscan.cli.archive import _file_line
 from deepscan.errors import EngineError, OutputError
 from deepscan.sinks import SINKS
+from deepscan.types import Label, Reason
+from tests.archive.made import outcome
 from tests.conftest import make_face_clip
 from tests.fakes import FakeEngine
 
@@ -178,7 +181,7 @@ def test_a_misspelt_option_names_the_nearest(deepscan_cli, given, meant):
 def test_a_misspelt_use_of_a_command_names_its_own_help(deepscan_cli):
     ran = deepscan_cli("baseline", "results", "baseline.toml")
     assert ran.code == 2
-    assert ran.err.endswith(" See deepscan baseline --help\n")
+    assert ran.err.endswith(". See deepscan baseline --help\n")
 
 
 def test_an_option_of_archives_without_a_folder_says_what_is_missing(deepscan_cli, clips):
@@ -496,8 +499,8 @@ def test_a_folder_is_an_archive(deepscan_cli, pools, archive, tmp_path):
     ran = deepscan_cli(archive, "--out", out)
     assert ran.code == 1
     assert ran.out.splitlines() == [
-        "sub/b.mp4: manipulated, complete",
-        "twin.mp4: manipulated, complete, the same content as sub/b.mp4",
+        "sub/b.mp4: manipulated, complete: all was read",
+        "twin.mp4: manipulated, complete: all was read, the same content as sub/b.mp4",
         "3 files: 2 manipulated, 1 no-evidence",
     ]
     assert "deepscan: sub/b.mp4: manipulated" in ran.err
@@ -654,7 +657,15 @@ def test_verbose_tells_of_every_file(deepscan_cli, pools, archive, tmp_path):
 def test_an_error_and_its_reason_stand_in_one_line(deepscan_cli, pools, archive, tmp_path):
     (archive / "link.mp4").symlink_to("gone.mp4")
     ran = deepscan_cli(archive, "--out", tmp_path / "out", "--report", "csv")
-    assert "link.mp4: inconclusive, skipped_symlink: a symbolic link" in ran.out.splitlines()
+    line = "link.mp4: inconclusive, skipped_symlink: a symbolic link; --follow-links follows it"
+    assert line in ran.out.splitlines()
+
+
+def test_a_finding_without_an_interval_is_told_by_its_reason() -> None:
+    reason = Reason("other_stream", "picture stream 2 was judged too: manipulated")
+    found = outcome("motion.jpg", label=Label.MANIPULATED, reasons=(reason,))
+    told = _file_line(found, accepted=False)
+    assert told == f"motion.jpg: manipulated, other_stream: {reason.text}"
 
 
 def test_a_folder_without_media_is_an_error_unless_it_is_allowed(

@@ -154,6 +154,10 @@ def test_paths_that_are_no_model(made, tmp_path, monkeypatch):
     (tmp_path / "bad.zip").write_bytes(b"PK\3\4 and no more")
     with pytest.raises(ModelError, match="cannot be read"):
         read_card(str(tmp_path / "bad.zip"))
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as file:
+        file.writestr("../tiny.json", "{}")
+    with pytest.raises(ModelError, match=r"outside of it, \.\./tiny\.json"):
+        read_card(str(tmp_path / "out.zip"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"give \./tiny"):
         read_card("tiny")

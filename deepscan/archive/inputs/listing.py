@@ -364,7 +364,8 @@ class _Walk:
                 yield _skipped(link.name, link.path, "skipped_symlink", "a link to a folder")
         elif self._is_wanted(link, root, target):
             if not self.follow:
-                yield _skipped(link.name, link.path, "skipped_symlink", "a symbolic link")
+                why = "a symbolic link; --follow-links follows it"
+                yield _skipped(link.name, link.path, "skipped_symlink", why)
             elif not self._is_repeated(target):
                 yield self._file(link.name, target)
 
