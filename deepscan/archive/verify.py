@@ -56,7 +56,7 @@ def verify(
         make: makes the scanner, for tests.
 
     Raises:
-        UsageError: it is neither a record nor a results folder.
+        UsageError: it is neither a record nor a results folder, or the files' folder is missing.
         OutputError: the journal is damaged.
         EngineError, ModelError: no network runs here.
     """
@@ -69,6 +69,8 @@ def verify(
             if frames:
                 check_scores(checks, found, frames, chance, scanners)
             return Verification(tuple(checks.checks))
+        if input is not None and not input.is_dir():
+            raise UsageError(f"--input {input}: there is no such folder; name that of the files")
         return _verify_folder(result, frames, chance, input, scanners)
 
 

@@ -383,6 +383,8 @@ def test_the_files_of_a_folder_may_have_moved(archived, tmp_path):
     found = verify(archived / "out", frames=0, input=tmp_path / "moved")
     differing = {check.file for check in found.checks if check.state == "differs"}
     assert differing == {"forged.mp4", "twin.mp4"}
+    with pytest.raises(UsageError, match="there is no such folder"):
+        verify(archived / "out", frames=0, input=tmp_path / "mistyped")
 
 
 def test_refuses_what_is_no_result(tmp_path):
