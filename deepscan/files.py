@@ -97,7 +97,7 @@ def check_outputs(wanted: Mapping[str, Path], inputs: Iterable[Path], *, force: 
         if not target.parent.is_dir():
             raise OutputError(f"the folder {target.parent} does not exist: create it first")
         if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"the folder {target.parent} may not be written to")
+            raise OutputError(f"the folder {target.parent} may not be written to: name another")
         if shutil.disk_usage(target.parent).free < MIN_FREE:
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # ends a run over many files
             raise OutputError(f"the disk of {target.parent} is full: name another folder") from full

@@ -194,4 +194,4 @@ def _held(folder: Path, owner: dict[str, Any] | None) -> OutputError:
 
 def _refused(path: Path, error: OSError) -> OutputError:
     why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-    return OutputError(f"{path}: the results folder cannot be locked: {why}")
+    return OutputError(f"{path}: the results folder cannot be locked ({why}): name another folder")

@@ -267,7 +267,8 @@ def _make_results_folder(out: Path) -> Path:
         others = [path.name for path in folder.iterdir()]
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise OutputError(f"the results folder {out} cannot be made: {why}") from error
+        text = f"the results folder {out} cannot be made ({why}): name another"
+        raise OutputError(text) from error
     # A run that was killed before its first line leaves only an empty journal.
     foreign = [name for name in others if not name.startswith((".", "journal."))]
     ours = is_results(folder) or any(name.startswith(_OLD_JOURNAL) for name in others)

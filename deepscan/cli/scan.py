@@ -279,7 +279,8 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"the folder {path} cannot be made: {error.strerror}") from error
+        text = f"the folder {path} cannot be made ({error.strerror}): name another"
+        raise OutputError(text) from error
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:

@@ -145,8 +145,8 @@ def fit_calibration(
     """
     if not 0 < rate <= review_rate < 0.5:
         raise UsageError(
-            f"rates of {rate:g} for manipulated and {review_rate:g} for suspicious: give shares "
-            "above 0, the first no higher than the second, and below 0.5"
+            f"{1000 * rate:g}/1000 manipulated and {1000 * review_rate:g}/1000 suspicious: give "
+            "rates above 0 and below 500/1000, the first no higher than the second"
         )
     real = [clip for clip in clips if not clip.manipulated]
     groups = {clip.group for clip in real}

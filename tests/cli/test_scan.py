@@ -178,6 +178,13 @@ def test_a_misspelt_option_names_the_nearest(deepscan_cli, given, meant):
     )
 
 
+def test_a_folder_that_cannot_be_made_asks_for_another(deepscan_cli, clips, tmp_path):
+    (tmp_path / "file").touch()
+    ran = deepscan_cli(clips["honest"], "--out", tmp_path / "file" / "sub" / "result.mp4")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.endswith("cannot be made (Not a directory): name another\n")
+
+
 def test_a_misspelt_use_of_a_command_names_its_own_help(deepscan_cli):
     ran = deepscan_cli("baseline", "results", "baseline.toml")
     assert ran.code == 2

@@ -144,7 +144,7 @@ def test_scores_that_say_nothing_are_refused() -> None:
 @pytest.mark.parametrize("rates", [(0.0, 0.05), (0.1, 0.05), (0.2, 0.7)])
 def test_rates_that_cannot_be_are_refused(rates: tuple[float, float]) -> None:
     clips = many(np.random.default_rng(7), 5)
-    with pytest.raises(UsageError, match="rates of"):
+    with pytest.raises(UsageError, match="give rates above 0"):
         fit_calibration(clips, name="", population="", rate=rates[0], review_rate=rates[1])
 
 
