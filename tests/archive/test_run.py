@@ -654,7 +654,7 @@ def test_a_remote_file_that_goes_away_is_an_error(archive, monkeypatch):
     ("wanted", "error", "told"),
     [
         ({"options": ScanOptions(model="oracle")}, ModelError, "oracle"),
-        ({"options": ScanOptions(false_alarm_rate=1e-9)}, UsageError, "false-alarm rate"),
+        ({"options": ScanOptions(false_alarm_rate=1e-9)}, UsageError, "false alarms are beyond"),
         ({"archive_options": replace(ARCHIVE_OPTIONS, reports=("poem",))}, UsageError, "poem"),
         (
             {"archive_options": replace(ARCHIVE_OPTIONS, exclude=("*",))},
