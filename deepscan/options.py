@@ -7,7 +7,7 @@ from typing import Literal
 
 Decoder = Literal["auto", "decord", "pyav"]
 Setting = str | int | float | bool | None
-DEFAULT_MODEL = "msccnet-s"  # one of those in deepscan/weights
+DEFAULT_MODEL = "msccnet-lite0"  # one of those in deepscan/weights
 
 
 @dataclass(frozen=True, slots=True)

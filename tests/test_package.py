@@ -31,12 +31,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_default_model_and_no_workshop(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
-        card = json.loads(wheel.read("deepscan/weights/msccnet-s.json"))
-        weights = wheel.read("deepscan/weights/msccnet-s.safetensors")
+        card = json.loads(wheel.read("deepscan/weights/msccnet-lite0.json"))
+        weights = wheel.read("deepscan/weights/msccnet-lite0.safetensors")
     assert hashlib.sha256(weights).hexdigest() == card["sha256"]
     assert {
         "deepscan/py.typed",
-        "deepscan/recipes/msccnet-s-tensorrt-fp16.toml",
+        "deepscan/recipes/msccnet-lite0-tensorrt-fp16.toml",
         "deepscan/schemas/result-1.json",
         "deepscan/sinks/report.html.j2",
     } <= names

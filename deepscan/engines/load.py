@@ -41,6 +41,15 @@ from deepscan.types import Parity
 
 logger = logging.getLogger(__name__)
 
+
+class DisagreementError(EngineError):
+    """An engine scores the probe otherwise than the reference; `known` from an earlier start."""
+
+    def __init__(self, message: str, known: bool) -> None:
+        super().__init__(message)
+        self.known = known
+
+
 AUTO = re.compile(r"auto(?::(\d{1,3}))?")
 DEVICE = re.compile(r"cpu|cuda(?::\d{1,3})?")
 NAMES_HELP = (
@@ -111,7 +120,9 @@ def load_engine(
         try:
             engine = build(choice, card, hardware, why, threads=threads, allow_build=False)
         except EngineError as error:
-            logger.warning("auto: %s", error)
+            # Each record says it; a person need not read it before every scan.
+            known = isinstance(error, DisagreementError) and error.known
+            logger.log(logging.INFO if known else logging.WARNING, "auto: %s", error)
             refused.append(f"{choice.name} refused: {error}")
             continue
         logger.info("engine %s: %s", engine.name, engine.info.reason)
@@ -250,14 +261,16 @@ def build(
         try:
             thresholds = label_thresholds(card.values)
             parity = cached_parity(engine.fingerprint, thresholds)
+            known = parity is not None
             if parity is None:
                 parity = measure(engine, card, hardware)
                 cache_parity(engine.fingerprint, parity, engine.name, card.name, thresholds)
             found = violations(parity, TOLERANCES[engine.name.rpartition("-")[2]])
             if found:
-                raise EngineError(
+                raise DisagreementError(
                     f"engine {engine.name} does not agree with {reference}: {'; '.join(found)}. "
-                    f"Use --engine {reference}"
+                    f"Use --engine {reference}",
+                    known,
                 )
         except BaseException:
             engine.close()

@@ -22,7 +22,7 @@ SMALL_RESNET: Mapping[str, object] = {
 MODELS: dict[str, MSCCNetConfig] = {
     # The paper's network as its official code trains it.
     "msccnet-r50": MSCCNetConfig(),
-    # The small one that ships: 0.74 GMAC a crop instead of 218.
+    # A small one that ships, with random weights to start from: 0.74 GMAC a crop, not 218.
     "msccnet-s": MSCCNetConfig(
         input_size=160,
         backbone="resnet18",
@@ -30,7 +30,7 @@ MODELS: dict[str, MSCCNetConfig] = {
         channels=64,
         image_head="backbone+mask",
     ),
-    # Starts from ImageNet weights (train.pretrained): 0.3 GMAC a crop.
+    # The default, which starts from ImageNet weights (train.pretrained): 0.3 GMAC a crop.
     "msccnet-lite0": MSCCNetConfig(
         input_size=160,
         backbone="tf_efficientnet_lite0",

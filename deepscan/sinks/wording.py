@@ -259,7 +259,8 @@ def found_sentence(verdict: Verdict) -> str:
     real files it calls manipulated; or that this was not measured."""
     model = verdict.model.name
     fakes = [each for each in verdict.measured if each.manipulated]
-    real = [each for each in verdict.measured if not each.manipulated]
+    # What training saw bounds nothing; the card lists it.
+    real = [each for each in verdict.measured if not each.manipulated and not each.seen]
     if fakes:
         largest = sorted(fakes, key=lambda each: -each.files)[:KINDS]
         kinds = ", ".join(f"{each.called} of {each.files} {each.name}" for each in largest)
@@ -281,8 +282,7 @@ def _counted(real: Counted) -> str:
     """A count of false alarms with its interval, and a note if the count is small."""
     low, high = map(percent, real.interval)
     limit = "; too few to show less" if real.files < FEW else ""
-    seen = "; training saw them" if real.seen else ""
-    return f"{real.called} of {real.files} {real.name} [{low} to {high}{limit}{seen}]"
+    return f"{real.called} of {real.files} {real.name} [{low} to {high}{limit}]"
 
 
 def _listed(parts: Sequence[str]) -> str:

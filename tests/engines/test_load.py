@@ -273,7 +273,8 @@ def test_what_was_refused_is_refused_again_without_another_look(models, monkeypa
     assert len(looks) == 1
 
 
-def test_auto_takes_the_next_and_says_what_it_refused(models, monkeypatch, caplog):
+def test_auto_takes_the_next_and_says_once_what_it_refused(models, monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("DEEPSCAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(ENGINES, "openvino", f"{__name__}:Other")
     monkeypatch.setattr(load, "detect_hardware", lambda: MODERN)
     with caplog.at_level(logging.WARNING):
@@ -284,6 +285,11 @@ def test_auto_takes_the_next_and_says_what_it_refused(models, monkeypatch, caplo
     assert "a score differs" in engine.info.reason
     assert len(caplog.records) == 2
     engine.close()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        again = load_engine("auto", "tiny", folder=models)
+    assert "openvino-cpu-bf16 refused" in again.info.reason and caplog.records == []
+    again.close()
 
 
 def test_without_openvino_auto_takes_torch(models, monkeypatch):

@@ -281,9 +281,8 @@ def test_one_line_says_what_is_found_and_what_is_called_wrongly() -> None:
     verdict = replace(scan_of().verdict, measured=MEASURED)
     assert wording.found_sentence(verdict) == (
         "At this setting msccnet-s finds 2 of 27 real deepfakes (2 of 23 live swap, 0 of 4 lip"
-        " sync). It wrongly calls 4 of 396 real pictures [0.40 % to 2.6 %], 0 of 12 real clips"
-        " [0 % to 24 %; too few to show less] and 1 of 180 newer pictures [0.10 % to"
-        " 3.0 %; training saw them] manipulated."
+        " sync). It wrongly calls 4 of 396 real pictures [0.40 % to 2.6 %] and 0 of 12 real clips"
+        " [0 % to 24 %; too few to show less] manipulated."
     )
     bare = replace(verdict, measured=())
     assert "was not measured" in wording.found_sentence(bare)

@@ -190,7 +190,7 @@ def readme_figures(card: Mapping[str, Any]) -> str:
     calibration = Calibration.from_card(card)
     counted = [each.at(calibration.rate) for each in calibration.material]
     fakes = [each for each in counted if each.manipulated]
-    real = [each for each in counted if not each.manipulated]
+    real = [each for each in counted if not each.manipulated and not each.seen]
     parts = []
     if fakes:
         called, files = sum(each.called for each in fakes), sum(each.files for each in fakes)
