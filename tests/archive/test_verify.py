@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 from typer.testing import CliRunner
 
 from deepscan.archive.checks import VerifiedRecord
@@ -18,6 +19,7 @@ from deepscan.archive.journal import read_journal
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.rescore import options_of, tolerance_between
 from deepscan.archive.run import scan_archive
+from deepscan.archive.schema import violations
 from deepscan.archive.verify import _drawn, verify
 from deepscan.archive.workers.contract import PoolSettings
 from deepscan.archive.workers.local import LocalPool
@@ -28,7 +30,14 @@ from deepscan.exit_codes import ERROR
 from deepscan.options import Limits, ScanOptions
 from deepscan.scan.scanner import Scanner
 from deepscan.sinks.record import digest_of, manifest_of, write_record
-from tests.conftest import CALIBRATION, blue_engine, fake_scanner, judge_blue, make_face_clip
+from tests.conftest import (
+    CALIBRATION,
+    blue_engine,
+    draw_face,
+    fake_scanner,
+    judge_blue,
+    make_face_clip,
+)
 from tests.fakes import FakeDetector
 
 
@@ -92,6 +101,34 @@ def test_a_result_without_a_frame_list_is_scanned_again(scanned):
     found = verify(scanned / "alone.json", make=make)
     assert found.state == "ok"
     assert states(found)["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("face", "forged", "label"),
+    [(True, True, "manipulated"), (False, True, "manipulated"), (False, False, "no-evidence")],
+)
+@pytest.mark.parametrize("kinds", [("record",), ("record", "frames")])
+def test_a_label_from_another_stream_passes(tmp_path, face, forged, label, kinds):
+    """A motion photo whose clip is graver than its picture, which may hold no face."""
+    clip = make_face_clip(tmp_path / "clip.mp4", forged=range(20 * forged))
+    picture = draw_face(0) if face else np.full((120, 160, 3), 90, np.uint8)
+    path = tmp_path / "motion.jpg"
+    Pillow.fromarray(picture).save(path)
+    path.write_bytes(path.read_bytes() + clip.read_bytes())
+    names = {"record": "result.json", "frames": "result.frames.jsonl"}
+    with make(ScanOptions()) as scanner:
+        scanner.scan(path, {kind: tmp_path / names[kind] for kind in kinds})
+    record = json.loads((tmp_path / "result.json").read_bytes())
+    verdict = record["verdict"]
+    assert (verdict["label"], verdict["intervals"]) == (label, [])
+    assert verdict["reasons"][0]["code"] == "other_stream"
+    found = verify(tmp_path / "result.json", make=make)
+    assert found.state == "ok", list(found.to_text())
+    verdict["label"] = "suspicious"
+    assert list(violations(record, "result-1")) == []
+    # Without that reason, score and intervals have to support the label.
+    verdict |= {"label": "manipulated", "reasons": [{"code": "complete", "text": "all"}]}
+    assert len(list(violations(record, "result-1"))) == (1 if face else 2)
 
 
 def test_the_seed_draws_other_frames(copied):
