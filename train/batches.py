@@ -1,4 +1,4 @@
-"""Where a run's batches come from: forges over a folder of faces, or a data set on disk.
+"""Batches of a run: made by forges from a folder of faces, or read from a data set on disk.
 
 What comes follows from the seed and its number alone, so that a run that goes on sees what an
 unbroken one would; and each has a measure on people or videos that training never shows.
@@ -38,7 +38,7 @@ _SHUFFLE = 1_000_003  # apart from the draws within an item
 
 
 class HeldOutScore(NamedTuple):
-    """What a network scored on the held-out part: frame AUC, IoU of the manipulated class."""
+    """Scores of a network on the held-out part: frame AUC, IoU of the manipulated class."""
 
     auc: float
     iou: float
@@ -130,7 +130,7 @@ class PairedPictures:
 
 
 TrainingData = ForgedFaces | PairedPictures
-"""What a run learns from. Each has `pairs`, the length of an epoch (None for made data), `sha256`,
+"""The training data of a run. Each has `pairs`, the length of an epoch (None for made data), `sha256`,
 which names the data, `stream`, the pairs by number, and `validate`, which measures a network on
 what was held out (None where nothing was)."""
 

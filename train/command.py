@@ -1,4 +1,4 @@
-"""What the commands of training share: their common options, and how they end on an error."""
+"""Common options of the training commands, and their exit on an error."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _PATIENCE = timedelta(hours=3)
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """Who we are among `world` processes; `rank` 0 writes and speaks."""
+    """The place of this process among `world` processes; `rank` 0 writes files and prints."""
 
     rank: int
     world: int
@@ -70,7 +70,7 @@ class Processes:
         return float(value)
 
     def any(self, value: bool) -> bool:
-        """Whether it holds in any process."""
+        """True if `value` is true in any process."""
         if self.world == 1:
             return value
         flag = torch.tensor(int(value), device=self.device)

@@ -29,7 +29,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def dice(logits: Tensor, target: Tensor) -> Tensor:
     """1 - soft Dice of the manipulated class, over the samples that have any such pixel.
 
-    Samples without one give no gradient here: cross-entropy speaks for them.
+    Samples without one give no gradient here: cross-entropy covers them.
     """
     known = (target != IGNORED).float()
     probability = torch.softmax(logits.float(), dim=1)[:, 1] * known

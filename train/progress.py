@@ -1,4 +1,4 @@
-"""What a run tells while it works: log.csv, a live table or plain lines, and its curves.
+"""Output of a running training: log.csv, a live table or plain lines, and its curves.
 
 `python -m train.progress RUN` draws RUN/curves.png anew.
 """

@@ -1,8 +1,8 @@
 """A training recipe: everything that decides what a run learns, read from TOML.
 
 A recipe learns either from `[forges]` (fakes made from a folder of real faces) or from `[dataset]`
-(a data set on disk). What is not named has the default of its field here; what is unknown, of the
-wrong type or out of range ends the run before it starts, in one line.
+(a data set on disk). A missing key takes the default of its field here; an unknown key, a wrong
+type or a value out of range is refused in one line before the run starts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CURVES = ("cosine", "poly")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """So many steps at one crop side in pixels, or so many epochs of the data set.
+    """A number of steps, or of epochs of the data set, at crops of `size` pixels a side.
 
     A `learning_rate` above 0 starts the curve anew from there, to the next such stage (a warm
     restart). `mild` is the share of forged pairs that are spared the harder degradations.
@@ -46,8 +46,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How the weights move. `pairs` is the total batch over all processes: so many fakes and as
-    many originals.
+    """Learning rate, optimiser and batch of a run.
+
+    `pairs` is the total batch over all processes: that many fakes and as many originals.
 
     `curve` "cosine" falls to `floor`, "poly" as (1 - t / T) ** power, both over all stages; `floor`
     is a share of `learning_rate`. `clip` is the largest norm of the gradient and `ema` the decay of
@@ -71,7 +72,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """All steps; only of a schedule whose epochs have been turned into steps."""
+        """The number of all steps, once epochs are converted to steps."""
         return sum(stage.steps for stage in self.stages)
 
     def stage_at(self, step: int) -> Stage:
@@ -92,7 +93,7 @@ class Schedule:
         return end
 
     def in_steps(self, pairs: int | None) -> Schedule:
-        """The same with epochs as steps, where an epoch has so many pairs; the rest is dropped.
+        """Convert epochs of `pairs` pairs to steps; an incomplete last batch is dropped.
 
         Raises:
             UsageError: an epoch is less than one batch, or `pairs` is None (made data, which have
@@ -119,11 +120,11 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class DatasetOptions:
-    """A data set on disk: which one, what of it, and what happens to a picture on its way.
+    """A data set on disk: its name, the part to use, and the transforms of its pictures.
 
     `compression` is needed where the set has several; no `manipulations` means all of them.
     `transforms` are applied in order: (name, its settings). `val` is the split to validate on, ""
-    for none; at most `val_crops` of its pictures are looked at, 0 for all.
+    for none; at most `val_crops` of its pictures are used, 0 for all.
     """
 
     name: str
@@ -140,8 +141,8 @@ class Recipe:
     """One run. `losses` maps an output (image, mask, coarse) to its weighted terms.
 
     `network` changes fields of the model's configuration; `forges` are the shares of each forge.
-    `benign` is the share of forged pairs that get edits which accuse nobody, `tilt` that of heads
-    that lean or turn. `codecs` is "video" for real video codecs in the degradations (needs PyAV),
+    `benign` is the share of forged pairs that get edits which are no manipulation, `tilt` that of
+    heads that lean or turn. `codecs` is "video" for real video codecs in the degradations (needs PyAV),
     "still" for JPEG and WebP alone.
 
     `frozen_stages` counts the backbone's stages, from the first (stride 4), that keep the weights
@@ -165,7 +166,7 @@ class Recipe:
 
     @property
     def config(self) -> MSCCNetConfig:
-        """The network, for crops of the first stage."""
+        """The configuration of the network, for crops of the first stage."""
         config = MODELS[self.model]
         return replace(config, **self.network, input_size=self.schedule.stages[0].size)
 
@@ -188,10 +189,10 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(text: str) -> Recipe:
-    """The recipe that `Recipe.to_json` wrote, as it stands in the metadata of weights.
+    """Read the recipe that `Recipe.to_json` wrote into the metadata of weights.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is no recipe.
     """
     try:
         values = json.loads(text)
@@ -203,7 +204,7 @@ def parse_recipe(text: str) -> Recipe:
 
 
 def _rename_old_keys(values: dict[str, Any]) -> None:
-    """Keys of earlier versions, as weights that ship have them in their metadata."""
+    """Rename keys of earlier versions, which weights that ship hold in their metadata."""
     if values.get("forging") == "pictures":
         del values["forging"]  # what every recipe does now
     if "harmless" in values:
@@ -335,7 +336,7 @@ Built = TypeVar("Built")
 
 
 def build(where: str, kind: type[Built], values: Mapping[str, Any]) -> Built:
-    """A dataclass from a table.
+    """Build a dataclass from a table.
 
     Raises:
         UsageError: a key is unknown, missing or not of its type.
@@ -353,7 +354,7 @@ def build(where: str, kind: type[Built], values: Mapping[str, Any]) -> Built:
 
 
 def _typed(where: str, key: str, value: object, hint: object) -> None:
-    """Plain types are checked; composed ones have been built already."""
+    """Check plain types; composed ones have been built already."""
     if hint is float:
         right = isinstance(value, (int, float)) and not isinstance(value, bool)
     elif hint is bool:

@@ -1,4 +1,4 @@
-"""How the weights move: learning rate by step, and the optimiser of a recipe."""
+"""Learning rate by step, and the optimiser of a recipe."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Training: `python -m train.train RECIPE --data FOLDER --out RUN`.
 
 A run is deterministic by its recipe: sample i of step t follows from the seed alone, so a run that
-is stopped and started again (same command) goes on at the step where its last checkpoint stands.
+is stopped and started again with the same command resumes at the step of its last checkpoint.
 On one CPU process in fp32 the result is that of an unbroken run, bit for bit; on CUDA sums of
-floating-point numbers come in any order. Interrupted (Ctrl-C, SIGTERM), it saves and ends.
+floating-point numbers are added in any order. Ctrl-C or SIGTERM saves a checkpoint and stops.
 RUN holds checkpoint.pt, log.csv, curves.png and, at the end, the weights.
 
 Several processes: `torchrun --nproc-per-node N -m train.train ...`, see `train.distributed`.
@@ -102,13 +102,13 @@ def train(
     until: int | None = None,
     pack: Path | None = None,
 ) -> Path | None:
-    """Run or resume a recipe; returns the path of the weights, None if it was stopped before.
+    """Run or resume a recipe; returns the path of the weights, None if it stopped early.
 
     Args:
-        recipe: what to do.
+        recipe: the settings of the run.
         data: the folder of faces or of the data set.
         out: folder of the run; a checkpoint in it is resumed.
-        workers: processes that make samples, 0: none beside this one.
+        workers: processes that make samples; 0 makes them in this process.
         device: "cpu", "cuda" or "cuda:N".
         backbone: weights to start the backbone from, by timm's names.
         start: weights of the whole network to start from, as an earlier run exported them.
@@ -116,7 +116,7 @@ def train(
         pack: redrawn faces (`train.forge.build_pack`), which some forges need.
 
     Raises:
-        UsageError: the data folder lacks what the recipe needs, or the checkpoint is another's.
+        UsageError: the data folder lacks what the recipe needs, or the checkpoint is of another recipe.
         ModelError: the weights to start from do not fit.
     """
     cv2.setNumThreads(0)  # its pool does not survive the fork of the sample makers
@@ -128,7 +128,7 @@ def train(
 
 
 class _Run:
-    """One training of one process: the network, what moves it, and the step where it stands."""
+    """One training run in one process: the network, its optimiser and the current step."""
 
     def __init__(
         self,
@@ -182,9 +182,9 @@ class _Run:
             self.log = Log(self.out / "log.csv", self.step)
 
     def finish(self, until: int | None, stopped: list[int]) -> Path | None:
-        """Train all stages and export; None if it stopped before, or in any but the first process.
+        """Train all stages and export; None if it stopped early or is not the first process.
 
-        `stopped` holds something as soon as a signal asked to stop.
+        `stopped` is not empty once a signal has asked to stop.
         """
         schedule = self.recipe.schedule
         last = schedule.steps if until is None else min(until, schedule.steps)
@@ -211,8 +211,8 @@ class _Run:
         size = schedule.stage_at(self.step).size
         end = min(last, schedule.end_of_stage(self.step))
         if self.config.input_size != size:
-            # Learned images would be replaced, behind the optimiser's back: a recipe with such
-            # filters has one size only.
+            # Resizing replaces learned filters without the optimiser's knowledge, so a recipe with
+            # learned filters has one size only.
             self.config = replace(self.config, input_size=size)
             set_input_size(self.network, size)
         partial = any(output not in self.recipe.losses for output in OUTPUTS)
@@ -252,8 +252,7 @@ class _Run:
             sampler=_Share(start, stop, pairs, self.processes),
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
-            # A generator of its own: a loader that starts again must not shift the network's
-            # dropout.
+            # With its own generator a loader that restarts does not shift the network's dropout.
             generator=torch.Generator().manual_seed(self.recipe.seed),
         )
         for crops, mask, _ in loader:
@@ -267,10 +266,10 @@ class _Run:
         self.shown.step(self.step, size, loss, rate, speed, left)
 
     def _validate(self) -> None:
-        """Score the averaged weights on what was held out; the first process only."""
+        """Score the averaged weights on held-out data, in the first process only."""
         if self.log is None or self.shown is None:
             return
-        # Building a network draws random numbers, which the run must not miss afterwards.
+        # Building a network draws random numbers; the fork leaves the state of the run unchanged.
         with torch.random.fork_rng(devices=[]):
             averaged = build(self.config)
         averaged.load_state_dict(self.average.state)
@@ -309,7 +308,7 @@ class _Run:
                 self.average.state[key].copy_(value)
             torch.set_rng_state(saved["torch_rng"])
             self.step = int(saved["step"])
-            # Earlier steps may have been taken before there was a list of what to leave out.
+            # Earlier steps may predate the list of held-out pictures.
             if KEY not in saved.get("history", {}):
                 self.history.pop(KEY, None)
         except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
@@ -371,7 +370,7 @@ def learn(
 
 
 class _Throughput:
-    """Crops a second since a stage began, and the seconds that are left at that rate."""
+    """Crops per second since a stage began, and the seconds left at that rate."""
 
     def __init__(self, step: int, steps: int, crops: int) -> None:
         self._started, self._first = time.monotonic(), step
@@ -417,7 +416,7 @@ def start_from(module: nn.Module, path: Path, unused: tuple[str, ...] = ()) -> s
     Args:
         module: a whole network, or a backbone by timm's names.
         path: the weights.
-        unused: what names that the module does not have begin with; all else must fit.
+        unused: prefixes of names that the module lacks; all others must fit.
 
     Returns:
         SHA-256 of the file, for the metadata of the weights.
@@ -451,7 +450,7 @@ def start_from(module: nn.Module, path: Path, unused: tuple[str, ...] = ()) -> s
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects the first Ctrl-C or SIGTERM, so that a step is finished; the second one ends."""
+    """Collect the first Ctrl-C or SIGTERM, so that the step finishes; the second one interrupts."""
     caught: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -461,7 +460,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     try:
         before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # not the main thread, which alone may set signal handlers
         before = {}
     try:
         yield caught
@@ -479,13 +478,13 @@ def main(
         typer.Option(help="Folder of faces with provenance.csv, or of the data set"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; a stopped run goes on there")
+        Path | None, typer.Option(help="Folder of the run; a stopped run is resumed")
     ] = None,
     workers: Workers = 2,
     threads: Threads = 0,
     device: Device = "cpu",
     backbone: Annotated[
-        Path | None, typer.Option(help="Weights to start the backbone from, timm's names")
+        Path | None, typer.Option(help="Weights to start the backbone from, by timm's names")
     ] = None,
     start: Annotated[
         Path | None,
@@ -498,10 +497,10 @@ def main(
     ] = None,
     pack: Pack = None,
     smoke: Annotated[
-        bool, typer.Option(help="A few tiny steps; without --data on a picture that ships")
+        bool, typer.Option(help="Run a few tiny steps; without --data, on a picture that ships")
     ] = False,
 ) -> None:
-    """Train a network; start the same command again to go on after a stop."""
+    """Train a network; the same command resumes a stopped run."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     use_threads(threads)
     with exit_on_error("train"), tempfile.TemporaryDirectory() as scratch:
@@ -532,7 +531,7 @@ def main(
     elif path is not None:
         typer.echo(f"weights: {path}")
     elif os.environ.get("RANK", "0") == "0":
-        typer.echo(f"stopped and saved in {out}: the same command goes on")
+        typer.echo(f"stopped and saved in {out}; run the same command to resume")
 
 
 if __name__ == "__main__":

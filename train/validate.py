@@ -1,4 +1,4 @@
-"""How well a network does on people it has never seen: one pair a person, forges in turn."""
+"""Validation on people that a network has never seen: one pair a person, forges in turn."""
 
 from __future__ import annotations
 

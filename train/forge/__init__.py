@@ -1,4 +1,4 @@
-"""Forges: each manipulates a real face and says where.
+"""Forges: each manipulates a real face and returns a mask of the manipulated pixels.
 
 To add one, write a file with one function of the shape of `Forge` (contract.py) and add a line to
 `FORGES`; the conformance suite in tests/train/forge/ runs over the table.
@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # the modules of this package are commands, too
 
 @dataclass(frozen=True, slots=True)
 class ForgeEntry:
-    """Where a forge stands, as "module:function", and what it needs.
+    """A forge: its function as "module:function", and the inputs that it needs.
 
-    `needs_pack` says that it works on faces of an autoencoder pack alone. `other` is the face of
-    somebody else that it takes: none, any, or one alike in pose, light and skin.
+    With `needs_pack` it works on faces of an autoencoder pack alone. `other` is the second face
+    that it takes, of another person: none, any, or one alike in pose, light and skin.
     """
 
     function: str
@@ -48,7 +48,7 @@ FORGES: dict[str, ForgeEntry] = {
 
 
 def load_forge(name: str) -> Forge:
-    """The forge of that name.
+    """Import the forge of that name.
 
     Raises:
         KeyError: no forge has that name.

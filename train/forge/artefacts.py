@@ -1,4 +1,4 @@
-"""What a decoder gives back: a face at a small working size, its fine detail lost and made up.
+"""Artefacts of a decoder: a face at a small working size, its fine detail lost and invented.
 
 Generators, face-swap decoders and restoration models share a way: few pixels, learned upsampling
 whose phases differ a little (a grid), smooth skin, then sharpening that invents detail.

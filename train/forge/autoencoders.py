@@ -261,7 +261,7 @@ def _bent(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
 def batch(
     faces: Pictures, design: Design, group: NDArray[np.int64], size: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """What goes in and what must come out: parts of faces (n, 3, s, s) in [-1, 1] each."""
+    """Inputs and targets: parts of faces (n, 3, s, s) in [-1, 1] each."""
     given, wanted = [], []
     side = min(_PATCH, design.size)
     for index in group[rng.integers(len(group), size=size)]:

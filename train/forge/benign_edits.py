@@ -1,4 +1,4 @@
-"""Edits that are no manipulation of a face: whoever makes them accuses nobody.
+"""Edits that are no manipulation of a face.
 
 Two kinds. Edits (`EDITS`: compression, filters, cameras, screens) change nearly every pixel.
 Occluders (`OCCLUDERS`: glasses, hands, captions) lie over the face; what lies under them is neither
@@ -30,7 +30,7 @@ _FONTS = (
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """What lies over a picture: colour (H, W, 3) float32 and cover (H, W) float32 in [0, 1]."""
+    """An overlay of a picture: colour (H, W, 3) float32 and cover (H, W) float32 in [0, 1]."""
 
     colour: NDArray[np.float32]
     cover: Weight
@@ -183,7 +183,7 @@ def halo(image: Picture, rng: np.random.Generator) -> Picture:
 
 
 def camera(image: Picture, rng: np.random.Generator) -> Picture:
-    """What a telephone does to every picture: noise away, edges up, tones mapped."""
+    """Process a picture as a telephone does: denoise, sharpen, map tones."""
     out = guided(image, int(rng.integers(1, 4)), rng.uniform(4, 16))
     out = sharpen(out, rng.uniform(0.3, 1.6))
     if rng.random() < 0.7:

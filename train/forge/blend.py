@@ -1,4 +1,4 @@
-"""How a source comes onto a target: colours first, then one of three ways of blending.
+"""Blend a source onto a target: match colours, then blend in one of three ways.
 
 Programs differ in both, and each leaves another trace: alpha a soft step, Poisson a smooth tint
 over the whole region, Laplacian pyramids a border of its own width in every frequency. All of them

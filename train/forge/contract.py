@@ -1,4 +1,4 @@
-"""What a forge takes and gives: a face, its manipulated picture, and the function between."""
+"""The contract of a forge: a face, its manipulated picture, and the function between."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def _restored(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def finish(picture: Picture, rng: np.random.Generator) -> Picture:
-    """What programs do to a decoder's picture: nothing, sharpening, or grain over it."""
+    """Finish a decoder's picture as swap programs do: unchanged, sharpened, or with grain."""
     draw = rng.random()
     if draw < 0.35:
         picture = sharpen(picture, rng.uniform(0.2, 1.5))

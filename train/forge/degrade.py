@@ -1,7 +1,7 @@
-"""What cameras, editors and platforms do to any picture, manipulated or not.
+"""Degradations of cameras, editors and platforms, for any picture, manipulated or not.
 
 The same chain, with the same draw, is applied to a forged picture and to its original, so that
-nothing here can tell them apart: real faces get every sharpness, grain and smoothing that fakes
+nothing here separates them: real faces get every sharpness, grain and smoothing that fakes
 have. Order as in life: colour, then optics and grain, then the size of the upload, then its codec,
 at times all of it twice. Real video codecs need PyAV; `codecs="still"` does without, by JPEG and
 WebP alone.

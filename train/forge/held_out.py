@@ -51,7 +51,7 @@ def list_hash() -> str:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether a picture, named as in provenance.csv, may not be trained on."""
+    """True if a picture, named as in provenance.csv, must not be trained on."""
     frames = tuple(clip["frames"] for clip in _listed()["clips"] if "frames" in clip)
     return name in _pictures() or name.startswith(frames)
 
@@ -62,7 +62,7 @@ def _pictures() -> frozenset[str]:
 
 
 def was_unseen(weights: Path) -> bool:
-    """Whether weights are known to have been trained without the list's pictures and recordings.
+    """True if weights are known to be trained without the list's pictures and recordings.
 
     Raises:
         ModelError: the file cannot be read.

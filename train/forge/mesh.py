@@ -223,7 +223,7 @@ def openness(points: NDArray[np.floating]) -> float:
 def map_between(
     source: Mesh, target: NDArray[np.floating], height: int, width: int, *, filled: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Where each pixel of `target`'s picture lies in `source`'s: piecewise affine by triangles.
+    """Map each pixel of `target`'s picture into `source`'s: piecewise affine by triangles.
 
     Args:
         source: a mesh in its own picture.

@@ -37,7 +37,7 @@ _OCCLUDER = 0.3  # share of edited pairs that something lies over
 
 @dataclass(frozen=True, slots=True)
 class PairOptions:
-    """What happens to pairs beside the forging.
+    """Edits of pairs beside the forging.
 
     `mild` is the share that is spared the harder degradations, `benign` the share that gets edits
     which accuse nobody, `tilt` that of tilted heads; `codecs` is one of
@@ -217,7 +217,7 @@ class PairStream(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def visible(forged: Forged, face: FaceImage) -> bool:
-    """Whether anything was changed that a pixel can show: else its label would be wrong."""
+    """True if the change is visible in pixels; otherwise the label would be wrong."""
     inside = forged.mask > INSIDE
     x1, y1, x2, y2 = face.box
     if inside.sum() < max(1.0, SMALLEST * (x2 - x1) * (y2 - y1)):
@@ -235,7 +235,7 @@ def _apart(one: Picture, two: Picture, inside: np.ndarray) -> float:
 def edit_pair(
     forged: Forged, landmarks: np.ndarray, rng: np.random.Generator
 ) -> tuple[Forged, bool]:
-    """Edit both pictures alike or apart, so that no edit tells which of them is forged.
+    """Edit both pictures alike or apart, so that no edit shows which of them is forged.
 
     What lies over a face lies over both, and is taken out of the mask. Edits of the picture are,
     with equal chance, one draw for both, or drawn for each apart from the other: then real pictures

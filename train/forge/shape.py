@@ -84,7 +84,7 @@ def place(landmarks: Points) -> Points:
 
 
 def eye_distance(landmarks: Points, least: float = 2.0) -> float:
-    """Pixels between the eyes, by which the size of a face is told; never below `least`."""
+    """Distance between the eyes in pixels, the measure of a face; never below `least`."""
     return max(float(np.hypot(*(landmarks[1] - landmarks[0]))), least)
 
 

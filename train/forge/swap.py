@@ -73,7 +73,7 @@ def _by_pieces(other: FaceImage, face: FaceImage, affine: NDArray[np.floating]) 
     apart = ((face.landmarks[:, None] - face.landmarks[None]) ** 2).sum(2)
     bend = np.linalg.solve(np.exp(-apart / (2 * reach**2)) + 1e-3 * np.eye(5), left)
     bend = np.clip(bend, -reach, reach).astype(np.float32)
-    # The bends are wide: a quarter of the pixels tells them.
+    # The bends are wide: a quarter of the pixels describes them.
     step = 4
     small_x = np.arange(0, width + step, step, dtype=np.float32)[None]
     small_y = np.arange(0, height + step, step, dtype=np.float32)[:, None]
