@@ -1,7 +1,7 @@
-"""A model calibrated on one's own clips: they are scanned as an archive is, then the fit is made.
+"""Calibrate a model on own clips: scan them as an archive, then fit.
 
-The work lies in a folder of results for real clips and one for manipulated clips, so that the same
-command goes on where it ended. The fit reads the frame lists that the scans have left.
+The scans keep a results folder for real clips and one for manipulated clips, so that the same
+command resumes a stopped run. The fit reads the frame lists of the scans.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class OwnClip:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the scan of one folder gave; `clips` have a judged face.
+    """The scan of one folder; `clips` have a judged face.
 
     `without_face` and `unreadable` hold names, and reasons of the latter; `twice` counts files
     whose content another one has.
@@ -209,7 +209,7 @@ def _check_apart(real: Material, manipulated: Material) -> None:
 
 
 def population_of(real: Material, manipulated: Material | None) -> str:
-    """What the clips are, in words."""
+    """Describe the clips in words."""
     sizes = [each.clip.qualities[0] for each in real.clips]
     text = (
         f"{real.groups} real recordings ({len(real.clips)} files) of the folder "
@@ -225,7 +225,7 @@ def population_of(real: Material, manipulated: Material | None) -> str:
 def card_of(found: Calibrated, name: str) -> dict[str, Any]:
     """The card of the calibrated model.
 
-    The name of the calibration ends in a hash of it, so that results by another one are told apart.
+    The name of the calibration ends in a hash of it, which distinguishes results by another one.
     What the old card says of calls at its own operating point holds no more and is left out.
     """
     values = asdict(found.fitted.calibration)

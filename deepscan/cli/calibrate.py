@@ -37,7 +37,7 @@ Real = Annotated[
         "you will scan. A subfolder is one recording or person.",
     ),
 ]
-To = Annotated[str, typer.Option(metavar="NAME", help="Call the calibrated model so.")]
+To = Annotated[str, typer.Option(metavar="NAME", help="Name of the calibrated model.")]
 Manipulated = Annotated[
     Path | None,
     typer.Option(
@@ -50,17 +50,17 @@ Out = Annotated[
     typer.Option(
         metavar="FOLDER",
         help="Keep the scans and the report here; by default in NAME-calibration. The same command "
-        "goes on where it ended.",
+        "resumes a stopped run.",
     ),
 ]
 MaxFalseAlarms = Annotated[
     str,
     typer.Option(
-        metavar="N/1000", help="Let so many of 1000 real recordings be called manipulated."
+        metavar="N/1000", help="Accepted rate of real recordings called manipulated."
     ),
 ]
 MaxSuspicious = Annotated[
-    str, typer.Option(metavar="N/1000", help="And so many suspicious or manipulated.")
+    str, typer.Option(metavar="N/1000", help="The same for suspicious or manipulated.")
 ]
 GroupByOption = Annotated[
     str,
@@ -91,9 +91,9 @@ def calibrate(
     quiet: arguments.Quiet = False,
     debug: arguments.Debug = False,
 ) -> None:
-    """Set a model's thresholds by your own clips, so that its false alarms on them are known.
+    """Set a model's thresholds by your own clips, to keep false alarms on them at a known rate.
 
-    The new model stands in your folder: scan with `deepscan --model NAME`. With real clips alone
+    The new model lies in your folder of models: scan with `deepscan --model NAME`. With real clips alone
     its verdicts keep the two rates and state no likelihood ratio. 1 of 100 needs 99 recordings.
     """
     log_to_stderr(quiet=quiet, debug=debug)
@@ -122,7 +122,7 @@ def calibrate(
                 continue
             material = _scan(source, folder / kind, options, archive_options, grouping, quiet=quiet)
             if material is None:
-                print_message("the same command goes on from here")
+                print_message("run the same command to resume")
                 raise typer.Exit(INTERRUPTED)
             scanned.append(material)
         found = fit(
@@ -148,7 +148,7 @@ def _scan(
     *,
     quiet: bool,
 ) -> Material | None:
-    """Scan a folder and read what it gave; None where somebody stopped it."""
+    """Scan a folder and read the results; None if the scan was interrupted."""
     from dataclasses import replace
 
     from deepscan.archive import run
@@ -174,13 +174,13 @@ def _scan(
     material = read_material(
         result.outcomes, result.results.folder, source, manipulated=manipulated, group_by=group_by
     )
-    for told, names in (
+    for why, names in (
         ("that cannot be read", [name for name, _ in material.unreadable]),
         ("without a face that can be judged", material.without_face),
     ):
         if names and not quiet:
             first = ", ".join(names[:_LISTED]) + " ..." * (len(names) > _LISTED)
-            print_message(f"{source}: {file_count(len(names))} left out {told}: {first}")
+            print_message(f"{source}: {file_count(len(names))} left out {why}: {first}")
     return material
 
 

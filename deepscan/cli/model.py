@@ -74,7 +74,7 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
                 for card, ships in found
             ],
         )
-        print_line("deepscan model show NAME tells more; deepscan model import adds one")
+        print_line("Run deepscan model show NAME for details, deepscan model import to add one")
 
 
 @app.command()
@@ -102,7 +102,7 @@ def import_(
             "code (.pth), a detector (.onnx), or a model's folder or zip.",
         ),
     ],
-    to: Annotated[str, typer.Option(metavar="NAME", help="What the model will be called.")],
+    to: Annotated[str, typer.Option(metavar="NAME", help="Name of the new model.")],
     input_size: Annotated[
         int | None, _onnx("Side of its crops in pixels.", "--input-size", min=16)
     ] = None,
@@ -132,21 +132,21 @@ def import_(
     real: Annotated[
         Path | None, _onnx("A folder of faces that are not manipulated, to check the polarity.")
     ] = None,
-    manipulated: Annotated[Path | None, _onnx("And one of faces that are.")] = None,
+    manipulated: Annotated[Path | None, _onnx("A folder of manipulated faces, for the same check.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Where it comes from, for the card.", show_default=False)
+        str | None, typer.Option(help="Origin of the model, for the card.", show_default=False)
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help="Under which terms it is, for the card.", show_default=False)
+        str | None, typer.Option(help="Licence of the model, for the card.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
     debug: arguments.Debug = False,
 ) -> None:
-    """Make a model of your own of weights or of an ONNX detector.
+    """Make a model of your own from weights or an ONNX detector.
 
-    An ONNX file is read in a process without rights, may hold operators of ONNX alone, and then
-    runs in deepscan like any other code: import what you trust. What it does not say is asked for.
-    Known faces are scored to see that it is the right way round. Next: deepscan model check NAME.
+    An ONNX file is read in a process without rights and may hold operators of ONNX alone, but runs
+    in deepscan like any other code: import only what you trust. Options give what the file lacks.
+    Known faces are scored to check the polarity. Next: deepscan model check NAME.
     """  # fmt: skip
     with errors(debug=debug):
         about = {key: text for key, text in (("source", source), ("licence", licence)) if text}
@@ -263,7 +263,7 @@ def _chosen(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
 
 
 def _facts(card: Card) -> dict[str, Any]:
-    """What a card says, as plain values for JSON."""
+    """The facts of a card, as plain values for JSON."""
     from dataclasses import asdict
 
     return {
@@ -319,7 +319,7 @@ def _card_lines(card: Card) -> list[str]:
 
 
 def _missing(card: Card) -> str:
-    """Why a model is not certified."""
+    """The reasons why a model is not certified."""
     return "; ".join(card.shortcomings) or "nobody has measured what it finds"
 
 

@@ -14,7 +14,7 @@ from deepscan.types import Image
 FACTOR = 0.709  # between two levels of the pyramid: halves the area
 THRESHOLDS = (0.6, 0.7, 0.7)  # of P-Net, R-Net and O-Net, as trained
 SIDE = 64  # pixels; smaller pictures are padded, MTCNN fails below 20
-CANDIDATES = 2000  # most P-Net cells that go on from one level; a crowd of 67 faces has 1,420
+CANDIDATES = 2000  # most P-Net cells that pass from one level; a crowd of 67 faces has 1,420
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a part lies in a picture of `height` x `width`: its first row and column."""
+    """The place of a part in a picture of `height` x `width`: its first row and column."""
 
     top: int
     left: int

@@ -32,12 +32,12 @@ class FaceDetector(Protocol):
         ...
 
     def detect_turned(self, image: Image, turns: Sequence[int]) -> tuple[Detection, ...]:
-        """What `detect` finds once the picture is turned clockwise by each of `turns`, in degrees.
+        """Detect faces in the picture turned clockwise by each of `turns`, in degrees.
 
         Multiples of 90; places are those in the turned picture.
         """
         ...
 
     def close(self) -> None:
-        """Give back the device."""
+        """Release the device."""
         ...

@@ -1,8 +1,8 @@
-"""Finding and following faces through a stream of frames without searching every frame.
+"""Find and follow faces through a stream of frames without searching every frame.
 
-A search costs more than decoding, so only key frames are searched. Where two key frames tell the
-same story, the frames between get boxes on the straight line between them; where they do not, the
-frame in the middle is searched, down to neighbouring frames if it has to be.
+A search costs more than decoding, so only key frames are searched. Where two key frames
+agree, the frames between get boxes on the straight line between them; where they do not, the frame
+in the middle is searched, down to neighbouring frames if necessary.
 
 Faces that are not upright are looked for where a key frame shows no upright face that the detector
 is sure of, and beside such faces in every `TURNED_EVERY`-th key frame and at the beginning of a
@@ -155,7 +155,7 @@ class _Search:
         self._turned: Counter[tuple[int | None, int]] = Counter()  # by track and turn
 
     def search(self, previous: _Searched | None, sampled: Sequence[Frame]) -> list[_Searched]:
-        """Search as few frames as tell what lies on all of them; in order, without `previous`."""
+        """Search as few frames as place the faces of all; in order, without `previous`."""
         if not sampled:
             return []
         found: dict[int, _Searched] = {}
@@ -269,7 +269,7 @@ def _turns(searched: _Searched) -> set[int]:
 
 
 def _agree(a: Detection, b: Detection, options: ScanOptions, turns: set[int]) -> bool:
-    """Whether two searches saw the same faces in about the same places.
+    """True if two searches saw the same faces in about the same places.
 
     A face that is turned and none of `turns` may be missing.
     """

@@ -122,7 +122,7 @@ class MTCNNDetector:
     def _find_in_part(
         self, image: Image, larger_than: float, down: range, across: range
     ) -> Candidates | None:
-        """What lies in rows and columns of the shrunk picture; None where the cascade fails."""
+        """Find candidates in rows and columns of the shrunk picture; None if the cascade fails."""
         if not down or not across:
             return Candidates.none(truncated=False)
         small = shrink(image, self._scale, (down, across))
@@ -134,7 +134,7 @@ class MTCNNDetector:
             return None
 
     def _find(self, image: Image, larger_than: float) -> Candidates:
-        """What the cascade finds, tried again with a wide margin where it fails.
+        """Run the cascade, and retry with a wide margin where it fails.
 
         A candidate that lies wholly outside the picture breaks MTCNN's bookkeeping. It needs a face
         at the very edge, which a margin moves inwards.

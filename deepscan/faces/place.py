@@ -1,4 +1,4 @@
-"""Where a frame is searched for faces that two other frames, before and behind it, show."""
+"""The parts of a frame to search for faces that two frames, before and after it, show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deepscan.faces.track import match, near
 from deepscan.types import Box
 
 MARGIN = 0.5  # of a face's longer side, left on each side of where it was seen ...
-ROOM = 24  # ... and so many pixels more: with both a search finds what one of the frame finds
+PADDING = 24  # ... and so many pixels more; with both a search finds the faces of a whole search
 SHRINKS = 0.8  # of its side that a face has at least, between two frames that show it
 MOST = 0.5  # of a frame's area: from there on all of it is searched at once
 EDGE = 2.0  # pixels from the edge of a place at which a face may be cut
@@ -24,7 +24,7 @@ class Place:
     least: float
 
     def cuts(self, face: Box, height: int, width: int) -> bool:
-        """Whether a face reaches an edge of the place that is not one of the frame."""
+        """True if a face reaches an edge of the place that is not an edge of the frame."""
         here = self.box
         return (
             (here.x1 > 0 and face.x1 < here.x1 + EDGE)
@@ -47,7 +47,7 @@ def places_of(low: Detection, high: Detection, height: int, width: int) -> list[
     places: list[Place] = []
     for a, b in ways:
         sides = max(a.width, a.height), max(b.width, b.height)
-        place = Place(_grown(a, b, ROOM + MARGIN * max(sides), height, width), SHRINKS * min(sides))
+        place = Place(_grown(a, b, PADDING + MARGIN * max(sides), height, width), SHRINKS * min(sides))
         while over := [other for other in places if place.box.iou(other.box) > 0]:
             places = [other for other in places if other not in over]
             for other in over:

@@ -136,7 +136,7 @@ def _bytes(pixels: NDArray[np.void]) -> NDArray[np.uint8]:
 
 
 def _triangle(length: int, result: int) -> tuple[Indices, Weights, int]:
-    """Where each sample of a shorter line comes from: (N, K) indices, weights, and their bits.
+    """The sources of each sample of a shorter line: (N, K) indices, weights, and their bits.
 
     Weights of a row add up to 2 ** bits, as in torch's kernel for uint8 (UpSampleKernel.cpp).
     """
@@ -194,7 +194,7 @@ class AreaSums:
     def inside(
         self, left: Indices, top: Indices, right: Indices, bottom: Indices
     ) -> NDArray[np.bool_]:
-        """Which rectangles [left, right) x [top, bottom) lie within the part."""
+        """Mask of the rectangles [left, right) x [top, bottom) that lie within the part."""
         part, (rows, columns) = self.part, (side - 1 for side in self._sums.shape[:2])
         inside: NDArray[np.bool_] = (
             (left >= part.left)

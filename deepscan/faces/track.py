@@ -47,8 +47,8 @@ class Tracker:
     def name(self, time: float, faces: Sequence[Face]) -> tuple[Face, ...]:
         """The same faces in the same order, each with its `track_id`.
 
-        A face first goes on with a track of the picture named before, then with one that was lost
-        no longer than `MAX_GAP` seconds ago; otherwise it begins a new track.
+        A face continues a track of the picture named before, else one that was lost no longer than
+        `MAX_GAP` seconds ago; otherwise it begins a new track.
         """
         self._lost = [seen for seen in self._lost if time - seen.time <= MAX_GAP]
         named: dict[int, Face] = {}
@@ -106,7 +106,7 @@ def match(
 
 
 def near(a: Box, b: Box) -> bool:
-    """Whether two boxes may be one face in neighbouring pictures: by size and by place."""
+    """True if two boxes may be one face in neighbouring pictures, by size and place."""
     small, large = sorted((max(a.width, a.height), max(b.width, b.height)))
     return large <= MAX_GROWTH * small and _shift(a, b) <= MAX_SHIFT * large
 
@@ -123,7 +123,7 @@ def thumbnail(image: Image) -> Thumbnail:
 
 
 def is_cut(before: Thumbnail, after: Thumbnail) -> bool:
-    """Whether the picture is cut between two neighbouring frames.
+    """True if a cut lies between two neighbouring frames.
 
     A cut changes the layout and the colours. Motion and pans keep the colours, fades and flashes
     keep the layout. Two shots of one framing before one background may pass for no cut; a flash to

@@ -85,7 +85,7 @@ def is_sure(face: Face) -> bool:
 
 
 def is_over(box: Box, face: Face) -> bool:
-    """Whether a box and a face may be of the same face."""
+    """True if a box and a face may be of the same face."""
     return box.iou(face.box) > OTHER
 
 
@@ -115,7 +115,7 @@ def turn_picture(image: NDArray[T], turn: int) -> NDArray[T]:
 
 
 def turn_back(box: Box, turn: int, width: int, height: int) -> Box:
-    """Where a box of a picture that was turned lies in the picture of `width` x `height`."""
+    """Map a box of a turned picture back to the picture of `width` x `height`."""
     if turn == 90:
         return Box(box.y1, height - box.x2, box.y2, height - box.x1)
     if turn == 180:

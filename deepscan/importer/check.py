@@ -45,7 +45,7 @@ class EngineCheck:
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
-    """What was found. `controls` are known crops with the scores that the chosen engine gives."""
+    """The result of a check. `controls` are known crops with the scores that the chosen engine gives."""
 
     model: str
     engines: tuple[EngineCheck, ...]
@@ -55,7 +55,7 @@ class ModelCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether a scan with this model can be trusted to run."""
+        """True if this model is fit to scan with."""
         return self.controls_passed and any(
             each.works for each in self.engines if each.name == self.chosen
         )

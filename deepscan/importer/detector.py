@@ -98,7 +98,7 @@ def import_detector(
 
 
 def _tried(engine: Engine, described: Described) -> Predictions:
-    """What the model says of the probe, if that can be believed.
+    """Score the probe, and refuse scores that cannot be right.
 
     Raises:
         ModelError: it cannot.
@@ -143,7 +143,7 @@ def _polarity(
     real: Path | None,
     manipulated: Path | None,
 ) -> Polarity:
-    """How the polarity is settled; raises as `settle` does."""
+    """Settle the polarity; raises as `settle` does."""
     if real is not None and manipulated is not None:
         clean, changed = (scores_of(folder, engine, crop_scale) for folder in (real, manipulated))
     else:

@@ -1,4 +1,4 @@
-"""Which way round a detector is: known crops are scored, and the AUC says it if it can."""
+"""The polarity of a detector, from the AUC of its scores of known crops if it is clear."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ FILLED = 1.15  # of a picture beside the square round its face, below which it i
 
 @dataclass(frozen=True, slots=True)
 class Polarity:
-    """How it was settled that a high score means manipulated, as it stands in the card.
+    """The evidence that a high score means manipulated, as the card holds it.
 
-    `settled_by` is "crops" where the interval of the AUC lies above one half, else "statement": of
-    whoever imported the model. The crops are "yours" or the "control crops" that ship.
+    `settled_by` is "crops" where the interval of the AUC lies above one half, else "statement": the
+    user said so at the import. The crops are "yours" or the "control crops" that ship.
     """
 
     settled_by: str
@@ -101,13 +101,13 @@ def settle(
     """
     auc, low, high = auc_interval(real, manipulated)
     whose = "yours" if own else "control crops"
-    told = f"AUC {auc:.2f}, 95 % interval {low:.2f} to {high:.2f}, on {len(real)} + "
-    told += f"{len(manipulated)} crops ({whose})"
+    measured = f"AUC {auc:.2f}, 95 % interval {low:.2f} to {high:.2f}, on {len(real)} + "
+    measured += f"{len(manipulated)} crops ({whose})"
     if high < 0.5:
-        raise ModelError(f"the model scores clean faces higher ({told}): turn it with {turn}")
+        raise ModelError(f"the model scores clean faces higher ({measured}): turn it with {turn}")
     if low <= 0.5 and not stated:
         raise UsageError(
-            f"which way round the model is cannot be told ({told}): give --real FOLDER and "
+            f"the polarity of the model is unclear ({measured}): give --real FOLDER and "
             "--manipulated FOLDER with faces it should know, or say it with --polarity high or low"
         )
     by = "crops" if low > 0.5 else "statement"
@@ -175,7 +175,7 @@ def control_scores(engine: Engine) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def _edge(beyond: Callable[[float], bool], outside: float, inside: float) -> float:
-    """Where `beyond` turns false on the way from `outside` to `inside`."""
+    """The point where `beyond` turns false on the way from `outside` to `inside`."""
     if not beyond(outside):
         return outside
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""What has to be known of an ONNX detector, read off its file or else asked for, one at a time."""
+"""Facts about an ONNX detector: read from its file, else asked for, one at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEANINGS = get_args(Meaning)
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What whoever imports a detector says of it; None: nothing.
+    """The user's options for an imported detector; None: not given.
 
     `pixels` is "0..1" or "0..255"; `mean` and `std` are in order of the model's channels, on the 0
     to 1 scale. `score` and `mask` are a meaning, or OUTPUT=MEANING. `index` is the place of
@@ -48,7 +48,7 @@ class Described:
 
 
 def describe(path: Path, facts: OnnxFacts, answers: Answers) -> Described:
-    """What is known of a detector, by its file and by what was said.
+    """Describe a detector by its file and by the options given.
 
     Raises:
         UsageError: something is not known, or what was said contradicts the file.
@@ -157,7 +157,7 @@ def _normalisation(
 
 
 def _output(path: Path, facts: OnnxFacts, said: str | None, option: str) -> tuple[Meaning, str]:
-    """What an output means, and its name."""
+    """The meaning of an output, and its name."""
     there = ", ".join(f"{port.name} {_shape(port)}" for port in facts.outputs)
     kinds = ", ".join(MEANINGS)
     if said is None:

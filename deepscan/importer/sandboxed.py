@@ -32,7 +32,7 @@ _MOST = 4 * 2**20  # bytes of an answer but a model
 
 
 def inspect(path: Path) -> OnnxFacts:
-    """What an ONNX file says of itself, if it may be run at all.
+    """Read the facts of an ONNX file that is safe to run.
 
     Raises:
         ModelError: it cannot be read, or may not be run.
@@ -149,8 +149,8 @@ def main(argument: str) -> NoReturn:
     except ModelError as error:
         answer = _WRONG + str(error).encode()
     except Exception as error:  # of the library, or for want of memory
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        answer = _WRONG + f"it cannot be read as an ONNX model ({told[:300]})".encode()
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        answer = _WRONG + f"it cannot be read as an ONNX model ({line[:300]})".encode()
     view = memoryview(answer)
     while view:
         view = view[os.write(1, view) :]

@@ -1,8 +1,8 @@
 """A fitted calibration: scores to likelihood ratios, band by band, and the thresholds on them.
 
-It is fitted on clips made for it. What it promises is held against material that nobody made for
-it: real pictures and clips, and real deepfakes; of those the files that are called manipulated are
-counted, at whatever operating point, and nothing is fitted on deepfakes.
+It is fitted on clips made for it, and its promise is checked on other material: real pictures and
+clips, and real deepfakes. The files among them that are called manipulated are counted, at any
+operating point; nothing is fitted on deepfakes.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Material:
             raise ValueError(f"the alarms of {self.name} do not rise")
 
     def at(self, rate: float) -> Counted:
-        """How many are called manipulated where the operating point stands at a rate."""
+        """Count the files called manipulated with the operating point at this false-alarm rate."""
         called = bisect_right(self.alarms, rate)
         _, low, high = wilson(called, self.files)
         return Counted(
@@ -137,7 +137,7 @@ class Band:
     clips: int
 
     def holds(self, qualities: Floats) -> NDArray[np.bool_]:
-        """Which rows of (N, 3) qualities (size, sharpness, detail) lie in the band."""
+        """Mask (N,) of the rows of (N, 3) qualities (size, sharpness, detail) in the band."""
         inside = np.ones(len(qualities), bool)
         for column, (low, high) in enumerate((self.size, self.sharpness, self.detail)):
             inside &= qualities[:, column] >= low
@@ -156,10 +156,10 @@ class Calibration:
     `clip` and `still` are fitted on all clips together and hold where there are no `bands`; with
     bands each window is judged by the one that it lies in. `alarms` are, in rising order, the
     lowest rates at which held-out unmanipulated clips become false alarms, as far as those are
-    known: the measured rate at any operating point can be counted from them. `material` is what
-    else the model was tried on at this calibration. Without `likelihood_ratio` it was fitted on
-    unmanipulated material alone: what is called LLR here is then a mean logit, of which nobody
-    knows how likely it is.
+    known: the measured rate at any operating point can be counted from them. `material` is the
+    other material that the model was tried on with this calibration. Without `likelihood_ratio` it
+    was fitted on unmanipulated material alone: an LLR is then only a mean logit and says nothing
+    about likelihood.
     """
 
     name: str
@@ -179,10 +179,10 @@ class Calibration:
     likelihood_ratio: bool = True
 
     def __post_init__(self) -> None:
-        """A threshold that is NaN, or a slope that turns the polarity round, would find nothing.
+        """Refuse numbers with which nothing would be found: NaN, or a slope that is not positive.
 
         Raises:
-            ValueError: a number cannot be meant.
+            ValueError: a number is outside of its range.
         """
         for band in self.bands:
             for low, high in (band.size, band.sharpness, band.detail):
@@ -238,9 +238,9 @@ class Calibration:
 
     @property
     def stated(self) -> Stated:
-        """The false-alarm rate that is told: the highest of what was measured.
+        """The false-alarm rate that verdicts state: the highest of the measured ones.
 
-        Real material counts where it is enough for a rate and training has not seen it.
+        Real material counts if it is large enough for a rate and training has not seen it.
         """
         made = f"{self.clips:,} {self.made_of or 'unmanipulated clips of the calibration'}"
         found = [Stated(self.measured, self.measured_interval, made)]
@@ -276,11 +276,10 @@ class Calibration:
         return np.array([self.points(looks, still=still, band=band) for band in range(count)])
 
     def at(self, rate: float | None) -> Calibration:
-        """The same with another false-alarm rate at the operating point; None: as it is.
+        """Set another false-alarm rate at the operating point; None changes nothing.
 
-        The tail may be followed no further than the clips behind it can show: at N unmanipulated
-        clips no rate below 1 / N, where not even one false alarm was to be expected, and none
-        above the share where the tail begins.
+        N unmanipulated clips support no rate below 1 / N, at which less than one false alarm is
+        expected, and none above the share at which the tail begins.
 
         Raises:
             UsageError: these clips cannot support the rate.
@@ -312,16 +311,16 @@ class Calibration:
 
 
 def calibration_of(values: Mapping[str, Any]) -> Calibration | None:
-    """The calibration of a model card, None where it has none: then no verdict can be given.
+    """Read the calibration of a model card; None if it has none, so that it gives no verdict.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: the calibration is damaged.
     """
     return None if values.get("calibration") is None else Calibration.from_card(values)
 
 
 def check_rate(calibration: Calibration | None, rate: float | None, model: str) -> None:
-    """See that a false-alarm rate can be asked of a model; None asks for none.
+    """Check that a model supports a false-alarm rate; None asks for none.
 
     Raises:
         UsageError: its calibration does not support the rate, or it has none.

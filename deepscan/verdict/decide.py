@@ -1,4 +1,4 @@
-"""From scores over time to a verdict: pure arithmetic over what was seen.
+"""Turn scores over time into a verdict, by arithmetic alone.
 
 The rule, in order:
 
@@ -15,8 +15,8 @@ The rule, in order:
    LLR of unmanipulated windows, P(LLR > x) = q exp(-(x - u) / b), the threshold is set so that the
    expected number of false alarms in the whole file stays at the stated rate:
    x(looks) = u + b ln(looks q / rate). More faces and longer files need stronger evidence. Each
-   band has its own tail, so every window has the same chance of a false alarm, rate / looks,
-   whatever its band, and the chances of windows of several bands add up to the same rate.
+   band has its own tail, so every window has the same chance of a false alarm, rate / looks, in
+   every band, and the chances of windows of several bands add up to the same rate.
 3. Windows over the threshold join to intervals, which reach as far as the windows beside them stay
    over the review point; a manipulated interval whose mask is empty is a conflict between the two
    heads and only suspicious.
@@ -57,7 +57,7 @@ Part = TypeVar("Part", Interval, FaceTrack)
 MODEL_FLOOR = 0.75  # AUC below which a model may not decide
 EMPTY_MASK = 0.002  # share of the crop below which a mask counts as empty
 OUTSIDE = "out_of_domain"  # code of a face that no quality band holds
-JOIN_GAP = 0.5  # seconds between two intervals of one face that are told as one
+JOIN_GAP = 0.5  # seconds between two intervals of one face that are reported as one
 
 
 def decide(
@@ -74,11 +74,11 @@ def decide(
     """Apply the rule in this module's docstring.
 
     Args:
-        evidence: everything that was seen.
+        evidence: scores and coverage of all frames.
         report: the reader's account; an incomplete reading forbids no-evidence.
-        calibration: None of a model that has none: a judged face is then inconclusive.
-        failure: what stopped the reading after some frames; the label is then error, and what was
-            found until there stands.
+        calibration: None if the model has none: a judged face is then inconclusive.
+        failure: the error that stopped the reading after some frames; the label is then error, and
+            intervals found before it are kept.
     """
     if calibration is None:
         return _without_calibration(
@@ -371,14 +371,14 @@ def _limits(
         limits.append(Reason(OUTSIDE, text))
     # At least one, also for those who ask for no coverage at all.
     if coverage.faces_scored < max(options.min_coverage * coverage.faces, min(coverage.faces, 1)):
-        told = ", ".join(f"{count} {reason}" for reason, count in coverage.faces_unscored)
+        counts = ", ".join(f"{count} {reason}" for reason, count in coverage.faces_unscored)
         text = f"only {coverage.faces_scored} of {coverage.faces} face sightings were judged"
-        limits.append(Reason("low_coverage", f"{text} ({told})" if told else text))
+        limits.append(Reason("low_coverage", f"{text} ({counts})" if counts else text))
     return limits
 
 
 def _below_floor(model: ModelInfo) -> bool:
-    # NaN is below everything; of a model without a measured AUC the calibration speaks alone.
+    # NaN counts as below the floor; without a measured AUC the calibration alone decides.
     return model.auc is not None and not model.auc >= MODEL_FLOOR
 
 

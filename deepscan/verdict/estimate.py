@@ -106,7 +106,7 @@ class CrossValidated:
 
 
 def fold_of(groups: Sequence[str], folds: int = FOLDS) -> dict[str, int]:
-    """Which part each group belongs to, whatever the order they come in."""
+    """Assign each group to a part, independent of their order."""
     return {group: index % folds for index, group in enumerate(sorted(set(groups)))}
 
 
@@ -136,7 +136,7 @@ def cross_validate(
 
 @dataclass(frozen=True, slots=True)
 class BandMinimum:
-    """What a band must hold to stand alone; with less it is pooled with its neighbour."""
+    """The clips that a band needs to stand alone; with fewer it is pooled with its neighbour."""
 
     real: int = 60  # unmanipulated clips
     people: int = 30  # groups of them

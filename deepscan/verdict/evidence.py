@@ -1,4 +1,4 @@
-"""What the verdict stands on: scores of every face over time, and the windows round them."""
+"""The evidence of a verdict: scores of every face over time, and the windows round them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIN_SIGHTINGS = 6  # a window, for the scale of windows; half of what calibratio
 
 @dataclass(slots=True)
 class TrackEvidence:
-    """What is kept of one track: a few numbers for every sighting."""
+    """The evidence of one track: a few numbers for every sighting."""
 
     times: array[float] = field(default_factory=lambda: array("d"))
     sizes: array[float] = field(default_factory=lambda: array("f"))

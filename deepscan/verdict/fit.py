@@ -1,15 +1,15 @@
-"""A calibration from scans of one's own clips: scales, tails, bands, and the rate that they keep.
+"""Fit a calibration to scans of own clips: scales, tails, bands, and the rates that they keep.
 
 1. Each face's logits are averaged over windows, as `deepscan.verdict.decide` does it. With
    manipulated clips beside the real ones a logistic regression makes likelihood ratios of them;
    with real clips alone they stay logits, and nothing is said about how likely they are.
 2. Each band of quality that holds enough recordings has an exponential tail of its own.
-3. The rule is applied to every real recording: by how much does its highest window pass the
-   operating point, by how much the review point? All points are moved by the conformal thresholds
+3. The rule is applied to every real recording: the margins are by how much its highest window
+   passes the operating point and the review point. All points are moved by the conformal thresholds
    of these margins, so that one more recording passes them at no more than the rates asked for,
-   whatever its length, its number of faces and its bands. The tails were fitted on the same
+   for any length, number of faces and bands. The tails were fitted on the same
    recordings, so this is exact for one band and one length, else nearly so.
-4. What the rates are is measured apart from the fit: each part of the recordings is judged by a
+4. The rates are measured apart from the fit: each part of the recordings is judged by a
    calibration fitted on the others.
 """
 
@@ -74,7 +74,7 @@ class _Track:
 
 @dataclass(frozen=True, slots=True)
 class ScannedClip:
-    """What a scan saw of one file. `group` is the recording or person that it belongs to."""
+    """The scan of one file. `group` is the recording or person that it belongs to."""
 
     name: str
     group: str

@@ -1,12 +1,12 @@
-"""Notes on a verdict: which part of the file it covers, and what its other streams say.
+"""Notes on a verdict: the part of the file that it covers, and its other streams.
 
 A part that the user asked for is judged like a whole file: the label is that of the part, and the
-reason `part` says which. What the user did not ask to leave out, but a budget cut off, forbids
-every label that says nothing was found: the file is at best inconclusive, for the reason `budget`.
+reason `part` names it. A part that a budget cut off forbids every label that says nothing was
+found: the file is at best inconclusive, for the reason `budget`.
 
-Players show one picture stream, and viewers of a picture no video behind it; a scan that looked
-only at what they show could be led past the rest. So the verdict of a file is the gravest that any
-of its picture streams gets.
+Players show one picture stream, and picture viewers do not show a video behind the picture; a scan
+of only these could miss a manipulation in the others. So the verdict of a file is the gravest of
+all its picture streams.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deepscan.options import ScanOptions
 from deepscan.types import Label, ReadReport, Reason, Verdict
 from deepscan.video.contract import OTHER_STREAMS
 
-_STANDING = (Label.MANIPULATED, Label.ERROR, Label.INCONCLUSIVE)  # whatever was left out
+_STANDING = (Label.MANIPULATED, Label.ERROR, Label.INCONCLUSIVE)  # kept even if parts were left out
 _NOTHING = ("complete", "no_face", "no_analysable_face")  # reasons that nothing was found
 _SEVERITY = (
     Label.NOT_APPLICABLE,
@@ -33,7 +33,7 @@ _SEVERITY = (
 
 
 def check_part(options: ScanOptions) -> None:
-    """Refuse a part of the media, or a budget, that cannot be meant.
+    """Refuse an invalid part of the media or budget.
 
     Raises:
         UsageError: a time below zero or that is no number, or an end that is not behind the start.
@@ -47,7 +47,7 @@ def check_part(options: ScanOptions) -> None:
 
 
 def of_part(verdict: Verdict, options: ScanOptions, looked: int) -> Verdict:
-    """The verdict with the part of the file that was asked for; `looked` counts its frames."""
+    """Add the judged part of the file to a verdict; `looked` counts its frames."""
     if options.start <= 0 and options.end is None:
         return verdict
     until = "its end" if options.end is None else f"{options.end:g} s"
@@ -59,19 +59,19 @@ def of_part(verdict: Verdict, options: ScanOptions, looked: int) -> Verdict:
 
 
 def of_budget(verdict: Verdict, text: str) -> Verdict:
-    """The verdict of a scan that was not finished; `text` says what was left undone."""
+    """Add to a verdict that a scan ran out of time; `text` names the parts left out."""
     return _at_best_inconclusive(verdict, Reason("budget", text))
 
 
 def with_note(verdict: Verdict, reason: Reason) -> Verdict:
-    """The verdict with one more reason that does not change its label."""
+    """Add a reason to a verdict and keep its label."""
     return dataclasses.replace(verdict, reasons=(*verdict.reasons, reason))
 
 
 def _at_best_inconclusive(verdict: Verdict, reason: Reason) -> Verdict:
     if verdict.label in _STANDING:
         return with_note(verdict, reason)
-    # What spoke for the other label (no face in any frame, nothing found) is not known any more.
+    # Reasons of the other label (no face in any frame, nothing found) hold no longer.
     others = _without(verdict.reasons, _NOTHING)
     return dataclasses.replace(verdict, label=Label.INCONCLUSIVE, reasons=(reason, *others))
 
@@ -81,7 +81,7 @@ def _without(reasons: Iterable[Reason], codes: Container[str]) -> tuple[Reason, 
 
 
 def account_streams(report: ReadReport, beside: Iterable[Verdict | VideoError]) -> ReadReport:
-    """The report once the other picture streams were judged too: they are no gap any more."""
+    """Remove the other picture streams, which were judged too, from the gaps of a report."""
     failed = [error for error in beside if isinstance(error, VideoError)]
     others = tuple(r for r in report.reasons if not r.startswith(OTHER_STREAMS))
     if failed:
@@ -90,13 +90,13 @@ def account_streams(report: ReadReport, beside: Iterable[Verdict | VideoError]) 
 
 
 def with_streams(verdict: Verdict, beside: Iterable[Verdict | VideoError]) -> Verdict:
-    """The file's verdict: the gravest of its picture streams, and which one said it."""
+    """The file's verdict: the gravest of its picture streams, with the number of that stream."""
     for number, other in enumerate(beside, 1):
         if isinstance(other, VideoError):
             continue
         if _SEVERITY.index(other.label) > _SEVERITY.index(verdict.label):
             reason = Reason("other_stream", stream_note(number, other))
-            # That nothing was found, or no face, is no longer true of the file.
+            # "Nothing found" and "no face" hold no longer for the whole file.
             others = _without(verdict.reasons, _NOTHING)
             verdict = dataclasses.replace(verdict, label=other.label, reasons=(reason, *others))
     return verdict
@@ -110,5 +110,5 @@ def stream_note(number: int, other: Verdict | VideoError) -> str:
     video = other.video
     size = f"{video.width}x{video.height}" if video else "unknown size"
     kind = "" if video is None else ", a picture" if video.still else f", {video.container} video"
-    told = f" ({spans})" if spans else ""
-    return f"picture stream {number + 1}, {size}{kind}, was judged too: {other.label}{told}"
+    found = f" ({spans})" if spans else ""
+    return f"picture stream {number + 1}, {size}{kind}, was judged too: {other.label}{found}"
