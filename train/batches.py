@@ -1,6 +1,6 @@
 """Batches of a run: made by forges from a folder of faces, or read from a data set on disk.
 
-What comes follows from the seed and its number alone, so that a run that goes on sees what an
+A batch follows from the seed and its number alone, so that a resumed run sees what an
 unbroken one would; and each has a measure on people or videos that training never shows.
 """
 
@@ -130,7 +130,7 @@ class PairedPictures:
 
 
 TrainingData = ForgedFaces | PairedPictures
-"""The training data of a run. Each has `pairs`, the length of an epoch (None for made data), `sha256`,
+"""Training data of a run. Each has `pairs`, the length of an epoch (None for made data), `sha256`,
 which names the data, `stream`, the pairs by number, and `validate`, which measures a network on
 what was held out (None where nothing was)."""
 

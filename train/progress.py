@@ -31,7 +31,7 @@ _SHOWN = 8  # lines of the live table
 class Log:
     """log.csv: one line for every few steps, one for every validation. `speed` is crops a second.
 
-    A run that goes on drops what was logged after its checkpoint: those steps come again.
+    A resumed run drops the lines logged after its checkpoint: those steps come again.
     """
 
     def __init__(self, path: Path, step: int) -> None:

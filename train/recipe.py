@@ -142,8 +142,8 @@ class Recipe:
 
     `network` changes fields of the model's configuration; `forges` are the shares of each forge.
     `benign` is the share of forged pairs that get edits which are no manipulation, `tilt` that of
-    heads that lean or turn. `codecs` is "video" for real video codecs in the degradations (needs PyAV),
-    "still" for JPEG and WebP alone.
+    heads that lean or turn. `codecs` is "video" for real video codecs in the degradations (needs
+    PyAV), "still" for JPEG and WebP alone.
 
     `frozen_stages` counts the backbone's stages, from the first (stride 4), that keep the weights
     they start with, with all before them; `frozen_norms` keeps the statistics of all batch norms of

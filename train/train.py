@@ -116,7 +116,8 @@ def train(
         pack: redrawn faces (`train.forge.build_pack`), which some forges need.
 
     Raises:
-        UsageError: the data folder lacks what the recipe needs, or the checkpoint is of another recipe.
+        UsageError: the data folder lacks what the recipe needs, or the checkpoint is of another
+            recipe.
         ModelError: the weights to start from do not fit.
     """
     cv2.setNumThreads(0)  # its pool does not survive the fork of the sample makers

@@ -55,9 +55,7 @@ Out = Annotated[
 ]
 MaxFalseAlarms = Annotated[
     str,
-    typer.Option(
-        metavar="N/1000", help="Accepted rate of real recordings called manipulated."
-    ),
+    typer.Option(metavar="N/1000", help="Accepted rate of real recordings called manipulated."),
 ]
 MaxSuspicious = Annotated[
     str, typer.Option(metavar="N/1000", help="The same for suspicious or manipulated.")
@@ -93,7 +91,7 @@ def calibrate(
 ) -> None:
     """Set a model's thresholds by your own clips, to keep false alarms on them at a known rate.
 
-    The new model lies in your folder of models: scan with `deepscan --model NAME`. With real clips alone
+    The new model lies in your folder: scan with `deepscan --model NAME`. With real clips alone
     its verdicts keep the two rates and state no likelihood ratio. 1 of 100 needs 99 recordings.
     """
     log_to_stderr(quiet=quiet, debug=debug)

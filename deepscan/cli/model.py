@@ -132,7 +132,7 @@ def import_(
     real: Annotated[
         Path | None, _onnx("A folder of faces that are not manipulated, to check the polarity.")
     ] = None,
-    manipulated: Annotated[Path | None, _onnx("A folder of manipulated faces, for the same check.")] = None,
+    manipulated: Annotated[Path | None, _onnx("Manipulated faces, for the same check.")] = None,
     source: Annotated[
         str | None, typer.Option(help="Origin of the model, for the card.", show_default=False)
     ] = None,

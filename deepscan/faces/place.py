@@ -47,7 +47,9 @@ def places_of(low: Detection, high: Detection, height: int, width: int) -> list[
     places: list[Place] = []
     for a, b in ways:
         sides = max(a.width, a.height), max(b.width, b.height)
-        place = Place(_grown(a, b, PADDING + MARGIN * max(sides), height, width), SHRINKS * min(sides))
+        place = Place(
+            _grown(a, b, PADDING + MARGIN * max(sides), height, width), SHRINKS * min(sides)
+        )
         while over := [other for other in places if place.box.iou(other.box) > 0]:
             places = [other for other in places if other not in over]
             for other in over:

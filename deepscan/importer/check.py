@@ -45,7 +45,7 @@ class EngineCheck:
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
-    """The result of a check. `controls` are known crops with the scores that the chosen engine gives."""
+    """The result of a check. `controls` are known crops with their scores on the chosen engine."""
 
     model: str
     engines: tuple[EngineCheck, ...]

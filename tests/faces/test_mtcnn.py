@@ -13,7 +13,7 @@ from deepscan.faces.cascade import Candidates
 from deepscan.faces.mtcnn import MTCNNDetector
 from deepscan.faces.mtcnn_openvino import OpenVINOCascade
 from deepscan.faces.mtcnn_torch import TorchCascade
-from deepscan.faces.place import MARGIN, ROOM
+from deepscan.faces.place import MARGIN, PADDING
 from deepscan.faces.resize import AreaSums
 from deepscan.faces.turned import turn_picture
 from deepscan.types import Box
@@ -202,7 +202,7 @@ def test_levels_for_smaller_faces_are_left_out_and_large_faces_stay():
 
 def round_about(box, picture):
     """The box with as much room on each side as a search between key frames leaves it."""
-    margin = ROOM + MARGIN * max(box.width, box.height)
+    margin = PADDING + MARGIN * max(box.width, box.height)
     height, width = picture.shape[:2]
     return Box(
         max(0, box.x1 - margin), max(0, box.y1 - margin),

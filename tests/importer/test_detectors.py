@@ -144,7 +144,9 @@ def test_what_contradicts_a_segmenter_is_refused(made, changes, said):
 
 def test_crops_that_cannot_tell_ask_for_others_or_a_word(made):
     unsaid = replace(INVERTED, polarity=None)
-    with pytest.raises(UsageError, match=r"polarity of the model is unclear.*--real FOLDER.*--polarity high or low"):
+    with pytest.raises(
+        UsageError, match=r"polarity.* is unclear.*--real FOLDER.*--polarity high or low"
+    ):
         import_detector(made.inverted, "unsaid", unsaid, {})
     card = import_detector(made.inverted, "said", INVERTED, {}, force=True)
     assert card.values["polarity"]["settled_by"] == "statement"

@@ -1,4 +1,4 @@
-"""Which real video belongs to which fake one, in the layouts that data sets come in."""
+"""Pair real and fake videos in the layouts of the data sets."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ SMALLEST = 7  # pixels a side: the window of the structural similarity
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Annotation:
-    """What differs between a real and a fake crop.
+    """The difference between a real and a fake crop.
 
     `mask` (H, W) uint8, 255 where manipulated, else 0; all zero where nothing passed the threshold.
     `difference` (H, W) uint8: the grey fake where it differs, 0 elsewhere, before any morphology.

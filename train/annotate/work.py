@@ -37,7 +37,7 @@ Corners = tuple[int, int, int, int]  # x1, y1, x2, y2; x2 and y2 exclusive
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the crops and masks: one output folder, one set of settings."""
+    """Settings of the crops and masks: one set for each output folder."""
 
     compressions: tuple[str, ...] = ("c0",)  # the first one makes the masks
     scale: float = 1.3  # side of the crop over the longer side of the face: FF++'s own classifier.
@@ -67,7 +67,7 @@ FINAL = frozenset({"annotated", "identical", "no-face"})  # another run would sa
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one pair. `masks`, `identical` and `missing` count frames.
+    """The outcome of one pair. `masks`, `identical` and `missing` count frames.
 
     `strength` is the median of the annotations' strengths, None without masks.
     """
@@ -121,9 +121,9 @@ def annotate_work(
 
 
 def claim(out: Path, settings: Settings) -> None:
-    """Make the output folder, or go on in one that was made with the same settings.
+    """Make the output folder, or resume one that was made with the same settings.
 
-    Crops and masks of two settings in one folder could not be told apart.
+    One folder must not mix crops and masks of two settings.
 
     Raises:
         UsageError: the folder was made with other settings.

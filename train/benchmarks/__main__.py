@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.callback()
 def _command() -> None:
-    """How good the networks are beside what others published, how fast and lean a scan is."""
+    """Compare networks with published figures; measure speed and memory of a scan."""
 
 
 @app.command()
@@ -48,7 +48,7 @@ def tables(
 
 @app.command()
 def scan() -> None:
-    """Whole scans beside the plain way, CPU time by stage, and start-up: docs/speed.md."""
+    """Measure whole scans beside the baseline, CPU time by stage, and start-up: docs/speed.md."""
     from train.benchmarks.scan import measure
 
     with exit_on_error("benchmark"):
@@ -62,7 +62,7 @@ def memory(
     minutes: Annotated[float, typer.Option(help="Length of the generated 1080p file")] = 20.0,
     rate: Annotated[int, typer.Option(help="Its frames per second", min=1)] = 25,
 ) -> None:
-    """Whether the memory of a scan stays flat on a long file (Linux)."""
+    """Check that the memory of a scan stays flat on a long file (Linux)."""
     from train.benchmarks.memory import measure
 
     with exit_on_error("benchmark"):

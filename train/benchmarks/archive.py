@@ -1,4 +1,4 @@
-"""Whether a scan of many files loses none, keeps its memory, and what it costs beside the scans.
+"""Check that a scan of many files loses none and keeps its memory; measure its overhead.
 
 `python -m train.benchmarks.archive --files 2000` generates short clips, damages one in fifty, and
 scans them as `deepscan ARCHIVE --out RESULTS` does, with real decoding and a stand-in for the
@@ -48,7 +48,7 @@ WARM_UP = 0.25  # share of the files before memory is looked at
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a run gave. Memory in MiB, `slope` in MiB for 1,000 files, `overhead` in ms a file.
+    """The figures of a run. Memory in MiB, `slope` in MiB for 1,000 files, `overhead` in ms a file.
 
     `overhead` is what the slots were not scanning: listing, hashing, journal, reports, waiting.
     """
@@ -103,7 +103,7 @@ def scanner(options: ScanOptions, *, engine: Engine | None = None) -> Any:
 
 
 def controls(engine: Engine, options: ScanOptions) -> tuple[tuple[tuple[str, float], ...], bool]:
-    """Two crops that the stand-in must tell apart."""
+    """Two crops to which the stand-in must give different labels."""
     side = engine.input_size
     crops = np.zeros((2, side, side, 3), np.uint8)
     crops[1] = 255
@@ -157,7 +157,7 @@ def _damaged(data: bytes, chance: random.Random) -> bytes:
 
 @dataclass(slots=True)
 class _Watch:
-    """Samples memory while the run goes on: (files done, this process, all below it) in MiB."""
+    """Sample memory during the run: (files done, this process, all below it) in MiB."""
 
     samples: list[tuple[int, float, float]] = field(default_factory=list)
     settled: int = 0

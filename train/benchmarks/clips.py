@@ -24,7 +24,7 @@ SUIT = slice(330, 490), slice(90, 375)  # no face
 class Clip:
     """A clip to make: `size` is (width, height) upright, `rate` in frames a second.
 
-    `faces` is how many stand side by side; `plain_frames` of its `frames` are judged the plain way.
+    `faces` stand side by side; the baseline judges `plain_frames` of its `frames`.
     """
 
     name: str

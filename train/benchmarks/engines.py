@@ -1,4 +1,4 @@
-"""How much of a device the engines use: `python -m train.benchmarks engines --device cuda`.
+"""The share of a device that the engines use: `python -m train.benchmarks engines --device cuda`.
 
 The ceiling is what the device's largest matrix products reach in the same run, so that a share says
 how much is lost to everything else. Crops come from memory, as decoded frames do, and scores and

@@ -1,4 +1,4 @@
-"""Whether a scan's memory stays flat on a long file: `python -m train.benchmarks memory`.
+"""Check that a scan's memory stays flat on a long file: `python -m train.benchmarks memory`.
 
 A short 1080p clip is repeated without encoding it again until it is as long as asked for, and
 scanned by the command line with all outputs; twice a second the resident memory of the command and

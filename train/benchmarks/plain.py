@@ -1,4 +1,4 @@
-"""The plain way to scan a video, as the field's scripts do it.
+"""The baseline of the speed figures: a scan of a video as the field's scripts do it.
 
 The face detector on every full frame, one crop at a time through eager torch in fp32, the mask
 blended over the frame, everything in one thread.
@@ -22,10 +22,10 @@ from deepscan.options import ScanOptions
 from deepscan.types import Image
 
 
-def plain_way(
+def scan_plainly(
     clip: Path, out: Path, frames: int, size: tuple[int, int], options: ScanOptions
 ) -> tuple[float, float]:
-    """Frames per second and CPU milliseconds a frame of the plain way.
+    """Frames per second and CPU milliseconds a frame of the baseline.
 
     It takes the first `frames` frames of a clip of `size` (width, height), upright.
     """

@@ -1,6 +1,7 @@
-"""How fast a whole scan is, beside the plain way, in one run: `python -m train.benchmarks scan`.
+"""Speed of a whole scan beside the baseline, in one run: `python -m train.benchmarks scan`.
 
-Both ways read the same made clips and write a playable video; only ratios within one run count.
+The baseline (plain.py) scans as the field's scripts do. Both read the same made clips and write a
+playable video; only ratios within one run count.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from deepscan.options import ScanOptions
 from deepscan.scan.scanner import Scanner
 from train.benchmarks import startup
 from train.benchmarks.clips import CLIPS, SMALL, Clip, make
-from train.benchmarks.plain import plain_way
+from train.benchmarks.plain import scan_plainly
 from train.benchmarks.stages import Costs, alone, costs, scan, share_table, stage_table
 from train.benchmarks.startup import Startup
 
@@ -56,7 +57,7 @@ class Speed:
         lines = [
             f"{self.cpu}, {self.cores} cores; engine {engine}.",
             "",
-            "| what | plain way | deepscan | ratio | plain way, CPU | deepscan, CPU | ratio |",
+            "| what | baseline | deepscan | ratio | baseline, CPU | deepscan, CPU | ratio |",
             "| --- | --- | --- | --- | --- | --- | --- |",
         ]
         lines += [
@@ -119,7 +120,7 @@ def _row(clip: Clip, path: Path, folder: Path, scanner: Scanner, sequential: Sca
     seen, there = scanned.scan.verdict.coverage.faces, clip.faces * clip.frames
     if not 0.9 * there <= seen <= 1.1 * there:
         raise DeepscanError(f"{clip.name}: {seen} faces were seen of {there}")
-    plain, plain_cpu = plain_way(
+    plain, plain_cpu = scan_plainly(
         path, folder / "plain.mp4", clip.plain_frames, clip.size, scanner.options
     )
     return Row(clip.name, clip.frames, plain, plain_cpu, speed, costs(sequential, path, folder))

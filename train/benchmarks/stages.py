@@ -1,4 +1,4 @@
-"""What each stage of a scan costs in CPU time: the same stages, one after the other in one process.
+"""CPU time of each stage of a scan: the same stages, one after the other in one process.
 
 A scan runs its stages side by side and decodes in processes of its own, so the time by the clock
 counts the same second several times. Here every thread and process of it is taken away, and the CPU

@@ -1,4 +1,4 @@
-"""How long deepscan takes until it has something to say, each time in a process of its own."""
+"""Seconds until the first output of deepscan, each time in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What weights have to show before they may be the default, and how they become it.
+"""Certify weights: the checks that they must pass to become the default, and their installation.
 
-Every check is named with what it found; no factor or cap makes a failing one pass. A model of
-one's own needs no certificate to scan: its verdicts say what was not measured.
+Every check is reported with its figure; no factor or cap makes a failing one pass. A user's own
+model needs no certificate to scan: its verdicts say what was not measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ README = re.compile(r"(<!-- figures of the default model -->\n).*?(<!-- end of f
 
 
 def failures(card: Mapping[str, Any], replaced: Mapping[str, Any] | None) -> list[str]:
-    """Why weights may not be the default; empty: they may.
+    """List the failed checks of weights; empty if they may become the default.
 
     Args:
         card: as `train.calibration.certify` made it.
@@ -44,7 +44,7 @@ def failures(card: Mapping[str, Any], replaced: Mapping[str, Any] | None) -> lis
 
 
 def _real(calibration: Calibration) -> list[str]:
-    """Real material above the upper bound of what is told of made clips, or none at all."""
+    """Real material above the upper bound stated for made clips, or none at all."""
     bound = max(calibration.rate, calibration.measured_interval[1])
     real = [each for each in calibration.material if not (each.manipulated or each.seen)]
     found = [] if real else ["no real material that training has not seen was measured"]

@@ -1,15 +1,17 @@
-"""All that is measured of weights before they ship.
+"""Measure, calibrate and certify weights before they ship.
 
 `python -m train.calibration.certify WEIGHTS --data FACES --devset DIR --replaces CARD --out FOLDER`
 
-Measures crops and made clips of people that training never saw and calibrates on them; holds that
-against real pictures and clips, which make the operating point stricter where they have to; counts
-what is found of the real deepfakes of DIR (nothing is fitted on them); tests for whom all this
-holds and whether the source of a picture betrays it. FOLDER gets the weights with their card and
-its controls, what was made and scanned (a stopped run goes on there), tables as CSV, and docs/ with
-the model card and the reliability diagram. Weights that may not be the default end with exit code
-1 and the reasons; `--install` makes those that may the ones that ship. Weights that learned a data
-set are measured on what was held out of it (`pairs.py`) and never are the default.
+Measures crops and made clips of people that training never saw, and calibrates on them. Checks the
+calibration on real pictures and clips, which make the operating point stricter where they raise too
+many alarms. Counts the real deepfakes of DIR that are found (nothing is fitted on them). Measures
+groups of people, and whether the network uses the source of a picture.
+
+FOLDER receives the weights with their card and its controls, the made clips and scans (a stopped
+run is resumed), tables as CSV, and docs/ with the model card and the reliability diagram. Weights
+that fail a check end with exit code 1 and the reasons; `--install` makes weights that pass the ones
+that ship. Weights that learned a data set are measured on its held-out part (`pairs.py`) and never
+become the default.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ from train.validate import Validation, validate
 
 @dataclass(frozen=True, slots=True)
 class CertifyOptions:
-    """What is to be measured, on what, and what training cost.
+    """Settings of the measurements, their material, and the cost of training.
 
     `rounds` are those of every bootstrap, `people` a limit on the pictures (0: all), `leave_out` a
     table of train.calibration.leave_out.
@@ -94,7 +96,7 @@ class CertifyOptions:
 def certify(weights: Path, data: Path, out: Path, options: CertifyOptions) -> dict[str, Any]:
     """Measure everything, write cards, tables and diagram; returns the card.
 
-    What it failed to show stands under "certification".
+    Its "certification" lists the failed checks.
 
     Raises:
         UsageError: the weights, the folder or a table are not as expected.
@@ -155,7 +157,7 @@ def certify(weights: Path, data: Path, out: Path, options: CertifyOptions) -> di
         add_controls(path)
         notes = []
     except ModelError as error:
-        # The crops of the self-test take their place in a run: it is no reason to fail.
+        # A run uses the crops of the self-test instead, so this is no failure.
         notes = [f"no control crops: {error}"]
     card = json.loads(path.read_text("utf-8"))
     card["certification"] = {
@@ -178,7 +180,7 @@ def _calibrated(
     out: Path,
     options: CertifyOptions,
 ) -> tuple[Calibrated, dict[str, Any]]:
-    """The calibration on made clips, as strict as real material asks, with all that was counted."""
+    """Calibrate on made clips, as strictly as real material needs, with all counts."""
     population = population_of(clips, edits_in_fit=options.edits_in_fit)
     first = calibrated(
         clips, population, minimum=options.minimum, edits_in_fit=options.edits_in_fit
@@ -190,7 +192,7 @@ def _calibrated(
         fakes = [] if options.devset is None else scan_deepfakes(options.devset, runner, out, key)
     finally:
         runner.close()
-    # Whether its AUC lets the model decide at all is another check.
+    # Another check tests whether the AUC of the model is high enough.
     model = replace(runner.model, auc=1.0)
     asked = measure_real(real, first.calibration, model)
     found = calibrated(
@@ -199,8 +201,8 @@ def _calibrated(
     )  # fmt: skip
     counted = count_deepfakes(fakes, found.calibration, model)
     material = (*counted, *asked.materials)
-    told = {"care": asdict(asked.care), "sources": asked.sources, "engine": runner.name}
-    return replace(found, calibration=replace(found.calibration, material=material)), told
+    report = {"care": asdict(asked.care), "sources": asked.sources, "engine": runner.name}
+    return replace(found, calibration=replace(found.calibration, material=material)), report
 
 
 def _real_deepfakes(opened: Weights, out: Path, options: CertifyOptions) -> dict[str, Any] | None:
@@ -227,7 +229,7 @@ def _real_deepfakes(opened: Weights, out: Path, options: CertifyOptions) -> dict
 
 
 def _sources(opened: Weights, model: Any, options: CertifyOptions) -> dict[str, Any] | None:
-    """None, and said so, where the pictures are of too few sources."""
+    """Run the shortcut test; None, with a message, if the pictures are of too few sources."""
     people = evenly(read_faces(opened.data, REAL), options.people)
     try:
         return shortcut_test(model, people, opened.data, rounds=options.rounds)
@@ -237,7 +239,7 @@ def _sources(opened: Weights, model: Any, options: CertifyOptions) -> dict[str, 
 
 
 def _left_out(table: Path | None) -> dict[str, Any] | None:
-    """All rows of the table; of two trainings for the same row the later one."""
+    """Summarise all rows of the table; of two trainings for one row the later one counts."""
     rows = [] if table is None else read_table(table)
     return summary(list({(row["tested"], row["left_out"]): row for row in rows}.values()))
 
@@ -245,7 +247,7 @@ def _left_out(table: Path | None) -> dict[str, Any] | None:
 def write_tables(
     folder: Path, card: Mapping[str, Any], found: Calibrated, clips: Sequence[Clip]
 ) -> None:
-    """The card's tables as CSV, and what became of each clip."""
+    """Write the card's tables as CSV, and the verdict on each clip."""
     folder.mkdir(parents=True, exist_ok=True)
     evaluation = card["evaluation"]
     for name, table in (
@@ -274,7 +276,7 @@ def write_tables(
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested {value, low, high} as columns."""
+    """Flatten nested {value, low, high} to columns."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, Mapping):
@@ -293,7 +295,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class _Timed:
-    """Tells what begins and how long it took."""
+    """Print the name of a step as it begins, and its seconds as it ends."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -344,7 +346,7 @@ def main(
     ] = "openvino",
     threads: Threads = 0,
     rounds: Annotated[int, typer.Option(min=20, help="Rounds of each bootstrap")] = 500,
-    people: Annotated[int, typer.Option(min=0, help="At most so many pictures; 0: all")] = 0,
+    people: Annotated[int, typer.Option(min=0, help="Largest number of pictures; 0: all")] = 0,
     band_clips: Annotated[
         int, typer.Option(min=2, help="Unmanipulated clips that a quality band needs")
     ] = BandMinimum().real,
@@ -352,7 +354,7 @@ def main(
         bool, typer.Option(help="Count benign edits among the unmanipulated in the fit")
     ] = True,
     leave_out: Annotated[
-        Path | None, typer.Option(help="Table of train.calibration.leave_out to take up")
+        Path | None, typer.Option(help="Table of train.calibration.leave_out for the card")
     ] = None,
     pack: Pack = None,
     energy_kwh: Annotated[
@@ -361,7 +363,7 @@ def main(
     hours: Annotated[
         float | None, typer.Option(help="Hours that training took, for the model card")
     ] = None,
-    machine: Annotated[str, typer.Option(help="What it ran on, for the model card")] = "",
+    machine: Annotated[str, typer.Option(help="Machine of the training, for the model card")] = "",
 ) -> None:
     """Measure, calibrate and certify weights; write their card, tables, diagram and model card."""
     use_threads(threads)
@@ -385,10 +387,10 @@ def main(
 
 
 def end(card: Mapping[str, Any], path: Path, install_to: Path | None) -> None:
-    """Tell what was found and where it lies, and install it where it is to ship.
+    """Print the figures and the folder, and install weights that passed if asked to.
 
     Raises:
-        typer.Exit: the weights may not be the default.
+        typer.Exit: the weights failed a check.
     """
     for each in card["evaluation"]["evidence"]:
         low, high = each["interval"]

@@ -28,7 +28,7 @@ from train.forge.shape import Points, eye_distance, pixel_grid
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """Where the camera stands in each frame: (frames, 2, 3) affine maps from picture to frame."""
+    """Camera position in each frame: (frames, 2, 3) affine maps from picture to frame."""
 
     maps: np.ndarray
     width: int
@@ -42,7 +42,7 @@ class Camera:
         )  # fmt: skip
 
     def place(self, box: tuple[float, float, float, float], index: int) -> Box:
-        """Where a box of the picture lies in frame `index`: the upright box round its corners."""
+        """Map a box of the picture to frame `index`: the upright box round its corners."""
         x1, y1, x2, y2 = box
         corners = np.array([[x1, y1, 1], [x2, y1, 1], [x2, y2, 1], [x1, y2, 1]])
         moved = corners @ self.maps[index].T

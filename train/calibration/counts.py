@@ -1,12 +1,12 @@
-"""What a model says of real deepfakes and of real material, through the product's own scan.
+"""Count verdicts on real deepfakes and real material, through the product's own scan.
 
 `python -m train.calibration.counts CARD --devset DIR --data FOLDER --work WORK`
 
 counts, at the operating point that stands in the card, which files of DIR (a set of real deepfakes,
 see `train.evaluation.real_deepfakes`) and of the held-out material of FOLDER are called
 manipulated, and writes the counts into the card; the calibration stays as it is. Nothing is ever
-fitted on deepfakes. What the scans saw lies in WORK: a run that broke off goes on, and after a new
-calibration nothing is scanned again.
+fitted on deepfakes. WORK keeps the scans: a broken run resumes, and after a new calibration nothing
+is scanned again.
 """
 
 from __future__ import annotations

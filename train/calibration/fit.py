@@ -50,7 +50,7 @@ def heavier(scale: Scale, factor: float) -> Scale:
     """The same evidence, with a tail that many times as heavy all along its line."""
     tail = scale.tail
     q = tail.q * factor
-    if q > 1:  # the line goes on above u, from where it passes 1
+    if q > 1:  # the line continues above u, from where it passes 1
         return replace(scale, tail=Tail(tail.u + tail.b * math.log(q), 1.0, tail.b))
     return replace(scale, tail=replace(tail, q=q))
 
@@ -139,7 +139,7 @@ def _window_qualities(clip: Clip) -> Floats:
 
 
 def verdict_of(clip: Clip, calibration: Calibration) -> ClipVerdict:
-    """What the rule of `deepscan.verdict.decide` says about a clip of one face."""
+    """Apply the rule of `deepscan.verdict.decide` to a clip of one face."""
     times = np.arange(len(clip.logits)) / FRAME_RATE
     bands = calibration.bands_of(_window_qualities(clip))
     inside = bands >= 0
@@ -285,7 +285,7 @@ def calibrated(
 
 
 def population_of(clips: Sequence[Clip], *, edits_in_fit: bool = True) -> str:
-    """What the clips are, in words."""
+    """Describe the clips in words."""
     real = [clip for clip in clips if clip.untouched]
     edited = sum(clip.edit != "none" for clip in clips) if edits_in_fit else 0
     beside = f", and {edited} with benign edits" if edited else ""

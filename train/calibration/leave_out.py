@@ -5,7 +5,7 @@ every family of the recipe's forges one short training leaves that family out an
 alone, on people of the `val` split; one more training with all of them is tested on each family,
 for comparison. All trainings are equal but for the family: steps, seed, order of people, start.
 
-Every row is written as soon as it is there; the same command goes on where it stopped, also within
+Every row is written at once; the same command resumes where it stopped, also within
 a training. A start from weights (--start) is allowed only for families that these were not trained
 with: their own recipe says which. Weights that were themselves started from others name those by
 their SHA-256; give them with --before, so that nothing they knew is forgotten.
@@ -57,7 +57,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class ShortTraining:
-    """What all trainings have in common; `size` 0 is the recipe's last, `rate` 0 the recipe's."""
+    """Settings that all trainings share; `size` 0 is the recipe's last, `rate` 0 the recipe's."""
 
     steps: int
     pairs: int
@@ -90,7 +90,7 @@ def families_of(recipe: Recipe) -> list[str]:
 
 
 def read_start(path: Path, before: Sequence[Path] = ()) -> StartWeights:
-    """What weights say of their training; `before` are those that they came from, in any order.
+    """Read how weights were trained; `before` are those that they came from, in any order.
 
     Raises:
         UsageError: what they were trained with cannot be known in full.
@@ -192,7 +192,7 @@ def leave_out(
         recipe: gives forges, network and losses.
         data: folder of faces.
         table: CSV to append to.
-        runs: folder for the trainings, one sub-folder each; a stopped one goes on.
+        runs: folder for the trainings, one sub-folder each; a stopped one is resumed.
         short: how long and how large.
         families: which to leave out; none: all of the recipe.
         start: weights to start every run from.
@@ -363,13 +363,13 @@ def _trained(
     device: str,
     workers: int,
 ) -> Deployed:
-    """Train, or go on, or take what was finished; the averaged weights."""
+    """Train, resume, or load a finished training; returns the averaged weights."""
     path = train(
         recipe, data, run, workers=workers, device=device, pack=pack,
         start=None if start is None else start.path,
     )  # fmt: skip
     if path is None:
-        raise UsageError(f"the training in {run} was stopped: the same command goes on")
+        raise UsageError(f"the training in {run} was stopped: run the same command to resume")
     return read_network(path)[0]
 
 

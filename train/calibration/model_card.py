@@ -21,7 +21,7 @@ from deepscan.verdict.calibration import Calibration, Material
 from train.evaluation.markdown import markdown
 from train.evaluation.real_deepfakes import HEADLINE
 
-# Issues of fakes that no measurement here touches, whatever its figures.
+# Issues of fakes that no measurement here covers.
 BLIND = """\
 - **Wholly generated pictures and video** (text to video, talking portraits from one picture): the
   network looks for what a manipulation leaves behind in a real picture, and there is none.
@@ -44,7 +44,7 @@ MEASURES = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What training took, as whoever ran it says; None: not said."""
+    """The cost of training as given on the command line; None: not given."""
 
     energy_kwh: float | None = None
     hours: float | None = None
@@ -87,7 +87,7 @@ CC BY 4.0; none of them is part of this repository.
 
 
 def _real(card: Mapping[str, Any]) -> str:
-    """What users need first: real deepfakes and real material."""
+    """The figures that users need first: real deepfakes and real material."""
     real = card["evaluation"].get("real_deepfakes")
     calibration = Calibration.from_card(card)
     title = "## Real deepfakes and real material"
@@ -123,14 +123,14 @@ def _real(card: Mapping[str, Any]) -> str:
 
 
 def _asked(asked: Mapping[str, Any]) -> str:
-    """What real material asked of the operating point, and who raises alarms."""
+    """The operating point that real material needs, and the sources that raise alarms."""
     care, sources = asked["care"], asked["sources"]
     raised = [
         f"those of {what} {care[key]:.2f} times as heavy"
         for key, what in (("still", "single pictures"), ("clip", "clips"))
         if care[key] > 1
     ]
-    told = (
+    care_text = (
         f"To keep its promise on them, tails were made heavier than made clips ask: "
         f"{' and '.join(raised)}; the counts above are cross-validated."
         if raised
@@ -140,7 +140,7 @@ def _asked(asked: Mapping[str, Any]) -> str:
         [name, str(count), str(over), str(review)]
         for name, (over, review, count) in sources.items()
     ]
-    return f"""{told} By source, at the final operating point:
+    return f"""{care_text} By source, at the final operating point:
 
 {markdown(["source", "files", "manipulated", "suspicious or more"], rows)}"""
 
@@ -171,7 +171,7 @@ def _deepfakes(sets: Mapping[str, Any]) -> str:
 
 
 def counted_table(materials: Sequence[Material], rate: float) -> str:
-    """How many of each material are called manipulated where the operating point is at a rate."""
+    """Count the files of each material that are called manipulated at a false-alarm rate."""
     rows = []
     for each in materials:
         found = each.at(rate)
@@ -200,12 +200,12 @@ def readme_figures(card: Mapping[str, Any]) -> str:
             f" ({kinds})."
         )
     if real:
-        told = ", ".join(
+        alarms = ", ".join(
             f"{each.called} of {each.files} {each.name} ({_percent(each.interval[0])} to"
             f" {_percent(each.interval[1])} %)"
             for each in real
         )
-        parts.append(f"It wrongly calls manipulated: {told}; 95 % intervals.")
+        parts.append(f"It wrongly calls manipulated: {alarms}; 95 % intervals.")
     found = card["evaluation"].get("real_deepfakes")
     if found:
         everything = found["sets"]["all"]
@@ -379,9 +379,9 @@ def _calibration(card: Mapping[str, Any]) -> str:
         else "One scale for all qualities."
     )
     diagram = card["evaluation"].get("reliability")
-    told = ""
+    reliability = ""
     if diagram:
-        told = (
+        reliability = (
             "\n\n![Reliability diagram](reliability.svg)\n\n"
             f"Expected calibration error {_estimate(diagram['error'])} over {diagram['windows']} "
             f"windows of {diagram['people']} people, each judged by a fit on others. Such figures "
@@ -391,7 +391,7 @@ def _calibration(card: Mapping[str, Any]) -> str:
 
 Fitted on {calibration["population"]}. Outside of such material likelihood ratios are a guess.
 
-{bands}{told}"""
+{bands}{reliability}"""
 
 
 def _groups(found: Mapping[str, Any] | None) -> str:
@@ -494,7 +494,7 @@ def _training(card: Mapping[str, Any]) -> str:
 
 
 def _start(card: Mapping[str, Any]) -> str:
-    """Where the weights came from before this run, if they did."""
+    """The earlier weights that this run started from, if any."""
     start = card["training"].get("start_sha256")
     if start is None:
         return ""
@@ -503,8 +503,8 @@ def _start(card: Mapping[str, Any]) -> str:
         Path(__file__).parents[1] / "recipes" / f"{card['name']}-{each}.toml" for each in stages
     ]
     names = " and ".join(f"`train/recipes/{path.name}`" for path in before if path.is_file())
-    told = f" Runs before this one: {names}." if names else ""
-    return f"- Started from the weights of an earlier run, SHA-256 `{start}`.{told}\n"
+    earlier = f" Runs before this one: {names}." if names else ""
+    return f"- Started from the weights of an earlier run, SHA-256 `{start}`.{earlier}\n"
 
 
 def _again(card: Mapping[str, Any]) -> str:
@@ -611,8 +611,8 @@ def main(
 ) -> None:
     """Render the model card anew; energy and time given here are kept in the card."""
     values = json.loads(card.read_text("utf-8"))
-    told = asdict(Cost(energy_kwh, hours, machine))
-    values["cost"] = {**(values.get("cost") or {}), **{k: v for k, v in told.items() if v}}
+    given = asdict(Cost(energy_kwh, hours, machine))
+    values["cost"] = {**(values.get("cost") or {}), **{k: v for k, v in given.items() if v}}
     card.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", "utf-8")
     out.write_text(model_card(values), "utf-8")
     typer.echo(f"wrote {out}")

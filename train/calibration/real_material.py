@@ -3,7 +3,7 @@
 A scale is fitted on made clips. The rate that it promises is held against real pictures and clips
 that no training may use (`train.forge.held_out`), judged as the product judges them. Where they
 raise more alarms, tails are made heavier until they do not: the threshold is conformal
-(`deepscan.verdict.estimate`), over people and recordings. What is then told of them is
+(`deepscan.verdict.estimate`), over people and recordings. The figures reported of them are
 cross-validated: every part is judged with the care that the other parts asked for.
 """
 
@@ -29,8 +29,8 @@ Kind = tuple[bool, bool]  # a single picture; seen in training
 
 @dataclass(frozen=True, slots=True)
 class RealMaterial:
-    """What real material asks for, and how it fares: the care, a material for each kind, and the
-    share of pictures by source: source -> (manipulated, suspicious or more, files)."""
+    """The care that real material needs, a material for each kind with its alarms, and the share
+    of pictures by source: source -> (manipulated, suspicious or more, files)."""
 
     care: Care
     materials: tuple[Material, ...]
@@ -73,10 +73,10 @@ def measure_real(
     *,
     fixed: bool = False,
 ) -> RealMaterial:
-    """What held-out material asks of a calibration on made clips, and what comes of it.
+    """Measure a calibration on held-out material, and the care that this material needs.
 
     Args:
-        fixed: the calibration stays as it is, and nothing is asked for.
+        fixed: the calibration stays as it is; the care is not fitted.
 
     Raises:
         ValueError: there is no real material.

@@ -1,9 +1,9 @@
-"""Does the network know where a picture comes from? If it did, it could pass training by that.
+"""Test whether a network knows the source of a picture: it could pass training by that alone.
 
 A linear classifier on the features that the network's last layer reads tries to name the source of
 real pictures of people it was not fitted on. It is compared with chance and with the same
-classifier on a few trivial statistics (sizes, JPEG history, colours) that any picture betrays: what
-the features tell beyond those is the network's own doing. Knowing is not using, so the scores of
+classifier on a few trivial statistics (sizes, JPEG history, colours) of any picture; the network
+is responsible only for what its features show beyond those. Knowing is not using, so the scores of
 real faces are compared by source too: where the decision does not read the source, one source's
 real faces do not score higher than the others'.
 """
@@ -28,7 +28,7 @@ from train.forge.faces import Person
 
 FOLDS = 5
 SHRINK = 0.1  # share of a diagonal matrix in the covariance within sources
-LEAST = 10  # people that a source must have to be told apart
+LEAST = 10  # people that a source needs to be classified
 _BATCH = 32
 _SCALE = 1.3
 Floats = NDArray[np.float64]
@@ -40,7 +40,7 @@ def crops_of(people: Sequence[Person], size: int) -> NDArray[np.uint8]:
 
 
 def features_of(model: Deployed, crops: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """What the last layer reads (N, F), and the logit of the score (N,)."""
+    """The input of the last layer (N, F), and the logit of the score (N,)."""
     seen: list[torch.Tensor] = []
     hook = model.network.classifier.register_forward_pre_hook(
         lambda module, given: seen.append(given[0].detach().float().cpu())
@@ -57,7 +57,7 @@ def features_of(model: Deployed, crops: NDArray[np.uint8]) -> tuple[Floats, Floa
 
 
 def statistics_of(people: Sequence[Person], crops: NDArray[np.uint8], data: Path | None) -> Floats:
-    """What any picture betrays without a network: (N, K).
+    """Statistics of a picture that need no network: (N, K).
 
     Size of picture and face, bytes a pixel, mean and number of JPEG quantization steps, sharpness,
     detail, and mean and spread of the colours.
@@ -140,7 +140,7 @@ def shortcut_test(
     }
     large = [source for source, count in counts.items() if count >= LEAST]
     if len(large) < 2:
-        raise ValueError(f"{len(large)} sources have {LEAST} people: nothing to tell apart")
+        raise ValueError(f"{len(large)} sources have {LEAST} people: nothing to classify")
     kept = np.array([source in large for source in sources])
     chosen = [s for s in sources if s in large]
     own = [n for n, s in zip(names, sources, strict=True) if s in large]

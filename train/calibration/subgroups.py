@@ -1,10 +1,9 @@
 """False alarms by group: apparent skin tone, sex as far as it is known, and source.
 
 Skin tone is the individual typology angle (ITA) of cheek pixels, arctan((L - 50) / b) in CIELAB. It
-is measured in pictures, under whatever light, camera and make-up they were made with, so it says
-how light a face *looks*; the spread between the two cheeks and between pictures of one person tells
-how far the figure can be trusted. Sex is never guessed from a picture: it is taken from a column
-`sex` of provenance.csv, and where there is none the report says so.
+is measured in pictures, under their light, camera and make-up, so it says how light a face *looks*;
+the spread between the two cheeks and between pictures of one person shows how reliable it is.
+Sex is never guessed from a picture: it is taken from a column `sex` of provenance.csv, and where there is none the report says so.
 
 Every rate counts people, not crops: somebody is counted once however many clips show them.
 """
@@ -122,7 +121,7 @@ def by_subgroup(
 
 
 def read_sexes(data: Path) -> dict[str, str] | None:
-    """What provenance.csv says; None where it has no such column or only empty cells."""
+    """Read a column of provenance.csv; None where it has no such column or only empty cells."""
     with (data / "provenance.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     sexes = {row["person_id"]: row.get("sex") or "" for row in rows}
@@ -163,7 +162,7 @@ def _by(
 
 
 def _uncertainty(people: Sequence[Person], tones: Mapping[str, Tone | None]) -> dict[str, Any]:
-    """How far the angle can be trusted: between cheeks, and between pictures of one person."""
+    """The spread of the angle: between cheeks, and between pictures of one person."""
     own: dict[str, list[float]] = defaultdict(list)
     for person in people:
         tone = tones[person.name]

@@ -3,7 +3,7 @@
 Every person is filmed as they are, forged, and with benign edits, through a moving camera and a
 real codec at a random size, softness and quality; the draw is the same for all of them, so they
 differ in the forging or edit alone. What the network said is cached row by row in a file, so that a
-measurement that broke off goes on, and every figure (calibration, reliability, groups, tables) is
+broken measurement resumes, and every figure (calibration, reliability, groups, tables) is
 counted from the same rows. Frames of one clip and clips of one person are not independent: every
 interval is a bootstrap over people.
 """
@@ -90,7 +90,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class ClipVerdict:
-    """What the rule said about a clip, on a calibration fitted on other people.
+    """The verdict on a clip, by a calibration fitted on other people.
 
     `alarm` is the lowest false-alarm rate at which it would be called manipulated, `llr` that of
     the strongest window (None: outside of the calibration), `windows` the LLR of each whole window.
@@ -104,7 +104,7 @@ class ClipVerdict:
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """How many clips are made: `takes` of every person as they are and forged, `edits` edited.
+    """The number of clips to make: `takes` of every person as they are and forged, `edits` edited.
 
     `moving`: heads turn, and a forge is made anew in every frame, as programs do it; without, one
     picture is filmed, which is faster. `leaning` is the share of takes in which the head leans.
@@ -261,7 +261,7 @@ def _truths(
     squares: Sequence[Box],
     masks: Sequence[NDArray[np.float32]],
 ) -> Iterator[NDArray[np.bool_]]:
-    """Where each crop is forged, on the grid of the predicted masks."""
+    """Masks of the forged pixels of each crop, on the grid of the predicted masks."""
     for index, (box, found) in enumerate(zip(squares, masks, strict=True)):
         if truths is None:
             yield np.zeros(found.shape, bool)
@@ -359,7 +359,7 @@ def _read(cache: Path, title: str) -> list[Clip]:
 
 
 def video_score(clip: Clip) -> float:
-    """What the rule looks at: the strongest window's mean logit."""
+    """The strongest window's mean logit, on which the rule decides."""
     size = min(round(WINDOW * FRAME_RATE), len(clip.logits))
     sums = np.concatenate([[0.0], np.cumsum(clip.logits)])
     return float((sums[size:] - sums[:-size]).max() / size)

@@ -53,7 +53,7 @@ class Weights:
 
 
 def read_metadata(path: Path) -> tuple[dict[str, str], Recipe]:
-    """What a weights file says of itself, and the recipe that made it.
+    """Read the metadata of a weights file, and the recipe that made it.
 
     Raises:
         UsageError: it is no weights file of train.train.
@@ -92,7 +92,7 @@ def open_weights(path: Path, data: Path, *, people: int = 0, pack: Path | None =
 
 
 def evaluated_on(weights: Weights, validation: Validation) -> str:
-    """What the frame AUC was measured on, in words."""
+    """Describe the material of the frame AUC in words."""
     return (
         f"{validation.samples} crops of {len(weights.people)} pictures of people never trained on, "
         f"forged by {', '.join(sorted(weights.forges))} or untouched; no real deepfake"

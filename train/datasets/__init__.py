@@ -42,7 +42,7 @@ class DataSet(Protocol):
     splits: tuple[str, ...]
 
     def parts(self) -> list[Part]:
-        """What is there and what the owners' distribution holds beside."""
+        """Describe the present part, and the rest of the owners' distribution."""
         ...
 
     def samples(self, split: str) -> Iterator[Sample]:

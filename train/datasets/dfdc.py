@@ -5,7 +5,7 @@ Layout: training parts `dfdc_train_part_0/` ... `dfdc_train_part_49/`, in the fo
 "train", "original": "b.mp4"}}`. `validation/` and `test/` hold `labels.csv` (`filename,label`, 1 =
 fake) or `metadata.json` (`{"a.mp4": {"is_fake": 1}}`), videos beside it or below `videos/`. The
 layout of the two was taken from public loaders, not checked on the data. No masks; the sound of
-some fakes is forged too, which nothing tells apart.
+some fakes is forged too; the labels do not say of which.
 """
 
 from __future__ import annotations

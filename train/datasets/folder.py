@@ -3,7 +3,7 @@
 Layout: `real/` and `fake/`, or `train/real/`, `train/fake/`, `val/...`, `test/...`. Below them
 videos, pictures and folders of frames. A folder right below `fake/` that holds no frames itself
 names a manipulation. Masks, if there are any, lie in `mask/` beside `fake/` under the same relative
-path, whatever the suffix: 255 (brighter half) where manipulated. Without the split level everything
+path, with any suffix: 255 (brighter half) where manipulated. Without the split level everything
 is `test`.
 """
 

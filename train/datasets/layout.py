@@ -99,5 +99,5 @@ _INNER = frozenset({"videos", "frames", "images"})
 
 
 def holds_pictures(path: Path) -> bool:
-    """Whether this is a folder with pictures right inside, as the frames of a video."""
+    """True if a folder has pictures right inside, as the frames of a video."""
     return path.is_dir() and any(is_picture(inner) for inner in path.iterdir())

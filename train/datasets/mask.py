@@ -1,4 +1,4 @@
-"""Reading the pixel truth of a sample, whatever form it has: 1 manipulated, 0 not, 255 unknown."""
+"""Read the pixel truth of a sample in any form: 1 manipulated, 0 not, 255 unknown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from train.datasets.sample import Polarity, Sample, Truth
 from train.media import is_video, read_picture
 
-UNKNOWN = 255  # what losses and measures leave out
+UNKNOWN = 255  # left out by losses and measures
 
 
 def binary(levels: NDArray[np.uint8], polarity: Polarity) -> NDArray[np.uint8]:

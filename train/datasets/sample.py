@@ -1,4 +1,4 @@
-"""What every data set yields: samples, keyed so that no two videos are ever mixed up."""
+"""Samples, which every data set yields, keyed so that no two videos are ever mixed up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VideoKey(NamedTuple):
 
 
 class Polarity(StrEnum):
-    """How to read a mask file: which grey levels (0 to 255) mean *manipulated*."""
+    """The grey levels (0 to 255) of a mask file that mean *manipulated*."""
 
     ABOVE_0 = "above-0"  # every level but black: P-FF++ and other lossless pictures
     ABOVE_127 = "above-127"  # the brighter half: video or JPEG, whose coding greys the edges
@@ -31,7 +31,7 @@ class Polarity(StrEnum):
 
 
 class Truth(StrEnum):
-    """What the pixel truth of a sample is, and where it comes from."""
+    """The pixel truth of a sample, and its source."""
 
     CLEAN = "clean"  # a real picture: the mask is all zero, there is no file
     WHOLE = "whole"  # generated from edge to edge: the mask is all one, there is no file

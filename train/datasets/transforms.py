@@ -1,4 +1,4 @@
-"""What happens to a training picture of a data set on its way to a crop, step by step.
+"""Transforms of a training picture of a data set on its way to a crop, step by step.
 
 Every step takes (picture, mask, rng, size, settings) and gives (picture, mask): (h, w, 3) float32
 RGB of 0 to 255, (h, w) uint8 of 0, 1 and 255 (unknown or padding), and the crop side that the whole
@@ -41,7 +41,7 @@ def resize(
 def square(
     picture: Floats, mask: Mask, rng: np.random.Generator, size: int, settings: Settings
 ) -> tuple[Floats, Mask]:
-    """Straight to size x size, whatever the aspect."""
+    """Resize to size x size without keeping the aspect."""
     return _scaled(picture, mask, size, size)
 
 
@@ -125,7 +125,7 @@ def distort(
 def degrade(
     picture: Floats, mask: Mask, rng: np.random.Generator, size: int, settings: Settings
 ) -> tuple[Floats, Mask]:
-    """What cameras and platforms do: colour, blur, grain, size, JPEG or H.264, by chance.
+    """Degrade as cameras and platforms do: colour, blur, grain, size, JPEG or H.264, by chance.
 
     Needs pictures of at least 32 pixels a side, smaller ones stay as they are.
     """

@@ -1,1 +1,1 @@
-"""What a network is worth on data that others made, and the measures of it."""
+"""Measures of a network, and its evaluation on data of others."""

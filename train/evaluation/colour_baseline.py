@@ -1,6 +1,6 @@
 """A control that cannot see manipulation: logistic regression on the colours of a crop.
 
-If the mean and spread of L, a and b alone tell fakes from real ones, the data set has a shortcut
+If mean and spread of L, a and b alone separate fakes from real ones, the data set has a shortcut
 (other cameras, other codecs, other light), and a network's figure on it means less than it seems.
 """
 

@@ -52,7 +52,7 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How samples become crops.
+    """Settings by which samples become crops.
 
     `frames` of each video, evenly over its first `first`; 0 for all. `faces`: the pictures as they
     are, the largest face that MTCNN finds, or all; a found face is cut as a square of `scale` times

@@ -311,7 +311,7 @@ def _cut_pair(
 
 @dataclass(frozen=True, slots=True)
 class FaceScore:
-    """What was said about one face of one frame. `area` in pixels is that of the face box."""
+    """The prediction for one face of one frame. `area` in pixels is that of the face box."""
 
     video: VideoKey
     frame: int

@@ -1,7 +1,7 @@
-"""Crops to what a network said about them, reduced to the numbers that measures need.
+"""Predict crops with a network, and reduce the answers to the numbers that measures need.
 
-A crop is brought to the network's side as a scan does it, whatever its aspect; the mask goes back
-to the crop's own size and is compared there (argmax of two classes), as in the paper's evaluation.
+A crop of any aspect is resized to the network's side as in a scan; the mask is resized back to the
+crop's own size and is compared there (argmax of two classes), as in the paper's evaluation.
 """
 
 from __future__ import annotations

@@ -299,7 +299,7 @@ def compare(one: Sequence[Scored], other: Sequence[Scored]) -> dict[str, Estimat
 
 
 def headline(table: dict[str, Any]) -> float | None:
-    """What certification compares: mean clip AUC over live swap, FF++ c23 and Celeb-DF."""
+    """The headline of certification: mean clip AUC over live swap, FF++ c23 and Celeb-DF."""
     parts = [table.get(name, {}).get("clips") for name in HEADLINE]
     return None if None in parts else float(np.mean([part.value for part in parts]))
 
@@ -370,7 +370,7 @@ def check_looks(looks: Path, question: str) -> None:
 
 
 def count_looks(looks: Path | None) -> int:
-    """How many looks at the set a list holds."""
+    """Count the looks at the set in a list."""
     if looks is None or not looks.is_file():
         return 0
     with looks.open(newline="") as lines:

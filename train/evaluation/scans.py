@@ -1,7 +1,7 @@
 """Files as the product scans them; what was seen is kept, and judged by any calibration.
 
 Reading, face search, network and rule are those of a scan. What a file showed does not depend on
-the calibration, so it is stored row by row: a run that broke off goes on, and another calibration
+the calibration, so it is stored row by row: a broken run resumes, and another calibration
 needs no second scan.
 """
 
@@ -47,7 +47,7 @@ FORMAT = "deepscan-scans/1"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a scan saw of a file, before any calibration; `error` says why it saw nothing."""
+    """The scan of a file before any calibration; `error` is why there is no evidence."""
 
     file: str
     still: bool
@@ -113,7 +113,7 @@ def _scan(
 
 
 def verdict_of(seen: Seen, calibration: Calibration, model: ModelInfo) -> Verdict:
-    """What the rule says of a file under a calibration."""
+    """The verdict on a file under a calibration."""
     engine, colour = EngineInfo("", ""), Colour("bt709", False, "", "", False)
     rate = Fraction(25)
     video = VideoInfo(

@@ -45,7 +45,7 @@ FAILED = 0.5  # score of a video in which nothing was judged (SBI)
 
 
 class _Figures:
-    """What the data define: figures with their intervals, and why others are missing."""
+    """Figures that the data define, with their intervals, and why others are missing."""
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds

@@ -1,4 +1,4 @@
-"""What each part is worth: `python -m train.experiments.ablate PLAN --data FACES --out FILE.md`.
+"""The worth of each part: `python -m train.experiments.ablate PLAN --data FACES --out FILE.md`.
 
 A plan is a TOML file: [data] and [fit] as in a comparison, `seeds`, and [[rows]], each a name with
 the values of `data` and `fit` that it changes. So a row can change the backbone's depth
@@ -191,13 +191,13 @@ def as_markdown(lines: Sequence[Result]) -> str:
 
 
 def summary(lines: Sequence[Result]) -> str:
-    """In words: which rows differ from the first beyond what other people would change."""
-    told = []
+    """Name the rows that differ from the first by more than other people would change."""
+    sentences = []
     for measure in _COMPARED:
         changes = {line.name: line.changes[measure] for line in lines if measure in line.changes}
         against = f"{_MEASURES[measure]} against {lines[0].name!r}"
-        told.append(f"- {against}: {by_sign(changes) or 'nothing to compare'}.")
-    return "\n".join(told)
+        sentences.append(f"- {against}: {by_sign(changes) or 'nothing to compare'}.")
+    return "\n".join(sentences)
 
 
 def write_csv(path: Path, lines: Sequence[Result]) -> None:

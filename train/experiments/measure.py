@@ -1,4 +1,4 @@
-"""What a trained network is worth on crops of people whom nothing was fitted on.
+"""Measure a trained network on crops of people whom nothing was fitted on.
 
 Thresholds and rules are fitted on the calibration crops; the figures come from the measured ones,
 with intervals over people. With several seeds a figure is the mean over them.

@@ -247,7 +247,7 @@ def build(
 
 
 def parameters(network: nn.Module) -> int:
-    """How many numbers training can change."""
+    """Count the numbers that training can change."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 

@@ -29,11 +29,11 @@ from train.recipe import OUTPUTS, Schedule, Stage, build, one_of
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What networks see. With `dataset` the folder holds that data set, of ready face crops;
+    """The data of the networks. With `dataset` the folder holds that data set, of ready face crops;
     without it is a folder of real faces (see train/forge/faces.py), and `forges` makes the fakes.
 
-    `pairs` is how many training pairs are made (with a data set: how many pictures are read at
-    most); with `limit` that many pictures are measured at most. `masks` and `augmentation` concern
+    `pairs` is the number of training pairs (with a data set: the largest number of pictures that
+    are read); `limit` is the largest number of measured pictures. `masks` and `augmentation` concern
     the training pairs alone, `degraded` those that are calibrated and measured on. `zoom` is the
     side of a crop over that of a scan: below 1 the crop shows less of the face, but finer.
     """

@@ -14,7 +14,7 @@ whole: a few minutes of one core are enough.
 
 Decoders differ in what leaves its traces: how they enlarge, their size, and whether an adversary
 taught them texture. `python -m train.forge.autoencoders --data FACES --out FOLDER --minutes M`
-trains them or goes on where FOLDER/decoders.pt stands; step i sees the same faces whenever it
+trains them or resumes at FOLDER/decoders.pt; step i sees the same faces whenever it
 runs. `train.forge.build_pack` then decodes everybody once, so that forging needs no network.
 """
 

@@ -1,7 +1,7 @@
 """Contact sheet of the forges: `python -m train.forge.sheet --data FACES --out SHEET.png`.
 
-One row for each draw: original, forged, mask, difference (four times). A forge that cannot be told
-from its original by eye, or that nobody would believe, shows here first.
+One row for each draw: original, forged, mask, difference (four times). It shows
+forges that the eye cannot distinguish from the original, and forges that look false.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tilted heads: the same picture as another camera, or a head that leans, would show it.
 
 Portraits look straight into the camera; people in videos lean, nod and turn. Both pictures of a
-pair are tilted before anything is forged, so that a tilt carries no information and raises no alarm.
+pair are tilted before anything is forged, so that a tilt is no clue and raises no alarm.
 """
 
 from __future__ import annotations
