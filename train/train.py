@@ -532,7 +532,7 @@ def main(
     elif path is not None:
         typer.echo(f"weights: {path}")
     elif os.environ.get("RANK", "0") == "0":
-        typer.echo(f"stopped and saved in {out}; run the same command to resume")
+        typer.echo(f"stopped and saved in {out}; run the same command again to resume")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def calibrate(
                 continue
             material = _scan(source, folder / kind, options, archive_options, grouping, quiet=quiet)
             if material is None:
-                print_message("run the same command to resume")
+                print_message("run the same command again to resume")
                 raise typer.Exit(INTERRUPTED)
             scanned.append(material)
         found = fit(

@@ -262,7 +262,7 @@ def test_an_interrupted_calibration_goes_on(
     process.send_signal(signal.SIGINT)
     gate.touch()
     ran = program.end(process)
-    assert ran.code == 130 and "run the same command to resume" in ran.err
+    assert ran.code == 130 and "run the same command again to resume" in ran.err
     assert not (models / "later").exists() and not (work / "calibration.html").exists()
     ended = program.run(*asked, scanner=GRADED)
     assert ended.code == 0, ended.err

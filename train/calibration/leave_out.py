@@ -369,7 +369,7 @@ def _trained(
         start=None if start is None else start.path,
     )  # fmt: skip
     if path is None:
-        raise UsageError(f"the training in {run} was stopped: run the same command to resume")
+        raise UsageError(f"the training in {run} was stopped: run the same command again to resume")
     return read_network(path)[0]
 
 

@@ -3,7 +3,8 @@
 Skin tone is the individual typology angle (ITA) of cheek pixels, arctan((L - 50) / b) in CIELAB. It
 is measured in pictures, under their light, camera and make-up, so it says how light a face *looks*;
 the spread between the two cheeks and between pictures of one person shows how reliable it is.
-Sex is never guessed from a picture: it is taken from a column `sex` of provenance.csv, and where there is none the report says so.
+Sex is never guessed from a picture: it is taken from a column `sex` of provenance.csv; the report
+states if there is none.
 
 Every rate counts people, not crops: somebody is counted once however many clips show them.
 """

@@ -24,7 +24,7 @@ FOLDERS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Differences between the versions: name, counts in the order of FOLDERS, methods in folders."""
+    """Differences between versions: name, counts in the order of FOLDERS, methods in folders."""
 
     name: str
     counts: tuple[int | None, int | None, int | None]

@@ -33,7 +33,7 @@ class Data:
     without it is a folder of real faces (see train/forge/faces.py), and `forges` makes the fakes.
 
     `pairs` is the number of training pairs (with a data set: the largest number of pictures that
-    are read); `limit` is the largest number of measured pictures. `masks` and `augmentation` concern
+    are read); `limit` is the most pictures to measure. `masks` and `augmentation` concern
     the training pairs alone, `degraded` those that are calibrated and measured on. `zoom` is the
     side of a crop over that of a scan: below 1 the crop shows less of the face, but finer.
     """
