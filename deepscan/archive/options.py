@@ -30,6 +30,8 @@ class ArchiveOptions:
         paranoid: hash every file, also if name, size and time have not changed.
         shard: scan only this part of the archive.
         watch: keep running and scan files that are added to the folders.
+        allow_empty: with nothing to scan write the reports of zero files, unless earlier runs had
+            files; else that is an error.
         min_free: bytes of the disk that must stay free.
         baseline: reviewed verdicts, which do not count for the exit code.
         sarif_root: the folder that places in results.sarif are relative to; None: the top of the
@@ -51,6 +53,7 @@ class ArchiveOptions:
     paranoid: bool = False
     shard: Shard | None = None
     watch: bool = False
+    allow_empty: bool = False
     min_free: int = MIN_FREE
     baseline: Baseline | None = None
     sarif_root: Path | None = None

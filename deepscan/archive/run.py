@@ -47,6 +47,10 @@ from deepscan.sinks.wording import passed_over_text, visible
 logger = logging.getLogger(__name__)
 
 _OLD_JOURNAL = "journal.before-"  # prefix of a journal that --fresh has moved aside
+_NO_POOL = PoolInfo("none", "there is nothing to scan", 1, (), True)
+
+_IN_NEW = "earlier runs had files here: scan into a new folder"
+_Listed = tuple[Listing, list[Entry]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +115,10 @@ def scan_archive(
     stop_request = stop_request or StopRequest()
     sarif = archive_options.sarif_root, archive_options.sarif_category
     reports = [load_report(name, *sarif) for name in archive_options.reports]
-    folder = _make_results_folder(out)
+    folder, listed = _open_results_folder(inputs, out, archive_options, stdin)
     with Lock(folder), closing(pool), ExitStack() as held:
         sweep(folder)
-        listing, entries = _list(inputs, archive_options, folder, stdin)
+        listing, entries = listed or _list(inputs, archive_options, folder, stdin)
         # An invalid model or rate is refused before anything is loaded.
         run = _describe_run(options, archive_options)
         journal = None if archive_options.fresh else held.enter_context(Journal(folder))
@@ -122,7 +126,7 @@ def scan_archive(
         if journal is not None:
             _check_roots(coverage, entries, journal.state)
             _tell_replaced(entries, journal.state)
-        pool_info = _start(pool)
+        pool_info = _start(pool) if entries else _NO_POOL
         run = replace(
             _with_pool(run, pool_info, options),
             listed=len(entries),
@@ -135,7 +139,8 @@ def scan_archive(
         with stop_request.deferred():
             journal.begin(run)
             journal.listed((entry.name for entry in entries), coverage)
-        on_event(RunStarted(pool_info, len(entries), listing.counts))
+        if entries:
+            on_event(RunStarted(pool_info, len(entries), listing.counts))
         writer = ReportWriter(folder, journal, reports, archive_options.baseline)
         context = RunContext(folder, journal, run, options, archive_options, stop_request, on_event)
         scheduler = Scheduler(context, pool, pool_info.slots, writer)
@@ -190,7 +195,7 @@ def _work(
 
 def _list(
     inputs: Sequence[str], archive_options: ArchiveOptions, folder: Path, stdin: BinaryIO | None
-) -> tuple[Listing, list[Entry]]:
+) -> _Listed:
     listing = list_inputs(
         inputs,
         include=archive_options.include,
@@ -201,10 +206,13 @@ def _list(
     )
     entries = list(listing)
     if not entries:  # a wrong path must not look clean
-        raise NothingToScan(
-            f"nothing to scan: {', '.join(inputs)} holds no video or picture "
-            f"({passed_over_text(listing.counts.passed_over()) or 'no file at all'})"
-        )
+        text = f"nothing to scan: {', '.join(inputs)} holds no video or picture"
+        passed = passed_over_text(listing.counts.passed_over())
+        if not archive_options.allow_empty:
+            raise NothingToScan(f"{text} ({passed or 'no file at all'})")
+        if archive_options.fresh and is_results(folder):
+            raise NothingToScan(f"{text}; {_IN_NEW}")
+        logger.warning("%s", visible(text))
     return listing, entries
 
 
@@ -221,7 +229,8 @@ def _check_roots(coverage: Coverage, entries: Sequence[Entry], state: JournalSta
     """Refuse a folder that is suddenly empty: most likely a share is not mounted.
 
     Raises:
-        UsageError: a root has no files now, and an earlier run had files there.
+        UsageError: a root has no files now, and an earlier run had files there; or there is nothing
+            to scan, and an earlier run had any files.
     """
     paths = [entry_path(entry) for entry in entries]
     states = state.states()
@@ -238,6 +247,8 @@ def _check_roots(coverage: Coverage, entries: Sequence[Entry], state: JournalSta
                 f"{root} has no files now; earlier runs had {had} file{'s' * (had != 1)} there: "
                 "mount it, or leave it out; if they were deleted, scan into a new folder"
             )
+    if not entries and state.outcomes:
+        raise NothingToScan(f"nothing to scan; {_IN_NEW}")
 
 
 def _tell_replaced(entries: Sequence[Entry], state: JournalState) -> None:
@@ -257,6 +268,28 @@ def _tell_replaced(entries: Sequence[Entry], state: JournalState) -> None:
             len(replaced),
             visible(replaced[0]),
         )
+
+
+def _open_results_folder(
+    inputs: Sequence[str], out: Path, archive_options: ArchiveOptions, stdin: BinaryIO | None
+) -> tuple[Path, _Listed | None]:
+    """Create the results folder; nothing stays there if it is new and there is nothing to scan.
+
+    Returns:
+        Its absolute path; and the listing where it holds no results yet, else None: what other
+        runs have recorded there is compared with a listing under the lock.
+    """
+    is_new = not out.exists()
+    folder = _make_results_folder(out)
+    if is_results(folder):
+        return folder, None
+    try:
+        return folder, _list(inputs, archive_options, folder, stdin)
+    except UsageError:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _make_results_folder(out: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from deepscan.cli.console import print_aside, print_json, print_line, print_message
 from deepscan.errors import NothingToScan, UsageError
-from deepscan.exit_codes import INTERRUPTED, OK, ExitPolicy, counted
+from deepscan.exit_codes import INTERRUPTED, ExitPolicy, counted
 from deepscan.sinks.wording import (
     file_count,
     passed_over_text,
@@ -103,7 +103,6 @@ def scan_archive(
     policy: ExitPolicy,
     format_: str,
     *,
-    allow_empty: bool = False,
     quiet: bool,
     verbose: bool = False,
 ) -> int:
@@ -111,7 +110,7 @@ def scan_archive(
 
     Raises:
         UsageError: the options do not fit an archive, or there is nothing to scan and that is not
-            allowed (it never is for a folder with earlier results).
+            allowed (it never is where earlier runs had files).
     """
     if out is None:
         raise UsageError(
@@ -162,10 +161,9 @@ def scan_archive(
             print_message("run the same command again to resume")
         return result.exit_code
     except NothingToScan as error:
-        if not allow_empty or is_results(out):
+        if archive_options.allow_empty or is_results(out):
             raise
-        print_message(str(error))
-        return OK
+        raise NothingToScan(f"{error}; --allow-empty accepts that") from error
     finally:
         answers.print_counts()
 

@@ -177,6 +177,7 @@ def scan(
             shard=None if shard is None else Shard.parse(shard),
             cluster=cluster,
             watch=watch,
+            allow_empty=allow_empty,
             min_free=size_in_bytes("--min-free", min_free),
             baseline=None if baseline is None else read_baseline(baseline),
             sarif_root=sarif_root,
@@ -184,9 +185,8 @@ def scan(
             command=tuple(sys.argv),
         )
         code = scan_archive(
-            inputs, out, options, archive_options, policy, format_,
-            allow_empty=allow_empty, quiet=quiet, verbose=verbose,
-        )  # fmt: skip
+            inputs, out, options, archive_options, policy, format_, quiet=quiet, verbose=verbose
+        )
     raise typer.Exit(code)
 
 

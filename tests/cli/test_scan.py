@@ -13,6 +13,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -676,20 +677,30 @@ def test_a_finding_without_an_interval_is_told_by_its_reason() -> None:
 
 
 def test_a_folder_without_media_is_an_error_unless_it_is_allowed(
-    deepscan_cli, pools, archive, tmp_path
+    deepscan_cli, pools, archive, tmp_path, caplog
 ):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "main.py").touch()
     out = tmp_path / "out"
     refused = deepscan_cli(tmp_path / "src", "--out", out)
     assert refused.code == 2 and "nothing to scan" in refused.err and "1 .py" in refused.err
-    allowed = deepscan_cli(tmp_path / "src", "--out", out, "--allow-empty")
-    assert allowed.code == 0 and "nothing to scan" in allowed.err
-    assert deepscan_cli(tmp_path / "scr", "--out", out, "--allow-empty").code == 2
+    assert "--allow-empty" in refused.err and not out.exists()
+    for _ in range(2):
+        allowed = deepscan_cli(tmp_path / "src", "--out", out, "--allow-empty")
+        assert (allowed.code, allowed.err) == (0, "deepscan: passed over: 1 .py\n")
+        assert caplog.messages.pop().startswith("nothing to scan: ")
+        assert ElementTree.parse(out / "results.junit.xml").getroot().get("tests") == "0"
+        assert {"results.csv", "results.jsonl", "results.sarif"} <= set(names(out))
+    assert deepscan_cli(tmp_path / "scr", "--out", tmp_path / "typo", "--allow-empty").code == 2
     assert deepscan_cli(archive, "--out", tmp_path / "found").code == 1
     # What was found there once is not gone because today there is nothing.
     given = (tmp_path / "src", "--out", tmp_path / "found", "--allow-empty")
-    assert deepscan_cli(*given).code == 2
+    for more in ((), ("--fresh",)):
+        refused = deepscan_cli(*given, *more)
+        assert refused.code == 2 and "scan into a new folder" in refused.err
+    # What comes later is scanned as ever.
+    shutil.copytree(archive, tmp_path / "src", dirs_exist_ok=True)
+    assert deepscan_cli(tmp_path / "src", "--out", out, "--allow-empty").code == 1
 
 
 def test_what_was_passed_over_is_said(deepscan_cli, pools, archive, tmp_path):
