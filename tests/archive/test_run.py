@@ -139,7 +139,7 @@ def test_what_is_refused_has_an_outcome(archive):
 def test_the_run_knows_its_settings(archive):
     _, ended = scan(archive, archive_options=replace(ARCHIVE_OPTIONS, command=("deepscan", "x")))
     run = ended.results.run
-    assert (run.engine, run.model, run.controls_passed) == ("fake", "msccnet-s", True)
+    assert (run.engine, run.model, run.controls_passed) == ("fake", ScanOptions().model, True)
     assert run.command == ("deepscan", "x") and dict(run.settings)["stride"] == 1
     assert 0 < run.operating_point < 1 and run.controls == (("known", 0.9),)
 
