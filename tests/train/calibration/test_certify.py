@@ -195,7 +195,7 @@ def test_the_proof_reads_features_and_scores_of_a_network(tmp_path: Path) -> Non
     assert 0 <= found["features"]["value"] <= 1
     higher = [found["by_source"][name]["higher_than_others"]["value"] for name in ("s0", "s1")]
     assert sum(higher) == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="nothing to tell apart"):
+    with pytest.raises(ValueError, match="nothing to classify"):
         shortcut_test(Deployed(build_network()), people[:6], None)
 
 
