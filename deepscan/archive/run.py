@@ -123,9 +123,9 @@ def scan_archive(
         run = _describe_run(options, archive_options)
         journal = None if archive_options.fresh else held.enter_context(Journal(folder))
         coverage = _coverage(listing.roots, entries, archive_options)
-        if journal is not None:
-            _check_roots(coverage, entries, journal.state)
-            _tell_replaced(entries, journal.state)
+        known = JournalState() if journal is None else journal.state
+        _check_roots(coverage, entries, known)
+        _tell_replaced(entries, known)
         pool_info = _start(pool) if entries else _NO_POOL
         run = replace(
             _with_pool(run, pool_info, options),
@@ -228,6 +228,8 @@ def _coverage(
 def _check_roots(coverage: Coverage, entries: Sequence[Entry], state: JournalState) -> None:
     """Refuse a folder that is suddenly empty: most likely a share is not mounted.
 
+    If it always was, that is a warning.
+
     Raises:
         UsageError: a root has no files now, and an earlier run had files there; or there is nothing
             to scan, and an earlier run had any files.
@@ -247,6 +249,8 @@ def _check_roots(coverage: Coverage, entries: Sequence[Entry], state: JournalSta
                 f"{root} has no files now; earlier runs had {had} file{'s' * (had != 1)} there: "
                 "mount it, or leave it out; if they were deleted, scan into a new folder"
             )
+        if entries:  # else that is said already
+            logger.warning("%s holds no video or picture to scan", visible(root))
     if not entries and state.outcomes:
         raise NothingToScan(f"nothing to scan; {_IN_NEW}")
 

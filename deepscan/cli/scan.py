@@ -45,7 +45,7 @@ from deepscan.cli.console import (
     print_message,
     silence_stdout,
 )
-from deepscan.errors import OutputError, UsageError
+from deepscan.errors import DeepscanError, OutputError, UsageError
 from deepscan.exit_codes import ERROR, INTERRUPTED, OK, ExitPolicy, counted
 from deepscan.options import ScanOptions
 
@@ -230,9 +230,10 @@ def _scan_files(
                     shown.finish()
                     _print_answer(outcome, format_)
         finally:  # files before an error or Ctrl-C are counted too
-            if format_ == "text":
+            refused = not labels and isinstance(sys.exc_info()[1], DeepscanError)
+            if format_ == "text" and not refused:
                 print_line(counted(labels))
-            elif not quiet:
+            elif not quiet and not refused:
                 print_aside(counted(labels))
     return labels
 

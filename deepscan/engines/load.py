@@ -52,12 +52,6 @@ class DisagreementError(EngineError):
 
 AUTO = re.compile(r"auto(?::(\d{1,3}))?")
 DEVICE = re.compile(r"cpu|cuda(?::\d{1,3})?")
-NAMES_HELP = (
-    "auto, or RUNTIME[-DEVICE][-PRECISION]: torch, openvino, tensorrt or, for ONNX detectors, "
-    "onnxruntime; cpu, cuda or cuda:N; fp32, bf16 or fp16 (not openvino). Examples: openvino, "
-    "openvino-bf16, torch-cpu-fp32, tensorrt, torch-cuda:1-bf16, tensorrt:1. What is left out is "
-    "chosen to fit the machine. A named engine runs or fails; only auto looks for another."
-)
 REFERENCE = "torch-cpu-fp32"
 REFERENCES: Mapping[Kind, str] = {"network": REFERENCE, "onnx": "onnxruntime-cpu-fp32"}
 """What an engine has to agree with, by the kind of the model."""
@@ -226,7 +220,10 @@ def parse_name(name: str) -> Choice:
     device = rest.pop(0) if rest and DEVICE.fullmatch(rest[0]) else None
     precision = rest.pop(0) if rest and rest[0] in PRECISIONS.get(runtime, ()) else None
     if runtime not in ENGINES or rest:
-        raise EngineError(f"no engine {name!r}. Give {NAMES_HELP}")
+        raise EngineError(
+            f"no engine {name!r}: give auto or one of {', '.join(ENGINES)} (in full such as "
+            "torch-cpu-fp32); deepscan doctor says what runs here"
+        )
     if device is not None and device.startswith("cuda:"):
         device = f"cuda:{int(device[5:])}" if int(device[5:]) else "cuda"
     return Choice(runtime, device, precision)

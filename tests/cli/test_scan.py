@@ -23,6 +23,7 @@ import deepscan.scan.scanner
 from deepscan.cli import arguments
 from deepscan.cli import scan as cli
 from deepscan.cli.archive import _file_line
+from deepscan.engines.load import parse_name
 from deepscan.errors import EngineError, OutputError
 from deepscan.sinks import SINKS
 from deepscan.types import Label, Reason
@@ -428,6 +429,22 @@ def test_what_was_done_before_an_error_is_counted(deepscan_cli, clips, monkeypat
     assert ran.err == "deepscan: no space left\n"
 
 
+def test_a_refused_scan_counts_no_files(deepscan_cli, clips, monkeypatch):
+    real_scan = deepscan.scan.scanner.Scanner
+
+    def build(options):
+        scanner = real_scan(options)
+        scanner.scan = lambda *_, **__: parse_name("foo")
+        return scanner
+
+    monkeypatch.setattr(deepscan.scan.scanner, "Scanner", build)
+    for given in ((), ("--format", "json")):
+        ran = deepscan_cli(clips["honest"], *given)
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith("deepscan: no engine 'foo': give auto or one of onnxruntime, ")
+        assert ran.err.count("\n") == 1 and len(ran.err) < 170
+
+
 def test_debug_shows_where_an_error_came_from(deepscan_cli, clips, monkeypatch):
     def build(options):
         raise EngineError("no device")
@@ -701,6 +718,15 @@ def test_a_folder_without_media_is_an_error_unless_it_is_allowed(
     # What comes later is scanned as ever.
     shutil.copytree(archive, tmp_path / "src", dirs_exist_ok=True)
     assert deepscan_cli(tmp_path / "src", "--out", out, "--allow-empty").code == 1
+
+
+def test_an_empty_folder_beside_files_is_said(deepscan_cli, pools, archive, tmp_path, caplog):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for _ in range(2):
+        assert deepscan_cli(empty, archive / "a.mp4", "--out", tmp_path / "out").code == 0
+        assert caplog.messages == [f"{empty} holds no video or picture to scan"]
+        caplog.clear()
 
 
 def test_what_was_passed_over_is_said(deepscan_cli, pools, archive, tmp_path):
