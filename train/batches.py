@@ -221,7 +221,7 @@ def _check_truth(recipe: Recipe, options: DatasetOptions, pictures: Sequence[Sam
 
 
 def _some(pictures: list[Sample], most: int) -> list[Sample]:
-    """At most so many, evenly over each class, so that both are there."""
+    """Limit samples to a number, evenly over each class, so that both remain."""
     if not most or len(pictures) <= most:
         return pictures
     return [

@@ -41,7 +41,7 @@ def show_progress(line: str) -> None:
 
 
 def use_threads(threads: int) -> None:
-    """Let torch run on so many threads; 0 leaves its default. OpenCV gets none of its own.
+    """Set the threads of torch; 0 leaves its default. OpenCV starts none of its own.
 
     OpenCV's pool does not survive the fork of processes that make samples.
     """

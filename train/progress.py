@@ -60,7 +60,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 class Display:
-    """Shows a run on stderr: the last lines as a table with what is left, or plain lines."""
+    """Show a run on stderr: the last lines as a table with the time left, or plain lines."""
 
     def __init__(self, steps: int, live: Live | None) -> None:
         self._steps = steps

@@ -384,7 +384,7 @@ def _table(where: str, name: str, value: object) -> dict[str, Any]:
 def one_of(where: str, kind: str, name: object, known: Collection[str]) -> None:
     """
     Raises:
-        UsageError: a setting names something that there is not.
+        UsageError: `name` is not known.
     """
     if name not in list(known):
         raise UsageError(f"{where}: no {kind} {name!r}; there are {', '.join(known)}")

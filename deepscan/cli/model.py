@@ -79,7 +79,7 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
 
 @app.command()
 def show(model: Name, format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
-    """Show a model's card: what it scored and on what, calibration, licence, origin."""
+    """Show a model's card: scores and their data, calibration, licence, origin."""
     with errors(debug=debug):
         one_of("--format", format_, ("text", "json"))
         from deepscan.models.library import read_card
@@ -246,7 +246,7 @@ def _print_check(found: ModelCheck, model: str) -> None:
 
 
 def _import_other(weights: Path, name: str, about: dict[str, str], *, force: bool) -> Card:
-    """Import what is no ONNX file."""
+    """Import a model that is no ONNX file."""
     if not weights.exists():
         raise UsageError(f"{weights} cannot be imported: there is no such file")
     from deepscan.importer import network

@@ -1,5 +1,5 @@
-"""Models that others made, made ours: weights of MSCCNet, detectors in ONNX.
+"""Import models of others: weights of MSCCNet, detectors in ONNX.
 
-What comes in is not believed: it is read in a sandboxed process, has to score known crops, and
-becomes a folder of the user's own only when all is well.
+An ONNX file is not trusted: it is read in a sandboxed process, must score known crops, and only
+then becomes a folder among the user's own models.
 """

@@ -125,7 +125,7 @@ def _tried(engine: Engine, described: Described) -> Predictions:
 
 
 def check_spread(found: Predictions) -> None:
-    """See that a model looks at what it is given.
+    """Check that the scores of a model depend on its input.
 
     Raises:
         ModelError: it gives every crop the same score.

@@ -97,7 +97,7 @@ def settle(
 
     Raises:
         ModelError: the model scores clean crops higher, surely.
-        UsageError: the crops cannot decide it, and nobody has said it.
+        UsageError: the crops cannot decide it, and no option states it.
     """
     auc, low, high = auc_interval(real, manipulated)
     whose = "yours" if own else "control crops"

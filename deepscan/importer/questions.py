@@ -51,7 +51,7 @@ def describe(path: Path, facts: OnnxFacts, answers: Answers) -> Described:
     """Describe a detector by its file and by the options given.
 
     Raises:
-        UsageError: something is not known, or what was said contradicts the file.
+        UsageError: a fact is missing, or an option contradicts the file.
         ModelError: the file is of no detector of faces.
     """
     inputs = _inputs(path, facts, answers)

@@ -1,7 +1,7 @@
-"""A process that reads an ONNX file which nobody trusts, and gives up nearly everything before.
+"""Read an untrusted ONNX file in a process that first gives up nearly all rights.
 
-`main` is what runs in it: it looks at the file, or wraps it, and answers in bytes; `inspect` and
-`wrapped` start it and do not believe what it says.
+`main` runs in that process: it reads or wraps the file and answers in bytes. `inspect` and `wrapped`
+start the process and check its answers.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def wrapped(
 
 
 def _beside(path: Path, place: str) -> Path:
-    """The file with a model's numbers, which has to lie in the model's own folder."""
+    """The file with a model's numbers, which must lie in the model's own folder."""
     folder = path.resolve().parent
     found = folder / place
     if not place or Path(place).is_absolute() or not found.resolve().is_relative_to(folder):
@@ -140,7 +140,7 @@ def main(argument: str) -> NoReturn:
     if os.getppid() != order["parent"]:
         os._exit(0)
     for name in ("onnx", "onnx.checker", "onnx.shape_inference", "onnx.inliner", "numpy"):
-        importlib.import_module(name)  # what is not there now cannot be loaded later
+        importlib.import_module(name)  # modules cannot be loaded after the lock-down
     memory = order["memory"]
     limit_resources(memory=memory, most_memory=memory, cpu=round(TIME))
     lock_down()

@@ -47,14 +47,14 @@ class Tail:
     b: float
 
     def threshold(self, looks: float, rate: float) -> float:
-        """The LLR that unmanipulated material exceeds in a share `rate` of files of so many looks.
+        """The LLR that unmanipulated files with `looks` looks exceed in a share `rate` of cases.
 
         Never below u, where nothing is known of the tail.
         """
         return self.u + max(0.0, self.b * math.log(looks * self.q / rate))
 
     def rate(self, looks: float, llr: Floats) -> Floats:
-        """The lowest rate at which each LLR passes the threshold for so many looks; may pass 1.
+        """The lowest rate at which each LLR passes the threshold for `looks` looks; may exceed 1.
 
         Infinite below u, where no rate lets anything pass.
         """
@@ -151,7 +151,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Two scales, for windows of a moving face and for single pictures, and what they promise.
+    """Two scales, for windows of a moving face and for single pictures, and their measured rates.
 
     `clip` and `still` are fitted on all clips together and hold where there are no `bands`; with
     bands each window is judged by the one that it lies in. `alarms` are, in rising order, the
@@ -266,7 +266,7 @@ class Calibration:
         return values
 
     def points(self, looks: float, *, still: bool, band: int = 0) -> tuple[float, float]:
-        """Operating point and review point of a band, as LLR, for so many looks."""
+        """Operating point and review point of a band, as LLR, for `looks` looks."""
         tail = self.every_band[band].scale(still=still).tail
         return tail.threshold(looks, self.rate), tail.threshold(looks, self.review_rate)
 

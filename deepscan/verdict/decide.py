@@ -147,7 +147,7 @@ def _without_calibration(
     video: VideoInfo,
     failure: Reason | None,
 ) -> Verdict:
-    """The verdict of a model whose scores nobody has related to anything."""
+    """The verdict of a model without a calibration."""
     coverage = evidence.coverage(report)
     limits = _limits(coverage, evidence.beyond_limit, 0, report, model, options)
     if coverage.faces_scored:

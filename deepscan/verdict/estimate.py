@@ -79,7 +79,7 @@ def threshold(scores: Sequence[float] | Floats, rate: float) -> float:
     needed, ordered = clips_needed(rate), np.sort(np.asarray(scores, np.float64))
     if len(ordered) < needed:
         raise TooFewClips(rate, len(ordered))
-    # Of n + 1 ranks so many lie above the threshold.
+    # The number of n + 1 ranks that lie above the threshold.
     allowed = min(len(ordered), math.floor(rate * (len(ordered) + 1) + _SLACK))
     return float(np.nextafter(ordered[len(ordered) - allowed], np.inf))
 

@@ -112,7 +112,7 @@ class Evidence:
         return (self.last - self.first) / (self.frames - 1)
 
     def coverage(self, report: ReadReport) -> Coverage:
-        """The ledger of what was looked at."""
+        """The coverage of the scan: frames and faces, judged or not."""
         return Coverage(
             decoded=self.frames,
             failed=report.failed,
@@ -162,7 +162,7 @@ def from_frame_list(lines: Iterable[Mapping[str, Any]]) -> Evidence:
 
 @dataclass(frozen=True, slots=True)
 class TrackWindows:
-    """A track's windows, one round each judged sighting: where they stand and what they say.
+    """A track's windows, one round each judged sighting: their times and LLR.
 
     `bands` is the quality band of each, -1 outside of all; `alone` says where single pictures are
     the scale. `durations` is how long each sighting stands for, in windows.

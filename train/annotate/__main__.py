@@ -37,7 +37,7 @@ _DEFAULT = Settings()
 def main(
     real: Annotated[Path, typer.Argument(help="Real videos, e.g. original_sequences/youtube.")],
     fake: Annotated[Path, typer.Argument(help="Fake videos, e.g. manipulated_sequences.")],
-    out: Annotated[Path, typer.Option(help="Where crops, masks and the report go.")],
+    out: Annotated[Path, typer.Option(help="Folder for crops, masks and the report.")],
     manipulation: Annotated[
         list[str] | None, typer.Option(help="Folder below FAKE; may be repeated. Default: all.")
     ] = None,
@@ -56,12 +56,12 @@ def main(
         ),
     ] = 0.0,
     scale: Annotated[float, typer.Option(help="Crop side over face side.")] = _DEFAULT.scale,
-    frames: Annotated[int, typer.Option(help="Frames a video.")] = _DEFAULT.frames,
-    first: Annotated[int, typer.Option(help="Look at so many frames.")] = _DEFAULT.first,
+    frames: Annotated[int, typer.Option(help="Frames per video.")] = _DEFAULT.frames,
+    first: Annotated[int, typer.Option(help="Use only the first N frames.")] = _DEFAULT.first,
     detector: Annotated[str, typer.Option(help="Face detector.")] = _DEFAULT.detector,
-    min_face: Annotated[int, typer.Option(help="Smallest face, pixels.")] = _DEFAULT.min_face,
+    min_face: Annotated[int, typer.Option(help="Smallest face, in pixels.")] = _DEFAULT.min_face,
     difference: Annotated[bool, typer.Option(help="Write the differences too.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option(help="Number of processes.")] = 1,
 ) -> None:
     """Make pixel masks from pairs of real and fake videos by the procedure of P-FF++.
 

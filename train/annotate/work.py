@@ -101,7 +101,7 @@ def load_detector(settings: Settings) -> FaceDetector:
 def annotate_work(
     work: Work, out: Path, settings: Settings, detector: Callable[[], FaceDetector]
 ) -> list[Outcome]:
-    """Annotate all fakes of one real video; what is finished is left alone.
+    """Annotate all fakes of one real video; finished pairs are skipped.
 
     One face a frame: the largest. The same box cuts the fake. `detector` gives the face detector;
     it is asked for only if faces have to be looked for.
@@ -313,7 +313,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _finished(path: Path) -> Outcome | None:
-    """The outcome of a pair that needs no second try: what was missing may be there by now."""
+    """The outcome of a pair that a second run would not change; None: run it again."""
     record = _read(path)
     if record is None or record.get("status") not in FINAL:
         return None

@@ -253,8 +253,8 @@ def main() -> None:
     """Measure, print, and exit with 1 if a file was lost or memory grew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--jobs", type=int, default=None, help="files at once")
-    parser.add_argument("--real", action="store_true", help="the networks that ship")
+    parser.add_argument("--jobs", type=int, default=None, help="number of files to scan at once")
+    parser.add_argument("--real", action="store_true", help="use the networks that ship")
     parser.add_argument("--keep", type=Path, help="a new folder for archive and results")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     given = parser.parse_args()

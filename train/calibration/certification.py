@@ -91,7 +91,7 @@ def _headline(evaluation: Mapping[str, Any], replaced: Mapping[str, Any] | None)
 
 
 def install(card: Path, root: Path) -> list[Path]:
-    """Make certified weights those that ship; returns what was written under `root`.
+    """Make certified weights the ones that ship; returns the files written under `root`.
 
     Weights and card go to deepscan/weights, the model card and its diagram to docs, the figures
     into README.md.

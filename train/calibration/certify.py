@@ -324,7 +324,7 @@ def main(
         Path | None, typer.Option(help="CSV of all looks at the real deepfakes")
     ] = Path("train/results/real-deepfakes-looks.csv"),
     install_to: Annotated[
-        Path | None, typer.Option("--install", help="Checkout in which these weights are to ship")
+        Path | None, typer.Option("--install", help="Checkout to install certified weights in")
     ] = None,
     takes: Annotated[
         int, typer.Option(min=1, help="Untouched and forged clips of every picture")

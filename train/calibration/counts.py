@@ -89,7 +89,7 @@ def main(
     card: Annotated[Path, typer.Argument(help="Card of a model, NAME.json beside its weights")],
     devset: Annotated[Path, typer.Option(help="Folder of real deepfakes with manifest.csv")],
     data: Annotated[Path, typer.Option(help="Data folder with held-out pictures and clips")],
-    work: Annotated[Path, typer.Option(help="Folder that keeps what the scans saw")],
+    work: Annotated[Path, typer.Option(help="Folder that keeps the scans")],
     engine: Annotated[str, typer.Option(help="Engine that scans")] = "openvino",
     threads: Threads = 0,
 ) -> None:

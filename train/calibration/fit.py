@@ -79,7 +79,7 @@ def fit(
 ) -> Calibration:
     """Fit the scales on all windows of the clips, those of stills on single frames.
 
-    Whatever is not forged counts as unmanipulated, also what was with benign edits.
+    Every clip that is not forged counts as unmanipulated, also one with benign edits.
     """
     whole = _scales(clips, None)
     rate, low, high = measured
@@ -211,7 +211,7 @@ def rates_of(clips: Sequence[Clip], verdicts: Sequence[ClipVerdict]) -> Rates:
 
 
 def tail_factor(clips: Sequence[Clip], verdicts: Sequence[ClipVerdict]) -> float:
-    """By how much the tails must be heavier, so that the measured rates keep what is promised.
+    """The factor by which tails must be heavier so that measured rates stay at the promised ones.
 
     The smallest of a few steps: chosen on the same clips, so the measured rate is a little better
     than what other clips would show.
@@ -229,7 +229,7 @@ def tail_factor(clips: Sequence[Clip], verdicts: Sequence[ClipVerdict]) -> float
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """A calibration, and what it says about every clip when fitted on other people.
+    """A calibration, and the verdict on every clip when fitted on other people.
 
     `care` is what made clips need, on top of which real material may have asked for more.
     """

@@ -379,12 +379,12 @@ def main(
     out: Annotated[Path, typer.Option(help="CSV to append rows to")],
     runs: Annotated[Path, typer.Option(help="Folder for the trainings")] = Path("runs/leave-out"),
     steps: Annotated[int, typer.Option(min=1, help="Steps of each training")] = 600,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs a step")] = 16,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs per step")] = 16,
     size: Annotated[int, typer.Option(help="Side of the crops; 0: the recipe's last")] = 0,
     rate: Annotated[float, typer.Option(help="Learning rate; 0: the recipe's")] = 0.0,
     rounds: Annotated[int, typer.Option(min=1, help="Tested pairs of each picture")] = 1,
     family: Annotated[
-        list[str] | None, typer.Option(help="Leave out this one only; may be given again")
+        list[str] | None, typer.Option(help="Leave out only this one (repeatable)")
     ] = None,
     start: Annotated[
         Path | None, typer.Option(help="Weights to start from; not trained with those left out")
@@ -394,7 +394,7 @@ def main(
     ] = None,
     pack: Pack = None,
     with_all: Annotated[bool, typer.Option(help="Also train with all of them")] = True,
-    people: Annotated[int, typer.Option(help="Test at most so many pictures; 0: all")] = 0,
+    people: Annotated[int, typer.Option(help="Largest number of pictures to test; 0: all")] = 0,
     workers: Workers = 0,
     threads: Threads = 0,
     device: Device = "cpu",

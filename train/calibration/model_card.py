@@ -604,10 +604,10 @@ def main(
     card: Annotated[
         Path, typer.Argument(help="Card that train.calibration.certify wrote, NAME.json")
     ],
-    out: Annotated[Path, typer.Option(help="Markdown to write")] = Path("docs/model-card.md"),
+    out: Annotated[Path, typer.Option(help="Markdown file to write")] = Path("docs/model-card.md"),
     energy_kwh: Annotated[float | None, typer.Option(help="Energy that training took")] = None,
     hours: Annotated[float | None, typer.Option(help="Hours that training took")] = None,
-    machine: Annotated[str, typer.Option(help="What it ran on")] = "",
+    machine: Annotated[str, typer.Option(help="Machine of the training")] = "",
 ) -> None:
     """Render the model card anew; energy and time given here are kept in the card."""
     values = json.loads(card.read_text("utf-8"))

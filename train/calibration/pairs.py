@@ -1,4 +1,4 @@
-"""The card of weights that learned pairs of a data set: what they score on pairs held out of it.
+"""The card of weights that learned pairs of a data set, with scores on held-out pairs.
 
 Such weights cannot be certified: that takes a folder of faces, real material and real deepfakes.
 The card says what they scored on material like their own, and that this certifies nothing. It has

@@ -1,4 +1,4 @@
-"""Made clips of people that training never saw, judged frame by frame, and what they show.
+"""Made clips of people that training never saw, judged frame by frame, and their figures.
 
 Every person is filmed as they are, forged, and with benign edits, through a moving camera and a
 real codec at a random size, softness and quality; the draw is the same for all of them, so they

@@ -1,4 +1,4 @@
-"""The card of a weights file: what it is, what made it, what it scored, ready for JSON."""
+"""The card of a weights file: identity, origin and scores, ready for JSON."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Weights:
 
     @property
     def key(self) -> str:
-        """Names weights and people, for what is kept of their measurement."""
+        """The key of cached measurements: it names weights and people."""
         pack = "" if self.pack is None else hashlib.sha256(self.pack.read_bytes()).hexdigest()
         return f"{self.sha256} {data_hash(self.data)} {pack}"
 
@@ -125,7 +125,7 @@ def card_of(
     rounds: int = 500,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The card's JSON: what these weights are, what made them, what they scored."""
+    """The card as JSON: identity of the weights, origin and scores."""
     tables = {
         "slices": as_json(slices(clips, found.verdicts, rounds=rounds)),
         "harmless": as_json(alarms_by_edit(clips, found.verdicts)),

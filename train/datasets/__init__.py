@@ -46,7 +46,7 @@ class DataSet(Protocol):
         ...
 
     def samples(self, split: str) -> Iterator[Sample]:
-        """Yield what is there of a split, in a fixed order.
+        """Yield the samples of a split that are present, in a fixed order.
 
         Raises:
             LayoutError: the split list is missing or broken.

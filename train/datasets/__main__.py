@@ -1,4 +1,4 @@
-"""The command `python -m train.datasets check DIR [--name N]`: what is there, what is missing."""
+"""The command `python -m train.datasets check DIR [--name N]`: lists present and missing parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder of a data set.")],
     name: Annotated[str | None, typer.Option(help=f"One of: {', '.join(DATASETS)}.")] = None,
 ) -> None:
-    """Say in one table what of a data set is there and what is missing.
+    """List the present and missing parts of a data set in one table.
 
     Without a name the first data set whose layout fits is taken. Exit code 0: every split that is
     there has samples; 2: the layout is wrong, or a split is empty or its list missing.

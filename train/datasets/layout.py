@@ -1,4 +1,4 @@
-"""Looking at folders: what a layout expects, what is there, and saying so in one line."""
+"""Check folders against the layout of a data set, and report a mismatch in one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Part:
 
 
 def wrong_layout(root: Path, dataset: str, expected: str) -> LayoutError:
-    """The error that says what was expected and what the folder holds instead."""
+    """The error that names the expected layout and the present content of a folder."""
     names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
     found = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     return LayoutError(f"{root}: not {dataset}: expected {expected}; found {found or 'nothing'}")

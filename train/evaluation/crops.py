@@ -143,7 +143,7 @@ def read_crops(
 ) -> Iterator[Crop]:
     """Yield the crops of a sample in the order of frames; none where no face was found.
 
-    `detector` is asked for only if faces have to be found.
+    `detector` is called only if faces must be found.
 
     Raises:
         VideoError: the sample cannot be read.
@@ -168,7 +168,7 @@ def _crop(sample: Sample, frame: int, image: Image, mask: Truths, area: float) -
 
 
 def _frames(sample: Sample, reading: Reading) -> Iterator[tuple[int, Image, Truths]]:
-    """(index, picture, truth) of the frames that are looked at."""
+    """(index, picture, truth) of the frames that are used."""
     if not is_video(sample.path):
         pictures = pictures_of(sample)
         if sample.path.is_dir():
@@ -245,11 +245,13 @@ def mtcnn(reading: Reading) -> Callable[[], FaceDetector]:
 def main(
     data: Annotated[Path, typer.Argument(help="Folder of the data set")],
     dataset: Annotated[str, typer.Option(help=f"One of: {', '.join(DATASETS)}")],
-    out: Annotated[Path, typer.Option(help="Where the plain folder goes")],
-    split: Annotated[list[str] | None, typer.Option(help="May be repeated; default: all")] = None,
-    compression: Annotated[str, typer.Option(help="Where the set has several")] = "",
-    frames: Annotated[int, typer.Option(help="Frames a video; 0: all")] = 20,
-    first: Annotated[int, typer.Option(help="Look at so many frames of a video")] = 300,
+    out: Annotated[Path, typer.Option(help="Folder to write")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split (repeatable); default: all")
+    ] = None,
+    compression: Annotated[str, typer.Option(help="Compression, if the set has several")] = "",
+    frames: Annotated[int, typer.Option(help="Frames per video; 0: all")] = 20,
+    first: Annotated[int, typer.Option(help="Use only the first N frames of a video")] = 300,
     scale: Annotated[float, typer.Option(help="Crop side over face side")] = 1.3,
     min_face: Annotated[int, typer.Option(help="Smallest face in pixels")] = 40,
 ) -> None:

@@ -248,26 +248,29 @@ def main(
     weights: Annotated[Path, typer.Argument(help="NAME.safetensors, or a model's card NAME.json")],
     data: Annotated[Path, typer.Option(help="Folder of the data set, or of faces")],
     dataset: Annotated[str, typer.Option(help=f"{MADE}, or one of: {', '.join(DATASETS)}")],
-    out: Annotated[Path, typer.Option(help="Where all figures go")] = Path("evaluation.json"),
+    out: Annotated[Path, typer.Option(help="JSON file for all figures")] = Path("evaluation.json"),
     split: Annotated[str, typer.Option(help=f"Default: test; val for {MADE}")] = "",
-    compression: Annotated[str, typer.Option(help="Where the set has several")] = "",
+    compression: Annotated[str, typer.Option(help="Compression, if the set has several")] = "",
     manipulation: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; default: all. Forges of made data")
+        list[str] | None,
+        typer.Option(
+            help="Only this manipulation, or forge of made data (repeatable); default: all"
+        ),
     ] = None,
     pack: Pack = None,
     faces: Annotated[
         str, typer.Option(help=f"Pictures as given, or faces found: {', '.join(get_args(Faces))}")
     ] = "given",
-    frames: Annotated[int, typer.Option(min=0, help="Frames a video; 0: all")] = 20,
-    first: Annotated[int, typer.Option(min=1, help="Look at so many frames of a video")] = 300,
+    frames: Annotated[int, typer.Option(min=0, help="Frames per video; 0: all")] = 20,
+    first: Annotated[int, typer.Option(min=1, help="Use only the first N frames of a video")] = 300,
     scale: Annotated[float, typer.Option(help="Crop side over found face")] = 1.3,
-    min_face: Annotated[int, typer.Option(help="Smallest face to find, pixels")] = 40,
+    min_face: Annotated[int, typer.Option(help="Smallest face, in pixels")] = 40,
     sweep: Annotated[
         list[str] | None, typer.Option(help=f"all, or one of: {', '.join(CORRUPTIONS)}; repeat")
     ] = None,
-    sweep_crops: Annotated[int, typer.Option(min=0, help="Crops of a sweep; 0: all")] = 400,
-    rounds: Annotated[int, typer.Option(min=1, help="Of the bootstrap")] = 1000,
-    batch: Annotated[int, typer.Option(min=1, help="Crops at once")] = 16,
+    sweep_crops: Annotated[int, typer.Option(min=0, help="Crops per sweep; 0: all")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the bootstrap")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Crops per batch")] = 16,
     device: Device = "cpu",
     threads: Threads = 0,
 ) -> None:

@@ -12,7 +12,7 @@ safetensors file or a model's card. Out come, by set and over all:
 
 `--against OTHER` compares two weights on the same files. Every figure has a 95 % interval by
 bootstrap over recordings. This command never trains and never calibrates. Each look at such a set
-tunes a little: `--question TEXT --looks FILE` writes down what was asked and what was seen.
+tunes a little: `--question TEXT --looks FILE` records the question and the figures.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def frames_of(path: Path, wanted: set[int] | None = None) -> Iterator[tuple[int,
 def find_faces(
     folder: Path, entries: Sequence[Entry], masks: dict[str, dict[int, Path]], cache: Path | None
 ) -> dict[str, Boxes]:
-    """The largest face in each frame that is looked at; found once, then read from `cache`."""
+    """The largest face in each frame that is used; found once, then read from `cache`."""
     listed = json.dumps([[asdict(e) for e in entries], FRAMES, MIN_FACE, sorted(masks)])
     key = hashlib.sha256(listed.encode()).hexdigest()
     if cache is not None and cache.is_file():
@@ -313,7 +313,7 @@ def main(
     against: Annotated[Path | None, typer.Option(help="Other weights to compare with")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for all figures")] = None,
     faces: Annotated[Path | None, typer.Option(help="File that keeps the faces found")] = None,
-    question: Annotated[str, typer.Option(help="What this look is to decide")] = "",
+    question: Annotated[str, typer.Option(help="Question that this look answers")] = "",
     looks: Annotated[Path | None, typer.Option(help="CSV file that lists all looks")] = None,
 ) -> None:
     """Score weights on real deepfakes."""

@@ -1,4 +1,4 @@
-"""Files as the product scans them; what was seen is kept, and judged by any calibration.
+"""Scan files as the product does; keep the evidence, and judge it by any calibration.
 
 Reading, face search, network and rule are those of a scan. What a file showed does not depend on
 the calibration, so it is stored row by row: a broken run resumes, and another calibration
@@ -64,7 +64,7 @@ def scan_files(
     *,
     key: str,
 ) -> list[Seen]:
-    """Scan files, each named, and keep what was seen in `cache`; what is there is not scanned anew.
+    """Scan files, each with a name, and cache the evidence in `cache`; cached files are skipped.
 
     Args:
         key: names weights and engine; rows of others are not taken.
@@ -129,7 +129,7 @@ def verdict_of(seen: Seen, calibration: Calibration, model: ModelInfo) -> Verdic
 def alarm_of(seen: Seen, calibration: Calibration) -> float:
     """The lowest false-alarm rate at which the rule calls a file manipulated; inf: at none.
 
-    A window whose mask is empty calls nobody manipulated.
+    A window with an empty mask raises no alarm.
     """
     windows = windows_of(seen.evidence, calibration, still=seen.still)
     looks, lowest = looks_of(windows.values()), math.inf

@@ -129,7 +129,7 @@ def ablate(
             made[key] = make_sets(row.data, cache.data, workers=workers)
         sets[row.name] = made[key]
     outcomes: dict[str, list[Outcome]] = {row.name: [] for row in plan.rows}
-    # Seed after seed: what is there when time runs out is a whole table of fewer seeds.
+    # Seed after seed: if time runs out, the table is complete for fewer seeds.
     for seed, row in product(plan.seeds, plan.rows):
         outcome, there = cache.outcome(row.data, row.fit, sets[row.name], seed)
         progress(f"{row.name}, seed {seed}: {'was there' if there else 'done'}")

@@ -1,4 +1,4 @@
-"""Maps of a classifier: where it saw what it judged, so that it can be scored on pixels too."""
+"""Class activation maps of a classifier, by which it can be scored on pixels too."""
 
 from __future__ import annotations
 

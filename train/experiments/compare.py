@@ -64,7 +64,7 @@ _TITLES: dict[Measure, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Every architecture on every task with every seed; `fit` is what they share."""
+    """Every architecture on every task with every seed; `fit` holds their common settings."""
 
     architectures: tuple[str, ...]
     tasks: tuple[Task, ...]
@@ -324,7 +324,7 @@ def main(
     cache: CacheFolder = None,
     workers: Workers = 0,
     threads: Threads = 0,
-    minutes: Annotated[float | None, typer.Option(help="Begin no seed that ends later")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Start no seed that ends later")] = None,
     device: Device = "cpu",
 ) -> None:
     """Train one body for segmentation, for classification and for both, and compare."""

@@ -1,4 +1,4 @@
-"""Plans of experiments in TOML: what is trained, on what, and how, with nothing left to chance."""
+"""Plans of experiments in TOML: networks, data and schedule, deterministic by their seeds."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sets:
-    """Crops to train on, to fit thresholds on, and to measure on; nobody is in two of them."""
+    """Crops to train on, to fit thresholds on, and to measure on; no person is in two of them."""
 
     training: Samples
     calibration: Samples

@@ -1,4 +1,4 @@
-"""The head of every results file: what was done, on what, on what machine, by which command."""
+"""The head of every results file: experiment, data, machine and command."""
 
 from __future__ import annotations
 

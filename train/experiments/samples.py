@@ -57,7 +57,7 @@ class Samples:
 
 
 def split_calibration(people: Sequence[Person]) -> tuple[list[Person], list[Person]]:
-    """People to train on, and people to calibrate on: nobody is in both.
+    """People to train on, and people to calibrate on: no person is in both.
 
     About one in ten, chosen by a checksum of the name, so that it is the same in every run.
 

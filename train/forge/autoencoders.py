@@ -448,8 +448,8 @@ def train(learner: Learner, out: Path, seconds: float) -> Iterator[tuple[int, li
 def main(
     data: Faces,
     out: Annotated[Path, typer.Option(help="Folder for decoders.pt.")],
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="Decides the weights to start from and all draws.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of training.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Random seed of the first weights and all draws.")] = 1,
     threads: Threads = 1,
 ) -> None:
     """Train the decoders on the people of the split "train"."""

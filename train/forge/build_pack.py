@@ -35,8 +35,8 @@ def redraw_all(
         people: pictures with faces.
         networks: trained decoders.
         seed: that of the training where `learned`, from which follows who is in which group.
-        own: how many that give the face itself back.
-        swapped: how many that belong to other people.
+        own: redrawn faces per person that keep the identity.
+        swapped: redrawn faces per person by decoders of other people.
         learned: whether the decoders learned from these people.
     """
     faces = aligned_faces(people)
@@ -70,10 +70,10 @@ def redraw_all(
 def main(
     data: Faces,
     decoders: Annotated[Path, typer.Option(help="decoders.pt of train.forge.autoencoders.")],
-    out: Annotated[Path, typer.Option(help="The pack, an .npz, to write.")],
-    seed: Annotated[int, typer.Option(help="The seed that the decoders were trained with.")] = 1,
-    own: Annotated[int, typer.Option(min=1, help="Redrawn as themselves, a person.")] = 3,
-    swapped: Annotated[int, typer.Option(min=1, help="Redrawn as others, a person.")] = 2,
+    out: Annotated[Path, typer.Option(help="Pack to write (.npz).")],
+    seed: Annotated[int, typer.Option(help="Random seed of the decoders' training.")] = 1,
+    own: Annotated[int, typer.Option(min=1, help="Redrawn faces per person, as themselves.")] = 3,
+    swapped: Annotated[int, typer.Option(min=1, help="Redrawn faces per person, as others.")] = 2,
 ) -> None:
     """Write the pack that the forges "reconstruct" and "deepswap" draw from."""
     use_threads(1)

@@ -52,7 +52,7 @@ class Forged:
 
 
 class Forge(Protocol):
-    """A manipulation. `other` is somebody else's face, for forges that need one.
+    """A manipulation. `other` is another person's face, for forges that need one.
 
     All chance comes from `rng`; the picture given is not changed.
     """

@@ -1,4 +1,4 @@
-"""Copy and move: parts of a face laid over others, from its mirror image or somebody else's."""
+"""Copy and move: parts of a face laid over others, from its mirror image or of another person."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Real faces to train on: pictures with a face box, five landmarks, a person and a split.
 
 A folder holds `provenance.csv` (columns file, source, person_id, face_x, face_y, face_w, face_h,
-lm5, split) and the pictures it names. Nobody stands on both sides of a split. Dense landmarks come
+lm5, split) and the pictures it names. No person is on both sides of a split. Dense landmarks come
 from `landmarks478.npz` (`train.forge.mesh`) where the folder has it.
 """
 

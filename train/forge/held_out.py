@@ -25,7 +25,7 @@ KEY = "held_out"
 
 @dataclass(frozen=True, slots=True)
 class RealFile:
-    """A picture or clip that nobody manipulated.
+    """A picture or clip that is not manipulated.
 
     `group` is whom or which recording it shows: files of one group are no independent witnesses.
     `seen` says that training may have seen it, or pictures out of it. `source` is where it is from.

@@ -40,7 +40,7 @@ class PairOptions:
     """Edits of pairs beside the forging.
 
     `mild` is the share that is spared the harder degradations, `benign` the share that gets edits
-    which accuse nobody, `tilt` that of tilted heads; `codecs` is one of
+    which are no manipulation, `tilt` that of tilted heads; `codecs` is one of
     `train.forge.degrade.CODECS`.
     """
 
@@ -105,7 +105,7 @@ def _most_alike(
 def _somebody_else(
     people: Sequence[Person], person: Person, rng: np.random.Generator
 ) -> FaceImage | None:
-    """Another person's face, half the time the most alike of a few; None where there is nobody."""
+    """Another person's face, half the time the most alike of a few; None if there is none."""
     drawn = [people[int(i)] for i in rng.integers(len(people), size=_CANDIDATES)]
     wanted = _CANDIDATES if rng.random() < 0.5 else 1
     others = [other for other in drawn if other.person != person.person]

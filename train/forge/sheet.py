@@ -95,7 +95,7 @@ def main(
     forge: Annotated[str, typer.Option(help="One forge, 'benign', or '' for all")] = "",
     draws: Annotated[int, typer.Option(help="Draws of each forge")] = 4,
     side: Annotated[int, typer.Option(help="Side of a face in pixels")] = 160,
-    seed: Annotated[int, typer.Option(help="Of the draws")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the draws")] = 1,
     people: Annotated[int, typer.Option(help="Pictures of the split `val` to draw from")] = 40,
 ) -> None:
     """Draw the contact sheet."""
