@@ -1,4 +1,4 @@
-"""Finds faces that lie or stand on their heads, which a face detector hardly sees as they are.
+"""Find faces that lie or stand on their heads, which a detector of upright faces misses.
 
 Most pictures hold no such face, so most are searched at half their size. What is found there counts
 only if the detector, shown that place alone at its own size and upright, finds a face in it and is

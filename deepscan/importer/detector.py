@@ -54,7 +54,7 @@ def import_detector(
     """
     check_name(name, force=force)
     if (real is None) != (manipulated is None):
-        raise UsageError("give --real and --manipulated together: it takes both to tell them apart")
+        raise UsageError("give --real and --manipulated together: the polarity check needs both")
     facts = inspect(path)
     described = describe(path, facts, answers)
     data, outputs = wrapped(path, facts, described.inputs, described.outputs, described.names)

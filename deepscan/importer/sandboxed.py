@@ -1,7 +1,7 @@
 """Read an untrusted ONNX file in a process that first gives up nearly all rights.
 
-`main` runs in that process: it reads or wraps the file and answers in bytes. `inspect` and `wrapped`
-start the process and check its answers.
+`main` runs in that process: it reads or wraps the file and answers in bytes. `inspect` and
+`wrapped` start the process and check its answers.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Written below the output folder, in the layout that MSCCNet's own code reads:
 `<Raw|C23|C40>/<manipulation>/<video>/<frame>_0.png` the fake crops, `<Raw|...>/real/...` the real
 ones, `Mask/<manipulation>/<video>/<frame>_0.png` the masks, one for every compression. Beside them
-`settings.json`, `boxes/<video>.json` and `pairs/<manipulation>/<video>.json` say what was done, so
+`settings.json`, `boxes/<video>.json` and `pairs/<manipulation>/<video>.json` record the work, so
 that an interrupted run resumes where it stopped. A pair's record is written last.
 """
 

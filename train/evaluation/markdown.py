@@ -24,10 +24,10 @@ def figure(estimate: Estimate | None, *, sign: bool = False) -> str:
 
 
 def by_sign(differences: Mapping[str, Estimate]) -> str:
-    """Names by what their intervals show: `better: a, b; worse: c; not to be told apart: d`."""
-    groups: dict[str, list[str]] = {"better": [], "worse": [], "not to be told apart": []}
+    """Names by what their intervals show: `better: a, b; worse: c; no clear difference: d`."""
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
     for name, value in differences.items():
-        word = "better" if value.low > 0 else "worse" if value.high < 0 else "not to be told apart"
+        word = "better" if value.low > 0 else "worse" if value.high < 0 else "no clear difference"
         groups[word].append(name)
     return "; ".join(f"{word}: {', '.join(names)}" for word, names in groups.items() if names)
 

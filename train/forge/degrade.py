@@ -179,7 +179,7 @@ def degrade(
 
     Args:
         images: (H, W, 3) uint8 RGB each, all of one size.
-        rng: consumed by the same amount whatever the pictures hold.
+        rng: consumed by the same amount for any pictures.
         mild: probability that there is light grain and a good codec only.
         codecs: one of `CODECS`.
 
@@ -230,7 +230,7 @@ def code(image: Picture, rng: np.random.Generator, codecs: str, harm: float) -> 
 
     Args:
         image: (H, W, 3) uint8; video codecs are drawn only from sides of 32 on.
-        rng: consumed by the same amount whatever the picture holds.
+        rng: consumed by the same amount for any picture.
         codecs: one of `CODECS`.
         harm: 0 for the best quality in use, 1 for the worst.
 

@@ -134,7 +134,7 @@ def shift(
 def self_blend(
     face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
 ) -> Forged:
-    """Blend a face onto itself. The original carries the change wherever the target got it."""
+    """Blend a face onto itself. The original carries the change too if the target got it."""
     points = place(face.landmarks)
     mask, region = random_mask(face, rng, _REGIONS if face.mesh is None else _MESH_REGIONS)
     source, target = face.image, face.image
