@@ -1,4 +1,4 @@
-"""One process or several: what torchrun set up, as the training loop needs it.
+"""Processes of a training: one, or several that torchrun started.
 
 `torchrun --nproc-per-node N -m train.train ...` starts N processes; each takes its share of every
 batch, and their gradients are averaged. Batch norms see the whole batch on CUDA only (SyncBatchNorm

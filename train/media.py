@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 def evenly(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of some items, evenly spread from the first to the last; 0: all of them."""
+    """Select at most `most` items, evenly spread from the first to the last; 0: all of them."""
     if most == 0 or most >= len(items):
         return list(items)
     return [items[int(place)] for place in np.linspace(0, len(items) - 1, most)]

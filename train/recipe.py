@@ -1,4 +1,4 @@
-"""A training recipe: everything that decides what a run learns, read from TOML.
+"""A training recipe: all settings of a run, read from TOML.
 
 A recipe learns either from `[forges]` (fakes made from a folder of real faces) or from `[dataset]`
 (a data set on disk). A missing key takes the default of its field here; an unknown key, a wrong

@@ -80,7 +80,7 @@ def write_faces(folder: Path) -> None:
 
 
 def plain_copies(face: FaceImage) -> tuple[RedrawnFace, ...]:
-    """Stand-ins for what networks make of a face: small aligned copies, smoothed or mirrored."""
+    """Stand-ins for redrawn faces: small aligned copies, smoothed or mirrored."""
     copies = []
     for side, swapped in ((48, False), (64, True), (96, False), (128, True)):
         picture = cv2.warpAffine(

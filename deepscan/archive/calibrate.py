@@ -30,7 +30,7 @@ GroupBy = Literal["folder", "file"]
 
 @dataclass(frozen=True, slots=True)
 class OwnClip:
-    """One clip of the user's: what the fit takes, where it lies, and its frame list."""
+    """One clip of the user: the input of the fit, the path, and the frame list."""
 
     clip: ScannedClip
     outcome: Outcome
@@ -68,7 +68,7 @@ class Calibrated:
 
 
 def check_folders(real: Path, manipulated: Path | None) -> None:
-    """Refuse, before any work, what cannot be meant.
+    """Refuse invalid folders before any work.
 
     Raises:
         UsageError: a folder is missing, is a file, or lies in the other.

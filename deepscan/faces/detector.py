@@ -1,4 +1,4 @@
-"""The face detector contract: what finds the faces of one picture."""
+"""The contract of face detectors, which find the faces of one picture."""
 
 from __future__ import annotations
 

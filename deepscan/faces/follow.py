@@ -103,7 +103,7 @@ def find_faces(
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """A frame that was searched, without its picture, and what was found in it.
+    """A searched frame, without its picture, and the faces found in it.
 
     `is_key` says that it begins or ends a group; `upright` are the faces that were found without
     turning it, of which `detection` lacks those that a turned face lies over.

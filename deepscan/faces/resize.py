@@ -1,4 +1,4 @@
-"""Resizing in NumPy, equal to the last bit to what torch gives, without importing it.
+"""Resize in NumPy, equal to torch to the last bit, without importing it.
 
 `shrink` is `torch.nn.functional.interpolate(mode="bilinear", antialias=True)` on uint8;
 `AreaSums` is `mode="area"`, that is adaptive average pooling, for any number of sizes and regions

@@ -172,7 +172,7 @@ class _Border:
 
 
 def _crops_to(border: _Border, inputs: InputFormat, port: Any) -> list[Any]:
-    """The nodes that make of crops what the graph takes."""
+    """The nodes that convert crops to the input of the graph."""
     pixels = border.floats(INPUT)
     if inputs.colours == "bgr":
         pixels = border.add("Gather", [pixels, border.constant([2, 1, 0], "int64")], axis=3)

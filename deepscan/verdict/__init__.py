@@ -1,1 +1,1 @@
-"""The verdict: calibrated evidence over time, the rule over it, and notes on what it covers."""
+"""The verdict: calibrated evidence over time, the rule over it, and notes on its coverage."""

@@ -198,7 +198,7 @@ def _told(parts: Iterable[Part], calibration: Calibration) -> tuple[Part, ...]:
 def _noted(
     label: Label, reasons: list[Reason], evidence: Evidence, failure: Reason | None
 ) -> tuple[Label, list[Reason]]:
-    """Label and reasons with what stopped the reading, and which faces had to be turned."""
+    """Add the error that stopped the reading, and the turned faces, to label and reasons."""
     if failure is not None:
         label, reasons = Label.ERROR, [failure, *(r for r in reasons if r.code != "complete")]
     turned = [

@@ -1,4 +1,4 @@
-"""From scores to thresholds and scales: what a calibration is estimated with.
+"""Estimate the thresholds and scales of a calibration from scores.
 
 Scores of unmanipulated material alone give a threshold for a false-alarm rate. It is conformal: it
 holds for any network and any distribution, as long as new material is exchangeable with what was

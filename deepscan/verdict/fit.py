@@ -136,7 +136,7 @@ def fit_calibration(
     rate: float,
     review_rate: float,
 ) -> Fitted:
-    """Fit a calibration on scans of one's own clips, every one with a judged face.
+    """Fit a calibration to scans of own clips, every one with a judged face.
 
     Raises:
         TooFewClips: the real recordings do not support the rate.
@@ -222,7 +222,7 @@ def _fit(
 
 
 def _scales(clips: Sequence[ScannedClip], prior: tuple[Scale, Scale] | None) -> tuple[Scale, Scale]:
-    """For windows and for single pictures; each kind stands in for the other where it is missing.
+    """Fit scales for windows and single pictures; each kind replaces the other if it is missing.
 
     Raises:
         UsageError: manipulated clips do not score higher than real ones.
@@ -280,7 +280,7 @@ def _conformal(calibration: Calibration, real: Sequence[ScannedClip]) -> Calibra
 
 
 def _excess(calibration: Calibration, real: Sequence[ScannedClip]) -> tuple[float, float]:
-    """By how much operating and review point are too low (too high where negative)."""
+    """The amounts by which operating and review point are too low; negative: too high."""
     margins = [_margins(clip, calibration)[0] for clip in real]
     groups = [clip.group for clip in real]
     over, review = (
@@ -314,7 +314,7 @@ def _map_tails(calibration: Calibration, change: Callable[[Tail], Tail]) -> Cali
 
 
 def _margins(clip: ScannedClip, calibration: Calibration) -> tuple[tuple[float, float], int]:
-    """By how much a clip's highest window passes operating and review point, and its band.
+    """The margins of a clip's highest window over operating and review point, and its band.
 
     Far below both where no window lies in a band: the rule does not judge it.
     """

@@ -184,7 +184,7 @@ class _Watch:
 
 
 def measure(work: Path, files: int, *, real: bool = False, jobs: int | None = None) -> Found:
-    """Make an archive below a folder, scan it, and look at what came of it."""
+    """Make an archive below a folder, scan it, and check the results."""
     # What is drawn is flat: without this nothing would reach the network.
     options = ScanOptions() if real else ScanOptions(min_sharpness=0.0, min_face=20)
     damaged = make_archive(work / "archive", files)

@@ -189,7 +189,7 @@ def _wait(device: str) -> None:
 
 
 def _rate(run: Callable[[], object], seconds: float) -> float:
-    """Runs a second, the median of a few rounds after one that sets up what is lazy."""
+    """Runs per second, the median of a few rounds after one round of warm-up."""
     run()
     found = []
     for _ in range(_ROUNDS):

@@ -62,7 +62,7 @@ class Memory:
 
 
 def measure(minutes: float, rate: int) -> Memory:
-    """Scan a generated file of so many minutes at so many frames per second.
+    """Scan a generated file of given minutes and frames per second.
 
     Raises:
         DeepscanError: the scan failed.

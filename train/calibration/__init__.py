@@ -1,1 +1,1 @@
-"""From scores to evidence, what that promises, and the card that says so."""
+"""Calibrate scores, measure and certify weights, and write their cards."""

@@ -191,7 +191,7 @@ CODECS: dict[str, tuple[str, dict[str, str], tuple[int, int]]] = {
 def through_codec(
     frames: Iterator[Picture], *, crf: int, codec: str = "libx264", rate: int = 25
 ) -> list[Picture]:
-    """Encode a clip in memory and decode it again: what a scan would see.
+    """Encode a clip in memory and decode it again, as a scan would see it.
 
     Args:
         frames: (H, W, 3) uint8 with even sides, all of one size.

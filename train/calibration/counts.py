@@ -93,7 +93,7 @@ def main(
     engine: Annotated[str, typer.Option(help="Engine that scans")] = "openvino",
     threads: Threads = 0,
 ) -> None:
-    """Count what a model calls manipulated, and write it into its card."""
+    """Count the files that a model calls manipulated, and write the counts into its card."""
     use_threads(threads)
     with exit_on_error("counts", ValueError):
         model = read_card(card.stem, card.parent)

@@ -34,7 +34,7 @@ _KEPT = 0.5  # alarms that need a higher rate than this are of no use to anybody
 
 @dataclass(frozen=True, slots=True)
 class Care:
-    """By how much tails are made heavier than fitted: those of windows, and of single pictures."""
+    """The factors by which tails are heavier than fitted: of windows, and of single pictures."""
 
     clip: float = 1.0
     still: float = 1.0

@@ -186,7 +186,7 @@ def counted_table(materials: Sequence[Material], rate: float) -> str:
 
 
 def readme_figures(card: Mapping[str, Any]) -> str:
-    """The paragraph of README.md: what the default finds and calls wrongly."""
+    """The paragraph of README.md: findings and false alarms of the default."""
     calibration = Calibration.from_card(card)
     counted = [each.at(calibration.rate) for each in calibration.material]
     fakes = [each for each in counted if each.manipulated]

@@ -43,7 +43,7 @@ def names_of(kind: Kind) -> str:
 
 
 def care_of(scores: Mapping[str, float], rates: Sequence[float]) -> float:
-    """By how much a tail must be heavier so that real groups keep to every rate; at least 1.
+    """The factor by which a tail must be heavier so that real groups keep every rate; at least 1.
 
     Too few groups for the first rate, the operating point's: no group may pass it. Too few for
     another one: nothing is known about it.

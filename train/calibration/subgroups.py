@@ -43,7 +43,7 @@ _GREY = 4.0  # chroma below which a picture holds no colour to measure
 
 @dataclass(frozen=True, slots=True)
 class Tone:
-    """ITA in degrees over both cheeks, and by how much they differ."""
+    """ITA in degrees over both cheeks, and their difference."""
 
     angle: float
     difference: float

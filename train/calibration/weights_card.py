@@ -67,7 +67,7 @@ def read_metadata(path: Path) -> tuple[dict[str, str], Recipe]:
 
 
 def open_weights(path: Path, data: Path, *, people: int = 0, pack: Path | None = None) -> Weights:
-    """Read what a weights file says of itself and the people of the `val` split.
+    """Read the metadata of a weights file, and the people of the `val` split.
 
     Args:
         path: NAME.safetensors as train.train wrote it.

@@ -1,4 +1,4 @@
-"""Corruptions for the robustness sweep: what happens to pictures between camera and scan.
+"""Corruptions for the robustness sweep, as they occur between camera and scan.
 
 Each takes (picture, rng) at one level; weak levels first. A picture may come back smaller or a line
 short: a crop is brought to the network's side afterwards anyway.
@@ -56,7 +56,7 @@ def noise(picture: Image, level: float, rng: np.random.Generator) -> Image:
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """A corruption, the levels of its sweep, and what a level means."""
+    """A corruption, the levels of its sweep, and the meaning of a level."""
 
     corrupt: Corrupt
     levels: tuple[float, ...]

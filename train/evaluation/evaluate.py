@@ -49,7 +49,7 @@ _SEED = 7_000_003  # of the made data; that of train.validate, so that figures c
 
 
 def read_network(path: Path) -> tuple[Deployed, dict[str, Any]]:
-    """A network from weights or a card, and what names it.
+    """Load a network from weights or a card, with its identity.
 
     Raises:
         ModelError: the file is missing, damaged or of no network of ours.
@@ -236,7 +236,7 @@ def _failed(crops: Iterable[Crop]) -> list[dict[str, str]]:
 
 
 def _some(crops: Iterable[Crop], predictions: Sequence[Prediction], most: int) -> list[Crop]:
-    """At most so many crops, evenly over each class."""
+    """Limit crops to a number, evenly over each class."""
     chosen: set[int] = set()
     for label in (0, 1):
         places = [place for place, one in enumerate(predictions) if one.label == label]

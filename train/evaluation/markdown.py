@@ -24,7 +24,7 @@ def figure(estimate: Estimate | None, *, sign: bool = False) -> str:
 
 
 def by_sign(differences: Mapping[str, Estimate]) -> str:
-    """Names by what their intervals show: `better: a, b; worse: c; no clear difference: d`."""
+    """Group names by their intervals: `better: a, b; worse: c; no clear difference: d`."""
     groups: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
     for name, value in differences.items():
         word = "better" if value.low > 0 else "worse" if value.high < 0 else "no clear difference"

@@ -1,4 +1,4 @@
-"""Weights on real deepfakes that nobody trained on.
+"""Score weights on real deepfakes that no training has used.
 
 `python -m train.evaluation.real_deepfakes WEIGHTS --data DIR`
 

@@ -116,7 +116,7 @@ def ablate(
     workers: int = 0,
     progress: Progress = lambda line: None,
 ) -> tuple[dict[str, list[Outcome]], dict[str, Sets]]:
-    """Run what is not cached; one outcome a seed for every row, and the rows' crops.
+    """Run rows that are not cached; returns an outcome per seed for every row, and the rows' crops.
 
     Raises:
         UsageError: the data folder does not hold what a row asks for.

@@ -1,4 +1,4 @@
-"""Finished trainings in a folder, so that an experiment that broke off resumes where it was."""
+"""Finished trainings in a folder, so that a broken experiment resumes."""
 
 from __future__ import annotations
 

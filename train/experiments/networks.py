@@ -34,7 +34,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 
 
 class Outputs(NamedTuple):
-    """Logits of what the task asks for, class 1 manipulated: `image` (B, 2), `mask` (B, 2, h, w).
+    """Logits of the outputs of the task, class 1 manipulated: `image` (B, 2), `mask` (B, 2, h, w).
 
     `coarse` (B, 2, h, w) is MSCCNet's second map for the mask's loss.
     """

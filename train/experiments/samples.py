@@ -76,7 +76,7 @@ def split_calibration(people: Sequence[Person]) -> tuple[list[Person], list[Pers
 
 
 def zoomed(person: Person, zoom: float) -> Person:
-    """The same person with a face box of so many times the sides, round the same centre."""
+    """The same person with a face box of scaled sides round the same centre."""
     x1, y1, x2, y2 = person.face.box
     x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) * zoom, (y2 - y1) * zoom
     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)

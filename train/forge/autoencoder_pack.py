@@ -24,7 +24,7 @@ _ARRAYS = ("pixels", "ends", "names", "owners", "kinds", "decoders", "upsamplers
 
 @dataclass(frozen=True, slots=True)
 class RedrawnFace:
-    """One redrawn face: an encoded square picture, aligned, and what made it.
+    """One redrawn face: an encoded square picture, aligned, and its decoder.
 
     `swapped` says that the decoder belongs to other people than the encoded face does.
     """

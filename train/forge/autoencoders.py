@@ -290,7 +290,7 @@ def likeness(made: Tensor, wanted: Tensor) -> Tensor:
 
 
 def groups_of(designs: Sequence[Design], people: int, seed: int) -> list[NDArray[np.int64]]:
-    """Whom each decoder learns from: a random group of its own in the family "swap", else all."""
+    """The people of each decoder: a random group of its own in the family "swap", else all."""
     swaps = [i for i, design in enumerate(designs) if design.family == "swap"]
     drawn = np.random.default_rng(seed).integers(max(1, len(swaps)), size=people)
     everybody = np.arange(people)

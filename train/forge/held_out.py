@@ -1,4 +1,4 @@
-"""Real material that no training may use: what calibration is measured on.
+"""Real material that no training may use, on which calibration is measured.
 
 `held_out.json` names pictures, and recordings with the pictures that were taken out of them; all
 pictures of the split "val" belong to it too. A data folder that lacks them is none the worse.

@@ -1,4 +1,4 @@
-"""In-painting: a part of the face is taken out and filled from what surrounds it.
+"""In-painting: a part of the face is removed and filled from its surroundings.
 
 Diffusion from the border, a membrane, or skin from elsewhere in the picture; then, at times, grain
 that does not match.

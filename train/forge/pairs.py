@@ -346,7 +346,7 @@ def _survives(mask: np.ndarray, fake: Picture, real: Picture) -> bool:
 
 
 def trimmed(face: FaceImage) -> FaceImage:
-    """Without what no crop can show: forging, editing and coding it would cost time only."""
+    """Cut off the parts that no crop can show: processing them would only cost time."""
     x1, y1, x2, y2 = face.box
     reach = _TRIM / 2 * max(x2 - x1, y2 - y1)
     height, width = face.image.shape[:2]

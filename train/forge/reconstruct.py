@@ -17,7 +17,7 @@ _REGIONS = (*LARGE, "face", "features", "parts", "mouth", "eyes", "lower face", 
 def reconstruct(
     face: FaceImage, rng: np.random.Generator, *, other: FaceImage | None = None
 ) -> Forged:
-    """Replace a region by what an autoencoder made of it.
+    """Replace a region by its reconstruction from an autoencoder.
 
     Raises:
         UsageError: the face has no redrawn copies.

@@ -47,7 +47,7 @@ def row(forged: Forged, person: Person, side: int) -> Picture:
 def sheet(
     people: Sequence[Person], forges: Sequence[str], draws: int, side: int, seed: int
 ) -> tuple[Picture, dict[str, float]]:
-    """So many draws of each forge, two a line, and milliseconds a draw."""
+    """Draw a number of pairs of each forge, two a line, with milliseconds per draw."""
     lines, took = [], {}
     for name in forges:
         rows = []
