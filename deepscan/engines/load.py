@@ -104,7 +104,7 @@ def load_engine(
     card = read_card(model, folder)
     hardware = detect_hardware()
     if wanted is not None:
-        return build(wanted, card, hardware, "asked for", threads=threads)
+        return _build_wanted(wanted, card, hardware, threads)
     refused: list[str] = []
     if on not in (None, "cuda"):
         hardware.need_gpu(str(on), name)
@@ -128,6 +128,20 @@ def load_engine(
             )
         return engine
     raise EngineError("no engine runs here: " + "; ".join(refused))
+
+
+def _build_wanted(wanted: Choice, card: Card, hardware: Hardware, threads: int | None) -> Engine:
+    """Build a named engine; in fp32 if the name has no precision and the faster one disagrees."""
+    try:
+        return build(wanted, card, hardware, "asked for", threads=threads)
+    except DisagreementError as error:
+        if wanted.precision is not None or wanted.runtime == "tensorrt":  # minutes to build
+            raise
+        logger.log(logging.INFO if error.known else logging.WARNING, "%s", error)
+        return build(
+            replace(wanted, precision="fp32"), card, hardware, f"asked for; {error}",
+            threads=threads,
+        )  # fmt: skip
 
 
 def _build_command(chosen: Choice, card: Card, tried: list[tuple[Choice, str]]) -> str | None:

@@ -292,6 +292,20 @@ def test_auto_takes_the_next_and_says_once_what_it_refused(models, monkeypatch, 
     again.close()
 
 
+def test_a_name_without_precision_takes_the_fastest_that_agrees(models, monkeypatch):
+    def only_fp32(found, tolerance):
+        return () if tolerance is load.TOLERANCES["fp32"] else ("a score differs",)
+
+    monkeypatch.setattr(load, "violations", only_fp32)
+    monkeypatch.setattr(load, "detect_hardware", lambda: MODERN)
+    engine = load_engine("openvino", "tiny", folder=models)
+    assert engine.name == "openvino-cpu-fp32"
+    assert "openvino-cpu-bf16 does not agree" in engine.info.reason
+    engine.close()
+    with pytest.raises(EngineError, match="does not agree"):
+        load_engine("openvino-bf16", "tiny", folder=models)
+
+
 def test_without_openvino_auto_takes_torch(models, monkeypatch):
     import sys
 
