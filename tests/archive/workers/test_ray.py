@@ -29,14 +29,14 @@ from deepscan.archive.workers.ray_actor import ScanActor, facts_of
 from deepscan.archive.workers.ray_cluster import ray_address
 from deepscan.archive.workers.worker import error_outcome
 from deepscan.errors import EngineError, LimitError, ModelError, UsageError
-from deepscan.options import ScanOptions
+from deepscan.options import DEFAULT_MODEL, ScanOptions
 from deepscan.types import Reason
 from tests.archive.workers.test_local import CONTROLS, FAKE, alive, children_of, task_of
 from tests.conftest import make_face_clip
 
 ROOT = Path(__file__).parents[3]
 REASON = Reason("corrupt", "a test")
-FACTS = facts_of("msccnet-s")
+FACTS = facts_of(DEFAULT_MODEL)
 
 
 # A Ray that is played
@@ -335,7 +335,10 @@ def test_a_cluster_without_what_is_asked_for(pool_on, wanted):
     ("facts", "words"),
     [
         ({"deepscan": "0.0.9"}, "deepscan 0.0.9 there, "),
-        ({"weights of msccnet-s": "f" * 64}, "weights of msccnet-s ffffffffffff there"),
+        (
+            {f"weights of {DEFAULT_MODEL}": "f" * 64},
+            f"weights of {DEFAULT_MODEL} ffffffffffff there",
+        ),
         ({"torch": "1.0"}, "torch 1.0 there"),
         ({"source": "0" * 64}, "source 000000000000 there"),
     ],
@@ -585,7 +588,7 @@ def test_an_actor_leaves_its_mark_and_scans(tmp_path, end):
     (tmp_path / "run").write_text("t")
     actor = ScanActor(config_of(tmp_path))
     try:
-        assert actor.check() == (facts_of("msccnet-s"), "m")
+        assert actor.check() == (facts_of(DEFAULT_MODEL), "m")
         assert (tmp_path / "m").read_text() == "t"
         info = actor.start()
         assert (info.engine, info.slots, info.controls_passed) == ("fake", 1, True)
