@@ -57,9 +57,9 @@ from train.evaluation.evaluate import read_network
 from train.evaluation.metrics import as_json
 from train.evaluation.predict import NetworkPredictor
 from train.evaluation.real_deepfakes import (
-    count_looks,
     find_faces,
     headline,
+    read_looks,
     read_manifest,
     score,
     summarise,
@@ -210,10 +210,12 @@ def _real_deepfakes(opened: Weights, out: Path, options: CertifyOptions) -> dict
     if options.devset is None:
         return None
     kept = out / "real-deepfakes.json"
+    steps = read_looks(options.looks)
+    looked = {"looks": len(steps), "steps": steps}
     if kept.is_file():
         found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
         if found["sha256"] == opened.sha256:
-            return found
+            return found | looked
     entries, masks = read_manifest(options.devset)
     boxes = find_faces(options.devset, entries, masks, out / "faces.json")
     network = NetworkPredictor(read_network(opened.path)[0])
@@ -221,8 +223,8 @@ def _real_deepfakes(opened: Weights, out: Path, options: CertifyOptions) -> dict
     found = {
         "sha256": opened.sha256,
         "headline": headline(table),
-        "looks": count_looks(options.looks),
         "sets": as_json(table),
+        **looked,
     }
     kept.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
     return found

@@ -115,6 +115,8 @@ def _real(card: Mapping[str, Any]) -> str:
                 "Mean of the clip AUCs over live swap, FF++ c23 and Celeb-DF, which decides whether"
                 f" weights may replace the default: {real['headline']:.3f}."
             )
+        if real.get("steps"):
+            parts.append(_steps(real["steps"]))
     certificate = card.get("certification")
     if certificate and certificate["failed"]:
         failed = "\n".join(f"- {line}" for line in certificate["failed"])
@@ -151,6 +153,17 @@ def _looks(real: Mapping[str, Any]) -> str:
     return (
         f"chosen with {real['looks']} look{'s' * (real['looks'] != 1)} at them, therefore"
         " optimistic"
+    )
+
+
+def _steps(looks: Sequence[Mapping[str, str]]) -> str:
+    """Show what each look at the deepfakes saw, in the order of the looks."""
+    columns = ("question", "step", "headline", "clips", "pairs")
+    rows = [[look.get(column, "") for column in columns] for look in looks]
+    return (
+        "Every look at these deepfakes, in order: what each step of the work brought. *headline*"
+        " is that mean,\n*clips* the AUC of all fakes against all real files.\n\n"
+        + markdown(list(columns), rows)
     )
 
 

@@ -12,7 +12,8 @@ safetensors file or a model's card. Out come, by set and over all:
 
 `--against OTHER` compares two weights on the same files. Every figure has a 95 % interval by
 bootstrap over recordings. This command never trains and never calibrates. Each look at such a set
-tunes a little: `--question TEXT --looks FILE` records the question and the figures.
+tunes a little: `--question TEXT --looks FILE` records the question and the figures, and `--step`
+says what the weights are. The model card shows the list.
 """
 
 from __future__ import annotations
@@ -315,6 +316,7 @@ def main(
     faces: Annotated[Path | None, typer.Option(help="File that keeps the faces found")] = None,
     question: Annotated[str, typer.Option(help="Question that this look answers")] = "",
     looks: Annotated[Path | None, typer.Option(help="CSV file that lists all looks")] = None,
+    step: Annotated[str, typer.Option(help="What the weights are, for the list of looks")] = "",
 ) -> None:
     """Score weights on real deepfakes."""
     with exit_on_error("real_deepfakes"):
@@ -340,7 +342,7 @@ def main(
         }
         out.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     if question and looks is not None:
-        write_look(looks, question, found[weights], compared)
+        write_look(looks, question, step, found[weights], compared)
 
 
 def as_table(table: dict[str, Any]) -> str:
@@ -353,7 +355,7 @@ def as_table(table: dict[str, Any]) -> str:
     return markdown(header, rows)
 
 
-_LOOK = ("date", "question", "weights", "headline", "clips", "pairs", "difference")
+_LOOK = ("date", "question", "step", "weights", "headline", "clips", "pairs", "difference")
 
 
 def check_looks(looks: Path, question: str) -> None:
@@ -361,24 +363,25 @@ def check_looks(looks: Path, question: str) -> None:
     Raises:
         UsageError: the question has had its looks.
     """
-    if not looks.is_file():
-        return
-    with looks.open(newline="") as lines:
-        asked = sum(row["question"] == question for row in csv.DictReader(lines))
+    asked = sum(row["question"] == question for row in read_looks(looks))
     if asked >= LOOKS:
         raise UsageError(f"{question!r} was asked {asked} times in {looks}: no more than {LOOKS}")
 
 
-def count_looks(looks: Path | None) -> int:
-    """Count the looks at the set in a list."""
+def read_looks(looks: Path | None) -> list[dict[str, str]]:
+    """Read all looks at the set from their list; none where there is no list."""
     if looks is None or not looks.is_file():
-        return 0
+        return []
     with looks.open(newline="") as lines:
-        return sum(1 for _ in csv.DictReader(lines))
+        return list(csv.DictReader(lines))
 
 
 def write_look(
-    looks: Path, question: str, seen: dict[str, Any], compared: dict[str, Estimate] | None
+    looks: Path,
+    question: str,
+    step: str,
+    seen: dict[str, Any],
+    compared: dict[str, Estimate] | None,
 ) -> None:
     """Add one row to the list of looks."""
     table = seen["figures"]
@@ -386,6 +389,7 @@ def write_look(
     row = (
         date.today().isoformat(),
         question,
+        step,
         str(seen["weights"]["sha256"])[:12],
         "" if mean is None else f"{mean:.3f}",
         figure(table["all"]["clips"]),

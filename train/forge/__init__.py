@@ -40,7 +40,7 @@ FORGES: dict[str, ForgeEntry] = {
     "copy-move": ForgeEntry("train.forge.copymove:copy_move", other="any"),
     "whole-face": ForgeEntry("train.forge.wholeface:whole_face"),
     "reconstruct": ForgeEntry("train.forge.reconstruct:reconstruct", needs_pack=True),
-    "deepswap": ForgeEntry("train.forge.deepswap:deepswap", needs_pack=True, other="any"),
+    "deepswap": ForgeEntry("train.forge.deepswap:deepswap", needs_pack=True, other="alike"),
     "mesh-swap": ForgeEntry("train.forge.meshswap:mesh_swap", other="alike"),
     "mouth": ForgeEntry("train.forge.mouth:mouth", other="alike"),
     "expression": ForgeEntry("train.forge.expression:expression", other="alike"),

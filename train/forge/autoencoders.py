@@ -73,12 +73,15 @@ DESIGNS = (
     Design("swap", "nearest", 64),
     Design("swap", "transposed", 96),
     Design("swap", "shuffle", 128, adversarial=True),
-    Design("swap", "bilinear", 128),
+    Design("swap", "bilinear", 160),
     Design("own", "shuffle", 64),
     Design("own", "transposed", 96),
-    Design("own", "nearest", 128, adversarial=True),
+    Design("own", "nearest", 160, adversarial=True),
     Design("own", "bilinear", 48),
     Design("vae", "bilinear", 64),
+    Design("own", "transposed", 160, adversarial=True),
+    Design("own", "shuffle", 160, adversarial=True),
+    Design("own", "bilinear", 160),
 )
 
 

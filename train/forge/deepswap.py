@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deepscan.errors import UsageError
 from train.forge.align import align
 from train.forge.autoencoder_pack import RedrawnFace
-from train.forge.blend import BLENDS, SPACES, compose, match_colour
+from train.forge.blend import BLENDS, SPACES, blend, compose, match_colour
 from train.forge.contract import FaceImage, Forged, Picture
 from train.forge.degrade import grain, sharpen
 from train.forge.selfblend import oval_mask, random_mask
@@ -136,6 +136,18 @@ def truer(
     )
     missed = cv2.GaussianBlur(true.astype(np.float32) - picture, (0, 0), max(sigma, 0.4))
     return np.clip(picture + share * missed, 0, 255).astype(np.uint8)
+
+
+def drawn_over(face: FaceImage, rng: np.random.Generator) -> tuple[Picture, RedrawnFace]:
+    """A face's picture with one of its redrawn copies over it, and that copy.
+
+    Raises:
+        UsageError: it has none.
+    """
+    redrawn = pick(face, rng, swapped=bool(rng.random() < 0.2))
+    picture = truer(redrawn.picture(), face, rng)
+    source, inside = enlarge(picture, face, face, rng)
+    return blend(source, face.image, inside), redrawn
 
 
 def as_grey_as(face: FaceImage, picture: Picture) -> Picture:

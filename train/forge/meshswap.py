@@ -2,12 +2,14 @@
 
 As landmark-based programs do it (a textured mesh of the source drawn over the target), and as the
 output of swap networks looks: the target's pose, expression and light, the source's face. At times
-a decoder redraws it, the target's light is laid over it, and the source's shape shows within the
-target's outline. As in deepswap, a third covers the whole oval and is made smaller with its frame.
+a decoder redraws it (one of a pack, where the source has redrawn copies), the target's light is
+laid over it, and the source's shape shows within the target's outline. As in deepswap, a third
+covers the whole oval and is made smaller with its frame.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import cv2
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from train.forge.artefacts import decode
 from train.forge.blend import BLENDS, SPACES, compose, match_colour
 from train.forge.contract import FaceImage, Forged, Picture
-from train.forge.deepswap import BORDERLESS, as_grey_as, reduction
+from train.forge.deepswap import BORDERLESS, as_grey_as, drawn_over, finish, reduction
 from train.forge.degrade import sharpen
 from train.forge.mesh import (
     FOREHEAD,
@@ -38,6 +40,7 @@ _REGIONS = ("face", "face", "face", "inner face", "inner face", "features", "jaw
 _WHOLE = ("face", "inner face")  # regions within which features may move
 _LIGHT, _TINT = 5.0, 45.0  # of `relit`: 1/32 of a face, grey levels
 _SOFT = 0.01  # of the face, the border of what was warped
+_REDRAWN = 0.7  # share of sources that a pack's decoder draws, where there is a pack
 
 
 def mesh_swap(
@@ -52,6 +55,10 @@ def mesh_swap(
         raise ValueError("a swap needs another person's face: pass other=")
     whole = bool(rng.random() < BORDERLESS)
     mask, region = (oval_mask(face, rng), "face") if whole else random_mask(face, rng, _REGIONS)
+    decoder = ""
+    if other.redrawn and rng.random() < _REDRAWN:
+        picture, redrawn = drawn_over(other, rng)
+        other, decoder = replace(other, image=picture), redrawn.decoder
     target, owner = face.dense(), other.dense()
     across = max(float(np.ptp(target[:, 0])), 1.0)
     keeps_mouth = openness(target) > OPEN > openness(owner)
@@ -68,7 +75,9 @@ def mesh_swap(
     mask = np.zeros_like(mask)
     mask[window] = weight
     draw = rng.random()
-    if draw < 0.5:
+    if decoder:
+        source = finish(source, rng)
+    elif draw < 0.5:
         source = decode(source, across, rng, rng.uniform(0.2, 1.0))
     elif draw < 0.65:
         source = frequency(source, rng)
@@ -82,7 +91,7 @@ def mesh_swap(
     laid[window] = source
     kind = "alpha" if whole else BLENDS[rng.choice(len(BLENDS), p=(0.6, 0.2, 0.2))]
     made = compose(laid, face.image, mask, kind)
-    tags = ("mesh-swap", region, f"colour {space}", kind)
+    tags = ("mesh-swap", region, *([decoder] if decoder else []), f"colour {space}", kind)
     return Forged(made, face.image, mask, tags, reduction(face, rng) if whole else 1.0)
 
 

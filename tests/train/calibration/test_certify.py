@@ -226,6 +226,11 @@ def certify_in(folder: Path) -> dict[str, Any]:
         cost=Cost(1.5, 2.0, "a laptop"),
         scanner=REFERENCE,
         devset=folder / "deepfakes",
+        looks=folder / "looks.csv",
+    )
+    (folder / "looks.csv").write_text(
+        "date,question,step,weights,headline,clips,pairs,difference\n"
+        '2026-01-01,more crops?,"9,000 crops",0123,,0.500,0.500,\n'
     )
     return certify(folder / "tiny.safetensors", folder / "faces", folder / "out", options)
 
@@ -279,7 +284,8 @@ def test_tables_and_documents_are_written(proof: tuple[Path, dict[str, Any]]) ->
         "never seen a real deepfake** in training", "| live swap | deepfakes |",
         "Wholly generated", "Lip-sync", "Strong compression",
         "1.5 kWh", "2 hours", "a laptop", "FaceForensics++", "Not measured", "s0", "s1",
-        card["sha256"], "Sex: not measured",
+        card["sha256"], "Sex: not measured", "| more crops? | 9,000 crops |  | 0.500 |",
+        "chosen with 1 look at them",
     ):  # fmt: skip
         assert said in text, said
     assert "{" not in text and "None" not in text

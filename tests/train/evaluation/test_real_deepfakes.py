@@ -122,6 +122,7 @@ def test_the_command_scores_compares_and_counts_looks(folder, tmp_path, monkeypa
     arguments = (
         weights / "tiny.json", "--data", folder, "--against", weights / "other.json",
         "--faces", kept, "--out", out, "--looks", looks, "--question", "which seed?",
+        "--step", "no training",
     )  # fmt: skip
     done = run(*arguments)
     assert done.exit_code == 0, done.output
@@ -139,7 +140,8 @@ def test_the_command_scores_compares_and_counts_looks(folder, tmp_path, monkeypa
     refused = run(*arguments)
     assert refused.exit_code == 2 and "no more than 3" in refused.output
     with looks.open(newline="") as lines:
-        assert [row["question"] for row in csv.DictReader(lines)] == ["which seed?"] * 3
+        rows = [(row["question"], row["step"]) for row in csv.DictReader(lines)]
+    assert rows == [("which seed?", "no training")] * 3
 
 
 def test_what_is_missing_is_named(folder, tmp_path):

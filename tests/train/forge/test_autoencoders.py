@@ -241,3 +241,19 @@ def test_both_ways_of_a_deep_swap_come_up(folder: Path) -> None:
         forge_face(people, 0, "deepswap", np.random.default_rng(seed)).tags[2] for seed in range(16)
     }
     assert tags >= {"laid on", "through"} and any("detailed" in tag for tag in tags)
+
+
+def test_a_mesh_swap_takes_redrawn_copies_where_there_are_some(folder: Path) -> None:
+    people = read_faces(folder, "train", folder / "pack.npz")
+    decoders = {one.decoder for one in people[1].face.redrawn}
+    drawn = 0
+    for seed in range(12):
+        made = load_forge("mesh-swap")(
+            people[0].face, np.random.default_rng(seed), other=people[1].face
+        )
+        drawn += bool(decoders & set(made.tags))
+        assert not (made.image != made.original)[made.mask == 0].any()
+        bare = replace(people[1].face, redrawn=())
+        plain = load_forge("mesh-swap")(people[0].face, np.random.default_rng(seed), other=bare)
+        assert not decoders & set(plain.tags)
+    assert 0 < drawn < 12
