@@ -41,6 +41,20 @@ def resolve(path: Path) -> Path:
         raise UnreadableError(f"{path} cannot be opened: {why}") from error
 
 
+def check_exists(path: str | Path) -> None:
+    """Refuse a path where nothing is; a link that leads nowhere is something.
+
+    Raises:
+        UsageError: it does not exist.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{path} does not exist: check the name, or leave it out") from None
+    except OSError:
+        pass  # it may be there: who opens it says why that fails
+
+
 def identity_of(path: Path) -> Identity:
     """The identity of a file, which changes when it is altered or replaced.
 

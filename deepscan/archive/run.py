@@ -283,16 +283,16 @@ def _open_results_folder(
         Its absolute path; and the listing where it holds no results yet, else None: what other
         runs have recorded there is compared with a listing under the lock.
     """
-    is_new = not out.exists()
+    made = [each for each in (out, *out.parents) if not each.exists()]
     folder = _make_results_folder(out)
     if is_results(folder):
         return folder, None
     try:
         return folder, _list(inputs, archive_options, folder, stdin)
     except UsageError:
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
         raise
 
 

@@ -211,9 +211,13 @@ def _scan_files(
     *,
     quiet: bool,
 ) -> list[Label]:
-    from deepscan.files import check_outputs
+    from deepscan.files import check_exists, check_outputs
 
+    for path in inputs:
+        check_exists(path)
     for target in targets:
+        for folder in {path.parent for path in target.values()}:
+            _make_folder(folder)
         check_outputs(target, inputs, force=force)
     if not quiet and is_terminal(sys.stderr) and any(path.is_file() for path in inputs):
         print_message(f"loading {options.model} ...")  # the imports below take time
@@ -265,11 +269,9 @@ def _targets(inputs: list[Path], out: Path | None, write: str | None) -> list[di
         stem = out.name.removesuffix(out.suffix)
         if out.suffix.lower() not in (".mp4", ".json", ".html", ""):
             raise UsageError(f"--out {out}: name the verdict video, RESULT.mp4")
-        _make_folder(out.parent)
         return [{KINDS[k][0]: out.with_name(stem + KINDS[k][1]) for k in chosen}]
     if out.suffix and not out.is_dir():
         raise UsageError(f"--out {out} is one file for {len(inputs)} inputs: name a folder")
-    _make_folder(out)
     stems = [path.stem for path in inputs]
     if len({stem.casefold() for stem in stems}) < len(stems):
         stems = [f"{stem}-{number}" for number, stem in enumerate(stems, start=1)]

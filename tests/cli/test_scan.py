@@ -187,6 +187,24 @@ def test_a_folder_that_cannot_be_made_asks_for_another(deepscan_cli, clips, tmp_
     assert ran.err.endswith("cannot be made (Not a directory): name another\n")
 
 
+@pytest.mark.parametrize("out", ["RESULTS", "new/RESULTS", "r.mp4", "there"])
+@pytest.mark.parametrize("more", [(), ("--include", "*.mp4"), ("clip.mp4",)], ids=" ".join)
+def test_what_does_not_exist_leaves_nothing(
+    deepscan_cli, pools, clips, tmp_path, monkeypatch, more, out
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clips["honest"], "clip.mp4")
+    deepscan_cli("clip.mp4", "--out", "there", "--jobs", "1")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    ran = deepscan_cli("ARCHVE", *more, "--out", out)
+    told = "deepscan: ARCHVE does not exist: check the name, or leave it out\n"
+    if (more, out) == (("clip.mp4",), "r.mp4"):
+        told = "deepscan: --out r.mp4 is one file for 2 inputs: name a folder\n"
+    assert (ran.code, ran.out, ran.err) == (2, "", told)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert names(tmp_path) == ["clip.mp4", "there"]
+
+
 def test_a_misspelt_use_of_a_command_names_its_own_help(deepscan_cli):
     ran = deepscan_cli("baseline", "results", "baseline.toml")
     assert ran.code == 2
@@ -251,8 +269,8 @@ def test_wrong_usage_in_a_real_process():
     assert ran.stderr.count("\n") == 1 and ran.stderr.startswith("deepscan: ")
 
 
-def test_a_model_that_does_not_exist(tmp_path):
-    ran = real(tmp_path / "a.mp4", "--model", "oracle")
+def test_a_model_that_does_not_exist(clips):
+    ran = real(clips["honest"], "--model", "oracle")
     assert ran.returncode == 2
     assert "oracle" in ran.stderr and ran.stderr.count("\n") == 1
 

@@ -27,6 +27,7 @@ from deepscan.archive.journal import is_results
 from deepscan.archive.lock import DOWNLOADS
 from deepscan.archive.records import InputFile, SkippedEntry
 from deepscan.errors import UnreadableError, UsageError
+from deepscan.files import check_exists
 from deepscan.types import Label, Reason
 from deepscan.video.input_file import APPLE_DOUBLE, is_text
 
@@ -149,8 +150,9 @@ def list_inputs(
         stdin: read for `-`; default: the program's standard input.
 
     Raises:
-        UsageError: a list cannot be read, a pattern matches nothing, an input lies in the results
-            folder, or an address needs a package that is missing. Raised before the first entry.
+        UsageError: an input does not exist or lies in the results folder, a list cannot be read, a
+            pattern matches nothing, or an address needs a package that is missing. Raised before
+            the first entry.
     """
     if not inputs:
         raise UsageError("nothing to scan: name files, folders, patterns or lists")
@@ -254,6 +256,8 @@ class _Walk:
             raise UsageError(
                 f"{text} lies in the results folder {self.skip}: name another one for the results"
             )
+        elif root.pattern is None:
+            check_exists(root.base)
         if root.pattern is not None and not root.remote:
             kept = self.include, self.exclude, self.follow, self.skip
             first = _Walk(*kept, several=False, remembers=self.follow)

@@ -289,7 +289,11 @@ def test_no_access_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_missing_files_are_errors_not_silence(tree: Path) -> None:
     make("1.mp4")
-    assert ended(list_inputs(["1.mp4", "gone.mp4"])) == {"1.mp4": "", "gone.mp4": "unreadable"}
+    for gone in ("gone.mp4", "1.mp4/gone"):
+        with pytest.raises(UsageError, match=f"^{gone} does not exist"):
+            list_inputs(["1.mp4", gone])
+    Path("names").write_text("1.mp4\ngone.mp4\n")
+    assert ended(list_inputs(["@names"])) == {"1.mp4": "", "gone.mp4": "unreadable"}
 
 
 def test_a_file_that_goes_away_while_it_is_listed(tree: Path) -> None:
