@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Judged:
     """One file on one side: its verdict, and everything that judged it.
 
     `facts` holds names and values for each of `CAUSES`; unknown causes are missing. `offset` is the
-    start of the picture (s); times in records without it count from there.
+    start of the picture (s); times in records without it count from there. It is 0 where no record
+    of a file in a folder says more.
     """
 
     name: str
@@ -233,7 +235,14 @@ def read_record(path: Path) -> dict[str, Any]:
 def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
     state = read_state(folder)
     results = state.results(folder)
+    settings = dict(results.run.settings)
+    timed = settings.get("start") or settings.get("end")
     for outcome in results.outcomes:
+        facts = _facts_of(outcome, results.run)
+        # A journal says neither what judged in an earlier run nor where the picture starts.
+        record = _record_of(folder, outcome) if timed or facts is None else None
+        if facts is None:
+            facts = {} if record is None else record.facts
         yield (
             outcome.name,
             Judged(
@@ -241,7 +250,8 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
                 label=outcome.label,
                 score=outcome.score,
                 reasons=tuple(reason.code for reason in outcome.reasons),
-                facts=_facts_of(folder, outcome, results.run),
+                facts=facts | {"content": {"sha256": outcome.sha256}},
+                offset=0.0 if record is None else record.offset,
             ),
         )
 
@@ -252,12 +262,10 @@ def _superseded(folder: Path) -> Iterator[str]:
     return (name for name, state in states.items() if state is FileState.SUPERSEDED)
 
 
-def _facts_of(folder: Path, outcome: Outcome, run: Run) -> Facts:
-    """The facts that judged an outcome, from the last run or else from its record."""
-    content = {"content": {"sha256": outcome.sha256}}
+def _facts_of(outcome: Outcome, run: Run) -> Facts | None:
+    """The facts that judged an outcome; None if another run judged it."""
     if outcome.sha256 is not None and outcome.key == result_key(outcome.sha256, run.settings_hash):
         return {
-            **content,
             "model": {"name": run.model, "sha256": run.model_sha256},
             "settings": _settings(dict(run.settings)),
             **({"decoder": {"name": outcome.decoder}} if outcome.decoder else {}),
@@ -269,14 +277,15 @@ def _facts_of(folder: Path, outcome: Outcome, run: Run) -> Facts:
             },
             "version": _versions(dict(run.versions)),
         }
+    return None
+
+
+def _record_of(folder: Path, outcome: Outcome) -> Judged | None:
     for written in outcome.outputs:
         if written.kind == "record" and inside(written.path):
-            try:
-                record = read_record(folder / written.path)
-            except UsageError:
-                break
-            return _of_record(record).facts | content
-    return content
+            with suppress(UsageError):
+                return _of_record(read_record(folder / written.path))
+    return None
 
 
 def _of_record(record: Mapping[str, Any]) -> Judged:

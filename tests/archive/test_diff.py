@@ -30,12 +30,12 @@ def folder(path, *outcomes, run=RUN):
     return path
 
 
-def pair(tmp_path, run, *, old=None, new=None):
+def pair(tmp_path, run, *, old=None, new=None, old_run=RUN):
     """One file, judged under two runs."""
     before = outcome("a.mp4", **(old or {"score": 0.2}))
     after = outcome("a.mp4", settings_hash=run.settings_hash, **(new or {"label": Label.MANIPULATED,
                                                              "score": 0.97}))  # fmt: skip
-    one = folder(tmp_path / "old", before)
+    one = folder(tmp_path / "old", before, run=old_run)
     two = folder(tmp_path / "new", after, run=run)
     return compare(one, two)
 
@@ -162,6 +162,27 @@ def test_an_outcome_of_an_earlier_run_is_explained_by_its_record(tmp_path):
     two = folder(tmp_path / "new", outcome("a.mp4", label=Label.SUSPICIOUS))
     (move,) = compare(one, two).moves
     assert "model" in move.causes and "model" not in move.unknown
+
+
+@pytest.mark.parametrize(("start", "told"), [(2, [(2.5, 2)]), (2.5, [])])
+def test_times_that_count_from_the_first_picture_are_moved(tmp_path, start, told):
+    """The old record has no offset, so its `--start 2` is 2.5 s on a player's clock."""
+    made = record_of(build.scan())
+    for name, offset in (("old", {}), ("new", {"time_offset": 0.5})):
+        made["input"].pop("time_offset", None)
+        (tmp_path / name / "f").mkdir(parents=True)
+        write_record(
+            tmp_path / name / "f" / "result.json", made | {"input": made["input"] | offset}
+        )
+    written = (OutputFile("record", "f/result.json", "0" * 64, 1),)
+    found = pair(
+        tmp_path,
+        replace(OTHER, settings=(("start", start),)),
+        old={"outputs": written},
+        new={"outputs": written, "label": Label.MANIPULATED},
+        old_run=replace(RUN, settings=(("start", 2),)),
+    )
+    assert changes(found) == {("settings", "start", *values) for values in told}
 
 
 def test_two_records(tmp_path):
