@@ -15,11 +15,11 @@ from deepscan.video.colour import (
     LIMITED_RANGE,
     MATRICES,
     SCALER,
-    Turn,
     is_full_range,
     is_hdr,
     matrix_for,
 )
+from deepscan.video.turn import Turn
 
 if TYPE_CHECKING:
     from av import VideoFrame

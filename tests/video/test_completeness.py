@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepscan.types import ReadReport
-from deepscan.video.colour import Turn, turn_of
 from deepscan.video.completeness import CompletenessCheck, may_repeat, shows_nothing
 from deepscan.video.timestamps import Timestamps
 
@@ -161,25 +160,3 @@ def test_time_zero_is_the_stated_start(start: int | None, first: int, time: floa
     pts, seconds = Timestamps(Fraction(1, 1000), start, 0.04).tick(first)
     assert pts == first
     assert seconds == pytest.approx(time)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "turn", "degrees"),
-    [
-        ((1, 0, 0, 1), Turn(), 0),
-        ((0, 1, -1, 0), Turn(True, False, True), 90),
-        ((-1, 0, 0, -1), Turn(False, True, True), 180),
-        ((0, -1, 1, 0), Turn(True, True, False), 270),
-        ((-1, 0, 0, 1), Turn(False, False, True), 0),
-        ((0.7, 0.7, -0.7, 0.7), Turn(), 0),
-        ((0, 0, 0, 0), Turn(), 0),
-    ],
-)
-def test_a_display_matrix_is_a_turn(numbers: tuple[float, ...], turn: Turn, degrees: int) -> None:
-    import struct
-
-    a, b, c, d = (round(number * 65536) for number in numbers)
-    matrix = struct.pack("=9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    assert turn_of(matrix) == turn
-    assert turn.degrees == degrees
-    assert turn_of(b"short") == Turn()

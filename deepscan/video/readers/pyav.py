@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from deepscan.errors import CorruptError, LimitError
 from deepscan.options import Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
-from deepscan.video.colour import Converter, Turn, colour_of, turn_of_frame
+from deepscan.video.colour import Converter, colour_of
 from deepscan.video.completeness import CompletenessCheck, may_repeat, shows_nothing
 from deepscan.video.contract import VideoReader
 from deepscan.video.input_file import Source, open_source
@@ -31,6 +31,7 @@ from deepscan.video.probe import (
     pick_stream,
 )
 from deepscan.video.timestamps import JOINT, SENT, Timestamps
+from deepscan.video.turn import Turn, turn_of_frame
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
