@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from skimage import data
 
-from deepscan.cli.progress import open_progress
+from deepscan.cli.file_progress import open_progress
 from deepscan.cli.text_answer import text_answer
 from deepscan.errors import DeepscanError
 from deepscan.exit_codes import counted

@@ -124,7 +124,7 @@ def scan_archive(
             raise UsageError(f"--devices {device}: give cpu, or cuda:0,cuda:1,...")
     from deepscan.archive import run
     from deepscan.archive.journal import is_results
-    from deepscan.archive.live import open_view
+    from deepscan.archive.progress import open_view
 
     answers = _Answers(archive_options.baseline, format_, quiet=quiet)
     stop_request = stop_at_signals()
@@ -242,7 +242,7 @@ class _WatchHeartbeat:
 
     def __call__(self, waiting: int) -> None:
         """Print the counts and the number of waiting files, if a line is due."""
-        from deepscan.archive.live import WATCH_EVERY
+        from deepscan.archive.progress import WATCH_EVERY
 
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + WATCH_EVERY

@@ -151,7 +151,7 @@ def _scan(
 
     from deepscan.archive import run
     from deepscan.archive.calibrate import WRITE, read_material
-    from deepscan.archive.live import open_view
+    from deepscan.archive.progress import open_view
     from deepscan.sinks.wording import file_count
 
     wanted = replace(archive_options, write=WRITE, write_found=(), reports=("csv",))

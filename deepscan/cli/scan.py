@@ -221,7 +221,7 @@ def _scan_files(
         check_outputs(target, inputs, force=force)
     if not quiet and is_terminal(sys.stderr) and any(path.is_file() for path in inputs):
         print_message(f"loading {options.model} ...")  # the imports below take time
-    from deepscan.cli.progress import open_progress
+    from deepscan.cli.file_progress import open_progress
     from deepscan.scan.scanner import Scanner
 
     labels: list[Label] = []

@@ -745,7 +745,7 @@ def test_the_runs_process_needs_neither_torch_nor_a_decoder(archive):
         "from deepscan.archive.options import ArchiveOptions\n"
         "from deepscan.archive.run import scan_archive\n"
         "from deepscan.archive.workers.local import LocalPool\n"
-        "from deepscan.archive.live import open_view\n"
+        "from deepscan.archive.progress import open_view\n"
         "from deepscan.options import ScanOptions\n"
         "scan_archive([sys.argv[1]], Path(sys.argv[2]), options=ScanOptions(), pool=FakePool(),\n"
         "             archive_options=ArchiveOptions(min_free=0, reports=('csv', 'jsonl')))\n"

@@ -972,11 +972,11 @@ def test_progress_is_shown_on_a_terminal_and_taken_away(clips, tmp_path):
 
 
 def test_a_line_every_ten_seconds_without_a_terminal(capsys, monkeypatch):
-    from deepscan.cli import progress
+    from deepscan.cli import file_progress
 
     now = 100.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    with progress.open_progress(sys.stderr, quiet=False) as shown:
+    monkeypatch.setattr(file_progress.time, "monotonic", lambda: now)
+    with file_progress.open_progress(sys.stderr, quiet=False) as shown:
         tell = shown.of(Path("a\x1b[2J.mp4"))
         for frame in range(751):
             now = 100 + frame / 30
@@ -989,12 +989,12 @@ def test_a_line_every_ten_seconds_without_a_terminal(capsys, monkeypatch):
         "deepscan: a\\x1b[2J.mp4: analysing, 600 frames, 30.0 frames/s, 30 s left",
         "deepscan: a\\x1b[2J.mp4: writing, 40 frames, 8.0 frames/s",
     ]
-    with progress.open_progress(sys.stderr, quiet=False) as shown:
+    with file_progress.open_progress(sys.stderr, quiet=False) as shown:
         tell = shown.of(Path("a.mp4"))
         now += 60
         tell("analysing", 1, 0.04, None)
     assert capsys.readouterr().err == "deepscan: a.mp4: analysing, 1 frame\n"
-    with progress.open_progress(sys.stderr, quiet=True) as shown:
+    with file_progress.open_progress(sys.stderr, quiet=True) as shown:
         tell = shown.of(Path("a.mp4"))
         now += 60
         tell("analysing", 1, 1.0, 60.0)
@@ -1003,11 +1003,11 @@ def test_a_line_every_ten_seconds_without_a_terminal(capsys, monkeypatch):
 
 def test_a_second_reading_is_timed_anew(capsys, monkeypatch):
     """A triage looks closely at what the coarse pass left open."""
-    from deepscan.cli import progress
+    from deepscan.cli import file_progress
 
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    tell = progress.open_progress(sys.stderr, quiet=False).of(Path("a.mp4"))
+    monkeypatch.setattr(file_progress.time, "monotonic", lambda: now)
+    tell = file_progress.open_progress(sys.stderr, quiet=False).of(Path("a.mp4"))
     for frames, at in ((1, 0.0), (90, 9.0), (1, 9.0), (21, 11.0)):
         now = at
         tell("analysing", frames, frames / 10, 10.0)

@@ -1,4 +1,4 @@
-"""Shows the progress of a scan on stderr: a bar on a terminal, else a line every ten seconds."""
+"""Shows the progress of the scan of one file on stderr: a bar on a terminal, else lines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Lines(Silence):
     """Prints a line every ten seconds, for logs and pipes."""
 
     def __init__(self) -> None:
-        from deepscan.archive.live import EVERY, duration
+        from deepscan.archive.progress import EVERY, duration
 
         self._every, self._in_words = EVERY, duration
         self._last = time.monotonic()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from deepscan.archive import live
+from deepscan.archive import progress
 from deepscan.archive.events import Heartbeat, ItemDone, RunStarted, RunStopping
 from deepscan.archive.inputs.listing import Counts
-from deepscan.archive.live import LiveView, PlainLog, RunCounter, View, bottleneck, duration
+from deepscan.archive.progress import LiveView, PlainLog, RunCounter, View, bottleneck, duration
 from deepscan.archive.records import InputFile, Outcome
 from deepscan.archive.workers.contract import PoolInfo, Task, TaskProgress
 from deepscan.options import ScanOptions
@@ -72,7 +72,7 @@ def test_what_came_back_is_not_in_flight():
 
 def test_pace_and_time_left(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     tally = told(RunCounter(), standing(100), Heartbeat((), {}))
     assert tally.left is None and tally.rate == 0
     for _ in range(10):
@@ -104,7 +104,7 @@ def test_the_bottleneck_has_a_name():
 
 def test_the_plain_log_is_short(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     stream = io.StringIO()
     with PlainLog(stream) as log:
         log.take(standing(100))
@@ -127,15 +127,15 @@ def test_the_plain_log_is_short(monkeypatch):
 
 def test_the_log_of_a_watch_does_not_announce_its_many_short_runs(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     events = (standing(1), settled("clean.mp4"), Heartbeat((), {}))
     quiet, verbose = io.StringIO(), io.StringIO()
     with PlainLog(quiet, watching=True) as log:
         for event in events:
             log.take(event)
-        now[0] += live.WATCH_EVERY + 1
+        now[0] += progress.WATCH_EVERY + 1
         log.take(Heartbeat(("long.mp4",), {}))
-    with live.open_view(verbose, quiet=False, verbose=True, watching=True) as log:
+    with progress.open_view(verbose, quiet=False, verbose=True, watching=True) as log:
         for event in events:
             log.take(event)
     (line,) = quiet.getvalue().splitlines()
@@ -177,16 +177,16 @@ def test_which_view_is_opened():
         def isatty(self):
             return True
 
-    assert isinstance(live.open_view(Terminal(), quiet=False), LiveView)
-    assert isinstance(live.open_view(io.StringIO(), quiet=False), PlainLog)
-    assert type(live.open_view(Terminal(), quiet=True)) is View
-    assert type(live.open_view(None, quiet=False)) is View
-    with live.open_view(None, quiet=True) as heartbeat_timeout:
+    assert isinstance(progress.open_view(Terminal(), quiet=False), LiveView)
+    assert isinstance(progress.open_view(io.StringIO(), quiet=False), PlainLog)
+    assert type(progress.open_view(Terminal(), quiet=True)) is View
+    assert type(progress.open_view(None, quiet=False)) is View
+    with progress.open_view(None, quiet=True) as heartbeat_timeout:
         heartbeat_timeout.take(standing(1))
 
 
 SHOW = """
-from tests.archive.test_live import *
+from tests.archive.test_progress import *
 with LiveView() as view:
     view.take(standing(2000))
     for number in range(12):

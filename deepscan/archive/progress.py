@@ -1,4 +1,4 @@
-"""Shows the progress of a run on stderr: a live view on a terminal, else a line now and then.
+"""Shows the progress of an archive scan on stderr: live on a terminal, else a line now and then.
 
 stdout is for the answers and is never used here. Names come from untrusted archives, so control
 characters in them are spelled out.
