@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from deepscan.archive.options import ArchiveOptions
+from deepscan.cli.console import errors
 from deepscan.errors import UsageError
 
 KINDS = {  # name in --write -> sink, and suffix behind the name given by --out
@@ -40,11 +42,36 @@ def _option(panel: str, help_: str, *flags: str, **more: Any) -> Any:
     return typer.Option(*flags, rich_help_panel=panel, help=help_, **more)
 
 
+def one_of(option: str, *allowed: str) -> Callable[[str | None], Any]:
+    """A callback of an option that refuses other values in one line, with exit code 2."""
+
+    def check(value: str | None) -> str | None:
+        with errors():
+            if value is not None and value not in allowed:
+                raise UsageError(f"{option} {value}: must be one of {', '.join(allowed)}")
+        return value
+
+    return check
+
+
+def group(help_: str | None = None, **more: Any) -> typer.Typer:
+    """A group of commands with plain help, without completion."""
+    plain: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
+    return typer.Typer(help=help_, add_completion=False, **plain, **more)
+
+
 # Of several commands
 
 DEFAULT_REPORTS = ",".join(ArchiveOptions().reports)
 Format = Annotated[
-    str, _option(_TELLING, "Print the answer as text or as json.", "--format", metavar="FORMAT")
+    str,
+    _option(
+        _TELLING,
+        "Print the answer as text or as json.",
+        "--format",
+        metavar="FORMAT",
+        callback=one_of("--format", "text", "json"),
+    ),
 ]
 Debug = Annotated[bool, _option(_TELLING, "Log more, and show tracebacks.", "--debug")]
 Model = Annotated[
@@ -58,7 +85,10 @@ Model = Annotated[
 FailOn = Annotated[
     str,
     _option(
-        _CODES, "Exit with 1 at this label or above: suspicious, manipulated.", metavar="LABEL"
+        _CODES,
+        "Exit with 1 at this label or above: suspicious, manipulated.",
+        metavar="LABEL",
+        callback=one_of("--fail-on", "manipulated", "suspicious"),
     ),
 ]
 RequireFace = Annotated[
@@ -219,7 +249,15 @@ Cluster = Annotated[
     ),
 ]
 MinFree = Annotated[str, _option(_RUNNING, "Stop if less disk space is free.", metavar="SIZE")]
-Decoder = Annotated[str, _option(_JUDGING, "Decoder: auto, decord or pyav.", metavar="NAME")]
+Decoder = Annotated[
+    str,
+    _option(
+        _JUDGING,
+        "Decoder: auto, decord or pyav.",
+        metavar="NAME",
+        callback=one_of("--decoder", "auto", "decord", "pyav"),
+    ),
+]
 Engine = Annotated[
     str,
     _option(
@@ -373,7 +411,7 @@ def listed(text: str) -> tuple[str, ...]:
 def kinds(option: str, text: str) -> tuple[str, ...]:
     found = listed(text)
     for kind in found:
-        one_of(option, kind, tuple(KINDS))
+        one_of(option, *KINDS)(kind)
     if not found:
         raise UsageError(f"{option} names nothing; there are {', '.join(KINDS)}")
     return found
@@ -439,9 +477,3 @@ def sarif_category(text: str) -> str:
     if not re.fullmatch(r"[\w.,:+ /-]{0,100}", name):
         raise UsageError(f"--sarif-category {text}: give letters, digits and . , : + - / only")
     return name
-
-
-def one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise UsageError(f"{option} {value}: must be one of {', '.join(allowed)}")
-    return value

@@ -66,6 +66,7 @@ GroupByOption = Annotated[
         "--group-by",
         metavar="WHAT",
         help="Take the files of one folder for one recording, or each file: folder, file.",
+        callback=one_of("--group-by", "folder", "file"),
     ),
 ]
 Force = Annotated[
@@ -96,8 +97,7 @@ def calibrate(
     """
     log_to_stderr(quiet=quiet, debug=debug)
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
-        grouping: GroupBy = one_of("--group-by", group_by, ("folder", "file"))  # type: ignore[assignment]
+        grouping: GroupBy = group_by  # type: ignore[assignment]
         over = rate("--max-false-alarms", max_false_alarms) or 0.01
         review = rate("--max-suspicious", max_suspicious) or 0.05
         if over > review:

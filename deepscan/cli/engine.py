@@ -7,30 +7,22 @@ from __future__ import annotations
 
 import re
 import signal
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepscan.cli import arguments
-from deepscan.cli.arguments import one_of
 from deepscan.cli.console import errors, print_json, print_line, print_table, show_steps
 from deepscan.errors import UsageError
 from deepscan.exit_codes import ERROR
-from deepscan.options import ScanOptions
+from deepscan.options import DEFAULT_MODEL
 from deepscan.sinks.wording import visible
 
 if TYPE_CHECKING:
     from deepscan.engines.maintenance import Entry, Proof
 
-DEFAULT_MODEL = ScanOptions().model
-
-app = typer.Typer(
-    help="Build, list, check, measure and remove engines.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = arguments.group("Build, list, check, measure and remove engines.", no_args_is_help=True)
 
 
 @app.command()
@@ -52,7 +44,6 @@ def build(
     Also converts the networks of the face detector into the cache.
     """
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         if device is not None and not re.fullmatch(r"cuda(:\d{1,3})?", device):
             raise UsageError(f"--device {device}: give cuda or cuda:N")
         if time_limit is not None and hasattr(signal, "setitimer"):
@@ -71,7 +62,6 @@ def build(
 def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
     """List the recipes and the entries of the cache."""
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         from deepscan.engines.cache import cache_folder
         from deepscan.engines.maintenance import entries
         from deepscan.engines.recipe import list_recipes
@@ -81,8 +71,8 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
             print_json(
                 {
                     "cache": str(folder) if folder else None,
-                    "recipes": [_plain(recipe) for recipe in recipes],
-                    "entries": [_plain(entry) for entry in cached],
+                    "recipes": [asdict(recipe) for recipe in recipes],
+                    "entries": [asdict(entry) for entry in cached],
                 }
             )
             return
@@ -119,7 +109,6 @@ def check(
 ) -> None:
     """Compare an engine with the reference; exit code 2 if it is out of tolerance."""
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         from deepscan.engines.maintenance import check_parity
 
         proof = check_parity(name, model)
@@ -140,7 +129,6 @@ def bench_(
 ) -> None:
     """Measure every engine that runs here; prints a table, then one line of JSON."""
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         batches = _batches(batch)
         from deepscan.engines.bench import bench
 
@@ -174,7 +162,6 @@ def bench_(
 def clean(format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
     """Remove all entries of the cache; they are made again when needed."""
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         from deepscan.engines.cache import cache_folder
         from deepscan.engines.maintenance import clean as remove
 
@@ -183,7 +170,7 @@ def clean(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
             print_json(
                 {
                     "cache": str(folder) if folder else None,
-                    "removed": [_plain(entry) for entry in gone],
+                    "removed": [asdict(entry) for entry in gone],
                 }
             )
             return
@@ -206,7 +193,7 @@ def _batches(text: str) -> tuple[int, ...]:
 
 def _show_proof(proof: Proof, format_: str) -> None:
     if format_ == "json":
-        values = _plain(proof)
+        values = asdict(proof)
         print_json({**values, "complaints": values.pop("violations")})
         return
     parity, limit = proof.parity, proof.tolerance
@@ -263,9 +250,3 @@ def _entry_row(entry: Entry) -> tuple[str, ...]:
 
 def _size(count: int) -> str:
     return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count / 2**10:.1f} kB"
-
-
-def _plain(thing: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(thing)

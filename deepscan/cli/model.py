@@ -5,6 +5,7 @@ What is asked for goes to stdout, as a table on a terminal and as plain columns 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,13 +38,8 @@ def _onnx(help_: str, *flags: str, **more: Any) -> Any:
     return typer.Option(*flags, help=help_, rich_help_panel=panel, show_default=False, **more)
 
 
-app = typer.Typer(
-    help="List, show, import, check, calibrate and remove models.",
-    epilog=_EPILOG,
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = arguments.group(
+    "List, show, import, check, calibrate and remove models.", epilog=_EPILOG, no_args_is_help=True
 )
 
 
@@ -51,7 +47,6 @@ app = typer.Typer(
 def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
     """List the models that ship with deepscan and those in your own folder."""
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         from deepscan.models.library import list_cards, models_folder
 
         folder, found = models_folder(), list_cards()
@@ -81,7 +76,6 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
 def show(model: Name, format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
     """Show a model's card: scores and their data, calibration, licence, origin."""
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         from deepscan.models.library import read_card
 
         card = read_card(model)
@@ -161,14 +155,14 @@ def import_(
                 pixels=pixels,
                 mean=three("--mean", mean),
                 std=three("--std", std),
-                colours=_chosen("--colours", colours, ("rgb", "bgr")),
-                layout=_chosen("--layout", layout, ("nchw", "nhwc")),
+                colours=one_of("--colours", "rgb", "bgr")(colours),
+                layout=one_of("--layout", "nchw", "nhwc")(layout),
                 crop_scale=crop_scale,
                 score=score,
                 index=index,
-                polarity=_chosen("--polarity", polarity, ("high", "low")),
+                polarity=one_of("--polarity", "high", "low")(polarity),
                 mask=mask,
-                mask_polarity=_chosen("--mask-polarity", mask_polarity, ("high", "low")),
+                mask_polarity=one_of("--mask-polarity", "high", "low")(mask_polarity),
             )
             card = import_detector(
                 weights, to, answers, about, real=real, manipulated=manipulated, force=force
@@ -186,9 +180,6 @@ def check(model: Name, format_: arguments.Format = "text", debug: arguments.Debu
     calibrate NAME.
     """
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
-        from dataclasses import asdict
-
         from deepscan.importer.check import check_model
 
         found = check_model(model)
@@ -258,14 +249,8 @@ def _import_other(weights: Path, name: str, about: dict[str, str], *, force: boo
     return network.import_checkpoint(weights, name, about, force=force)
 
 
-def _chosen(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
-    return None if value is None else one_of(option, value, allowed)
-
-
 def _facts(card: Card) -> dict[str, Any]:
     """The facts of a card, as plain values for JSON."""
-    from dataclasses import asdict
-
     return {
         "name": card.name,
         "kind": card.kind,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepscan.cli import arguments
-from deepscan.cli.arguments import KINDS, listed, one_of
+from deepscan.cli.arguments import KINDS, listed
 from deepscan.cli.console import errors, print_json, print_line, print_message
 from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy, counted
@@ -47,12 +47,8 @@ Exit codes as for a scan of all files: 1 at least one manipulated; 2 a file fail
 missing or unfinished (the others are merged anyway); 3 at least one inconclusive; 0 otherwise.
 """
 
-journal_app = typer.Typer(
-    help="Show or repair the journal of a results folder.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+journal_app = arguments.group(
+    "Show or repair the journal of a results folder.", no_args_is_help=True
 )
 
 
@@ -85,7 +81,6 @@ def diff(
     engine, calibration, version.
     """
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         from deepscan.archive.diff import compare, to_json, to_text
 
         found = compare(old, new, tolerance=tolerance)
@@ -134,7 +129,6 @@ def verify(
     deepscan verify result.json --frames 20
     """
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         from deepscan.archive.verify import verify as check
 
         named = _record_named(result)
@@ -213,9 +207,6 @@ def merge(
     deepscan merge RESULTS part1 part2 part3
     """
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
-        if fail_on not in ("manipulated", "suspicious"):
-            raise UsageError(f"--fail-on {fail_on}: must be one of manipulated, suspicious")
         reports = _reports(report, sarif_root, sarif_category)
         from deepscan.archive.merge import merge as unite
 
@@ -308,7 +299,6 @@ def show(
 ) -> None:
     """Show the last run, its files by label, and unfinished files."""
     with errors(debug=debug):
-        one_of("--format", format_, ("text", "json"))
         from deepscan.archive.journal import read_state
 
         state = read_state(results)

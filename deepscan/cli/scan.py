@@ -23,18 +23,7 @@ from deepscan.cli import engine as engine_cli
 from deepscan.cli import model as model_cli
 from deepscan.cli import results as results_cli
 from deepscan.cli.archive import ENDING_SIGNALS, is_archive, scan_archive
-from deepscan.cli.arguments import (
-    KINDS,
-    count,
-    kinds,
-    listed,
-    one_of,
-    rate,
-    seconds,
-    sinks,
-    size_in_bytes,
-    time_limit,
-)
+from deepscan.cli.arguments import KINDS, count, kinds, listed, rate, seconds, sinks, time_limit
 from deepscan.cli.console import (
     errors,
     is_terminal,
@@ -62,12 +51,7 @@ Other commands, each with --help: doctor (checks this installation), engine, mod
 results: diff, verify, merge, report, baseline, journal.
 """
 
-app = typer.Typer(
-    cls=arguments.DefaultIsScan,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = arguments.group(cls=arguments.DefaultIsScan)
 app.add_typer(engine_cli.app, name="engine")
 app.add_typer(model_cli.app, name="model")
 results_cli.register(app)
@@ -130,7 +114,7 @@ def scan(
     log_to_stderr(quiet=quiet, debug=debug)
     with errors(debug=debug):
         options = ScanOptions(
-            decoder=one_of("--decoder", decoder, ("auto", "decord", "pyav")),  # type: ignore[arg-type]
+            decoder=decoder,  # type: ignore[arg-type]
             engine=engine,
             model=model,
             min_face=min_face,
@@ -143,8 +127,6 @@ def scan(
             false_alarm_rate=rate("--max-false-alarms", max_false_alarms),
             trust_list=None if trust_list is None else str(trust_list.resolve()),
         )
-        one_of("--format", format_, ("text", "json"))
-        one_of("--fail-on", fail_on, ("manipulated", "suspicious"))
         allowed = count("--allow-inconclusive", allow_inconclusive)
         policy = ExitPolicy(fail_on == "suspicious", require_face, allowed, exit_zero)
         only_archives = (
@@ -178,7 +160,7 @@ def scan(
             cluster=cluster,
             watch=watch,
             allow_empty=allow_empty,
-            min_free=size_in_bytes("--min-free", min_free),
+            min_free=arguments.size_in_bytes("--min-free", min_free),
             baseline=None if baseline is None else read_baseline(baseline),
             sarif_root=sarif_root,
             sarif_category=arguments.sarif_category(sarif_category),
@@ -196,7 +178,6 @@ def doctor(format_: arguments.Format = "text") -> None:
     from deepscan.cli.doctor import examine
 
     with errors():
-        one_of("--format", format_, ("text", "json"))
         report = examine(DEFAULTS)
         print_line(report.to_json() if format_ == "json" else report.to_text())
     raise typer.Exit(0 if report.ok else ERROR)
