@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.errors import UsageError
-from deepscan.verdict.calibration import Floats, Range, Scale, Tail, wilson
+from deepscan.verdict.calibration import Floats, Range, Scale, Tail
 
 FOLDS = 5  # parts of the groups, each judged by a threshold from the others
 POOL = 10.0  # how many excesses, or how much curvature, the fit on all clips weighs in a band's
@@ -84,54 +84,9 @@ def threshold(scores: Sequence[float] | Floats, rate: float) -> float:
     return float(np.nextafter(ordered[len(ordered) - allowed], np.inf))
 
 
-def false_alarm_rate(scores: Sequence[float] | Floats, value: float) -> float:
-    """The conformal p-value: the lowest rate whose threshold `value` reaches, over n scores."""
-    at_least = int(np.count_nonzero(np.asarray(scores, np.float64) >= value))
-    return (1 + at_least) / (len(scores) + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class CrossValidated:
-    """Groups judged by thresholds from other groups: how many alarms, and the share of them.
-
-    `interval` is the 95 % interval of the share (Wilson). `rate` is what the thresholds were held
-    to: above the one asked for where the others are too few for that.
-    """
-
-    alarms: int
-    groups: int
-    share: float
-    interval: tuple[float, float]
-    rate: float
-
-
 def fold_of(groups: Sequence[str], folds: int = FOLDS) -> dict[str, int]:
     """Assign each group to a part, independent of their order."""
     return {group: index % folds for index, group in enumerate(sorted(set(groups)))}
-
-
-def cross_validate(
-    scores: Sequence[float] | Floats, groups: Sequence[str], rate: float, *, folds: int = FOLDS
-) -> CrossValidated:
-    """Judge each part of the groups by the threshold of the others.
-
-    Raises:
-        TooFewClips: fewer than two groups.
-        UsageError, ValueError: as `threshold` and `group_scores`.
-    """
-    highest = group_scores(scores, groups)
-    if len(highest) < 2:
-        raise TooFewClips(max(rate, 0.5), len(highest))
-    part = fold_of(list(highest), min(folds, len(highest)))
-    alarms, held = 0, rate
-    for fold in sorted(set(part.values())):
-        others = [score for group, score in highest.items() if part[group] != fold]
-        possible = max(rate, 1 / (len(others) + 1))
-        held = max(held, possible)
-        limit = threshold(others, possible)
-        alarms += sum(score >= limit for group, score in highest.items() if part[group] == fold)
-    share, low, high = wilson(alarms, len(highest))
-    return CrossValidated(alarms, len(highest), share, (low, high), held)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from deepscan.engines.parity import (
     Parity,
     cache_parity,
     cached_parity,
-    compare,
     label_thresholds,
     predict_all,
     probe,
@@ -26,6 +25,7 @@ from deepscan.engines.parity import (
 from deepscan.errors import EngineError
 from deepscan.models.library import read_card
 from deepscan.verdict.calibration import Calibration, logit
+from tests.engines.differences import compare
 from tests.fakes import FakeEngine
 
 EXACT = Parity(0.0, 0.0, 1.0, 0.0, 1.0)
