@@ -15,11 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from deepscan.engines import ENGINES
 from deepscan.engines.cache import cache_folder
 from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import Choice, build, candidates, engine_class, parse_name
+from deepscan.engines.load import Choice, build, candidates, every_choice, parse_name
 from deepscan.engines.packages import PACKAGES, installed_versions
 from deepscan.engines.parity import SelfTest, check_selftest, selftest_scores
 from deepscan.errors import DeepscanError, EngineError
@@ -109,7 +108,39 @@ class Report:
 
     def to_text(self) -> str:
         """The report for people."""
-        return _to_text(self)
+        lines = ["deepscan works here." if self.ok else "deepscan does NOT work correctly here:"]
+        lines += [f"  - {reason}" for reason in self.reasons]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += ["", "Versions"]
+        lines += [f"  {name:<16} {number}" for name, number in self.versions]
+        hardware = self.machine
+        lines += ["", "Hardware"]
+        lines.append(f"  cpu              {hardware.cpu}, {hardware.cores} cores")
+        lines.append(f"  instructions     {' '.join(hardware.flags) or 'none that matter'}")
+        lines.append(f"  cuda             {hardware.cuda or 'no device'}")
+        lines.append(f"  sandbox          {self.sandbox}")
+        free = "" if self.cache_free is None else f", {self.cache_free / 2**30:.1f} GB free"
+        lines.append(f"  cache            {self.cache or 'none'}{free}")
+        lines += ["", "Decoders"]
+        lines += [f"  {_mark(one.works)} {one.name:<18} {one.detail}" for one in self.decoders]
+        lines += ["", "Engines"]
+        lines += [
+            f"  {_mark(one.works)} {one.name:<18} {_parity_text(one)}" for one in self.engines
+        ]
+        lines.append(f"  a scan uses {self.chosen_engine or 'none'} ({self.chosen_reason})")
+        lines += ["", "Model"]
+        if (model := self.model) is None:
+            lines.append("  none")
+        else:
+            lines.append(f"  {model.name}, {model.input_size} px, SHA-256 {model.sha256}")
+            if model.auc_interval is not None:
+                low, high = model.auc_interval
+                lines.append(
+                    f"  AUC {model.auc:.3f} ({low:.3f} to {high:.3f}) on {model.evaluated_on}"
+                )
+            lines.append(f"  calibration {model.calibration or 'none'}")
+        lines.append(f"  self-test: {self.selftest.detail}")
+        return "\n".join(lines)
 
 
 def examine(options: ScanOptions, *, folder: Path | None = None) -> Report:
@@ -136,7 +167,7 @@ def examine(options: ScanOptions, *, folder: Path | None = None) -> Report:
     engines: tuple[EngineFinding, ...] = ()
     chosen, why, selftest = None, "no model", SelfTest(None, "no engine")
     if card is not None:
-        engines = tuple(_check_engine(choice, card, hardware) for choice in _every_choice(card))
+        engines = tuple(_check_engine(choice, card, hardware) for choice in every_choice(card))
         engine = _choose(options.engine, card, hardware, engines)
         if isinstance(engine, str):
             why = engine
@@ -231,14 +262,6 @@ def _model(
     )
 
 
-def _every_choice(card: Card) -> list[Choice]:
-    return [
-        Choice(runtime, device, precision)
-        for runtime in ENGINES
-        for device, precision in engine_class(runtime).choices_for(card.kind)
-    ]
-
-
 def _check_engine(choice: Choice, card: Card, hardware: Hardware) -> EngineFinding:
     try:
         engine: Any = build(choice, card, hardware, "", allow_build=False)
@@ -271,38 +294,6 @@ def _selftest(engine: Engine, card: Card) -> SelfTest:
         return check_selftest(card.values.get("selftest"), selftest_scores(engine))
     except EngineError as error:
         return SelfTest(False, str(error))
-
-
-def _to_text(report: Report) -> str:
-    lines = ["deepscan works here." if report.ok else "deepscan does NOT work correctly here:"]
-    lines += [f"  - {reason}" for reason in report.reasons]
-    lines += [f"  note: {note}" for note in report.notes]
-    lines += ["", "Versions"]
-    lines += [f"  {name:<16} {number}" for name, number in report.versions]
-    hardware = report.machine
-    lines += ["", "Hardware"]
-    lines.append(f"  cpu              {hardware.cpu}, {hardware.cores} cores")
-    lines.append(f"  instructions     {' '.join(hardware.flags) or 'none that matter'}")
-    lines.append(f"  cuda             {hardware.cuda or 'no device'}")
-    lines.append(f"  sandbox          {report.sandbox}")
-    free = "" if report.cache_free is None else f", {report.cache_free / 2**30:.1f} GB free"
-    lines.append(f"  cache            {report.cache or 'none'}{free}")
-    lines += ["", "Decoders"]
-    lines += [f"  {_mark(one.works)} {one.name:<18} {one.detail}" for one in report.decoders]
-    lines += ["", "Engines"]
-    lines += [f"  {_mark(one.works)} {one.name:<18} {_parity_text(one)}" for one in report.engines]
-    lines.append(f"  a scan uses {report.chosen_engine or 'none'} ({report.chosen_reason})")
-    lines += ["", "Model"]
-    if (model := report.model) is None:
-        lines.append("  none")
-    else:
-        lines.append(f"  {model.name}, {model.input_size} px, SHA-256 {model.sha256}")
-        if model.auc_interval is not None:
-            low, high = model.auc_interval
-            lines.append(f"  AUC {model.auc:.3f} ({low:.3f} to {high:.3f}) on {model.evaluated_on}")
-        lines.append(f"  calibration {model.calibration or 'none'}")
-    lines.append(f"  self-test: {report.selftest.detail}")
-    return "\n".join(lines)
 
 
 def _mark(works: bool) -> str:

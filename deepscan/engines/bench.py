@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepscan.engines import ENGINES
 from deepscan.engines.engine import Engine, Predictions
 from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import REFERENCE, Choice, build, engine_class
+from deepscan.engines.load import REFERENCE, build, every_choice
 from deepscan.engines.packages import installed_versions
 from deepscan.engines.parity import probe
 from deepscan.errors import DeepscanError, EngineError, UsageError
@@ -165,14 +164,12 @@ def _engines(
 ) -> tuple[list[Engine | Eager], dict[str, str]]:
     found: list[Engine | Eager] = [Eager(card, threads)]
     absent = {}
-    for runtime in ENGINES:
-        for device, precision in engine_class(runtime).choices_for(card.kind):
-            choice = Choice(runtime, device, precision)
-            try:
-                engine = build(choice, card, hardware, "bench", threads=threads, allow_build=False)
-                found.append(engine)
-            except DeepscanError as error:
-                absent[choice.name] = str(error)
+    for choice in every_choice(card):
+        try:
+            engine = build(choice, card, hardware, "bench", threads=threads, allow_build=False)
+            found.append(engine)
+        except DeepscanError as error:
+            absent[choice.name] = str(error)
     if REFERENCE not in [engine.name for engine in found]:
         for each in found:
             each.close()

@@ -15,6 +15,7 @@ from deepscan.errors import EngineError
 from deepscan.types import EngineInfo, ModelInfo
 
 if TYPE_CHECKING:
+    from deepscan.engines.hardware import Hardware
     from deepscan.models.card import Card, Kind
 
 
@@ -74,6 +75,19 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is to run: `device` is "cpu", "cuda" or "cuda:N", `threads` are those of a CPU.
+
+    Without `allow_build` an engine that takes minutes to build is an error unless the cache has it.
+    """
+
+    device: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    allow_build: bool = True
+
+
 class EngineEntry(ABC):
     """An entry of the table: the base of an `Engine`, and how it comes about.
 
@@ -81,14 +95,8 @@ class EngineEntry(ABC):
     runs. `fingerprint` changes with all that its
     numbers depend on; a proof of parity holds for one fingerprint.
 
-    The constructor takes the model's card, the hardware and, by name, `device` ("cpu", "cuda" or
-    "cuda:N"), `precision` and `threads` of a CPU; what is left out is chosen to fit the machine. It
-    raises `EngineError` where the engine cannot run here, saying why and what would, and
-    `ModelError` where the weights are missing, damaged or of another network.
-
-    Where the constructor may take minutes it has `allow_build` too: False takes what was built
-    earlier or raises `EngineError`. There is `build_key` then, which names what would be built, and
-    is None where nothing can be.
+    Where the constructor may take minutes there is `build_key` too, which names what would be
+    built, and is None where nothing can be.
     """
 
     CHOICES: ClassVar[tuple[tuple[str, str], ...]]
@@ -101,6 +109,19 @@ class EngineEntry(ABC):
     fingerprint: str
 
     _closed = False
+
+    @abstractmethod
+    def __init__(self, card: Card, hardware: Hardware, options: EngineOptions) -> None:
+        """
+        Args:
+            card: the model.
+            hardware: what is there to run it on.
+            options: what is None fits the machine.
+
+        Raises:
+            EngineError: the engine cannot run here; says why, and what would.
+            ModelError: the weights are missing, damaged or of another network.
+        """
 
     def predict(self, crops: NDArray[np.uint8]) -> Predictions:
         """Judge (B, S, S, 3) uint8 RGB crops, 1 <= B <= max_batch.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.engines import ENGINES, PRECISIONS
-from deepscan.engines.engine import Engine, Predictions
+from deepscan.engines.engine import Engine, EngineOptions, Predictions
 from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.parity import (
     TOLERANCES,
@@ -248,6 +248,15 @@ def engine_class(runtime: str) -> Any:
     return resolve_name(ENGINES[runtime])
 
 
+def every_choice(card: Card) -> list[Choice]:
+    """Every engine for models of this kind, whether or not it runs here."""
+    return [
+        Choice(runtime, device, precision)
+        for runtime in ENGINES
+        for device, precision in engine_class(runtime).choices_for(card.kind)
+    ]
+
+
 def build(
     choice: Choice,
     card: Card,
@@ -301,16 +310,8 @@ def create_engine(
     allow_build: bool = True,
 ) -> Any:
     """Load one engine without comparing it; raises as `build` does."""
-    found = engine_class(choice.runtime)
-    building = {"allow_build": allow_build} if hasattr(found, "build_key") else {}
-    return found(
-        card,
-        hardware,
-        device=choice.device,
-        precision=choice.precision,
-        threads=threads,
-        **building,
-    )
+    options = EngineOptions(choice.device, choice.precision, threads, allow_build)
+    return engine_class(choice.runtime)(card, hardware, options)
 
 
 def measure(engine: Engine, card: Card, hardware: Hardware, *, fresh: bool = False) -> Parity:

@@ -19,13 +19,11 @@ from deepscan.engines.load import (
     parse_name,
 )
 from deepscan.engines.parity import TOLERANCES, cache_parity, label_thresholds, violations
-from deepscan.engines.recipe import FOLDER as RECIPES
 from deepscan.engines.recipe import Recipe, read_recipe
 from deepscan.errors import EngineError, system_errors_as
 from deepscan.files import is_part
 from deepscan.models.card import Card
 from deepscan.models.library import read_card
-from deepscan.options import DEFAULT_MODEL
 from deepscan.types import Parity
 
 
@@ -70,13 +68,7 @@ def choice_of(recipe: Recipe) -> Choice:
     return Choice(recipe.runtime, None, recipe.precision)
 
 
-def build_recipe(
-    name: str,
-    *,
-    device: str | None = None,
-    models: Path | None = None,
-    recipes: Path = RECIPES,
-) -> Proof:
+def build_recipe(name: str, *, device: str | None = None) -> Proof:
     """Build the engine of a recipe, cache it, and compare it with torch.
 
     An engine that is in the cache is only compared.
@@ -84,17 +76,15 @@ def build_recipe(
     Args:
         name: name of the recipe.
         device: device as in the name of an engine; default: the first that fits.
-        models: folder of the models.
-        recipes: folder of the recipes.
 
     Raises:
         UsageError: there is no such recipe.
         EngineError: it does not run here, cannot be cached, or is out of tolerance.
         ModelError: there are no weights for its model.
     """
-    recipe = read_recipe(name, recipes)
+    recipe = read_recipe(name)
     choice = replace(choice_of(recipe), device=device)
-    card, hardware = read_card(recipe.model, models), detect_hardware()
+    card, hardware = read_card(recipe.model), detect_hardware()
     made = engine_class(choice.runtime)
     key = None
     if hasattr(made, "build_key"):
@@ -111,16 +101,12 @@ def build_recipe(
     return proof
 
 
-def check_parity(
-    name: str, model: str = DEFAULT_MODEL, *, models: Path | None = None, recipes: Path = RECIPES
-) -> Proof:
+def check_parity(name: str, model: str) -> Proof:
     """Compare an engine with torch in fp32, now.
 
     Args:
         name: a recipe, or an engine as in `load_engine`, but not "auto".
         model: the model of an engine that is named without recipe.
-        models: where models lie.
-        recipes: where recipes lie.
 
     Raises:
         UsageError: there is neither such a recipe nor such an engine.
@@ -130,9 +116,9 @@ def check_parity(
     if name.split("-")[0] in ENGINES:
         choice = parse_name(name)
     else:
-        recipe = read_recipe(name, recipes)
+        recipe = read_recipe(name)
         choice, model = choice_of(recipe), recipe.model
-    return _prove(choice, read_card(model, models), detect_hardware(), allow_build=False)
+    return _prove(choice, read_card(model), detect_hardware(), allow_build=False)
 
 
 def _prove(choice: Choice, card: Card, hardware: Hardware, *, allow_build: bool) -> Proof:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.engines.cache import key_of
-from deepscan.engines.engine import Answer, EngineEntry, filled_up
+from deepscan.engines.engine import Answer, EngineEntry, EngineOptions, filled_up
 from deepscan.engines.hardware import Hardware, index_of
 from deepscan.errors import EngineError
 from deepscan.models.card import Card, Kind
@@ -24,29 +24,15 @@ class ONNXRuntimeEngine(EngineEntry):
     KINDS: ClassVar[tuple[Kind, ...]] = ("onnx",)
     CHOICES: ClassVar[tuple[tuple[str, str], ...]] = (("cuda", "fp32"), ("cpu", "fp32"))
 
-    def __init__(
-        self,
-        card: Card,
-        hardware: Hardware,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        """
-        Args:
-            card: the model.
-            hardware: what is there to run it on.
-            device: "cpu" (the default), "cuda" or "cuda:N".
-            precision: "fp32", the only one.
-            threads: CPU threads; by default one for each core.
+    def __init__(self, card: Card, hardware: Hardware, options: EngineOptions) -> None:
+        """On the CPU by default, and in fp32 only.
 
         Raises:
             EngineError: ONNX Runtime is not there, was built without CUDA, or cannot take the
                 model.
             ModelError: the model is missing, damaged or no ONNX detector.
         """
-        device = device or "cpu"
+        device = options.device or "cpu"
         kind = device.partition(":")[0]
         self._batch = card.input.batch
         self._set_identity(f"onnxruntime-{device}-fp32", card, self._batch or MAX_BATCH[kind])
@@ -63,12 +49,12 @@ class ONNXRuntimeEngine(EngineEntry):
                 )
             # TF32 is not fp32.
             provider = (provider, {"device_id": index_of(device), "use_tf32": 0})
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or hardware.cores
+        session = onnxruntime.SessionOptions()
+        session.log_severity_level = 4
+        session.intra_op_num_threads = options.threads or hardware.cores
         graph = load_graph(card)
         try:
-            self._session: Any = onnxruntime.InferenceSession(graph, options, [provider])
+            self._session: Any = onnxruntime.InferenceSession(graph, session, [provider])
         except Exception as error:  # its own kinds of error have no common name
             told = " ".join(str(error).split())[:300]
             raise EngineError(f"engine {self.name} cannot take the model: {told}") from error

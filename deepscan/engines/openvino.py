@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import Answer, EngineEntry, filled_up
+from deepscan.engines.engine import Answer, EngineEntry, EngineOptions, filled_up
 from deepscan.engines.hardware import Hardware
 from deepscan.engines.signal_stack import preserved_signal_stack
 from deepscan.errors import EngineError
@@ -50,29 +50,16 @@ class OpenVINOEngine(EngineEntry):
         ("cpu", "fp32"),
     )
 
-    def __init__(
-        self,
-        card: Card,
-        hardware: Hardware,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        """
-        Args:
-            card: the model.
-            hardware: what is there to run it on.
-            device: "cpu", the only one.
-            precision: "bf16" or "fp32"; by default bf16 if the CPU has instructions for it.
-            threads: CPU threads; by default one for each core.
+    def __init__(self, card: Card, hardware: Hardware, options: EngineOptions) -> None:
+        """On the CPU only, by default in bf16 if it has instructions for that.
 
         Raises:
             EngineError: OpenVINO is not there, cannot take the network, or the CPU has no such
                 instructions.
             ModelError: the weights are missing, damaged or of another network.
         """
-        precision = precision or ("bf16" if hardware.has_bf16 else "fp32")
+        device = options.device
+        precision = options.precision or ("bf16" if hardware.has_bf16 else "fp32")
         self._batch = card.input.batch
         self._set_identity(f"openvino-cpu-{precision}", card, self._batch or MAX_BATCH)
         if device not in (None, "cpu"):
@@ -95,7 +82,7 @@ class OpenVINOEngine(EngineEntry):
             openvino,
             what=f"engine {self.name}",
             bf16=precision == "bf16",
-            threads=threads or hardware.cores,
+            threads=options.threads or hardware.cores,
         )
 
     def _run(self, crops: NDArray[np.uint8]) -> Answer:

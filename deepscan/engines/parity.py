@@ -107,30 +107,6 @@ def label_thresholds(values: Mapping[str, Any]) -> tuple[float, ...]:
         return (0.5,)
 
 
-def compare(
-    engine: Engine,
-    reference: Engine,
-    *,
-    thresholds: tuple[float, ...] = (0.5,),
-    crops: NDArray[np.uint8] | None = None,
-) -> Parity:
-    """Judge the same crops with both engines and measure the differences.
-
-    Args:
-        engine: the engine to check.
-        reference: the engine that it should agree with.
-        thresholds: scores at which the label of a crop changes, see `label_thresholds`.
-        crops: (N, S, S, 3) uint8 RGB; default: the probe.
-
-    Raises:
-        EngineError: one of them failed, or their outputs differ in shape.
-    """
-    crops = probe(engine.input_size) if crops is None else crops
-    return difference(
-        predict_all(engine, crops), predict_all(reference, crops), engine.name, thresholds
-    )
-
-
 def difference(
     ours: Predictions, theirs: Predictions, name: str, thresholds: tuple[float, ...]
 ) -> Parity:

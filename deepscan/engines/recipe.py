@@ -51,17 +51,17 @@ class Recipe:
     batches: Batches | None
 
 
-def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
+def read_recipe(name: str) -> Recipe:
     """Read a recipe by name.
 
     Raises:
         UsageError: it does not exist; the message lists existing ones.
         EngineError: it cannot be read, or holds an unknown key or an invalid value.
     """
-    path = folder / f"{name}.toml"
+    path = FOLDER / f"{name}.toml"
     if Path(name).name != name or not path.is_file():
-        there = ", ".join(sorted(each.stem for each in folder.glob("*.toml"))) or "none"
-        raise UsageError(f"no recipe {name!r} in {folder}; there is: {there}")
+        there = ", ".join(sorted(each.stem for each in FOLDER.glob("*.toml"))) or "none"
+        raise UsageError(f"no recipe {name!r} in {FOLDER}; there is: {there}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -69,13 +69,13 @@ def read_recipe(name: str, folder: Path = FOLDER) -> Recipe:
     return _recipe(name, path, values)
 
 
-def list_recipes(folder: Path = FOLDER) -> tuple[Recipe, ...]:
-    """Read all recipes of a folder, sorted by name.
+def list_recipes() -> tuple[Recipe, ...]:
+    """Read all recipes, sorted by name.
 
     Raises:
         EngineError: as for `read_recipe`.
     """
-    return tuple(read_recipe(path.stem, folder) for path in sorted(folder.glob("*.toml")))
+    return tuple(read_recipe(path.stem) for path in sorted(FOLDER.glob("*.toml")))
 
 
 def recipe_of(model: str, runtime: str, precision: str) -> Recipe | None:
@@ -85,7 +85,7 @@ def recipe_of(model: str, runtime: str, precision: str) -> Recipe | None:
         EngineError: the recipe is invalid.
     """
     name = f"{model}-{runtime}-{precision}"
-    return read_recipe(name, FOLDER) if (FOLDER / f"{name}.toml").is_file() else None
+    return read_recipe(name) if (FOLDER / f"{name}.toml").is_file() else None
 
 
 def _recipe(name: str, path: Path, values: dict[str, Any]) -> Recipe:

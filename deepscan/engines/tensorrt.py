@@ -25,7 +25,7 @@ from torch import Tensor, cuda
 
 from deepscan.engines import export
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.engine import Answer, EngineEntry
+from deepscan.engines.engine import Answer, EngineEntry, EngineOptions
 from deepscan.engines.hardware import Hardware, index_of
 from deepscan.engines.parity import probe
 from deepscan.engines.recipe import DEFAULT_BATCHES, Batches, recipe_of
@@ -57,32 +57,16 @@ class TensorRTEngine(EngineEntry):
         ("cuda", "fp32"),
     )
 
-    def __init__(
-        self,
-        card: Card,
-        hardware: Hardware,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-        allow_build: bool = True,
-    ) -> None:
-        """
-        Args:
-            card: the model.
-            hardware: what is there to run it on.
-            device: "cuda" (the default) or, for another than the first, "cuda:N".
-            precision: "fp16" (the default), "bf16" or "fp32"; of an ONNX detector "fp32".
-            threads: has no meaning here.
-            allow_build: build the engine if the cache does not hold it, which takes minutes.
+    def __init__(self, card: Card, hardware: Hardware, options: EngineOptions) -> None:
+        """On the first CUDA device by default, in fp16; of an ONNX detector in fp32 only.
 
         Raises:
             EngineError: there is no CUDA device or no TensorRT, or the engine cannot be built or
-                run; unless `allow_build` also if it was never built.
+                run; unless `options.allow_build` also if it was never built.
             ModelError: the weights are missing, damaged or of another network.
         """
-        device = device or "cuda"
-        precision = precision or ("fp16" if card.kind == "network" else "fp32")
+        device = options.device or "cuda"
+        precision = options.precision or ("fp16" if card.kind == "network" else "fp32")
         if device == "cpu":
             raise EngineError(
                 f"engine tensorrt-cpu: only CUDA. Use --engine tensorrt-cuda-{precision}"
@@ -107,7 +91,7 @@ class TensorRTEngine(EngineEntry):
         self._copies: Any = None  # the stream of uploads
         self._stream: Any = None  # the stream of everything else
         cached = _read(facts)
-        if cached is None and not allow_build:
+        if cached is None and not options.allow_build:
             raise EngineError(
                 f"engine {self.name} is not built for this machine. Run: {_builds(card, precision)}"
             )
@@ -116,7 +100,7 @@ class TensorRTEngine(EngineEntry):
                 try:
                     self._start(trt, cached[0])
                 except EngineError as error:
-                    if not allow_build:
+                    if not options.allow_build:
                         raise
                     logger.warning("%s; it is built again", error)
                     cached = None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepscan.engines.cache import key_of
-from deepscan.engines.engine import Answer, EngineEntry
+from deepscan.engines.engine import Answer, EngineEntry, EngineOptions
 from deepscan.engines.hardware import Hardware
 from deepscan.errors import EngineError
 from deepscan.models.card import Card, Kind
@@ -44,32 +44,21 @@ class TorchEngine(EngineEntry):
         ("cpu", "bf16"),
     )
 
-    def __init__(
-        self,
-        card: Card,
-        hardware: Hardware,
-        *,
-        device: str | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        """
-        Args:
-            card: the model.
-            hardware: what is there to run it on.
-            device: "cpu", "cuda" or "cuda:N"; by default the first CUDA device if there is any.
-            precision: "fp32", "bf16" or, on CUDA, "fp16"; by default fp32 on a CPU, and on CUDA
-                what the device multiplies fastest.
-            threads: CPU threads; sets torch's number for the whole process. By default torch's.
+    def __init__(self, card: Card, hardware: Hardware, options: EngineOptions) -> None:
+        """The first CUDA device by default, and what it multiplies fastest; else fp32 on the CPU.
+
+        A number of threads is set for the whole process; torch's own by default.
 
         Raises:
             EngineError: there is no such device, it does not do such numbers, or it has too little
                 memory.
             ModelError: the weights are missing, damaged or of another network.
         """
-        device = device or ("cuda" if hardware.cuda else "cpu")
+        device = options.device or ("cuda" if hardware.cuda else "cpu")
         kind = device.partition(":")[0]
-        precision = precision or ("fp32" if kind == "cpu" else hardware.low_precision(device))
+        precision = options.precision or (
+            "fp32" if kind == "cpu" else hardware.low_precision(device)
+        )
         self._set_identity(f"torch-{device}-{precision}", card, MAX_BATCH[kind])
         self.need_kind(card)
         if kind == "cuda":
@@ -88,8 +77,8 @@ class TorchEngine(EngineEntry):
                 )
             if precision == "bf16":
                 hardware.need_bf16(self.name, "torch-cpu-fp32")
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         self._device = torch.device(device)
         self._type = TYPES.get(precision)
         self.fingerprint = key_of(

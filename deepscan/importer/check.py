@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deepscan.archive.workers.controls import score_controls
-from deepscan.engines import ENGINES
 from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.load import (
     REFERENCES,
     Choice,
     create_engine,
-    engine_class,
+    every_choice,
     load_engine,
     measure,
 )
@@ -72,11 +71,7 @@ def check_model(model: str) -> ModelCheck:
         EngineError: no engine runs it here.
     """
     card, hardware = read_card(model), detect_hardware()
-    engines = [
-        _check_engine(Choice(runtime, device, precision), card, hardware)
-        for runtime in ENGINES
-        for device, precision in engine_class(runtime).choices_for(card.kind)
-    ]
+    engines = [_check_engine(choice, card, hardware) for choice in every_choice(card)]
     engine = load_engine("auto", model)
     try:
         controls, passed = score_controls(engine, replace(ScanOptions(), model=model))

@@ -40,7 +40,7 @@ def cache(warm, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Only the reference is tried, and no process is started."""
-    monkeypatch.setattr(doctor, "_every_choice", lambda _: [parse_name("torch-cpu-fp32")])
+    monkeypatch.setattr(doctor, "every_choice", lambda _: [parse_name("torch-cpu-fp32")])
     monkeypatch.setattr(doctor, "_run_child", lambda code: Finding("", True, '{"libx": "1.2.3"}'))
     return ScanOptions(model="tiny", engine="torch-cpu-fp32")
 

@@ -25,10 +25,9 @@ def own_cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def shelf_models(models, monkeypatch):
-    """Commands find the model "tiny"."""
-    for function in (maintenance.check_parity, maintenance.build_recipe):
-        monkeypatch.setitem(function.__kwdefaults__, "models", models)
+def own_models(models, monkeypatch):
+    """The small models lie in the user's own folder."""
+    monkeypatch.setenv("DEEPSCAN_MODELS", str(models))
 
 
 def lines(text):
@@ -123,7 +122,7 @@ def test_wrong_use_is_one_line_and_code_2(deepscan_cli, own_cache, arguments, to
     assert len(ran.err.splitlines()) == 1
 
 
-def test_a_check_measures_now_and_shows_the_figures(deepscan_cli, own_cache, shelf_models):
+def test_a_check_measures_now_and_shows_the_figures(deepscan_cli, own_cache, own_models):
     ran = deepscan_cli("engine", "check", "openvino-fp32", "--model", "tiny")
     assert ran.code == 0 and ran.err == ""
     assert "openvino-cpu-fp32 with tiny" in ran.out
@@ -135,7 +134,7 @@ def test_a_check_measures_now_and_shows_the_figures(deepscan_cli, own_cache, she
 
 
 def test_out_of_tolerance_is_code_2_with_the_figures(
-    deepscan_cli, own_cache, shelf_models, monkeypatch
+    deepscan_cli, own_cache, own_models, monkeypatch
 ):
     monkeypatch.setattr(maintenance, "measure", lambda *_, **__: Parity(0.5, 0.1, 0.2, 0.9, 0.5))
     ran = deepscan_cli("engine", "check", "torch-cpu-fp32", "--model", "tiny")

@@ -14,10 +14,11 @@ import torch
 from deepscan.engines import ENGINES, PRECISIONS
 from deepscan.engines.engine import EngineEntry
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import engine_class, load_engine
-from deepscan.engines.parity import TOLERANCES, compare, predict_all, probe, violations
+from deepscan.engines.load import Choice, create_engine, engine_class, load_engine
+from deepscan.engines.parity import TOLERANCES, predict_all, probe, violations
 from deepscan.errors import EngineError, ModelError
 from deepscan.models.library import read_card
+from tests.engines.differences import compare
 from tests.fakes import FakeEngine
 from tests.models.build import build_network, write_model
 
@@ -47,8 +48,8 @@ def engine(name, models, warm_cache):
 
 @pytest.fixture(scope="module")
 def reference(models):
-    engine = engine_class("torch")(
-        read_card("tiny", models), detect_hardware(), device="cpu", precision="fp32"
+    engine = create_engine(
+        Choice("torch", "cpu", "fp32"), read_card("tiny", models), detect_hardware()
     )
     yield engine
     engine.close()
@@ -63,10 +64,8 @@ def crops():
 def test_an_entry_of_the_table_has_the_shape_of_its_contract(runtime):
     made = engine_class(runtime)
     assert issubclass(made, EngineEntry)
-    wanted = ["self", "card", "hardware", "device", "precision", "threads"]
     theirs = inspect.signature(made.__init__).parameters
-    assert list(theirs)[: len(wanted)] == wanted
-    assert all(theirs[name].default is not inspect.Parameter.empty for name in list(theirs)[3:])
+    assert list(theirs) == ["self", "card", "hardware", "options"]
     assert {precision for _, precision in made.CHOICES} == set(PRECISIONS[runtime])
     assert {device for device, _ in made.CHOICES} <= {"cpu", "cuda"}
 
@@ -108,12 +107,8 @@ def test_class_one_is_manipulated_in_every_engine(tmp_path, name):
             layer.weight.zero_()
             layer.bias[:] = torch.tensor([-towards, towards])
     write_model(tmp_path, network=network)
-    engine = engine_class(name.split("-")[0])(
-        read_card("tiny", tmp_path),
-        detect_hardware(),
-        device=name.split("-")[1],
-        precision=name.split("-")[2],
-    )
+    card = read_card("tiny", tmp_path)
+    engine = create_engine(Choice(*name.split("-")), card, detect_hardware())
     found = engine.predict(np.zeros((1, 64, 64, 3), np.uint8))
     assert found.scores.item() > 0.99 and found.masks.max() < 0.01
 

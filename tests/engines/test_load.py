@@ -240,9 +240,9 @@ def test_auto_says_why(models, monkeypatch):
 class Other(FakeEngine):
     """Stands in the table for an engine that computes something else than the network."""
 
-    def __init__(self, card, here, *, device=None, precision=None, threads=None):
+    def __init__(self, card, here, options):
         super().__init__(input_size=64, judge=self.nonsense)
-        self.name = f"openvino-cpu-{precision or 'fp32'}"
+        self.name = f"openvino-cpu-{options.precision or 'fp32'}"
         self.info = replace(self.info, name=self.name)
         self.fingerprint = f"nonsense {self.name}"
 

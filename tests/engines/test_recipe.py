@@ -26,16 +26,23 @@ max = 12
 """
 
 
-def write(folder, text=GOOD, name="tiny-tensorrt-fp16"):
-    (folder / f"{name}.toml").write_text(text)
-    return folder
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a recipe into the folder of the recipes, which holds nothing else."""
+
+    def write(text=GOOD, name="tiny-tensorrt-fp16"):
+        (tmp_path / f"{name}.toml").write_text(text)
+        monkeypatch.setattr(recipe, "FOLDER", tmp_path)
+        return name
+
+    return write
 
 
-def test_a_recipe_comes_back_as_written(tmp_path):
-    found = read_recipe("tiny-tensorrt-fp16", write(tmp_path))
+def test_a_recipe_comes_back_as_written(write):
+    found = read_recipe(write())
     assert (found.model, found.runtime, found.precision) == ("tiny", "tensorrt", "fp16")
     assert found.batches == Batches(1, 4, 12)
-    assert list_recipes(tmp_path) == (found,)
+    assert list_recipes() == (found,)
 
 
 def test_those_that_ship_are_good_and_short():
@@ -75,18 +82,18 @@ def test_a_recipe_may_be_missing():
         ("model =", "model ", "cannot be read"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path, old, new, told):
+def test_what_is_wrong_is_said_in_one_line(write, tmp_path, old, new, told):
     assert old in GOOD
     with pytest.raises(EngineError, match=told) as error:
-        read_recipe("tiny-tensorrt-fp16", write(tmp_path, GOOD.replace(old, new, 1)))
+        read_recipe(write(GOOD.replace(old, new, 1)))
     assert str(tmp_path / "tiny-tensorrt-fp16.toml") in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_batches_are_for_runtimes_that_are_built_for_them(tmp_path):
+def test_batches_are_for_runtimes_that_are_built_for_them(write):
     text = GOOD.replace("tensorrt", "openvino").replace("fp16", "bf16")
     with pytest.raises(EngineError, match="unknown key batch"):
-        read_recipe("tiny-openvino-bf16", write(tmp_path, text, "tiny-openvino-bf16"))
+        read_recipe(write(text, "tiny-openvino-bf16"))
 
 
 @pytest.mark.parametrize("name", ["nothing", "../pyproject", "", "a/b"])
@@ -95,8 +102,8 @@ def test_an_unknown_recipe_lists_those_there_are(name):
         read_recipe(name)
 
 
-def test_a_broken_recipe_stops_its_own_engine_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "FOLDER", write(tmp_path, "nonsense", "tiny-openvino-bf16"))
+def test_a_broken_recipe_stops_its_own_engine_only(write):
+    write("nonsense", "tiny-openvino-bf16")
     with pytest.raises(EngineError, match="cannot be read"):
         recipe_of("tiny", "openvino", "bf16")
     assert recipe_of("tiny", "openvino", "fp32") is None

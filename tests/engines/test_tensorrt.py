@@ -14,15 +14,17 @@ import pytest
 import torch
 
 from deepscan.engines import ENGINES, load, recipe, tensorrt
+from deepscan.engines.engine import EngineOptions
 from deepscan.engines.hardware import Hardware
 from deepscan.engines.load import load_engine
 from deepscan.engines.maintenance import build_recipe, entries
-from deepscan.engines.parity import TOLERANCES, compare, probe, violations
+from deepscan.engines.parity import TOLERANCES, probe, violations
 from deepscan.engines.recipe import Batches
 from deepscan.errors import EngineError, ModelError
 from deepscan.importer.detector import import_detector
 from deepscan.importer.questions import Answers
 from deepscan.models.library import read_card
+from tests.engines.differences import compare
 from tests.engines.fake_tensorrt import SURFACES, FakeCuda, make_tensorrt
 from tests.models import detectors
 from tests.models.build import write_model
@@ -408,7 +410,9 @@ def test_an_engine_of_another_network_is_refused(trt, models, monkeypatch):
     right = tensorrt.export.OUTPUTS
     monkeypatch.setattr(tensorrt.export, "OUTPUTS", ("scores", "heat"))
     with pytest.raises(EngineError, match="not ours"):
-        tensorrt.TensorRTEngine(read_card("tiny", models), GPU, precision="fp16", allow_build=False)
+        tensorrt.TensorRTEngine(
+            read_card("tiny", models), GPU, EngineOptions(precision="fp16", allow_build=False)
+        )
     assert right == ("scores", "masks")
 
 
@@ -462,11 +466,11 @@ class OnCuda:
 
     CHOICES = (("cuda", "fp32"), ("cpu", "fp32"))
 
-    def __new__(cls, card, machine, *, device=None, precision=None, threads=None):
+    def __new__(cls, card, machine, options):
         from deepscan.engines.torch import TorchEngine
 
-        engine = TorchEngine(card, machine, device="cpu", precision="fp32", threads=threads)
-        if device == "cuda":
+        engine = TorchEngine(card, machine, EngineOptions("cpu", "fp32", options.threads))
+        if options.device == "cuda":
             engine.name = "torch-cuda-fp32"
         return engine
 
@@ -485,26 +489,26 @@ def test_an_engine_out_of_tolerance_is_refused_with_the_figures(trt, models, mon
 
 
 def test_a_recipe_is_built_kept_and_proven(trt, models, monkeypatch, tmp_path):
-    folder = write_recipe(tmp_path / "recipes")
-    monkeypatch.setattr(recipe, "FOLDER", folder)
-    proof = build_recipe("tiny-tensorrt-fp16", models=models, recipes=folder)
+    monkeypatch.setattr(recipe, "FOLDER", write_recipe(tmp_path / "recipes"))
+    monkeypatch.setenv("DEEPSCAN_MODELS", str(models))
+    proof = build_recipe("tiny-tensorrt-fp16")
     assert proof.engine == "tensorrt-cuda-fp16" and proof.violations == ()
     assert proof.parity.max_score_difference < 5e-3
     kinds = [entry.kind for entry in entries(tmp_path / "own" / "engines")]
     assert kinds == ["parity", "reference", "tensorrt", "timings"]
-    build_recipe("tiny-tensorrt-fp16", models=models, recipes=folder)
+    build_recipe("tiny-tensorrt-fp16")
     assert len(named(trt, "build")) == 1
 
 
 def test_a_full_disk_is_said(trt, models, monkeypatch, tmp_path, caplog):
-    folder = write_recipe(tmp_path / "recipes")
-    monkeypatch.setattr(recipe, "FOLDER", folder)
+    monkeypatch.setattr(recipe, "FOLDER", write_recipe(tmp_path / "recipes"))
+    monkeypatch.setenv("DEEPSCAN_MODELS", str(models))
 
     def full(path, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("deepscan.engines.cache._replace", full)
     with pytest.raises(EngineError, match="cannot be written to"):
-        build_recipe("tiny-tensorrt-fp16", models=models, recipes=folder)
+        build_recipe("tiny-tensorrt-fp16")
     assert "No space left" in caplog.text
     assert scores(models).shape == (4,)  # a scan runs all the same

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from deepscan.engines import torch as engines
+from deepscan.engines.engine import EngineOptions
 from deepscan.engines.hardware import Gpu, Hardware
 from deepscan.engines.parity import probe
 from deepscan.engines.torch import TorchEngine, lower
@@ -74,7 +75,7 @@ def on_cpu(monkeypatch, card, **wanted):
         return empty(*shape, **rest)
 
     monkeypatch.setattr(engines.torch, "empty", unpinned)
-    return TorchEngine(card, GPU, device="cuda", **wanted)
+    return TorchEngine(card, GPU, EngineOptions("cuda", **wanted))
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def card(models):
 def test_the_precision_follows_the_gpu(card, monkeypatch):
     engine = on_cpu(monkeypatch, card)
     assert engine.name == "torch-cuda-bf16" and engine.max_batch == 64
-    reference = TorchEngine(card, replace(GPU, cuda=None), device="cpu")
+    reference = TorchEngine(card, replace(GPU, cuda=None), EngineOptions("cpu"))
     crops = probe(64)[:8]
     assert np.abs(engine.predict(crops).scores - reference.predict(crops).scores).max() < 0.02
 
@@ -94,7 +95,7 @@ def test_equal_gpus_share_a_proof(card, monkeypatch):
     two = replace(GPU, gpus=GPU.gpus * 2)
     monkeypatch.setattr(f"{__name__}.GPU", two)
     first = on_cpu(monkeypatch, card)
-    other = TorchEngine(card, two, device="cuda:1")
+    other = TorchEngine(card, two, EngineOptions("cuda:1"))
     assert other.name == "torch-cuda:1-bf16" and other.fingerprint == first.fingerprint
     assert on_cpu(monkeypatch, card, precision="fp32").fingerprint != first.fingerprint
 

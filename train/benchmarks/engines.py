@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepscan.engines import ENGINES
 from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import engine_class
+from deepscan.engines.load import Choice, create_engine, engine_class
 from deepscan.engines.torch import TYPES
 from deepscan.errors import DeepscanError, UsageError
 from deepscan.models import MODELS
@@ -218,9 +218,7 @@ def _engines(
                 continue
             name = f"{runtime}-{device}-{precision}"
             try:
-                found.append(
-                    engine_class(runtime)(card, hardware, device=device, precision=precision)
-                )
+                found.append(create_engine(Choice(runtime, device, precision), card, hardware))
             except (DeepscanError, ImportError) as error:
                 absent[name] = str(error)
     return found
