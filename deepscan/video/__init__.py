@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepscan.options import Decoder, Limits
-from deepscan.video.contract import VideoReader
+from deepscan.video.contract import ReadOptions, VideoReader
 
 __all__ = ["open_video"]
 
@@ -36,5 +36,5 @@ def open_video(
     """
     from deepscan.video.open import open_reader
 
-    given = Path(path), decoder, limits or Limits(), stream
-    return open_reader(*given, isolate=isolate, planes=planes)
+    options = ReadOptions(decoder, limits or Limits(), planes=planes)
+    return open_reader(Path(path), options, stream, isolate=isolate)

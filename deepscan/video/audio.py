@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from deepscan.errors import VideoError
 from deepscan.options import Limits
+from deepscan.video.contract import ReadOptions
 from deepscan.video.input_file import open_source, still_format
 from deepscan.video.isolation import protocol
 from deepscan.video.isolation.process import DecoderProcess
@@ -44,18 +45,11 @@ class Audio:
     the source has no readable sound, nothing is copied and `notes` says why.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        out: OutputContainer,
-        limits: Limits | None = None,
-        *,
-        joined: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, out: OutputContainer, *, joined: bool = False) -> None:
         self._out = out
         self._joined = joined
         self._ends: dict[int, tuple[int, int]] = {}  # by track: its end so far, and its shift
-        self._limits = limits or Limits()
+        self._limits = Limits()
         self._start = Fraction(0)
         self._notes: list[str] = []
         self._targets: list[AudioStream] = []
@@ -69,7 +63,7 @@ class Audio:
                 if still_format(source) is not None:
                     return
                 source.rewind()
-                self._worker = DecoderProcess(source, self._limits, task="audio")
+                self._worker = DecoderProcess(source, ReadOptions("auto", self._limits), "audio")
             self._next = self._read()
         except VideoError as error:
             self._give_up(error)

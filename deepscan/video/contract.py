@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol, Self
 
+from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How a file is read.
+
+    `reason` says why `decoder` was chosen, None if the user chose it. With `planes`, decoder "pyav"
+    gives planes instead of RGB where it can.
+    """
+
+    decoder: Decoder
+    limits: Limits
+    reason: str | None = None
+    planes: bool = False
 
 
 class VideoReader(Protocol):
     """One open video. Frames come once, in presentation order, with strictly rising pts.
 
-    Readers inherit `with` from it.
+    Readers inherit `with` from it. Their constructors take an open file, which stays open, and
+    those of the table `ReadOptions` and `beat`, which is called for every packet.
     """
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from deepscan.errors import DecoderCrash, DecoderHang, LimitError
-from deepscan.options import Decoder, Limits
-from deepscan.video.contract import VideoReader
+from deepscan.video.contract import ReadOptions, VideoReader
 from deepscan.video.embedded import cut_out
 from deepscan.video.input_file import open_source, still_format
 from deepscan.video.isolation.reader import IsolatedReader
@@ -17,26 +17,24 @@ from deepscan.video.readers.choose import choose_reader, may_need_decord
 from deepscan.video.readers.fallback import FallbackReader
 
 
-def open_reader(
-    path: Path, decoder: Decoder, limits: Limits, stream: int, *, isolate: bool, planes: bool
-) -> VideoReader:
+def open_reader(path: Path, options: ReadOptions, stream: int, *, isolate: bool) -> VideoReader:
     """Open a file; see `deepscan.video.open_video`."""
     make: Callable[..., VideoReader] = IsolatedReader if isolate else choose_reader
     with ExitStack() as held:
-        source = open_source(path, limits, stream)
+        source = open_source(path, options.limits, stream)
         held.callback(os.close, source.descriptor)
         if stream and still_format(source) is not None:
-            source = cut_out(source, limits)
+            source = cut_out(source, options.limits)
             held.callback(os.close, source.descriptor)
 
         def reopen(why: str) -> VideoReader:
-            return make(source, "pyav", limits, reason=why, planes=planes)
+            return make(source, replace(options, decoder="pyav", reason=why))
 
         try:
-            reader = make(source, decoder, limits, planes=planes)
+            reader = make(source, options)
         except (DecoderCrash, DecoderHang, LimitError) as error:
             native = not isinstance(error, LimitError) or error.reason == "limit_memory"
-            if decoder != "auto" or not native or not may_need_decord(source, decoder):
+            if options.decoder != "auto" or not native or not may_need_decord(source, "auto"):
                 raise
             reader = reopen(f"a decoder failed on opening the file: {error}")
-        return FallbackReader(reader, reopen if decoder == "auto" else None, held.pop_all())
+        return FallbackReader(reader, reopen if options.decoder == "auto" else None, held.pop_all())

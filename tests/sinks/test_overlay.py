@@ -11,7 +11,7 @@ import pytest
 
 from deepscan.sinks.overlay import OverlaySink
 from deepscan.types import FrameResult, Scan
-from deepscan.video.readers.pyav import PyAVReader
+from deepscan.video import open_video
 from tests.drawn import read_number
 from tests.media import make_video
 from tests.sinks import build
@@ -49,7 +49,7 @@ def test_frames_keep_their_times_and_the_sound_is_copied(
         audio="aac",
         rotation=rotation,
     )
-    with PyAVReader(path) as reader:
+    with open_video(path, decoder="pyav", isolate=False) as reader:
         info = reader.info
         results = [FrameResult(frame, (), ()) for frame in reader.frames()]
     assert (info.width, info.height) == (WIDTH, HEIGHT)

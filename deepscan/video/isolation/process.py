@@ -18,7 +18,7 @@ from dataclasses import asdict
 from typing import Literal
 
 from deepscan.errors import DecoderCrash, DecoderHang, LimitError, VideoError
-from deepscan.options import Decoder, Limits
+from deepscan.video.contract import ReadOptions
 from deepscan.video.input_file import Source
 from deepscan.video.isolation import protocol
 from deepscan.video.isolation.launcher import LOST, Given, StderrTail, Worker, start_worker
@@ -33,24 +33,11 @@ FAREWELL = 5.0  # seconds that a finished worker has to exit
 
 
 class DecoderProcess:
-    """A worker process with its socket, its stderr and its time limits.
+    """A worker process with its socket, its stderr and its time limits."""
 
-    `reason`, `fault` and `planes` are as in `worker.Job`.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        limits: Limits,
-        *,
-        task: Task = "frames",
-        decoder: Decoder = "auto",
-        reason: str | None = None,
-        fault: tuple[str, int] | None = None,
-        planes: bool = False,
-    ) -> None:
+    def __init__(self, source: Source, options: ReadOptions, task: Task = "frames") -> None:
         self._path = source.path
-        self._limits = limits
+        self._limits = options.limits
         self._received_bytes = bytearray()
         self._waited = 0.0
         self._started = False
@@ -68,11 +55,7 @@ class DecoderProcess:
                         "size": source.size,
                         "stream": source.stream,
                         "task": task,
-                        "decoder": decoder,
-                        "limits": asdict(limits),
-                        "reason": reason,
-                        "fault": fault,
-                        "planes": planes,
+                        "options": asdict(options),
                     }
                     given = Given(source.descriptor, self._ring, theirs.fileno(), lifeline)
                     self._process = start_worker(job, given)

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from deepscan.errors import DecoderCrash
-from deepscan.options import Decoder, Limits
 from deepscan.types import Frame, Image, Planes, ReadReport, VideoInfo
 from deepscan.video.colour import SCALER
-from deepscan.video.contract import VideoReader
+from deepscan.video.contract import ReadOptions, VideoReader
 from deepscan.video.input_file import Source
 from deepscan.video.isolation import protocol
 from deepscan.video.isolation.process import DecoderProcess
@@ -31,26 +30,14 @@ FOUR_K = 3840 * 2160  # pixels above which the memory limit is doubled
 class IsolatedReader(VideoReader):
     """Reads a video through a worker process. `source` stays open; the caller closes it.
 
-    `reason` says why `decoder` was chosen. `fault` makes the worker fail on purpose, for tests; see
-    `worker.Job`.
-
     Raises:
         VideoError: the worker reported it, or the worker failed.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        decoder: Decoder,
-        limits: Limits,
-        *,
-        reason: str | None = None,
-        fault: tuple[str, int] | None = None,
-        planes: bool = False,
-    ) -> None:
-        self._planes = planes
+    def __init__(self, source: Source, options: ReadOptions) -> None:
+        self._planes = options.planes
         self._path = source.path
-        self._limits = limits
+        self._limits = options.limits
         self._last = -1.0  # media time of the last frame
         self._last_pts: int | None = None
         self._received = 0
@@ -58,9 +45,7 @@ class IsolatedReader(VideoReader):
         self._info: VideoInfo | None = None
         self._ring: mmap.mmap | None = None
         source.rewind()
-        self._worker = DecoderProcess(
-            source, limits, decoder=decoder, reason=reason, fault=fault, planes=planes
-        )
+        self._worker = DecoderProcess(source, options)
         try:
             self._greet()
         except BaseException:

@@ -25,9 +25,9 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from deepscan.errors import DecoderCrash, LimitError, VideoError
-from deepscan.options import Decoder, Limits
+from deepscan.options import Limits
 from deepscan.types import Frame, ReadReport
-from deepscan.video.contract import VideoReader
+from deepscan.video.contract import ReadOptions, VideoReader
 from deepscan.video.input_file import Source, still_format
 from deepscan.video.isolation import protocol
 from deepscan.video.isolation.sandbox import (
@@ -44,11 +44,7 @@ BEAT_EVERY = 0.25  # seconds between two heartbeats while no frame is ready
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job from the parent: descriptors, file and limits.
-
-    `fault` is for tests of the watchdog: (what, at which frame), with what one of "crash", "hang",
-    "exit", "garbage", "memory". `planes` is as in `choose_reader`.
-    """
+    """A job from the parent: descriptors, file and options."""
 
     video: int
     ring: int
@@ -60,18 +56,14 @@ class Job:
     size: int
     stream: int
     task: Literal["frames", "audio"]
-    decoder: Decoder
-    limits: Limits
-    reason: str | None
-    fault: tuple[str, int] | None
-    planes: bool
+    options: ReadOptions
 
     @classmethod
     def read(cls, text: str) -> Job:
         said: dict[str, Any] = json.loads(text)
-        said["limits"] = Limits(**said["limits"])
-        said["fault"] = tuple(said["fault"]) if said["fault"] else None
-        return cls(**said)
+        options = said.pop("options")
+        options["limits"] = Limits(**options["limits"])
+        return cls(**said, options=ReadOptions(**options))
 
 
 def main(argument: str) -> NoReturn:
@@ -95,7 +87,7 @@ def run_job(job: Job) -> NoReturn:
         channel.send(protocol.BEAT)
         _watch(job.lifeline)
         if job.task == "audio":
-            _serve_audio(channel, source, job.limits)
+            _serve_audio(channel, source, job.options.limits)
         else:
             _serve(channel, source, job)
     except VideoError as error:
@@ -201,9 +193,9 @@ def _load_av() -> None:
 def _prepare(source: Source, job: Job) -> None:
     """Import the libraries, then drop all rights."""
     load_libraries(
-        still=still_format(source) is not None, decord=may_need_decord(source, job.decoder)
+        still=still_format(source) is not None, decord=may_need_decord(source, job.options.decoder)
     )
-    limits = job.limits
+    limits = job.options.limits
     limit_resources(
         memory=limits.memory,
         most_memory=2 * limits.memory,
@@ -230,14 +222,7 @@ def _watch(lifeline: int) -> None:
 def _serve(channel: Channel, source: Source, job: Job) -> None:
     reader: VideoReader | None = None
     try:
-        reader = choose_reader(
-            source,
-            job.decoder,
-            job.limits,
-            reason=job.reason,
-            beat=channel.beat,
-            planes=job.planes,
-        )
+        reader = choose_reader(source, job.options, channel.beat)
         channel.send(protocol.HELLO, protocol.pack_info(reader.info))
         slots, size, memory = protocol.READY_FIELDS.unpack(
             channel.receive(protocol.READY_FIELDS.size)
@@ -245,8 +230,6 @@ def _serve(channel: Channel, source: Source, job: Job) -> None:
         raise_memory_limit(memory)
         ring = Ring(job.ring, slots, size, channel)
         for frame in reader.frames():
-            if job.fault is not None and job.fault[1] == frame.index:
-                _fail(job.fault[0], channel)
             slot = ring.put(frame)
             fields = protocol.FRAME_FIELDS.pack(
                 frame.index, frame.pts, frame.time, slot, frame.planes is not None
@@ -283,20 +266,6 @@ def _serve_audio(channel: Channel, source: Source, limits: Limits) -> None:
 
 def _report(reader: VideoReader | None) -> ReadReport | None:
     return None if reader is None else reader.report()
-
-
-def _fail(what: str, channel: Channel) -> None:
-    """Fail as a test requested."""
-    if what == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif what == "exit":
-        os._exit(3)
-    elif what == "garbage":
-        channel.send(protocol.FRAME, b"\xff" * protocol.FRAME_FIELDS.size)
-    elif what == "memory":
-        bytearray(2**42)  # more than any limit allows
-    while what == "hang":
-        time.sleep(1)
 
 
 if __name__ == "__main__":

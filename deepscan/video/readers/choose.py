@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pkgutil import resolve_name
 
 from deepscan.errors import UnsupportedError
 from deepscan.options import Decoder, Limits
-from deepscan.video.contract import VideoReader
+from deepscan.video.contract import ReadOptions, VideoReader
 from deepscan.video.input_file import Source, still_format
 from deepscan.video.readers import READERS
 
@@ -15,24 +16,15 @@ SAFE = "the safe choice"
 
 
 def choose_reader(
-    source: Source,
-    decoder: Decoder,
-    limits: Limits,
-    *,
-    reason: str | None = None,
-    beat: Callable[[], None] | None = None,
-    planes: bool = False,
+    source: Source, options: ReadOptions, beat: Callable[[], None] | None = None
 ) -> VideoReader:
     """Open the reader for a file; it leaves `source` open.
-
-    `reason` says why `decoder` was chosen, None if the user chose it. With `planes`, decoder "pyav"
-    gives planes instead of RGB where it can.
 
     Raises:
         UnsupportedError: decord was requested and is not trusted with this file.
         VideoError: the file cannot be read.
     """
-    kind = still_format(source)
+    kind, decoder, limits = still_format(source), options.decoder, options.limits
     if kind is not None:
         from deepscan.video.readers.animation import AnimationReader, is_animated
         from deepscan.video.readers.still import StillReader
@@ -42,32 +34,21 @@ def choose_reader(
         if is_animated(source, kind, limits):
             return AnimationReader(source, kind, limits=limits, beat=beat)
         return StillReader(source, kind, limits=limits)
-    if decoder == "pyav":
-        from deepscan.video.readers.pyav import PyAVReader
-
-        return PyAVReader(
-            source.path,
-            limits=limits,
-            source=source,
-            reason=reason or "asked for",
-            beat=beat,
-            planes=planes,
-        )
     if decoder != "auto":
         reader: Callable[..., VideoReader] = resolve_name(READERS[decoder])
-        why = reason or "asked for"
-        return reader(source.path, limits=limits, source=source, reason=why, beat=beat)
+        return reader(source, options, beat)
     return _choose_best(source, limits, beat)
 
 
 def _choose_best(source: Source, limits: Limits, beat: Callable[[], None] | None) -> VideoReader:
     from deepscan.video.readers.pyav import PyAVReader
 
+    safe = ReadOptions("pyav", limits, SAFE)
     if not may_need_decord(source, "auto"):
-        return PyAVReader(source.path, limits=limits, source=source, reason=SAFE, beat=beat)
+        return PyAVReader(source, safe, beat)
     from deepscan.video.readers.decord import DecordReader, DistrustError, objection
 
-    pyav = PyAVReader(source.path, limits=limits, source=source, reason=SAFE, beat=beat)
+    pyav = PyAVReader(source, safe, beat)
     why = objection(pyav.info, pyav.probe, source.size)
     if why is not None:
         pyav.because(why)
@@ -75,9 +56,9 @@ def _choose_best(source: Source, limits: Limits, beat: Callable[[], None] | None
     pyav.close()
     proven = "short and plain; its first frames are those of PyAV"
     try:
-        return DecordReader(source.path, limits=limits, source=source, reason=proven, beat=beat)
+        return DecordReader(source, ReadOptions("decord", limits, proven), beat)
     except DistrustError as error:
-        return PyAVReader(source.path, limits=limits, source=source, reason=error.why, beat=beat)
+        return PyAVReader(source, replace(safe, reason=error.why), beat)
 
 
 def may_need_decord(source: Source, decoder: Decoder) -> bool:

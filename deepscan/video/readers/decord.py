@@ -24,10 +24,10 @@ from deepscan.errors import CorruptError, LimitError, UnsupportedError, VideoErr
 from deepscan.options import Limits
 from deepscan.types import Frame, Image, ReadReport, VideoInfo
 from deepscan.video.completeness import CompletenessCheck, shows_nothing
-from deepscan.video.contract import VideoReader
-from deepscan.video.input_file import Source, open_source
+from deepscan.video.contract import ReadOptions, VideoReader
+from deepscan.video.input_file import Source
 from deepscan.video.probe import Probe, check_length, open_container, pick_stream
-from deepscan.video.readers.pyav import PyAVReader
+from deepscan.video.readers.pyav import REASON, PyAVReader
 from deepscan.video.timestamps import Timestamps
 
 CONTAINERS = ("mp4", "mov", "matroska", "webm")
@@ -40,7 +40,6 @@ CHECKED = 12  # frames compared with PyAV's: the usual first group of pictures
 MEAN_DIFFERENCE = 1.0  # levels; two versions of swscale round differently
 CLEAR_DIFFERENCE = 16  # levels that ...
 CLEAR_SHARE = 0.001  # ... only so many samples may differ by: chroma edges
-REASON = "asked for"
 
 
 def load_library() -> None:
@@ -142,30 +141,22 @@ class DecordReader(VideoReader):
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        limits: Limits | None = None,
-        source: Source | None = None,
-        reason: str = REASON,
-        beat: Callable[[], None] | None = None,
+        self, source: Source, options: ReadOptions, beat: Callable[[], None] | None = None
     ) -> None:
-        self._limits = limits or Limits()
+        path = source.path
+        self._limits = options.limits
+        self._source = source
         self._finished = False
         self._index = 0
         with ExitStack() as held:
-            if source is None:
-                source = open_source(path, self._limits)
-                held.callback(os.close, source.descriptor)
-            self._source = source
-            with PyAVReader(path, limits=self._limits, source=source, beat=beat) as pyav:
+            with PyAVReader(source, replace(options, planes=False), beat) as pyav:
                 _insist(path, objection(pyav.info, pyav.probe, source.size))
                 expected = _first_frames(pyav)
                 info, probe = pyav.info, pyav.probe
             contents = list_packets(source, self._limits)
             _insist(path, _doubt(contents, probe, info))
             self._pts = contents.pts
-            self._info = replace(info, decoder="decord", decoder_reason=reason)
+            self._info = replace(info, decoder="decord", decoder_reason=options.reason or REASON)
             self._timestamps = Timestamps(probe.time_base, probe.start, probe.step)
             self._completeness = CompletenessCheck.of(probe)
             self._completeness.packets = len(self._pts)

@@ -6,7 +6,6 @@ number of frames of a damaged file changes from run to run.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -19,8 +18,8 @@ from deepscan.options import Limits
 from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video.colour import Converter, colour_of
 from deepscan.video.completeness import CompletenessCheck, may_repeat, shows_nothing
-from deepscan.video.contract import VideoReader
-from deepscan.video.input_file import Source, open_source
+from deepscan.video.contract import ReadOptions, VideoReader
+from deepscan.video.input_file import Source
 from deepscan.video.planes import NO_IMAGE, planes_of
 from deepscan.video.probe import (
     CODECS,
@@ -46,32 +45,22 @@ class PyAVReader(VideoReader):
     """Reads the frames of one video with PyAV.
 
     The first frame is decoded on opening, so that `info` describes the pictures and not what the
-    header claims. `source` is an open file to use instead of opening `path`; it stays open. `beat`
-    is called for every packet. With `planes`, frames carry planes where the decoder gives them.
+    header claims.
 
     Raises:
         VideoError: the file cannot be opened, holds no video, or no frame of it can be decoded.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        limits: Limits | None = None,
-        source: Source | None = None,
-        reason: str = REASON,
-        beat: Callable[[], None] | None = None,
-        planes: bool = False,
+        self, source: Source, options: ReadOptions, beat: Callable[[], None] | None = None
     ) -> None:
-        self._planes = planes
-        self._limits = limits or Limits()
+        reason = options.reason or REASON
+        self._planes = options.planes
+        self._limits = options.limits
+        self._source = source
         self._finished = False
         self._index = 0
         with ExitStack() as held:
-            if source is None:
-                source = open_source(path, self._limits)
-                held.callback(os.close, source.descriptor)
-            self._source = source
             container = held.enter_context(open_container(source, self._limits))
             self._decoder = _Decoder(container, source, self._limits, beat)
             self.probe = probe = self._decoder.probe
@@ -81,14 +70,14 @@ class PyAVReader(VideoReader):
             self._decoded = self._decoder.frames()
             first = next(self._decoded, None)
             if first is None:
-                raise CorruptError(f"{path}: no frame of it can be decoded")
+                raise CorruptError(f"{source.path}: no frame of it can be decoded")
             self._size = (first.width, first.height)
             turn = turn_of_frame(first)
             self._converter = Converter(*self._size, turn)
             pts, time = self._timestamps.tick(self._decoder.pts_of(first))
             self._first: tuple[VideoFrame, int, float] | None = (first, pts, time)
             self._info = replace(
-                _info(path, probe, first, turn, reason),
+                _info(source.path, probe, first, turn, reason),
                 start_pts=self._timestamps.start,
                 time_offset=time,
             )

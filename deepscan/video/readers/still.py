@@ -101,7 +101,7 @@ class StillReader(VideoReader):
         LimitError: too many pixels.
     """
 
-    def __init__(self, source: Source, kind: str, *, limits: Limits, reason: str = REASON) -> None:
+    def __init__(self, source: Source, kind: str, *, limits: Limits) -> None:
         self._done = False
         with open_picture(source, kind, limits) as picture:
             mode = picture.mode.lower()
@@ -110,7 +110,7 @@ class StillReader(VideoReader):
         self._unread = (unread(source, inside),) if inside else ()
         self._image = image
         height, width = image.shape[:2]
-        self._info = describe(source, kind, mode, width, height, rotation, reason)
+        self._info = describe(source, kind, mode, width, height, rotation, REASON)
 
     @property
     def info(self) -> VideoInfo:

@@ -158,13 +158,14 @@ def test_without_a_fork_server_files_are_read_all_the_same(
         return real(module, *rest, **streams)
 
     monkeypatch.setattr(launcher, "start_interpreter", fail)
+    monkeypatch.setattr(launcher, "MODULE", "tests.video.isolation.failing_{}")
     with caplog.at_level(logging.WARNING):
         assert count(clip("h264.mp4")) == count(clip("h264.mp4")) == 20
     told = [
         record.message for record in caplog.records if "starts a new interpreter" in record.message
     ]
     assert len(told) == 1  # once a program
-    with pytest.raises(errors.DecoderCrash), isolated(clip("h264.mp4"), fault=("crash", 3)) as bad:
+    with pytest.raises(errors.DecoderCrash), isolated(clip("h264.mp4"), fault="crash 3") as bad:
         list(bad.frames())
 
 

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from deepscan import errors
 from deepscan.options import Limits
 from deepscan.video import open_video
+from deepscan.video.contract import ReadOptions
 from deepscan.video.input_file import open_source
-from deepscan.video.isolation import protocol
+from deepscan.video.isolation import launcher, protocol
 from deepscan.video.isolation.launcher import _FORKSERVER
 from deepscan.video.isolation.protocol import ProtocolError
 from deepscan.video.isolation.reader import IsolatedReader
-from deepscan.video.readers.pyav import PyAVReader
 from tests.drawn import read_number
 
 Clip = Callable[..., Path]
@@ -62,12 +62,13 @@ def nothing_left() -> Iterator[None]:
 
 @contextmanager
 def isolated(
-    path: Path, limits: Limits | None = None, fault: tuple[str, int] | None = None
+    path: Path, limits: Limits | None = None, fault: str | None = None
 ) -> Iterator[IsolatedReader]:
+    """A reader in a worker process; a `fault` needs the fixture `failing`."""
     limits = limits or Limits()
     source = open_source(path, limits)
     try:
-        with IsolatedReader(source, "pyav", limits, fault=fault) as reader:
+        with IsolatedReader(source, ReadOptions("pyav", limits, fault)) as reader:
             yield reader
     finally:
         os.close(source.descriptor)
@@ -130,6 +131,17 @@ def test_limits_come_through(clip: Clip) -> None:
     assert not reader.report().complete
 
 
+@pytest.fixture(scope="module")
+def failing() -> Iterator[None]:
+    """Workers fail where `isolated` says so; others work as usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "MODULE", "tests.video.isolation.failing_{}")
+        _FORKSERVER.close()
+        _FORKSERVER.server()  # its descriptors are not what a test leaves behind
+        yield
+        _FORKSERVER.close()
+
+
 @pytest.mark.parametrize(
     ("fault", "error", "reason"),
     [
@@ -141,12 +153,12 @@ def test_limits_come_through(clip: Clip) -> None:
     ],
 )
 def test_a_failing_worker_costs_one_file(
-    fault: str, error: type[errors.VideoError], reason: str, clip: Clip
+    fault: str, error: type[errors.VideoError], reason: str, clip: Clip, failing: None
 ) -> None:
     path = clip("h264.mp4")
     numbers: list[int | None] = []
     with nothing_left():
-        with pytest.raises(error) as seen, isolated(path, Limits(idle=2), (fault, 5)) as reader:
+        with pytest.raises(error) as seen, isolated(path, Limits(idle=2), f"{fault} 5") as reader:
             frames = reader.frames()
             numbers.extend(read_number(frame.image) for frame in frames)
         report = reader.report()
@@ -156,7 +168,7 @@ def test_a_failing_worker_costs_one_file(
     assert (report.decoded, report.complete) == (5, False)
 
 
-def test_the_wall_limit_counts_waiting_only(clip: Clip) -> None:
+def test_the_wall_limit_counts_waiting_only(clip: Clip, failing: None) -> None:
     limits = Limits(time_floor=1.5, time_factor=0.1, idle=30)
     with isolated(clip("h264.mp4"), limits) as reader:
         for frame in reader.frames():
@@ -166,7 +178,7 @@ def test_the_wall_limit_counts_waiting_only(clip: Clip) -> None:
     began = time.monotonic()
     with (
         pytest.raises(errors.LimitError) as seen,
-        isolated(clip("h264.mp4"), limits, ("hang", 3)) as reader,
+        isolated(clip("h264.mp4"), limits, "hang 3") as reader,
     ):
         list(reader.frames())
     assert seen.value.reason == "limit_time"
@@ -353,8 +365,8 @@ def test_decord_dying_on_opening_lets_pyav_take_over(
     asked = []
 
     def opening(source, wish, *given, **named):  # type: ignore[no-untyped-def]
-        asked.append(wish)
-        if wish != "pyav":
+        asked.append(wish.decoder)
+        if wish.decoder != "pyav":
             raise errors.DecoderCrash("decord died")
         return choose(source, wish, *given, **named)
 
@@ -371,7 +383,7 @@ def test_decord_dying_on_opening_lets_pyav_take_over(
 
 
 def test_info_survives_the_journey(clip: Clip) -> None:
-    with PyAVReader(clip("h264.mp4")) as reader:
+    with open_video(clip("h264.mp4"), decoder="pyav", isolate=False) as reader:
         info = reader.info
     assert protocol.unpack_info(protocol.pack_info(info), info.path, Limits()) == info
 
@@ -397,7 +409,7 @@ def test_info_survives_the_journey(clip: Clip) -> None:
 def test_no_bad_info_is_believed(change: dict[str, object], clip: Clip) -> None:
     import json
 
-    with PyAVReader(clip("h264.mp4")) as reader:
+    with open_video(clip("h264.mp4"), decoder="pyav", isolate=False) as reader:
         said = json.loads(protocol.pack_info(reader.info))
     with pytest.raises(ProtocolError):
         protocol.unpack_info(json.dumps(said | change).encode(), Path("x"), Limits())
@@ -415,7 +427,7 @@ def test_noise_is_never_believed(noise: bytes) -> None:
 
 
 def test_a_report_cannot_claim_other_frames(clip: Clip) -> None:
-    with PyAVReader(clip("h264.mp4")) as reader:
+    with open_video(clip("h264.mp4"), decoder="pyav", isolate=False) as reader:
         list(reader.frames())
         said = protocol.pack_report(reader.report())
     assert protocol.unpack_report(said, 20) == reader.report()

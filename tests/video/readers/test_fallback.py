@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deepscan.errors import CorruptError, VideoError
+from deepscan.options import Limits
 from deepscan.types import Frame
+from deepscan.video.contract import ReadOptions
+from deepscan.video.input_file import open_source
 from deepscan.video.readers.fallback import FallbackReader
 from deepscan.video.readers.pyav import PyAVReader
 from tests.drawn import read_number
@@ -35,7 +40,14 @@ class FailingReader(PyAVReader):
 
 
 def taking_over(path: Path, failing: type[FailingReader]) -> FallbackReader:
-    return FallbackReader(failing(path), lambda why: PyAVReader(path, reason=why))
+    held, options = ExitStack(), ReadOptions("pyav", Limits())
+    source = open_source(path, options.limits)
+    held.callback(os.close, source.descriptor)
+
+    def reopen(why: str) -> PyAVReader:
+        return PyAVReader(source, replace(options, reason=why))
+
+    return FallbackReader(failing(source, options), reopen, held)
 
 
 def test_pyav_goes_on_behind_the_frames_that_came(clip: Clip) -> None:

@@ -18,7 +18,6 @@ from deepscan.types import Frame, ReadReport, VideoInfo
 from deepscan.video import open_video
 from deepscan.video.readers import READERS
 from deepscan.video.readers.decord import is_installed
-from deepscan.video.readers.pyav import PyAVReader
 from tests.drawn import read_number, read_patches
 from tests.media import PATCHES, draw_numbered, make_video, presentation
 
@@ -563,8 +562,3 @@ def test_a_reader_can_be_left_early(clip: Clip) -> None:
     assert report.decoded == 4
     assert not report.complete
     assert report.reasons[0].startswith("stopped")
-
-
-def test_a_reader_opens_a_path_itself(clip: Clip) -> None:
-    with PyAVReader(clip("h264.mp4")) as reader:
-        assert len(list(reader.frames())) == 20
