@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepscan.archive.checks import CheckList, VerifiedRecord
-from deepscan.archive.schema import violations
+from deepscan.archive.schema_check import violations
 from deepscan.errors import DeepscanError, EngineError, ModelError, UsageError
 from deepscan.files import resolve
 from deepscan.options import Limits, ScanOptions

@@ -22,7 +22,7 @@ from deepscan.archive.journal import JOURNAL, read_state
 from deepscan.archive.records import Outcome
 from deepscan.archive.reports import inside
 from deepscan.archive.rescore import Make, Scanners, check_scores, make_scanner
-from deepscan.archive.schema import violations
+from deepscan.archive.schema_check import violations
 from deepscan.errors import UsageError, VideoError
 from deepscan.files import resolve
 from deepscan.options import Limits

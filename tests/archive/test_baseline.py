@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from deepscan.archive.baseline import FORMAT, read_baseline, write_baseline
 from deepscan.archive.records import ACCEPTABLE, Accepted, Baseline
-from deepscan.archive.schema import load_schema, violations
+from deepscan.archive.schema_check import load_schema, violations
 from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ExitPolicy
 from deepscan.types import Label

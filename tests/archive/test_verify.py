@@ -19,7 +19,7 @@ from deepscan.archive.journal import read_journal
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.rescore import options_of, tolerance_between
 from deepscan.archive.run import scan_archive
-from deepscan.archive.schema import violations
+from deepscan.archive.schema_check import violations
 from deepscan.archive.verify import _drawn, verify
 from deepscan.archive.workers.contract import PoolSettings
 from deepscan.archive.workers.local import LocalPool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from deepscan.archive.schema import violations
+from deepscan.archive.schema_check import violations
 from deepscan.sinks.frames import line_of
 from deepscan.sinks.record import record_of
 from tests.sinks import build
