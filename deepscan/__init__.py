@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from deepscan.engines.load import load_engine  # noqa: F401
+    from deepscan.engines.choose import load_engine  # noqa: F401
     from deepscan.scan.scanner import Scanner, analyze_video, scan_paths, scan_video  # noqa: F401
     from deepscan.sinks.masks import read_masks  # noqa: F401
     from deepscan.video import open_video  # noqa: F401
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Scanner": "deepscan.scan.scanner",
     "analyze_video": "deepscan.scan.scanner",
-    "load_engine": "deepscan.engines.load",
+    "load_engine": "deepscan.engines.choose",
     "open_video": "deepscan.video",
     "read_masks": "deepscan.sinks.masks",
     "scan_paths": "deepscan.scan.scanner",

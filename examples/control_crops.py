@@ -19,8 +19,8 @@ import typer
 from skimage import data
 
 from deepscan.archive.workers.controls import Control, controls_values
+from deepscan.engines.choose import REFERENCE, load_engine
 from deepscan.engines.engine import Engine
-from deepscan.engines.load import REFERENCE, load_engine
 from deepscan.engines.parity import label_thresholds
 from deepscan.errors import ModelError
 from deepscan.faces.crop import cut, square

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.engines.cache import cache_folder
+from deepscan.engines.choose import Choice, build, candidates, every_choice, parse_name
 from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import Choice, build, candidates, every_choice, parse_name
 from deepscan.engines.packages import PACKAGES, installed_versions
 from deepscan.engines.parity import SelfTest, check_selftest, selftest_scores
 from deepscan.errors import DeepscanError, EngineError

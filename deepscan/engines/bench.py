@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepscan.engines.choose import REFERENCE, build, every_choice
 from deepscan.engines.engine import Engine, Predictions
 from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import REFERENCE, build, every_choice
 from deepscan.engines.packages import installed_versions
 from deepscan.engines.parity import probe
 from deepscan.errors import DeepscanError, EngineError, UsageError

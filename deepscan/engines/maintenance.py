@@ -9,8 +9,7 @@ from pathlib import Path
 
 from deepscan.engines import ENGINES
 from deepscan.engines.cache import cache_folder, read_entry
-from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import (
+from deepscan.engines.choose import (
     REFERENCES,
     Choice,
     create_engine,
@@ -18,6 +17,7 @@ from deepscan.engines.load import (
     measure,
     parse_name,
 )
+from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.parity import TOLERANCES, cache_parity, label_thresholds, violations
 from deepscan.engines.recipe import Recipe, read_recipe
 from deepscan.errors import EngineError, system_errors_as

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deepscan.archive.workers.controls import score_controls
-from deepscan.engines.engine import Engine
-from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import (
+from deepscan.engines.choose import (
     REFERENCES,
     Choice,
     create_engine,
@@ -18,6 +16,8 @@ from deepscan.engines.load import (
     load_engine,
     measure,
 )
+from deepscan.engines.engine import Engine
+from deepscan.engines.hardware import Hardware, detect_hardware
 from deepscan.engines.parity import TOLERANCES, probe, violations
 from deepscan.errors import DeepscanError, EngineError
 from deepscan.models.card import Card

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from deepscan.engines.choose import REFERENCES, create_engine, parse_name
 from deepscan.engines.engine import Engine, Predictions
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import REFERENCES, create_engine, parse_name
 from deepscan.engines.parity import SEED, SELFTEST_TOLERANCE, predict_all, probe, reference_values
 from deepscan.errors import EngineError, ModelError, UsageError
 from deepscan.importer.polarity import Polarity, control_scores, scores_of, settle

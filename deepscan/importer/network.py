@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deepscan.engines.choose import REFERENCE, create_engine, parse_name
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import REFERENCE, create_engine, parse_name
 from deepscan.engines.parity import predict_all, probe, selftest_values
 from deepscan.errors import EngineError, ModelError, UsageError, system_errors_as
 from deepscan.importer.detector import check_spread

@@ -22,8 +22,8 @@ from pkgutil import resolve_name
 from typing import Any, Self
 
 from deepscan.c2pa import read_provenance, read_trust_list
+from deepscan.engines.choose import load_engine
 from deepscan.engines.engine import Engine
-from deepscan.engines.load import load_engine
 from deepscan.engines.packages import installed_versions
 from deepscan.errors import (
     CorruptError,

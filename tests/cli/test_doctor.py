@@ -8,8 +8,8 @@ import pytest
 
 from deepscan.cli import doctor
 from deepscan.cli.doctor import Finding, examine
+from deepscan.engines.choose import build, load_engine, parse_name
 from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import build, load_engine, parse_name
 from deepscan.engines.parity import selftest_values
 from deepscan.models.library import read_card
 from deepscan.options import ScanOptions

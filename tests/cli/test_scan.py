@@ -23,7 +23,7 @@ import deepscan.scan.scanner
 from deepscan.cli import arguments
 from deepscan.cli import scan as cli
 from deepscan.cli.archive import _file_line
-from deepscan.engines.load import parse_name
+from deepscan.engines.choose import parse_name
 from deepscan.errors import EngineError, OutputError
 from deepscan.sinks import SINKS
 from deepscan.types import Label, Reason

@@ -13,7 +13,7 @@ import pytest
 
 from deepscan.engines import maintenance, openvino
 from deepscan.engines.cache import cache_folder, key_of, read_entry, write_entry
-from deepscan.engines.load import load_engine
+from deepscan.engines.choose import load_engine
 from deepscan.engines.parity import probe
 from deepscan.errors import ModelError
 from tests.models.build import write_model
@@ -229,7 +229,7 @@ def test_a_second_start_needs_no_torch_and_tells_nobody(models, cache, proven):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from deepscan.engines.load import load_engine\n"
+        "from deepscan.engines.choose import load_engine\n"
         "load_engine('openvino-fp32', 'tiny', folder=Path(sys.argv[1]))\n"
         "from deepscan.engines.hardware import has_gpu_driver\n"
         "unwanted = {'timm', 'torchvision', 'deepscan.models.msccnet'} & set(sys.modules)\n"

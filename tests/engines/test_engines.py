@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from deepscan.engines import ENGINES, PRECISIONS
+from deepscan.engines.choose import Choice, create_engine, engine_class, load_engine
 from deepscan.engines.engine import EngineEntry
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import Choice, create_engine, engine_class, load_engine
 from deepscan.engines.parity import TOLERANCES, predict_all, probe, violations
 from deepscan.errors import EngineError, ModelError
 from deepscan.models.library import read_card

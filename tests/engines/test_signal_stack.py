@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import faulthandler, os, signal, sys
 from pathlib import Path
-from deepscan.engines.load import load_engine
+from deepscan.engines.choose import load_engine
 
 if sys.argv[2] == "watched":
     faulthandler.enable()

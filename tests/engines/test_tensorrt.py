@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepscan.engines import ENGINES, load, recipe, tensorrt
+from deepscan.engines import ENGINES, choose, recipe, tensorrt
+from deepscan.engines.choose import load_engine
 from deepscan.engines.engine import EngineOptions
 from deepscan.engines.hardware import Hardware
-from deepscan.engines.load import load_engine
 from deepscan.engines.maintenance import build_recipe, entries
 from deepscan.engines.parity import TOLERANCES, probe, violations
 from deepscan.engines.recipe import Batches
@@ -48,7 +48,7 @@ def cuda(monkeypatch, exported):
     monkeypatch.setattr(tensorrt, "torch_device", lambda device: "cpu")
     monkeypatch.setattr(tensorrt, "_pinned", lambda shape, dtype: torch.zeros(shape, dtype=dtype))
     monkeypatch.setattr(tensorrt, "_driver", lambda: "570.1")
-    monkeypatch.setattr(load, "detect_hardware", lambda: GPU)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: GPU)
     monkeypatch.setattr("deepscan.engines.maintenance.detect_hardware", lambda: GPU)
     return fake
 
@@ -113,7 +113,7 @@ def write_recipe(folder, name="tiny-tensorrt-fp16", batch=(1, 4, 8)):
 
 
 def test_without_a_gpu_nothing_of_tensorrt_is_touched(trt, card, models, monkeypatch):
-    monkeypatch.setattr(load, "detect_hardware", lambda: BLIND)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: BLIND)
     with pytest.raises(EngineError, match="sees no CUDA device"):
         load_engine("tensorrt", "tiny", folder=models)
     assert not tensorrt.TensorRTEngine.is_cached(card, BLIND, "fp16")
@@ -382,7 +382,7 @@ def test_whatever_changes_leads_to_another_engine(trt, cuda, models, monkeypatch
         cuda.capability = (8, 9)
     elif change == "gpu":
         monkeypatch.setattr(
-            load, "detect_hardware", lambda: Hardware("a plain CPU", (), 2, "Another GPU")
+            choose, "detect_hardware", lambda: Hardware("a plain CPU", (), 2, "Another GPU")
         )
     elif change == "batches":
         monkeypatch.setattr(tensorrt, "DEFAULT_BATCHES", Batches(1, 4, 4))

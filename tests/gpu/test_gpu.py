@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from deepscan.engines import ENGINES, maintenance, recipe
+from deepscan.engines.choose import engine_class, load_engine
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import engine_class, load_engine
 from deepscan.engines.parity import probe
 from deepscan.engines.tensorrt import TensorRTEngine
 from deepscan.models.library import read_card

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from deepscan.engines.choose import create_engine, parse_name
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import create_engine, parse_name
 from deepscan.engines.parity import predict_all, probe
 from deepscan.errors import ModelError, UsageError
 from deepscan.importer.detector import import_detector

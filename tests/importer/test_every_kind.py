@@ -19,8 +19,8 @@ from PIL import Image as Pillow
 
 import deepscan
 from deepscan.engines import ENGINES
+from deepscan.engines.choose import REFERENCES, engine_class, load_engine
 from deepscan.engines.hardware import detect_hardware, has_gpu_driver
-from deepscan.engines.load import REFERENCES, engine_class, load_engine
 from deepscan.engines.parity import probe
 from deepscan.errors import EngineError
 from deepscan.importer.check import check_model

@@ -22,9 +22,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepscan.engines import ENGINES
+from deepscan.engines.choose import Choice, create_engine, engine_class
 from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import Hardware, detect_hardware
-from deepscan.engines.load import Choice, create_engine, engine_class
 from deepscan.engines.torch import TYPES
 from deepscan.errors import DeepscanError, UsageError
 from deepscan.models import MODELS

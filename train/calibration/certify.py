@@ -26,7 +26,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deepscan.engines.load import REFERENCE
+from deepscan.engines.choose import REFERENCE
 from deepscan.engines.parity import selftest_values
 from deepscan.errors import ModelError, UsageError
 from deepscan.models.weights import load_model

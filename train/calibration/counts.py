@@ -19,9 +19,9 @@ from typing import Annotated, Any
 
 import typer
 
+from deepscan.engines.choose import build, parse_name
 from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import build, parse_name
 from deepscan.files import atomic_output
 from deepscan.models.library import read_card
 from deepscan.types import ModelInfo
@@ -81,7 +81,7 @@ def count_deepfakes(
 
 
 def open_engine(name: str, card: Any, threads: int = 0) -> Engine:
-    """The engine to scan with; raises as `deepscan.engines.load.build`."""
+    """The engine to scan with; raises as `deepscan.engines.choose.build`."""
     return build(parse_name(name), card, detect_hardware(), "asked for", threads=threads or None)
 
 

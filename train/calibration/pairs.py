@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from deepscan.engines.choose import REFERENCE, create_engine, parse_name
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import REFERENCE, create_engine, parse_name
 from deepscan.engines.parity import selftest_values
 from deepscan.errors import UsageError
 from deepscan.verdict.decide import MODEL_FLOOR

@@ -12,9 +12,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from deepscan.engines.choose import build, parse_name
 from deepscan.engines.engine import Engine
 from deepscan.engines.hardware import detect_hardware
-from deepscan.engines.load import build, parse_name
 from deepscan.errors import UsageError
 from deepscan.files import atomic_output
 from deepscan.models.card import Card

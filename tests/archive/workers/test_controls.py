@@ -134,7 +134,7 @@ def test_the_shipped_controls_lie_on_their_sides_of_the_review_point(shipped_mod
 
 
 def test_the_shipped_model_passes_its_controls(shipped_model):
-    from deepscan.engines.load import load_engine
+    from deepscan.engines.choose import load_engine
 
     engine = load_engine("auto", shipped_model)
     try:

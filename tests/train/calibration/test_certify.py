@@ -15,7 +15,7 @@ import torch
 from PIL import Image as Pillow
 from skimage import data
 
-from deepscan.engines.load import REFERENCE
+from deepscan.engines.choose import REFERENCE
 from deepscan.errors import UsageError
 from deepscan.models.deploy import Deployed
 from deepscan.models.library import read_card

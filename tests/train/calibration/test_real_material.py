@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepscan.engines.load import load_engine
+from deepscan.engines.choose import load_engine
 from deepscan.errors import UsageError
 from deepscan.types import Label, ModelInfo, ReadReport
 from deepscan.verdict.calibration import Calibration, Scale, Tail

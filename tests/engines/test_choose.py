@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from deepscan.engines import ENGINES, load, recipe
+from deepscan.engines import ENGINES, choose, recipe
 from deepscan.engines import hardware as machine
+from deepscan.engines.choose import Choice, auto_device, candidates, load_engine, parse_name
 from deepscan.engines.engine import Predictions
 from deepscan.engines.hardware import Gpu, Hardware
-from deepscan.engines.load import Choice, auto_device, candidates, load_engine, parse_name
 from deepscan.engines.tensorrt import TensorRTEngine
 from deepscan.errors import EngineError, UsageError
 from tests.engines.test_tensorrt import write_recipe
@@ -110,14 +110,14 @@ def test_a_device_has_one_name_each():
 def test_a_device_that_is_not_there_is_an_error_that_lists_those_that_are(
     name, models, monkeypatch
 ):
-    monkeypatch.setattr(load, "detect_hardware", lambda: with_gpus(NEW, OLD))
+    monkeypatch.setattr(choose, "detect_hardware", lambda: with_gpus(NEW, OLD))
     with pytest.raises(EngineError, match=r"no cuda:2; torch sees cuda:0 \(B\), cuda:1 \(Volta\)"):
         load_engine(name, "tiny", folder=models)
 
 
 @pytest.mark.parametrize(("name", "gpu"), [("torch-cuda-bf16", OLD), ("torch-cuda-fp16", OLDER)])
 def test_a_gpu_without_such_numbers_says_so(name, gpu, models, monkeypatch):
-    monkeypatch.setattr(load, "detect_hardware", lambda: with_gpus(gpu))
+    monkeypatch.setattr(choose, "detect_hardware", lambda: with_gpus(gpu))
     with pytest.raises(EngineError, match=rf"{gpu.name} has no .*Use --engine torch-cuda"):
         load_engine(name, "tiny", folder=models)
 
@@ -136,14 +136,14 @@ def test_what_torch_says_about_a_driver_is_passed_on(models, monkeypatch):
     here = machine.detect_hardware()
     assert here.cuda is None and here.gpus == ()
     assert here.trouble.endswith("is too old (found version 1)")
-    monkeypatch.setattr(load, "detect_hardware", lambda: here)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: here)
     with pytest.raises(EngineError, match=r"sees no CUDA device \(.*driver .* too old") as error:
         load_engine("torch-cuda", "tiny", folder=models)
     assert "\n" not in str(error.value)
 
 
 def test_tensorrt_says_what_it_lacks(models, monkeypatch):
-    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: PLAIN)
     with pytest.raises(EngineError, match=r"no CUDA device.*--engine auto"):
         load_engine("tensorrt", "tiny", folder=models)
     with pytest.raises(EngineError, match="only CUDA"):
@@ -152,13 +152,13 @@ def test_tensorrt_says_what_it_lacks(models, monkeypatch):
 
 def on_two_gpus(monkeypatch, folder):
     """Every engine starts; there are two GPUs and a recipe for TensorRT."""
-    monkeypatch.setattr(load, "detect_hardware", lambda: with_gpus(NEW, NEW))
+    monkeypatch.setattr(choose, "detect_hardware", lambda: with_gpus(NEW, NEW))
     monkeypatch.setattr(recipe, "FOLDER", write_recipe(folder))
 
     def start(choice, card, machine, reason, **wanted):
         return SimpleNamespace(name=choice.name, info=SimpleNamespace(reason=reason))
 
-    monkeypatch.setattr(load, "build", start)
+    monkeypatch.setattr(choose, "build", start)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_nothing_is_said_of_building_where_there_is_nothing_to_build(
     elif why == "no recipe":
         monkeypatch.setattr(recipe, "FOLDER", tmp_path / "none")
     elif why == "no GPU":
-        monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
+        monkeypatch.setattr(choose, "detect_hardware", lambda: PLAIN)
     found = load_engine("torch-cuda" if why == "named" else "auto", "tiny", folder=models)
     assert found.name.startswith("tensorrt") == (why == "built")
     assert not caplog.records
@@ -208,7 +208,7 @@ def test_no_threads_is_a_wrong_use(models):
     ["torch-cuda", "torch-cuda-bf16", "openvino-bf16", "torch-cpu-bf16", "torch-cpu-fp16"],
 )
 def test_a_named_engine_that_does_not_run_here_fails(name, models, monkeypatch):
-    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: PLAIN)
     with pytest.raises(EngineError, match=r"[Uu]se --engine"):
         load_engine(name, "tiny", folder=models)
 
@@ -219,7 +219,7 @@ def test_openvino_is_not_for_cuda(models):
 
 
 def test_what_a_name_leaves_out_follows_the_machine(models, monkeypatch):
-    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: PLAIN)
     for name, full in (("openvino", "openvino-cpu-fp32"), ("torch", "torch-cpu-fp32")):
         engine = load_engine(name, "tiny", folder=models)
         assert engine.name == full and engine.info.reason == "asked for"
@@ -227,7 +227,7 @@ def test_what_a_name_leaves_out_follows_the_machine(models, monkeypatch):
 
 
 def test_auto_says_why(models, monkeypatch):
-    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: PLAIN)
     engine = load_engine("auto", "tiny", folder=models)
     assert engine.name == "openvino-cpu-fp32"
     assert engine.info.reason == "auto: no CUDA device; OpenVINO is fastest on a CPU"
@@ -263,9 +263,9 @@ def test_what_was_refused_is_refused_again_without_another_look(models, monkeypa
     monkeypatch.setenv("DEEPSCAN_CACHE", str(tmp_path))
     monkeypatch.setitem(ENGINES, "openvino", f"{__name__}:Other")
     looks = []
-    difference = load.difference
+    difference = choose.difference
     monkeypatch.setattr(
-        load, "difference", lambda *given: looks.append(given) or difference(*given)
+        choose, "difference", lambda *given: looks.append(given) or difference(*given)
     )
     for _ in range(2):
         with pytest.raises(EngineError, match="does not agree"):
@@ -276,7 +276,7 @@ def test_what_was_refused_is_refused_again_without_another_look(models, monkeypa
 def test_auto_takes_the_next_and_says_once_what_it_refused(models, monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("DEEPSCAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(ENGINES, "openvino", f"{__name__}:Other")
-    monkeypatch.setattr(load, "detect_hardware", lambda: MODERN)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: MODERN)
     with caplog.at_level(logging.WARNING):
         engine = load_engine("auto", "tiny", folder=models)
     assert engine.name == "torch-cpu-fp32"
@@ -294,10 +294,10 @@ def test_auto_takes_the_next_and_says_once_what_it_refused(models, monkeypatch, 
 
 def test_a_name_without_precision_takes_the_fastest_that_agrees(models, monkeypatch):
     def only_fp32(found, tolerance):
-        return () if tolerance is load.TOLERANCES["fp32"] else ("a score differs",)
+        return () if tolerance is choose.TOLERANCES["fp32"] else ("a score differs",)
 
-    monkeypatch.setattr(load, "violations", only_fp32)
-    monkeypatch.setattr(load, "detect_hardware", lambda: MODERN)
+    monkeypatch.setattr(choose, "violations", only_fp32)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: MODERN)
     engine = load_engine("openvino", "tiny", folder=models)
     assert engine.name == "openvino-cpu-fp32"
     assert "openvino-cpu-bf16 does not agree" in engine.info.reason
@@ -310,7 +310,7 @@ def test_without_openvino_auto_takes_torch(models, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(load, "detect_hardware", lambda: PLAIN)
+    monkeypatch.setattr(choose, "detect_hardware", lambda: PLAIN)
     engine = load_engine("auto", "tiny", folder=models)
     assert engine.name == "torch-cpu-fp32" and "OpenVINO cannot be imported" in engine.info.reason
     engine.close()
@@ -324,7 +324,7 @@ def test_auto_fails_if_nothing_is_left(tmp_path, monkeypatch):
     def broken(*args, **options):
         raise EngineError("broken")
 
-    monkeypatch.setattr(load, "build", broken)
+    monkeypatch.setattr(choose, "build", broken)
     with pytest.raises(EngineError, match=r"no engine runs here: .*broken"):
         load_engine("auto", "tiny", folder=tmp_path)
 
