@@ -226,7 +226,7 @@ def read_record(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no record of deepscan: it is not JSON ({error})") from error
+        raise UsageError(f"{path} is no record of deepscan: it is not JSON") from error
     if not isinstance(record, dict) or record.get("schema") != RECORD:
         raise UsageError(f"{path} is no record of deepscan: give a result.json or a results folder")
     return record

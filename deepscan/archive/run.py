@@ -115,12 +115,11 @@ def scan_archive(
     stop_request = stop_request or StopRequest()
     sarif = archive_options.sarif_root, archive_options.sarif_category
     reports = [load_report(name, *sarif) for name in archive_options.reports]
+    run = _describe_run(options, archive_options)  # refuses what no run can do, before any work
     folder, listed = _open_results_folder(inputs, out, archive_options, stdin)
     with Lock(folder), closing(pool), ExitStack() as held:
         sweep(folder)
         listing, entries = listed or _list(inputs, archive_options, folder, stdin)
-        # An invalid model or rate is refused before anything is loaded.
-        run = _describe_run(options, archive_options)
         journal = None if archive_options.fresh else held.enter_context(Journal(folder))
         coverage = _coverage(listing.roots, entries, archive_options)
         known = JournalState() if journal is None else journal.state
@@ -341,12 +340,14 @@ def _describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
 
     Raises:
         ModelError: there is no such model, or its calibration is damaged.
-        UsageError: the calibration does not support the false-alarm rate, or there is no trust
-            list.
+        UsageError: the calibration does not support the false-alarm rate, there is no trust list,
+            or a part of the media that cannot be.
     """
     from deepscan.c2pa import read_trust_list
     from deepscan.verdict.calibration import calibration_of, check_rate, sigmoid
+    from deepscan.verdict.notes import check_part
 
+    check_part(options)
     if options.trust_list is not None:
         read_trust_list(Path(options.trust_list))
     card = read_card(options.model)

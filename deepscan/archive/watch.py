@@ -75,7 +75,7 @@ def watch(
         UsageError: an input is no folder.
         DeepscanError: from `scan_once`.
     """
-    _check(inputs)
+    check_folders(inputs)
     stop = stop or Event()
     archive_options = archive_options or ArchiveOptions()
     seen: dict[str, _Seen] = {}
@@ -139,7 +139,8 @@ class ReusedPool:
         """Do nothing: the next run uses the pool again."""
 
 
-def _check(inputs: Sequence[str]) -> None:
+def check_folders(inputs: Sequence[str]) -> None:
+    """Raise UsageError for what is no folder."""
     for text in inputs:
         if not Path(text).is_dir():
             raise UsageError(f"{text} is no folder: --watch needs folders")
@@ -152,7 +153,7 @@ def _list(
     now: float,
 ) -> dict[str, _Seen]:
     """List the files that a run would list now, by name."""
-    _check(inputs)
+    check_folders(inputs)
     listing = list_inputs(
         inputs,
         include=archive_options.include,

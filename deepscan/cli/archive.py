@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -64,7 +65,7 @@ def is_archive(inputs: list[str], out: Path | None) -> bool:
         if (
             text == "-"
             or is_address(text)
-            or path.is_dir()
+            or os.path.isdir(path)  # unlike `Path.is_dir`, False where it may not be looked
             or ((text[:1] == "@" or _PATTERN.search(text)) and not path.exists())
         ):
             if out is None:
@@ -258,8 +259,9 @@ def _watch(
     heartbeat: Callable[[int], None] | None,
 ) -> None:
     """Scan files as they arrive in folders until stopped; engines are loaded once."""
-    from deepscan.archive.watch import ReusedPool, watch
+    from deepscan.archive.watch import ReusedPool, check_folders, watch
 
+    check_folders(inputs)
     fresh, reused = archive_options.fresh, ReusedPool(pool)
     with closing(pool):
 

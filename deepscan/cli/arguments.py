@@ -391,6 +391,7 @@ class Grouped(TyperCommand):
 def _write_rows(formatter: Any, rows: list[tuple[str, str]]) -> None:
     """Write two columns as click does, but without breaking names of options."""
     indent = formatter.current_indent
+    rows = [(re.sub(" <.*>", "", name), text) for name, text in rows]  # without types
     first = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
         text = re.sub(r"\[default: \((.*)\)", r"[default: \1", text)  # as typer marks our words

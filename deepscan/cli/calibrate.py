@@ -90,7 +90,7 @@ def calibrate(
     quiet: arguments.Quiet = False,
     debug: arguments.Debug = False,
 ) -> None:
-    """Set a model's thresholds by your own clips, to keep false alarms on them at a known rate.
+    """Set a model's thresholds by your own clips. False alarms on them then have a known rate.
 
     The new model lies in your folder: scan with `deepscan --model NAME`. With real clips alone
     its verdicts keep the two rates and state no likelihood ratio. 1 of 100 needs 99 recordings.

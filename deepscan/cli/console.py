@@ -93,6 +93,11 @@ def errors(*, debug: bool = False) -> Iterator[None]:
             traceback.print_exc()
         print_message(str(error))
         raise typer.Exit(ERROR) from error
+    except PermissionError as error:  # a folder on the way to a path may not be entered
+        if debug:
+            traceback.print_exc()
+        print_message(f"{error.filename} cannot be opened: {error.strerror}")
+        raise typer.Exit(ERROR) from error
     except BrokenPipeError as error:
         # Typer would take it for a closed stdout and exit with 1, which means "manipulated".
         raise RuntimeError("a pipe broke inside the command") from error

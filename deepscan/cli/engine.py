@@ -22,12 +22,14 @@ from deepscan.sinks.wording import visible
 if TYPE_CHECKING:
     from deepscan.engines.maintenance import Entry, Proof
 
-app = arguments.group("Build, list, check, measure and remove engines.", no_args_is_help=True)
+app = arguments.group("Build, list, check, measure and remove engines.")
 
 
 @app.command()
 def build(
-    recipe: Annotated[str, typer.Argument(help="A recipe; `deepscan engine list` names them.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe; `deepscan engine list` names them.")
+    ],
     device: Annotated[
         str | None,
         typer.Option(help="cuda, or cuda:N for another than the first GPU.", show_default=False),
@@ -107,7 +109,7 @@ def check(
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Compare an engine with the reference; exit code 2 if it is out of tolerance."""
+    """Compare an engine with the reference. Exit code 2 if it is out of tolerance."""
     with errors(debug=debug):
         from deepscan.engines.maintenance import check_parity
 
@@ -127,7 +129,7 @@ def bench_(
     format_: arguments.Format = "text",
     debug: arguments.Debug = False,
 ) -> None:
-    """Measure every engine that runs here; prints a table, then one line of JSON."""
+    """Measure every engine that runs here. Prints a table, then one line of JSON."""
     with errors(debug=debug):
         batches = _batches(batch)
         from deepscan.engines.bench import bench

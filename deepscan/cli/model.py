@@ -38,14 +38,12 @@ def _onnx(help_: str, *flags: str, **more: Any) -> Any:
     return typer.Option(*flags, help=help_, rich_help_panel=panel, show_default=False, **more)
 
 
-app = arguments.group(
-    "List, show, import, check, calibrate and remove models.", epilog=_EPILOG, no_args_is_help=True
-)
+app = arguments.group("List, show, import, check, calibrate and remove models.", epilog=_EPILOG)
 
 
 @app.command("list")
 def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
-    """List the models that ship with deepscan and those in your own folder."""
+    """List the models that ship with deepscan and your own."""
     with errors(debug=debug):
         from deepscan.models.library import list_cards, models_folder
 
@@ -74,7 +72,7 @@ def list_(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
 
 @app.command()
 def show(model: Name, format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
-    """Show a model's card: scores and their data, calibration, licence, origin."""
+    """Show a model's card: scores, calibration, licence, origin."""
     with errors(debug=debug):
         from deepscan.models.library import read_card
 
@@ -174,10 +172,10 @@ def import_(
 
 @app.command()
 def check(model: Name, format_: arguments.Format = "text", debug: arguments.Debug = False) -> None:
-    """Compare a model's engines here with its reference, score known crops, measure speed.
+    """Compare a model's engines here with its reference.
 
-    Exit code 2 if the engine that a scan would take is not to be trusted. Next: deepscan model
-    calibrate NAME.
+    Also scores known crops and measures speed. Exit code 2 if the engine that a scan would take is
+    not to be trusted. Next: deepscan model calibrate NAME.
     """
     with errors(debug=debug):
         from deepscan.importer.check import check_model

@@ -47,9 +47,7 @@ Exit codes as for a scan of all files: 1 at least one manipulated; 2 a file fail
 missing or unfinished (the others are merged anyway); 3 at least one inconclusive; 0 otherwise.
 """
 
-journal_app = arguments.group(
-    "Show or repair the journal of a results folder.", no_args_is_help=True
-)
+journal_app = arguments.group("Show or repair the journal of a results folder.")
 
 
 def register(app: typer.Typer) -> None:
@@ -202,7 +200,7 @@ def merge(
 ) -> None:
     """Merge results of shards or separate scans into one folder.
 
-    deepscan ARCHIVE --shard 1/3 --out part1        (and 2/3, 3/3, on any machine)
+    deepscan ARCHIVE --shard 1/3 --out part1   (and 2/3, 3/3, anywhere)
 
     deepscan merge RESULTS part1 part2 part3
     """
@@ -314,7 +312,7 @@ def repair(
     results: arguments.Results,
     debug: arguments.Debug = False,
 ) -> None:
-    """Keep all whole lines of a damaged journal; the next scan repeats the files of lost lines."""
+    """Keep all whole lines of a damaged journal. The next scan repeats the files of lost lines."""
     with errors(debug=debug):
         from deepscan.archive.journal import repair as mend
 

@@ -6,6 +6,7 @@ Heavy modules are imported inside functions, so that `--help` is fast.
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import traceback
@@ -129,10 +130,11 @@ def scan(
         )
         allowed = count("--allow-inconclusive", allow_inconclusive)
         policy = ExitPolicy(fail_on == "suspicious", require_face, allowed, exit_zero)
+        free = arguments.size_in_bytes("--min-free", min_free)
         only_archives = (
             write_found, report, include, exclude, follow_links, jobs, devices, watch, fresh,
             paranoid, shard, cluster, baseline, sarif_root, sarif_category,
-            allow_empty,
+            allow_empty, free != ARCHIVE_DEFAULTS.min_free,
         )  # fmt: skip
         if not any(only_archives) and not is_archive(inputs, out):
             paths = [Path(text) for text in inputs]
@@ -160,7 +162,7 @@ def scan(
             cluster=cluster,
             watch=watch,
             allow_empty=allow_empty,
-            min_free=arguments.size_in_bytes("--min-free", min_free),
+            min_free=free,
             baseline=None if baseline is None else read_baseline(baseline),
             sarif_root=sarif_root,
             sarif_category=arguments.sarif_category(sarif_category),
@@ -200,7 +202,7 @@ def _scan_files(
         for folder in {path.parent for path in target.values()}:
             _make_folder(folder)
         check_outputs(target, inputs, force=force)
-    if not quiet and is_terminal(sys.stderr) and any(path.is_file() for path in inputs):
+    if not quiet and is_terminal(sys.stderr) and any(map(os.path.isfile, inputs)):
         print_message(f"loading {options.model} ...")  # the imports below take time
     from deepscan.cli.file_progress import open_progress
     from deepscan.scan.scanner import Scanner

@@ -211,6 +211,37 @@ def test_a_misspelt_use_of_a_command_names_its_own_help(deepscan_cli):
     assert ran.err.endswith(". See deepscan baseline --help\n")
 
 
+@pytest.mark.parametrize("group", ["engine", "journal", "model"])
+def test_a_group_without_a_command_names_its_help(deepscan_cli, group):
+    ran = deepscan_cli(group)
+    told = f"deepscan: Missing command. See deepscan {group} --help\n"
+    assert (ran.code, ran.out, ran.err) == (2, "", told)
+    rows = deepscan_cli(group, "--help").out.partition("Commands:\n")[2].partition("\n\n")[0]
+    assert rows.count("\n") >= 1 and "..." not in rows
+
+
+def test_what_lies_in_a_locked_folder_is_no_bug(deepscan_cli, clips, tmp_path, monkeypatch):
+    locked = tmp_path / "locked" / "a.mp4"
+
+    def refused(real):
+        def look(path, *args, **more):
+            if "locked" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *args, **more)
+
+        return look
+
+    monkeypatch.setattr(os, "stat", refused(os.stat))
+    monkeypatch.setattr(os, "lstat", refused(os.lstat))
+    ran = deepscan_cli(locked, clips["honest"])
+    assert (ran.code, ran.out.splitlines()[-1]) == (2, "2 files: 1 no-evidence, 1 error")
+    assert "Permission denied" in ran.out
+    for args in (("diff", locked, locked), ("verify", locked), (clips["honest"], "--out", locked)):
+        ran = deepscan_cli(*args)
+        told = f"deepscan: {locked} cannot be opened: Permission denied\n"
+        assert (ran.code, ran.out, ran.err) == (2, "", told)
+
+
 def test_an_option_of_archives_without_a_folder_says_what_is_missing(deepscan_cli, clips):
     ran = deepscan_cli(clips["forged"], "--jobs", "2")
     assert ran.code == 2
@@ -809,6 +840,10 @@ def test_so_many_inconclusive_files_are_let_pass(deepscan_cli, clips, value, cou
         ("{archive}", "--out", "{out}", "--devices", "toaster"),
         ("{archive}", "--out", "{out}", "--min-free", "much"),
         ("{archive}", "--out", "{out}", "--start", "soon"),
+        ("{archive}", "--out", "{out}", "--start", "2", "--end", "1"),
+        ("{archive}", "--out", "{out}", "--model", "oracle"),
+        ("{archive}", "--out", "{out}", "--trust-list", "{archive}/none.pem"),
+        ("{archive}/a.mp4", "--out", "{out}", "--min-free", "much"),
         ("{archive}", "--out", "{out}", "--budget", "1:2m"),
         ("{archive}", "--out", "{out}", "--max-false-alarms", "5"),
         ("{archive}", "--out", "{out}", "--max-false-alarms", "0/1000"),
@@ -826,7 +861,7 @@ def test_wrong_usage_of_archives(deepscan_cli, pools, archive, tmp_path, args):
     assert ran.out == ""
     assert re.fullmatch(r"deepscan: [^\n]+\n", ran.err)
     assert not any(pool.scanned for pool in pools)
-    assert sorted(names(archive)) == ["a.mp4", "sub", "twin.mp4"]
+    assert sorted(names(archive)) == ["a.mp4", "sub", "twin.mp4"] and not out.exists()
 
 
 @pytest.mark.parametrize(
