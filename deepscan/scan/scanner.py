@@ -87,7 +87,8 @@ from deepscan.verdict.notes import (
 )
 from deepscan.video import open_video
 from deepscan.video.contract import OTHER_STREAMS, VideoReader
-from deepscan.video.input_file import hash_file, may_hold_pictures
+from deepscan.video.formats import may_hold_pictures
+from deepscan.video.input_file import hash_file
 from deepscan.video.isolation.launcher import warm_up
 from deepscan.video.verdict_video import is_marked
 

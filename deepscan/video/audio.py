@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from deepscan.errors import VideoError
 from deepscan.options import Limits
 from deepscan.video.contract import ReadOptions
-from deepscan.video.input_file import open_source, still_format
+from deepscan.video.formats import still_format
+from deepscan.video.input_file import open_source
 from deepscan.video.isolation import protocol
 from deepscan.video.isolation.process import DecoderProcess
 from deepscan.video.isolation.protocol import ProtocolError

@@ -19,7 +19,8 @@ from typing import Literal
 from deepscan.errors import LimitError, NoStreamError, UnreadableError
 from deepscan.options import Limits
 from deepscan.video.contract import OTHER_STREAMS
-from deepscan.video.input_file import HEIF_BRANDS, Source, still_format
+from deepscan.video.formats import HEIF_BRANDS, still_format
+from deepscan.video.input_file import Source
 from deepscan.video.structure import boxes
 
 # How a video begins: the first box of an MP4 with its brand, the head of Matroska, that of AVI.

@@ -11,7 +11,8 @@ from pathlib import Path
 from deepscan.errors import DecoderCrash, DecoderHang, LimitError
 from deepscan.video.contract import ReadOptions, VideoReader
 from deepscan.video.embedded import cut_out
-from deepscan.video.input_file import open_source, still_format
+from deepscan.video.formats import still_format
+from deepscan.video.input_file import open_source
 from deepscan.video.isolation.reader import IsolatedReader
 from deepscan.video.readers.choose import choose_reader, may_need_decord
 from deepscan.video.readers.fallback import FallbackReader

@@ -21,7 +21,8 @@ from deepscan.errors import (
 )
 from deepscan.options import Limits
 from deepscan.video.contract import OTHER_STREAMS
-from deepscan.video.input_file import Source, is_text
+from deepscan.video.formats import is_text
+from deepscan.video.input_file import Source
 from deepscan.video.structure import Structure, examine, shown_share
 
 if TYPE_CHECKING:

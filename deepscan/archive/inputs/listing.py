@@ -29,7 +29,7 @@ from deepscan.archive.records import InputFile, SkippedEntry
 from deepscan.errors import UnreadableError, UsageError
 from deepscan.files import check_exists
 from deepscan.types import Label, Reason
-from deepscan.video.input_file import APPLE_DOUBLE, is_text
+from deepscan.video.formats import APPLE_DOUBLE, is_text
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,8 @@ from deepscan.errors import DecoderCrash, LimitError, VideoError
 from deepscan.options import Limits
 from deepscan.types import Frame, ReadReport
 from deepscan.video.contract import ReadOptions, VideoReader
-from deepscan.video.input_file import Source, still_format
+from deepscan.video.formats import still_format
+from deepscan.video.input_file import Source
 from deepscan.video.isolation import protocol
 from deepscan.video.isolation.sandbox import (
     die_with_parent,

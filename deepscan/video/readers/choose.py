@@ -9,7 +9,8 @@ from pkgutil import resolve_name
 from deepscan.errors import UnsupportedError
 from deepscan.options import Decoder, Limits
 from deepscan.video.contract import ReadOptions, VideoReader
-from deepscan.video.input_file import Source, still_format
+from deepscan.video.formats import still_format
+from deepscan.video.input_file import Source
 from deepscan.video.readers import READERS
 
 SAFE = "the safe choice"
