@@ -16,8 +16,8 @@ import numpy as np
 import typer
 
 from deepscan.errors import UsageError
-from train.command import Faces, exit_on_error
-from train.forge import FORGES, without_pack
+from train.command import Faces, Pack, exit_on_error
+from train.forge import FORGES, check_pack, without_pack
 from train.forge.benign_edits import BENIGN_EDITS
 from train.forge.contract import Forged, Picture
 from train.forge.faces import Person, read_faces
@@ -97,17 +97,20 @@ def main(
     side: Annotated[int, typer.Option(help="Side of a face in pixels")] = 160,
     seed: Annotated[int, typer.Option(help="Random seed of the draws")] = 1,
     people: Annotated[int, typer.Option(help="Pictures of the split `val` to draw from")] = 40,
+    pack: Pack = None,
 ) -> None:
     """Draw the contact sheet."""
     with exit_on_error("sheet"):
         if forge and forge != "benign" and forge not in FORGES:
             raise UsageError(f"no forge {forge!r}; there are {', '.join(FORGES)} and benign")
-        faces = read_faces(data, "val")
+        if forge in FORGES:
+            check_pack({forge: 1.0}, pack)
+        faces = read_faces(data, "val", pack)
     faces = faces[:: max(1, len(faces) // people)]
     if forge == "benign":
         picture = benign_sheet(faces, side, seed)
     else:
-        names = [forge] if forge else without_pack()
+        names = [forge] if forge else without_pack() if pack is None else list(FORGES)
         picture, took = sheet(faces, names, draws, side, seed)
         for name, value in took.items():
             typer.echo(f"{name}: {value:.1f} ms")

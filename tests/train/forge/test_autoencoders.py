@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from deepscan.errors import UsageError
 from train.batches import open_training_data
-from train.forge import FORGES, autoencoders, build_pack, load_forge
+from train.forge import FORGES, autoencoders, build_pack, load_forge, sheet
 from train.forge.align import align
 from train.forge.autoencoder_pack import encode, read_pack, write_pack
 from train.forge.autoencoders import (
@@ -257,3 +257,12 @@ def test_a_mesh_swap_takes_redrawn_copies_where_there_are_some(folder: Path) -> 
         plain = load_forge("mesh-swap")(people[0].face, np.random.default_rng(seed), other=bare)
         assert not decoders & set(plain.tags)
     assert 0 < drawn < 12
+
+
+def test_a_contact_sheet_shows_forges_of_a_pack(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    with pytest.raises(typer.Exit):
+        sheet.main(folder, out, forge="reconstruct")
+    sheet.main(folder, out, forge="reconstruct", draws=2, side=64, pack=folder / "pack.npz")
+    picture = cv2.imread(str(out))
+    assert picture.shape == (64, 2 * 4 * 64, 3) and picture.std() > 10
