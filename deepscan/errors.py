@@ -118,4 +118,9 @@ def system_errors_as(kind: type[DeepscanError], what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise kind(f"{what}: {error.strerror or error}") from error
+        raise kind(f"{what}: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason of an error in short: the system's where it has one, never empty."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

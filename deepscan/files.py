@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from deepscan.errors import OutputError, UnreadableError, UsageError, system_errors_as
+from deepscan.errors import OutputError, UnreadableError, UsageError, reason_of, system_errors_as
 from deepscan.types import Output, ReadReport
 
 MIN_FREE = 2**20  # bytes of disk space that a scan needs: a record may be this large
@@ -37,8 +37,7 @@ def resolve(path: Path) -> Path:
     try:
         return path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UnreadableError(f"{path} cannot be opened: {why}") from error
+        raise UnreadableError(f"{path} cannot be opened: {reason_of(error)}") from error
 
 
 def check_exists(path: str | Path) -> None:

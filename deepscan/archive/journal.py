@@ -34,6 +34,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -48,7 +50,7 @@ from deepscan.archive.states import (
     file_states,
     summed,
 )
-from deepscan.errors import OutputError
+from deepscan.errors import OutputError, system_errors_as
 from deepscan.files import atomic_output, sync
 from deepscan.types import Label, Reason
 
@@ -139,14 +141,14 @@ class JournalState:
         of: dict[FileState, list[Outcome]] = {state: [] for state in FileState}
         for name in sorted(self.outcomes):
             of[states[name]].append(self.outcomes[name])
-        shown = sorted(of[FileState.CURRENT] + of[FileState.NOT_LISTED], key=_name_of)
+        shown = sorted(of[FileState.CURRENT] + of[FileState.NOT_LISTED], key=attrgetter("name"))
         return Results(
             folder=folder,
             run=self.run,
             outcomes=_with_own_originals(shown),
             superseded=(*self.superseded, *of[FileState.SUPERSEDED]),
             gone=tuple(of[FileState.GONE]),
-            not_listed=frozenset(map(_name_of, of[FileState.NOT_LISTED])),
+            not_listed=frozenset(each.name for each in of[FileState.NOT_LISTED]),
             finished=self.finished or ending,
             left=self.left,
         )
@@ -357,11 +359,11 @@ def read_state(folder: Path) -> JournalState:
     """
     path = folder / JOURNAL
     state = JournalState()
-    try:
-        with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
-            _replay(path, file, state)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be read: {error.strerror}") from error
+    with (
+        system_errors_as(OutputError, f"{path} cannot be read"),
+        os.fdopen(_open(path, os.O_RDONLY), "rb") as file,
+    ):
+        _replay(path, file, state)
     return state
 
 
@@ -390,7 +392,7 @@ def repair(folder: Path) -> tuple[int, int]:
         broken = False
         try:
             with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
-                for number, line in enumerate(_lines(file), start=1):
+                for number, line in enumerate(iter(partial(file.readline, _LINE), b""), 1):
                     try:
                         entry = _opened(line)
                         JournalState().apply(entry)
@@ -423,10 +425,6 @@ def is_results(folder: Path) -> bool:
     except (OSError, OutputError, ValueError):
         return False
     return True
-
-
-def _name_of(outcome: Outcome) -> str:
-    return outcome.name
 
 
 def _with_own_originals(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
@@ -509,16 +507,11 @@ def _opened(line: bytes) -> dict[str, Any]:
     return entry
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    while line := file.readline(_LINE):
-        yield line
-
-
 def _replay(path: Path, file: BinaryIO, state: JournalState) -> tuple[int, int]:
     """Read a journal into memory; returns the number and total bytes of its whole lines."""
     count = end = 0
     torn = 0
-    for line in _lines(file):
+    for line in iter(partial(file.readline, _LINE), b""):
         if torn:  # only the last line can be torn: each was on disk before the next
             raise _damaged(path, torn)
         try:

@@ -37,6 +37,7 @@ from deepscan.errors import (
     NothingToScan,
     OutputError,
     UsageError,
+    reason_of,
     system_errors_as,
 )
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
@@ -302,8 +303,7 @@ def _make_results_folder(out: Path) -> Path:
         folder = out.resolve(strict=True)
         others = [path.name for path in folder.iterdir()]
     except (OSError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or error
-        text = f"the results folder {out} cannot be made ({why}): name another"
+        text = f"the results folder {out} cannot be made ({reason_of(error)}): name another"
         raise OutputError(text) from error
     # A run that was killed before its first line leaves only an empty journal.
     foreign = [name for name in others if not name.startswith((".", "journal."))]

@@ -369,10 +369,8 @@ class Scheduler:
 
     def _has_room(self) -> bool:
         folder, min_free = self._context.folder, self._context.archive_options.min_free
-        try:
+        with system_errors_as(OutputError, f"the results folder {folder} is gone"):
             free = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise OutputError(f"the results folder {folder} is gone: {error.strerror}") from error
         if free < min_free:
             self._disk_full = OutputError(
                 f"only {free >> 20} MiB are free for {folder}, less than {min_free >> 20} MiB: "

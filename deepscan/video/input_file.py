@@ -11,7 +11,13 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepscan.errors import CorruptError, LimitError, UnreadableError, system_errors_as
+from deepscan.errors import (
+    CorruptError,
+    LimitError,
+    UnreadableError,
+    reason_of,
+    system_errors_as,
+)
 from deepscan.files import sha256_of
 from deepscan.options import Limits
 
@@ -54,8 +60,7 @@ def open_source(path: Path, limits: Limits, stream: int = 0) -> Source:
             raise UnreadableError(
                 f"{path}: a symbolic link; give the file that it points to"
             ) from None
-        why = getattr(error, "strerror", None) or str(error)
-        raise UnreadableError(f"{path}: cannot be opened: {why}") from error
+        raise UnreadableError(f"{path}: cannot be opened: {reason_of(error)}") from error
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

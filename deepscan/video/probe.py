@@ -18,6 +18,7 @@ from deepscan.errors import (
     NoStreamError,
     NoVideoError,
     UnsupportedError,
+    reason_of,
 )
 from deepscan.options import Limits
 from deepscan.video.contract import OTHER_STREAMS
@@ -134,7 +135,7 @@ def open_container(source: Source, limits: Limits) -> Iterator[InputContainer]:
         if is_text(source.head()):
             raise UnsupportedError(f"{source.path}: text, not a video or picture") from error
         raise CorruptError(
-            f"{source.path}: not a video, or its header is damaged ({_strerror(error)})"
+            f"{source.path}: not a video, or its header is damaged ({reason_of(error)})"
         ) from error
     with container:
         if len(container.streams) > limits.streams:
@@ -143,10 +144,6 @@ def open_container(source: Source, limits: Limits) -> Iterator[InputContainer]:
                 f"{source.path}: {len(container.streams)} streams, the limit is {limits.streams}",
             )
         yield container
-
-
-def _strerror(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def pick_stream(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscan.errors import OutputError
+from deepscan.errors import OutputError, reason_of
 from deepscan.types import Colour, Image, Planes, VideoInfo
 from deepscan.video.audio import Audio
 from deepscan.video.colour import FULL_RANGE, LIMITED_RANGE, PRIMARIES, TRANSFERS
@@ -257,9 +257,9 @@ class VideoWriter:
         try:
             yield
         except (av.error.FFmpegError, OSError) as error:
-            why = getattr(error, "strerror", None) or str(error)
             raise OutputError(
-                f"{self._path}: cannot be written: {why}; free some space or choose another folder"
+                f"{self._path}: cannot be written: {reason_of(error)}; free some space or choose "
+                "another folder"
             ) from error
 
     def _check(self) -> None:

@@ -26,7 +26,7 @@ from deepscan.archive.inputs.remote import connect, is_address, list_remote, loc
 from deepscan.archive.journal import is_results
 from deepscan.archive.lock import DOWNLOADS
 from deepscan.archive.records import InputFile, SkippedEntry
-from deepscan.errors import UnreadableError, UsageError
+from deepscan.errors import UnreadableError, UsageError, reason_of, system_errors_as
 from deepscan.files import check_exists
 from deepscan.types import Label, Reason
 from deepscan.video.formats import APPLE_DOUBLE, is_text
@@ -239,12 +239,11 @@ class _Walk:
         if text == "-":
             return
         if _is_list(text):
-            try:
-                with open(text[1:], "rb") as file:
-                    head = file.read(_HEAD)
-            except (OSError, ValueError) as error:
-                why = getattr(error, "strerror", None) or str(error)
-                raise UsageError(f"the list {text[1:]} cannot be read: {why}") from error
+            with (
+                system_errors_as(UsageError, f"the list {text[1:]} cannot be read"),
+                open(text[1:], "rb") as file,
+            ):
+                head = file.read(_HEAD)
             if not is_list(head):
                 raise UsageError(
                     f"{text[1:]} is no list of names: to scan it, name it without the @"
@@ -489,8 +488,7 @@ class _Walk:
         return InputFile(name, Path(path), identity)
 
     def _unreadable(self, name: str, path: str, error: Exception) -> SkippedEntry:
-        why = getattr(error, "strerror", None) or str(error)
-        return _skipped(name, path, "unreadable", why, Label.ERROR)
+        return _skipped(name, path, "unreadable", reason_of(error), Label.ERROR)
 
     def _in_results(self, path: str) -> bool:
         if self.results is None:

@@ -16,6 +16,7 @@ from deepscan.errors import (
     OutputError,
     UnreadableError,
     UsageError,
+    reason_of,
     system_errors_as,
 )
 from deepscan.files import atomic_output
@@ -84,7 +85,7 @@ def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) ->
     try:
         facts = system.info(base)
     except Exception as error:  # drivers raise what they like
-        raise UnreadableError(f"{address} cannot be read: {_why(error)}") from error
+        raise UnreadableError(f"{address} cannot be read: {reason_of(error)}") from error
     if facts["type"] != "directory":
         kind: Kind = "file" if system.isfile(base) else "special"
         yield Found("", _address(system, base), kind)
@@ -96,7 +97,7 @@ def list_remote(address: str, *, depth: int = 64, follow_links: bool = False) ->
             entries = {str(entry["name"]): entry for entry in system.ls(path, True)}
             system.invalidate_cache(path)  # drivers keep every listing: memory would grow
         except Exception as error:
-            yield Found(name, _address(system, path), "unreadable", _why(error))
+            yield Found(name, _address(system, path), "unreadable", reason_of(error))
             continue
         folders = []
         empty = False
@@ -131,7 +132,7 @@ def _below_empty_part(system: Any, name: str, path: str) -> Iterator[Found]:
         system.invalidate_cache(path)
     except Exception as error:
         address = f"{_address(system, path)}//"
-        why = f"keys with an empty part are not listed: {_why(error)}"
+        why = f"keys with an empty part are not listed: {reason_of(error)}"
         yield Found(f"{name}/" if name else "/", address, "unreadable", why)
         return
     for key in keys:
@@ -188,15 +189,11 @@ def _read(system: Any, path: str, address: str, most: int | None) -> Iterator[by
     except (LimitError, UnreadableError, OutputError):
         raise
     except Exception as error:  # drivers raise what they like
-        raise UnreadableError(f"{address} cannot be read: {_why(error)}") from error
+        raise UnreadableError(f"{address} cannot be read: {reason_of(error)}") from error
 
 
 def _address(system: Any, path: str) -> str:
     return str(system.unstrip_protocol(path))
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _too_large(address: str, what: str, most: int) -> LimitError:
