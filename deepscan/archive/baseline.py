@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import re
 import tomllib
-from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -85,22 +84,19 @@ def write_baseline(
     expires: date,
     *,
     reviewer: str | None = None,
-    labels: Iterable[Label] = (Label.MANIPULATED, Label.SUSPICIOUS),
 ) -> Baseline:
     """Write a baseline that accepts the findings of the results, one entry for each content.
 
     Raises:
-        UsageError: the reason is empty, or a label cannot be accepted.
+        UsageError: the reason is empty.
         OutputError: the file cannot be written.
     """
-    wanted = frozenset(labels)
     if not reason.strip():
         raise UsageError("a baseline needs a reason: say why these findings are accepted")
-    if refused := sorted(wanted - set(ACCEPTABLE)):
-        raise UsageError(f"a baseline cannot accept {', '.join(refused)}")
     entries: dict[tuple[str, Label], Accepted] = {}
     for each in results.outcomes:
-        if each.label in wanted and each.sha256 is not None:
+        found = each.label in (Label.MANIPULATED, Label.SUSPICIOUS)
+        if found and each.sha256 is not None:
             entry = Accepted(each.sha256, each.label, reason, expires, reviewer, each.name)
             entries.setdefault((each.sha256, each.label), entry)
     baseline = Baseline(entries)

@@ -451,15 +451,7 @@ class _FileScan:
             parts = skip_before(parts, border)
             logger.info("%s: resumed at %.0f s", info.path, border)
         known, passed = found.frames, 0
-        results = analyze(
-            reader.frames(),
-            self._scanner.detector,
-            self._scanner.engine,
-            self._options,
-            segments=parts,
-            tracks=found.tracks,
-            watch=self._watch,
-        )
+        results = self._analyze(reader.frames(), segments=parts, tracks=found.tracks)
         with closing(results):  # its threads use the reader and have to end before it is closed
             try:
                 for result in results:
@@ -500,7 +492,7 @@ class _FileScan:
         return refined
 
     def _analyze(self, frames: Iterator[Frame], **given: Any) -> Generator[FrameResult]:
-        """Analyse frames of a further reading; close the results before the reader."""
+        """Analyse frames of one reading; close the results before the reader."""
         scanner = self._scanner
         return analyze(
             frames,

@@ -211,6 +211,11 @@ def _host_facts() -> dict[str, Setting]:
     }
 
 
+def utf8(text: str) -> str:
+    """Make a text encodable: surrogates for bytes that are not UTF-8 become U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
 def name_bytes(name: str) -> bytes:
     """The bytes of a file name, also of one that no file system could hold."""
     try:
@@ -244,7 +249,7 @@ def _dumped(record: Record, *, indent: int | None) -> bytes:
         message = "the record holds NaN or infinity and is not written; please report this"
         raise OutputError(message) from error
     # Lone surrogates stand for bytes of names that are not UTF-8, which `path_b64` keeps.
-    return _SURROGATE.sub("\ufffd", text).encode()
+    return utf8(text).encode()
 
 
 def _rounded(value: float | None) -> float | None:
@@ -266,8 +271,8 @@ def _values(thing: DataclassInstance) -> Record:
 
 def _name(path: Path) -> dict[str, str]:
     names = {
-        "path": _SURROGATE.sub("\ufffd", str(path)),
-        "name": _SURROGATE.sub("\ufffd", path.name),
+        "path": utf8(str(path)),
+        "name": utf8(path.name),
     }
     if names["path"] != str(path):
         names["path_b64"] = base64.b64encode(name_bytes(str(path))).decode("ascii")
@@ -382,7 +387,7 @@ def _engine(engine: EngineInfo) -> Record:
 def _output(output: Output) -> Record:
     return {
         "kind": output.kind,
-        "file": _SURROGATE.sub("\ufffd", output.path.name),
+        "file": utf8(output.path.name),
         "sha256": output.sha256,
         "size": output.size,
         **({"notes": list(output.notes)} if output.notes else {}),

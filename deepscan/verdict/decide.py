@@ -50,7 +50,7 @@ from deepscan.types import (
     VideoInfo,
 )
 from deepscan.verdict.calibration import Calibration, Floats, sigmoid
-from deepscan.verdict.evidence import Evidence, TrackWindows, looks_of, windows_of
+from deepscan.verdict.evidence import Evidence, TrackEvidence, TrackWindows, looks_of, windows_of
 
 Part = TypeVar("Part", Interval, FaceTrack)
 
@@ -162,19 +162,7 @@ def _without_calibration(
         label=label,
         intervals=(),
         tracks=tuple(
-            FaceTrack(
-                track_id=track_id,
-                start=series.times[0],
-                end=series.times[-1] + evidence.step,
-                frames=len(series.times),
-                scored=len(series.scored),
-                score=None,
-                llr=None,
-                size=float(np.median(np.array(series.sizes))),
-                sharpness=float(np.median(np.array(series.sharpness or [0.0]))),
-                mask_share=None,
-                unscored=tuple(sorted(series.unscored.items())),
-            )
+            _unjudged(track_id, series, evidence.step)
             for track_id, series in sorted(evidence.tracks.items())
         ),
         coverage=coverage,
@@ -218,18 +206,30 @@ def _track(track_id: int, windows: TrackWindows, window: float, step: float) -> 
     outside = int((~windows.inside).sum())
     if outside:
         unscored[OUTSIDE] += outside
+    return replace(
+        _unjudged(track_id, series, step),
+        scored=len(times) - outside,
+        score=None if peak is None else sigmoid(float(windows.llr[peak])),
+        llr=None if peak is None else float(windows.llr[peak]),
+        mask_share=_share(windows.shares[near]) if near is not None else None,
+        unscored=tuple(sorted(unscored.items())),
+    )
+
+
+def _unjudged(track_id: int, series: TrackEvidence, step: float) -> FaceTrack:
+    """A face as it was seen, without what follows from its scores."""
     return FaceTrack(
         track_id=track_id,
         start=series.times[0],
         end=series.times[-1] + step,
         frames=len(series.times),
-        scored=len(times) - outside,
-        score=None if peak is None else sigmoid(float(windows.llr[peak])),
-        llr=None if peak is None else float(windows.llr[peak]),
+        scored=len(series.scored),
+        score=None,
+        llr=None,
         size=float(np.median(np.array(series.sizes))),
-        sharpness=float(np.median(np.array(series.sharpness))) if series.sharpness else 0.0,
-        mask_share=_share(windows.shares[near]) if near is not None else None,
-        unscored=tuple(sorted(unscored.items())),
+        sharpness=float(np.median(np.array(series.sharpness or [0.0]))),
+        mask_share=None,
+        unscored=tuple(sorted(series.unscored.items())),
     )
 
 

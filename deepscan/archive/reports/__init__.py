@@ -10,7 +10,6 @@ over all reports.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,13 +31,6 @@ SEVERITY = (
     Label.NOT_APPLICABLE,
 )
 """Labels by the attention that they need, the most first."""
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def utf8(text: str) -> str:
-    """Make a text encodable: surrogates for bytes that are not UTF-8 become U+FFFD."""
-    return _SURROGATE.sub("\ufffd", text)
 
 
 def unfinished_text(results: Results) -> str:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.archive.records import Outcome, Results
-from deepscan.archive.reports import utf8
 from deepscan.errors import OutputError
 from deepscan.files import atomic_output
-from deepscan.sinks.record import name_bytes
+from deepscan.sinks.record import name_bytes, utf8
 
 SCHEMA = "deepscan.outcome/1"
 PASSED_OVER = "deepscan.passed-over/1"

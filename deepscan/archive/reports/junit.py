@@ -2,7 +2,7 @@
 
 manipulated is a failure; inconclusive and error are errors; not-applicable is skipped; no-evidence
 passes, and so does suspicious, with a note in its output. A stopped run has an extra case with an
-error. `fail_on_suspicious` and `skip_inconclusive` change this for pipelines that need it.
+error.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from deepscan.types import Label
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_junit(
-    results: Results,
-    path: Path,
-    *,
-    fail_on_suspicious: bool = False,
-    skip_inconclusive: bool = False,
-    today: date | None = None,
-) -> None:
+_STATES = {  # labels that do not pass -> elements of a test case
+    Label.MANIPULATED: "failure",
+    Label.INCONCLUSIVE: "error",
+    Label.ERROR: "error",
+    Label.NOT_APPLICABLE: "skipped",
+}
+
+
+def write_junit(results: Results, path: Path, *, today: date | None = None) -> None:
     """Write one test case for each file; findings that the baseline accepts today pass.
 
     Raises:
@@ -47,7 +48,7 @@ def write_junit(
     counts = {"failure": 0, "error": 0, "skipped": 0}
     for outcome in results.outcomes:
         accepted = results.baseline.accepts(outcome, day) if results.baseline else None
-        state = _state(outcome.label, fail_on_suspicious, skip_inconclusive)
+        state = _STATES.get(outcome.label)
         folder, _, name = outcome.name.rpartition("/")
         case = ElementTree.SubElement(
             suite,
@@ -91,22 +92,6 @@ def write_junit(
     suites.append(suite)
     with atomic_output(path) as part:
         ElementTree.ElementTree(suites).write(part, encoding="utf-8", xml_declaration=True)
-
-
-def _state(label: Label, fail_on_suspicious: bool, skip_inconclusive: bool) -> str | None:
-    match label:
-        case Label.MANIPULATED:
-            return "failure"
-        case Label.SUSPICIOUS:
-            return "failure" if fail_on_suspicious else None
-        case Label.INCONCLUSIVE:
-            return "skipped" if skip_inconclusive else "error"
-        case Label.NOT_APPLICABLE:
-            return "skipped"
-        case Label.ERROR:
-            return "error"
-        case Label.NO_EVIDENCE:
-            return None
 
 
 def _headline(outcome: Outcome) -> str:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from deepscan.archive.records import Outcome, Results
-from deepscan.archive.reports import utf8
 from deepscan.archive.reports.jsonl import encodable
 from deepscan.errors import OutputError, UsageError
 from deepscan.files import atomic_output
-from deepscan.sinks.record import name_bytes
+from deepscan.sinks.record import name_bytes, utf8
 
 
 def write_parquet(results: Results, path: Path) -> None:

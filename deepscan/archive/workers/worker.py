@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from pkgutil import resolve_name
@@ -98,30 +99,20 @@ def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) 
         OutputFile(output.kind, output.path.name, output.sha256, output.size)
         for output in found.outputs
     )
-    file = task.file
+    reasons = (found.reason,) if isinstance(found, Skipped) else found.scan.verdict.reasons
+    outcome = replace(
+        _unscanned(task, found.label, reasons, started),
+        folder="." if written else None,
+        outputs=written,
+        took=round(took, 3),
+    )
     if isinstance(found, Skipped):
-        sha256, size = _content(file.path, task.options.limits)
-        return Outcome(
-            name=file.name,
-            path=file.address or str(file.path),
-            label=found.label,
-            reasons=(found.reason,),
-            identity=file.identity,
-            sha256=sha256,
-            size=size,
-            folder="." if written else None,
-            outputs=written,
-            started=started,
-            took=round(took, 3),
-        )
+        sha256, size = _content(task.file.path, task.options.limits)
+        return replace(outcome, sha256=sha256, size=size)
     scan, verdict = found.scan, found.scan.verdict
     coverage = verdict.coverage
-    return Outcome(
-        name=file.name,
-        path=file.address or str(file.path),
-        label=verdict.label,
-        reasons=verdict.reasons,
-        identity=file.identity,
+    return replace(
+        outcome,
         sha256=scan.sha256,
         size=scan.size,
         score=verdict.score,
@@ -132,10 +123,6 @@ def outcome_of(task: Task, found: Scanned | Skipped, started: str, took: float) 
         judged=coverage.faces_scored / coverage.faces if coverage.faces else None,
         engine=verdict.engine.name,
         decoder=scan.report.decoder,
-        folder="." if written else None,
-        outputs=written,
-        started=started,
-        took=round(took, 3),
         provenance=None if scan.provenance is None else credentials(scan.provenance),
     )
 
@@ -294,13 +281,12 @@ class LogRelay(logging.Handler):
 
 def error_outcome(task: Task, reason: Reason) -> Outcome:
     """The outcome of a task that failed on every attempt."""
+    size = task.file.identity[2] if task.file.identity else None
+    return replace(_unscanned(task, Label.ERROR, (reason,), now()), size=size)
+
+
+def _unscanned(task: Task, label: Label, reasons: tuple[Reason, ...], started: str) -> Outcome:
+    """An outcome that says which file it is of, and nothing that a scan found."""
     file = task.file
-    return Outcome(
-        name=file.name,
-        path=file.address or str(file.path),
-        label=Label.ERROR,
-        reasons=(reason,),
-        identity=file.identity,
-        size=file.identity[2] if file.identity else None,
-        started=now(),
-    )
+    path = file.address or str(file.path)
+    return Outcome(file.name, path, label, reasons, identity=file.identity, started=started)
