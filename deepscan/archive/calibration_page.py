@@ -24,7 +24,7 @@ from deepscan.files import atomic_output
 from deepscan.sinks import wording
 from deepscan.sinks.template import load_template
 from deepscan.types import Box
-from deepscan.verdict.calibration import Calibration
+from deepscan.verdict.calibration import Band, Calibration
 from deepscan.verdict.fit import share_over
 
 NEAREST = 12  # real clips with a picture
@@ -264,19 +264,13 @@ def _chart(
     )
 
 
-def _band_title(band: Any) -> str:
-    def told(what: str, bounds: tuple[float, float | None], unit: str) -> str:
-        low, high = bounds
-        return (
-            f"{what} {low:g}{unit} and more"
-            if high is None
-            else f"{what} {low:g} to {high:g}{unit}"
-        )
-
+def _band_title(band: Band) -> str:
+    axes = (("faces", band.size, " px"), ("detail", band.detail, ""),
+            ("sharpness", band.sharpness, ""))  # fmt: skip
     return ", ".join(
-        (told("faces", band.size, " px"), told("detail", band.detail, ""),
-         told("sharpness", band.sharpness, ""))
-    )  # fmt: skip
+        f"{what} {_range(low, np.inf if high is None else high, unit)}"
+        for what, (low, high), unit in axes
+    )
 
 
 def _tables(found: Calibrated) -> list[tuple[str, list[Row]]]:

@@ -82,6 +82,9 @@ Model = Annotated[
         metavar="MODEL",
     ),
 ]
+Name = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A name of `deepscan model list`, or a path.")
+]
 FailOn = Annotated[
     str,
     _option(

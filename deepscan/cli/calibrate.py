@@ -12,7 +12,7 @@ from deepscan.archive.options import ArchiveOptions
 from deepscan.cli import arguments
 from deepscan.cli.archive import open_pool, stop_at_signals
 from deepscan.cli.arguments import one_of, rate
-from deepscan.cli.console import errors, log_to_stderr, print_json, print_line, print_message
+from deepscan.cli.console import errors, log_to_stderr, print_answer, print_message
 from deepscan.errors import UsageError
 from deepscan.exit_codes import INTERRUPTED
 from deepscan.options import ScanOptions
@@ -26,9 +26,6 @@ PAGE = "calibration.html"
 _LISTED = 5  # names of files in a line
 
 
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A name of `deepscan model list`, or a path.")
-]
 Real = Annotated[
     Path,
     typer.Option(
@@ -75,7 +72,7 @@ Force = Annotated[
 
 
 def calibrate(
-    model: Model,
+    model: arguments.Name,
     real: Real,
     to: To,
     manipulated: Manipulated = None,
@@ -187,27 +184,23 @@ def _print(found: Calibrated, saved: Card, page: Path, format_: str) -> None:
     from deepscan.sinks.wording import visible
 
     rates, calibration = found.fitted.rates, found.fitted.calibration
-    if format_ == "json":
-        print_json(
-            {
-                "model": saved.name,
-                "path": str(saved.path),
-                "sha256": saved.sha256,
-                "calibration": saved.calibration and saved.calibration["name"],
-                "population": calibration.population,
-                "recordings": calibration.clips,
-                "rate": calibration.rate,
-                "review_rate": calibration.review_rate,
-                "measured_manipulated": rates.manipulated,
-                "measured_suspicious": rates.suspicious,
-                "found": rates.found,
-                "likelihood_ratio": calibration.likelihood_ratio,
-                "bands": len(calibration.bands),
-                "outliers": [each.clip.name for each in outliers(found)],
-                "page": str(page),
-            }
-        )
-        return
-    for line in (*sentences(found), f"Report with pictures: {page}"):
-        print_line(visible(line))
-    print_line(visible(f"Scan with it: deepscan --model {saved.name} FOLDER --out RESULTS"))
+    values = {
+        "model": saved.name,
+        "path": str(saved.path),
+        "sha256": saved.sha256,
+        "calibration": saved.calibration and saved.calibration["name"],
+        "population": calibration.population,
+        "recordings": calibration.clips,
+        "rate": calibration.rate,
+        "review_rate": calibration.review_rate,
+        "measured_manipulated": rates.manipulated,
+        "measured_suspicious": rates.suspicious,
+        "found": rates.found,
+        "likelihood_ratio": calibration.likelihood_ratio,
+        "bands": len(calibration.bands),
+        "outliers": [each.clip.name for each in outliers(found)],
+        "page": str(page),
+    }
+    next_step = f"Scan with it: deepscan --model {saved.name} FOLDER --out RESULTS"
+    lines = (*sentences(found), f"Report with pictures: {page}", next_step)
+    print_answer(format_, values, map(visible, lines))

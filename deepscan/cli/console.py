@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -39,6 +39,15 @@ def print_line(text: str) -> None:
 def print_json(values: Any) -> None:
     """Print an answer as one line of JSON."""
     print_line(json.dumps(values, sort_keys=True, allow_nan=False, default=str))
+
+
+def print_answer(format_: str, values: Any, lines: Iterable[str]) -> None:
+    """Print values as JSON, or the lines that say the same to people."""
+    if format_ == "json":
+        print_json(values)
+        return
+    for line in lines:
+        print_line(line)
 
 
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepscan.cli import arguments
-from deepscan.cli.console import errors, print_json, print_line, print_table, show_steps
+from deepscan.cli.console import (
+    errors,
+    print_answer,
+    print_json,
+    print_line,
+    print_table,
+    show_steps,
+)
 from deepscan.errors import UsageError
 from deepscan.exit_codes import ERROR
 from deepscan.options import DEFAULT_MODEL
@@ -168,19 +175,13 @@ def clean(format_: arguments.Format = "text", debug: arguments.Debug = False) ->
         from deepscan.engines.maintenance import clean as remove
 
         folder, gone = cache_folder(), remove()
-        if format_ == "json":
-            print_json(
-                {
-                    "cache": str(folder) if folder else None,
-                    "removed": [asdict(entry) for entry in gone],
-                }
-            )
-            return
-        for entry in gone:
-            row = _entry_row(entry)
-            print_line(visible(f"removed {row[0]} {row[1]} ({row[3]})"))
-        total = sum(entry.size for entry in gone)
-        print_line(visible(f"{len(gone)} entries, {_size(total)}, from {folder or 'no cache'}"))
+        cache = str(folder) if folder else None
+        rows = [_entry_row(entry) for entry in gone]
+        total = _size(sum(entry.size for entry in gone))
+        lines = [f"removed {kind} {what} ({size})" for kind, what, _, size, *_ in rows]
+        lines.append(f"{len(gone)} entries, {total}, from {cache or 'no cache'}")
+        values = {"cache": cache, "removed": [asdict(entry) for entry in gone]}
+        print_answer(format_, values, map(visible, lines))
 
 
 def _batches(text: str) -> tuple[int, ...]:

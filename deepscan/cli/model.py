@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepscan.cli import arguments, calibrate
-from deepscan.cli.arguments import one_of
-from deepscan.cli.console import errors, print_json, print_line, print_table
+from deepscan.cli.arguments import Name, one_of
+from deepscan.cli.console import errors, print_answer, print_json, print_line, print_table
 from deepscan.errors import UsageError
 from deepscan.exit_codes import ERROR
 
@@ -26,10 +26,6 @@ A model is a folder, or a zip of it, with a card (NAME.json) and weights. `deeps
 NAME` judges with one. The road for a model of your own: import, check, calibrate, then scan; until
 it is calibrated every verdict is inconclusive.
 """
-
-Name = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A name of `deepscan model list`, or a path.")
-]
 
 
 def _onnx(help_: str, *flags: str, **more: Any) -> Any:
@@ -77,11 +73,7 @@ def show(model: Name, format_: arguments.Format = "text", debug: arguments.Debug
         from deepscan.models.library import read_card
 
         card = read_card(model)
-        if format_ == "json":
-            print_json({**_facts(card), "card": dict(card.values)})
-            return
-        for line in _card_lines(card):
-            print_line(line)
+        print_answer(format_, {**_facts(card), "card": dict(card.values)}, _card_lines(card))
 
 
 @app.command("import")

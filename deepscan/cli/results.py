@@ -17,7 +17,7 @@ import typer
 
 from deepscan.cli import arguments
 from deepscan.cli.arguments import KINDS, listed
-from deepscan.cli.console import errors, print_json, print_line, print_message
+from deepscan.cli.console import errors, print_answer, print_line, print_message
 from deepscan.errors import OutputError, UsageError
 from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy, counted
 from deepscan.options import ScanOptions
@@ -82,11 +82,7 @@ def diff(
         from deepscan.archive.diff import compare, to_json, to_text
 
         found = compare(old, new, tolerance=tolerance)
-        if format_ == "json":
-            print_json(to_json(found))
-        else:
-            for line in to_text(found):
-                print_line(line)
+        print_answer(format_, to_json(found), to_text(found))
     raise typer.Exit(FOUND if found.moved else OK)
 
 
@@ -131,12 +127,9 @@ def verify(
 
         named = _record_named(result)
         found = check(named, frames=frames, seed=seed, input=input_, engine=engine)
-        if format_ == "json":
-            print_json(found.to_json())
-        else:
-            # For a folder only failed checks: there may be hundreds of passed ones.
-            for line in found.to_text(everything=not quiet and not named.is_dir()):
-                print_line(line)
+        # For a folder only failed checks: there may be hundreds of passed ones.
+        lines = found.to_text(everything=not quiet and not named.is_dir())
+        print_answer(format_, found.to_json(), lines)
     raise typer.Exit({"ok": OK, "differs": FOUND, "unchecked": ERROR}[found.state])
 
 
@@ -214,18 +207,14 @@ def merge(
         for line in merged.missing:
             print_message(line)
         outcomes = merged.results.outcomes
-        if format_ == "json":
-            print_json(
-                {
-                    "out": str(out),
-                    "files": len(outcomes),
-                    "linked": merged.linked,
-                    "copied": merged.copied,
-                    "missing": list(merged.missing),
-                }
-            )
-        else:
-            print_line(counted(outcome.label for outcome in outcomes))
+        values = {
+            "out": str(out),
+            "files": len(outcomes),
+            "linked": merged.linked,
+            "copied": merged.copied,
+            "missing": list(merged.missing),
+        }
+        print_answer(format_, values, [counted(outcome.label for outcome in outcomes)])
     allowed = sys.maxsize if allow_inconclusive else 0
     policy = ExitPolicy(fail_on == "suspicious", require_face, allowed, exit_zero)
     code = policy.code(each.label for each in outcomes if results.accepted(each) is None)
@@ -300,11 +289,7 @@ def show(
         from deepscan.archive.journal import read_state
 
         state = read_state(results)
-        if format_ == "json":
-            print_json(_journal_json(state))
-        else:
-            for line in _journal_lines(state):
-                print_line(visible(line))
+        print_answer(format_, _journal_json(state), map(visible, _journal_lines(state)))
 
 
 @journal_app.command()
