@@ -19,6 +19,7 @@ from hypothesis import settings
 from deepscan.engines.engine import Predictions
 from deepscan.types import Image
 from deepscan.verdict.calibration import Calibration, Scale, Tail
+from tests.browser import Browser, start_browser
 from tests.fakes import FakeDetector, FakeEngine
 from tests.media import FACE_COLOUR, make_video
 
@@ -207,3 +208,11 @@ def shipped_model() -> str:
     card = read_card(ScanOptions().model)
     assert card.path.is_file(), f"the weights {card.path} are missing"
     return card.name
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser for the pages of one file of tests."""
+    started = start_browser(tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()

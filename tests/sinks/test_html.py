@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import io
 import json
 import os
 import re
-import select
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -45,6 +37,7 @@ from deepscan.types import (
     Reason,
     Scan,
 )
+from tests.browser import Browser, luminance, pale
 from tests.media import make_video
 from tests.sinks import build
 
@@ -474,105 +467,6 @@ def test_mask_colours_only_what_it_marks() -> None:
 
 # In a browser
 
-_START = """
-import fcntl, os, sys
-ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
-os.dup2(ends[0], 3)
-os.dup2(ends[1], 4)
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
-
-
-class Browser:
-    """A headless Chromium that is spoken to over a pipe: no port, no driver."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
-        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
-        command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
-        command += ["--disable-component-update", f"--user-data-dir={profile}"]
-        command += ["--remote-debugging-pipe", "about:blank"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(theirs_in), str(theirs_out), *command],
-            pass_fds=(theirs_in, theirs_out),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
-        fcntl.fcntl(self._in, fcntl.F_SETFL, os.O_NONBLOCK)
-        self._held = b""
-        self._count = 0
-        self.events: list[dict[str, Any]] = []
-        targets = self.ask("Target.getTargets")["targetInfos"]
-        target = next(each["targetId"] for each in targets if each["type"] == "page")
-        attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
-
-    _session: str | None = None
-
-    def ask(self, method: str, **params: object) -> dict[str, Any]:
-        self._count += 1
-        message = {"id": self._count, "method": method, "params": params}
-        if self._session is not None:
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self._count:
-                assert "error" not in answer, answer
-                result: dict[str, Any] = answer["result"]
-                return result
-            self.events.append(answer)
-
-    def open(self, page: Path) -> None:
-        self.events.clear()
-        self.ask("Page.navigate", url=page.as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._next())
-
-    def evaluate(self, expression: str) -> Any:
-        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def close(self) -> None:
-        os.close(self._out)
-        os.close(self._in)
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._held:
-            ready, _, _ = select.select([self._in], [], [], 60)
-            assert ready, "the browser says nothing"
-            part = os.read(self._in, 1 << 20)
-            assert part, "the browser went away"
-            self._held += part
-        line, _, self._held = self._held.partition(b"\0")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        if "browser" in os.environ.get("DEEPSCAN_REQUIRE", ""):
-            pytest.fail("DEEPSCAN_REQUIRE names the browser, but no Chromium is installed")
-        pytest.skip("no Chromium is installed")
-    started = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
-
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1_280])
@@ -597,14 +491,7 @@ def test_browser_shows_the_page(
                 verdict.intervals)  # fmt: skip
         scan = replace(scan, verdict=replace(verdict, intervals=tuple(late)))
     page_of(tmp_path / "p.html", scan, made=OUTPUTS)
-    browser.ask(
-        "Emulation.setDeviceMetricsOverride",
-        width=width,
-        height=900,
-        deviceScaleFactor=1,
-        mobile=width < 500,
-    )
-    browser.open(tmp_path / "p.html")
+    browser.open(tmp_path / "p.html", width)
 
     heading = browser.evaluate("document.querySelector('h1').innerText")
     assert heading == wording.phrase(f"headline.{label}")
@@ -619,34 +506,12 @@ def test_browser_shows_the_page(
     assert outside == []
     assert browser.evaluate("[...document.images].filter(i => !i.naturalWidth).length") == 0
     assert browser.evaluate("document.images.length") >= (2 if faces else 0)
-    assert complaints(browser) == ["net::ERR_FILE_NOT_FOUND"]  # the verdict video is not there
+    assert browser.complaints() == ["net::ERR_FILE_NOT_FOUND"]  # the verdict video is not there
     assert browser.evaluate("document.getElementById('player').hidden") is True
     assert browser.evaluate("document.querySelectorAll('button').length") == 1  # in the player
-    asked = [
-        event["params"]["request"]["url"]
-        for event in browser.events
-        if event.get("method") == "Network.requestWillBeSent"
-    ]
-    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    assert browser.requests() == []
     shot = base64.b64decode(browser.ask("Page.captureScreenshot", format="png")["data"])
     assert Pictures.open(io.BytesIO(shot)).size == (width, 900)
-
-
-def complaints(browser: Browser) -> list[str]:
-    """What the browser logged: the last word of each entry."""
-    logged = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
-    return [
-        event["params"].get("entry", {}).get("text", str(event)).rpartition(" ")[2]
-        for event in browser.events
-        if event.get("method") in logged
-    ]
-
-
-def wait_for(browser: Browser, condition: str) -> None:
-    deadline = time.monotonic() + 20
-    while not browser.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -655,12 +520,8 @@ def played(browser: Browser, tmp_path: Path) -> Browser:
     make_video(tmp_path / "clip.overlay.mp4", frames=25, rate=25, size=(160, 120))
     scan = scan_of(faces=2, unjudged=0)
     page_of(tmp_path / "p.html", scan, made=OUTPUTS)
-    browser.ask(
-        "Emulation.setDeviceMetricsOverride",
-        width=1280, height=900, deviceScaleFactor=1, mobile=False,
-    )  # fmt: skip
-    browser.open(tmp_path / "p.html")
-    wait_for(browser, "!document.getElementById('player').hidden")
+    browser.open(tmp_path / "p.html", 1_280)
+    browser.wait_for("!document.getElementById('player').hidden")
     return browser
 
 
@@ -669,7 +530,7 @@ NOW = "document.getElementById('video').currentTime"
 
 @pytest.mark.browser
 def test_browser_plays_the_verdict_video_and_a_click_jumps(played: Browser) -> None:
-    assert complaints(played) == []
+    assert played.complaints() == []
     assert abs(played.evaluate("document.getElementById('video').duration") - 1) < 0.1
     assert played.evaluate(f"document.querySelector('tbody button').click(); {NOW}") == (
         pytest.approx(0.32, abs=0.05)
@@ -688,10 +549,10 @@ def test_browser_plays_the_verdict_video_and_a_click_jumps(played: Browser) -> N
         for side in ("start", "end")
     )
     wanted = start + 0.6 * (end - start)
-    wait_for(played, f"Math.abs({NOW} - {wanted}) < 0.02")
-    wait_for(played, "document.querySelector('.docked') !== null")  # the video is far above
+    played.wait_for(f"Math.abs({NOW} - {wanted}) < 0.02")
+    played.wait_for("document.querySelector('.docked') !== null")  # the video is far above
     marks = "[...document.querySelectorAll('.now')].map(each => each.getAttribute('visibility'))"
-    wait_for(played, f"{marks}.includes('visible')")
+    played.wait_for(f"{marks}.includes('visible')")
     played.evaluate("document.getElementById('undock').click()")
     assert played.evaluate("document.querySelector('.docked')") is None
 
@@ -700,49 +561,21 @@ def test_browser_plays_the_verdict_video_and_a_click_jumps(played: Browser) -> N
 def test_browser_shows_the_page_without_script(browser: Browser, tmp_path: Path) -> None:
     make_video(tmp_path / "clip.overlay.mp4", frames=5, rate=25, size=(160, 120))
     page_of(tmp_path / "p.html", scan_of(), made=OUTPUTS)
-    browser.ask("Emulation.setScriptExecutionDisabled", value=True)
-    try:
+    with browser.without_script():
         browser.open(tmp_path / "p.html")
         assert browser.evaluate("document.getElementById('player').hidden") is True
         assert browser.evaluate("document.querySelectorAll('tbody button').length") == 0
         assert browser.evaluate("document.querySelectorAll('.chart').length") > 0
-        assert complaints(browser) == []
-    finally:
-        browser.ask("Emulation.setScriptExecutionDisabled", value=False)
+        assert browser.complaints() == []
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_light_and_dark(browser: Browser, tmp_path: Path, scheme: str) -> None:
     page_of(tmp_path / "p.html", scan_of(), made=OUTPUTS)
-    browser.ask(
-        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
-    )
+    browser.prefer(scheme)
     browser.open(tmp_path / "p.html")
-    pairs = browser.evaluate(
-        """
-        [...document.querySelectorAll('p, dt, dd, h1, h2, h3, td, th, li, figcaption, .chip')]
-          .filter(e => e.innerText.trim()).map(e => {
-            let back = e;
-            const clear = 'rgba(0, 0, 0, 0)';
-            while (getComputedStyle(back).backgroundColor === clear) back = back.parentElement;
-            return [getComputedStyle(e).color, getComputedStyle(back).backgroundColor,
-                    e.innerText.slice(0, 40)];
-          })
-        """
-    )
+    pairs = browser.text_colours("p, dt, dd, h1, h2, h3, td, th, li, figcaption, .chip")
     assert len(pairs) > 50
-
-    def light(colour: str) -> float:
-        levels = [int(level) / 255 for level in re.findall(r"\d+", colour)[:3]]
-        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in levels)
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-    # 4.5 is what WCAG 2.2 asks of text at level AA.
-    pale = [
-        text
-        for ink, paper, text in pairs
-        if (max(light(ink), light(paper)) + 0.05) / (min(light(ink), light(paper)) + 0.05) < 4.5
-    ]
-    assert pale == []
-    assert (light(pairs[0][1]) < 0.1) == (scheme == "dark")
+    assert pale(pairs) == []
+    assert (luminance(pairs[0][1]) < 0.1) == (scheme == "dark")

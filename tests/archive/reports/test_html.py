@@ -5,15 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 import re
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -29,8 +25,9 @@ from deepscan.sinks import wording
 from deepscan.sinks.record import name_bytes
 from deepscan.types import Label, Reason
 from tests.archive.reports.test_reports import HIDDEN, NASTY, RUN, named, outcome, results
+from tests.browser import Browser, luminance, pale
 from tests.sinks import build
-from tests.sinks.test_html import Browser, Seen, page_of, parsed
+from tests.sinks.test_html import Seen, page_of, parsed
 
 
 def page(made: Results) -> str:
@@ -307,29 +304,9 @@ def test_ten_thousand_files_fit_in_a_page_that_opens(tmp_path: Path) -> None:
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    programs = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    program = next(filter(None, map(shutil.which, programs)), None)
-    if program is None:
-        if "browser" in os.environ.get("DEEPSCAN_REQUIRE", ""):
-            pytest.fail("DEEPSCAN_REQUIRE names the browser, but no Chromium is installed")
-        pytest.skip("no Chromium is installed")
-    started = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
-
-
 def opened(browser: Browser, made: Results, width: int = 1_280) -> None:
-    browser.ask(
-        "Emulation.setDeviceMetricsOverride",
-        width=width,
-        height=900,
-        deviceScaleFactor=1,
-        mobile=width < 500,
-    )
     page(made)
-    browser.open(made.folder / "summary.html")
+    browser.open(made.folder / "summary.html", width)
 
 
 SHOWN = "[...document.querySelectorAll('#files tbody tr')].filter(r => r.getClientRects().length)"
@@ -339,14 +316,6 @@ def shown(browser: Browser) -> list[str]:
     """Names of the rows that can be seen, in order."""
     names: list[str] = browser.evaluate(f"{SHOWN}.map(r => r.querySelector('bdi').textContent)")
     return names
-
-
-def until(browser: Browser, expression: str) -> Any:
-    for _ in range(100):
-        if value := browser.evaluate(expression):
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"never true: {expression}")
 
 
 @pytest.mark.browser
@@ -369,14 +338,8 @@ def test_browser_shows_the_page(browser: Browser, tmp_path: Path, count: int, wi
     )
     assert outside == []
     assert len(shown(browser)) == count
-    logged = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
-    assert [event for event in browser.events if event.get("method") in logged] == []
-    asked = [
-        event["params"]["request"]["url"]
-        for event in browser.events
-        if event.get("method") == "Network.requestWillBeSent"
-    ]
-    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    assert browser.complaints() == []
+    assert browser.requests() == []
 
 
 @pytest.mark.browser
@@ -423,60 +386,32 @@ def test_browser_filters_and_searches(browser: Browser, tmp_path: Path) -> None:
         )
 
     search("MINISTER A.mp4")
-    until(browser, f"{told} === '2 of 8 files shown'")  # the file, and its twin that names it
+    browser.wait_for(f"{told} === '2 of 8 files shown'")  # the file, and its twin that names it
     search("corrupt")
-    until(browser, f"{told} === '0 of 8 files shown'")
+    browser.wait_for(f"{told} === '0 of 8 files shown'")
     # A link to a row shows it, whatever hides it.
     browser.evaluate("document.getElementById('show-error').click()")
     browser.evaluate("document.querySelector('#files a[href^=\"#f\"]').click()")
-    until(browser, f"{told} === '8 files'")
+    browser.wait_for(f"{told} === '8 files'")
 
 
 @pytest.mark.browser
 def test_browser_without_script(browser: Browser, tmp_path: Path) -> None:
-    browser.ask("Emulation.setScriptExecutionDisabled", value=True)
-    try:
+    with browser.without_script():
         opened(browser, results(tmp_path))
         assert len(shown(browser)) == 6
         assert browser.evaluate("document.querySelectorAll('#files button').length") == 0
         assert browser.evaluate("document.getElementById('search').getClientRects().length") == 0
         browser.evaluate("document.getElementById('show-error').click()")
         assert shown(browser) == ["clips/error.mp4"]
-    finally:
-        browser.ask("Emulation.setScriptExecutionDisabled", value=False)
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_light_and_dark(browser: Browser, tmp_path: Path, scheme: str) -> None:
-    browser.ask(
-        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
-    )
+    browser.prefer(scheme)
     opened(browser, results(tmp_path, finished=False))
-    pairs = browser.evaluate(
-        """
-        [...document.querySelectorAll('p, dt, dd, h1, h2, td, th, button, .what, .share, summary')]
-          .filter(e => e.innerText.trim()).map(e => {
-            let back = e;
-            const clear = 'rgba(0, 0, 0, 0)';
-            while (getComputedStyle(back).backgroundColor === clear) back = back.parentElement;
-            return [getComputedStyle(e).color, getComputedStyle(back).backgroundColor,
-                    e.innerText.slice(0, 40)];
-          })
-        """
-    )
+    pairs = browser.text_colours("p, dt, dd, h1, h2, td, th, button, .what, .share, summary")
     assert len(pairs) > 60
-
-    def light(colour: str) -> float:
-        levels = [int(level) / 255 for level in re.findall(r"\d+", colour)[:3]]
-        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in levels)
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-    # 4.5 is what WCAG 2.2 asks of text at level AA.
-    pale = [
-        text
-        for ink, paper, text in pairs
-        if (max(light(ink), light(paper)) + 0.05) / (min(light(ink), light(paper)) + 0.05) < 4.5
-    ]
-    assert pale == []
-    assert (light(pairs[0][1]) < 0.1) == (scheme == "dark")
+    assert pale(pairs) == []
+    assert (luminance(pairs[0][1]) < 0.1) == (scheme == "dark")
