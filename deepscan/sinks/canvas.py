@@ -17,8 +17,9 @@ from PIL import Image as Pillow
 
 from deepscan.faces.crop import paste
 from deepscan.sinks import draw
-from deepscan.sinks.draw import Area, Mark
+from deepscan.sinks.draw import Area
 from deepscan.sinks.footer import lay_out, show
+from deepscan.sinks.styles import NIGHT, Mark
 from deepscan.sinks.surface import Surface
 from deepscan.sinks.wording import probability
 from deepscan.types import Box, FacePrediction, Frame, FrameResult, Interval, Planes, Scan
@@ -77,7 +78,7 @@ class Canvas:
         self._whole = Planes(np.empty(Planes.count(whole, total), np.uint8), whole, total, matrix)
         self._surface = Surface.of(self._whole)
         empty = np.empty((total, whole, 3), np.uint8)
-        empty[:] = draw.NIGHT
+        empty[:] = NIGHT
         empty[height:] = self._footer.strip
         self._empty = [plane.copy() for plane in samples_of(self._converter.convert(empty))]
         self._surface.copy(*self._empty)

@@ -1,16 +1,12 @@
 """Shapes to draw on pictures: outlines, marked areas, text, signs and labels.
 
 Text and labels are rendered once into a sprite, an RGBA picture.
-
-Each kind of finding differs in colour, line and sign, so that none depends on colour alone; the
-palette is that of Okabe and Ito, which is distinct in every common form of colour blindness.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 from functools import lru_cache
 
 import numpy as np
@@ -18,57 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFilter, ImageFont
 
-from deepscan.types import Label
+from deepscan.sinks.styles import BLACK, NIGHT, RGB, WHITE, Style
 
-RGB = tuple[int, int, int]
 Plane = NDArray[np.uint8]  # (h, w) uint8
 
-WHITE: RGB = (245, 246, 248)
-SOFT: RGB = (168, 174, 184)
-NIGHT: RGB = (17, 19, 23)
-LINE: RGB = (52, 57, 66)
-BLACK: RGB = (0, 0, 0)
-
-VERMILLION: RGB = (232, 86, 12)  # Okabe-Ito's, lighter, to stand on skin
-YELLOW: RGB = (240, 228, 66)
-SKY: RGB = (110, 190, 235)
-GREY: RGB = (190, 194, 200)
-
 _SMOOTH = 4  # shapes are drawn this many times larger and scaled down
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """The look of one kind of finding: colour, sign, brackets at the corners of its box, dashes.
-
-    `slope` is the direction of the lines in a marked area: 1 for /, -1 for \\, 0 for none.
-    """
-
-    colour: RGB
-    sign: str
-    corners: bool
-    dashed: bool
-    slope: int
-
-
-class Mark(Enum):
-    """The kinds of findings about a face in one frame."""
-
-    MANIPULATED = Style(VERMILLION, "triangle", True, False, 1)
-    SUSPICIOUS = Style(YELLOW, "diamond", True, False, -1)
-    JUDGED = Style(SKY, "ring", False, False, 0)
-    UNJUDGED = Style(GREY, "bar", False, True, 0)
-
-    @classmethod
-    def of(cls, label: Label) -> Mark:
-        """The mark for the label of a verdict or an interval."""
-        if label is Label.MANIPULATED:
-            return cls.MANIPULATED
-        if label is Label.SUSPICIOUS:
-            return cls.SUSPICIOUS
-        if label is Label.NO_EVIDENCE:
-            return cls.JUDGED
-        return cls.UNJUDGED
 
 
 @dataclass(frozen=True, slots=True)

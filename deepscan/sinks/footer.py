@@ -13,19 +13,12 @@ import numpy as np
 from PIL import Image as Pillow
 
 from deepscan.sinks import draw
-from deepscan.sinks.draw import RGB, Area, Mark
+from deepscan.sinks.draw import Area
+from deepscan.sinks.styles import GREY, LINE, NIGHT, RGB, SIGNS, SKY, SOFT, WHITE, Mark
 from deepscan.sinks.surface import Surface
 from deepscan.sinks.wording import phrase, probability, said_by_other_stream
 from deepscan.types import FaceTrack, Image, Interval, Label, Scan
 
-_SIGNS = {
-    Label.MANIPULATED: "triangle",
-    Label.SUSPICIOUS: "diamond",
-    Label.NO_EVIDENCE: "ring",
-    Label.INCONCLUSIVE: "bar",
-    Label.NOT_APPLICABLE: "bar",
-    Label.ERROR: "cross",
-}
 _LEGEND = (
     (Mark.MANIPULATED, "manipulated"),
     (Mark.SUSPICIOUS, "suspicious"),
@@ -89,7 +82,7 @@ class Sizes:
 
     def text(self, content: str) -> Pillow.Image:
         """Render small text in a soft colour."""
-        return draw.text(content, self.small, draw.SOFT, self.aspect)
+        return draw.text(content, self.small, SOFT, self.aspect)
 
 
 def lay_out(scan: Scan, width: int, height: int, size: int, aspect: float = 1.0) -> Footer:
@@ -121,7 +114,7 @@ def lay_out(scan: Scan, width: int, height: int, size: int, aspect: float = 1.0)
     for band in bands:
         strip.paste(band, (0, top))
         top += band.height
-    _fill(strip, Area(0, 0, width, max(1, size // 12)), draw.LINE)
+    _fill(strip, Area(0, 0, width, max(1, size // 12)), LINE)
     corner = (width - sizes.pad, time_top + draw.top(sizes.small, _line(sizes)))
     return Footer(np.array(strip), axis, end, corner, sizes.small, aspect)
 
@@ -132,7 +125,7 @@ def _line(sizes: Sizes) -> int:
 
 
 def _blank(height: int, width: int) -> Pillow.Image:
-    return Pillow.new("RGB", (width, height), draw.NIGHT)
+    return Pillow.new("RGB", (width, height), NIGHT)
 
 
 def _fill(band: Pillow.Image, area: Area, colour: RGB) -> None:
@@ -157,8 +150,8 @@ def _head(scan: Scan, sizes: Sizes) -> tuple[Pillow.Image, list[Pillow.Image]]:
     small_top = base - draw.ascent(sizes.small)
 
     colour = Mark.of(verdict.label).value.colour
-    symbol = draw.sign(_SIGNS[verdict.label], size, colour, aspect)
-    label = draw.text(phrase(f"label.{verdict.label}"), sizes.big, draw.WHITE, aspect)
+    symbol = draw.sign(SIGNS[verdict.label], size, colour, aspect)
+    label = draw.text(phrase(f"label.{verdict.label}"), sizes.big, WHITE, aspect)
     x = sizes.pad
     _paste(band, symbol, x, (height - symbol.height) // 2)
     x += symbol.width + gap // 2
@@ -219,10 +212,10 @@ def show(surface: Surface, top: int, footer: Footer, time: float, analysed: bool
     share = min(1.0, max(0.0, time / footer.duration)) if footer.duration > 0 else 0.0
     x = axis.x1 + round(share * (axis.width - 1))
     half = max(1, footer.size // 10)
-    surface.fill(Area(x - 2 * half, axis.y1, x + 2 * half + 1, axis.y2), draw.NIGHT)
-    surface.fill(Area(x - half // 2, axis.y1, x - half // 2 + half, axis.y2), draw.WHITE)
+    surface.fill(Area(x - 2 * half, axis.y1, x + 2 * half + 1, axis.y2), NIGHT)
+    surface.fill(Area(x - half // 2, axis.y1, x - half // 2 + half, axis.y2), WHITE)
     content = (time_text if analysed else unanalysed_text)(time, footer.duration)
-    sprite = draw.text(content, footer.size, draw.WHITE, footer.aspect)
+    sprite = draw.text(content, footer.size, WHITE, footer.aspect)
     surface.blit(sprite, footer.corner[0] - sprite.width, top + footer.corner[1])
 
 
@@ -246,9 +239,9 @@ def _timestamp(time: float, end: float) -> str:
 
 
 def _pill(content: str, size: int, aspect: float) -> Pillow.Image:
-    line = draw.text(content, size, draw.NIGHT)
+    line = draw.text(content, size, NIGHT)
     pad, height = round(0.5 * size), round(1.4 * size)
-    sprite = draw.panel(line.width + 2 * pad, height, height // 2, draw.SOFT, 255)
+    sprite = draw.panel(line.width + 2 * pad, height, height // 2, SOFT, 255)
     sprite.alpha_composite(line, (pad, draw.top(size, height)))
     return draw.squeeze(sprite, aspect)
 
@@ -256,7 +249,7 @@ def _pill(content: str, size: int, aspect: float) -> Pillow.Image:
 def _entry(mark: Mark, content: str, sizes: Sizes) -> Pillow.Image:
     """Draw a legend entry: a small face box in the look of `mark`, and its name."""
     style, size = mark.value, sizes.small
-    line = draw.text(content, size, draw.SOFT)
+    line = draw.text(content, size, SOFT)
     width, side = round(1.5 * size), size
     swatch = Pillow.new("RGB", (width, side), _SWATCH)
     thin = max(1, size // 12)
@@ -340,17 +333,17 @@ def _time_line(
         middle = top + pitch // 2
         if row.name:
             _paste(band, name, pad, top + draw.top(size, pitch))
-        _fill(band, Area(axis.x1, middle, axis.x2, middle + max(1, thin // 2)), draw.LINE)
+        _fill(band, Area(axis.x1, middle, axis.x2, middle + max(1, thin // 2)), LINE)
         # If a row holds several tracks, judged ones are drawn over unjudged ones.
         for track in sorted(row.tracks, key=lambda track: track.score is not None):
             start = column(track.start)
             stop = max(column(track.end), start + 2)
             line = Area(start, middle - thin // 2, stop, middle - thin // 2 + thin)
             if track.score is not None:
-                _fill(band, line, draw.SKY)
+                _fill(band, line, SKY)
                 continue
             for dash in draw.dashes(line, 3 * thin):
-                _fill(band, dash, draw.GREY)
+                _fill(band, dash, GREY)
         for interval in sorted(row.intervals, key=lambda i: i.label is Label.MANIPULATED):
             start = column(interval.start)
             stop = max(column(interval.end), start + 3)

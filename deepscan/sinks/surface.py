@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from deepscan.sinks import draw
-from deepscan.sinks.draw import RGB, Area, Plane, Style
+from deepscan.sinks.draw import Area, Plane
+from deepscan.sinks.styles import RGB, Style
 from deepscan.types import Planes
 
 # Weights of red and blue in luma by H.273 number: BT.709, FCC, BT.601 twice, SMPTE 240M, BT.2020.

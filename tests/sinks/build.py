@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image as Pillow
 
 from deepscan.sinks import draw
-from deepscan.sinks.draw import RGB, Area, Plane, Style
+from deepscan.sinks.draw import Area, Plane
+from deepscan.sinks.styles import RGB, Style
 from deepscan.sinks.surface import Surface
 from deepscan.types import (
     Box,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deepscan.sinks import draw
 from deepscan.sinks.canvas import Canvas
 from deepscan.sinks.footer import lay_out, show, time_text
+from deepscan.sinks.styles import WHITE, Mark
 from deepscan.sinks.surface import Surface
 from deepscan.sinks.wording import probability
 from deepscan.types import Box, Face, Frame, FrameResult, Label, Planes, Scan, UnscoredFace
@@ -106,13 +107,13 @@ def test_the_box_of_a_face_that_was_not_judged_has_gaps() -> None:
 
 def test_kinds_of_findings_differ_in_grey_and_in_shape() -> None:
     looks = []
-    for mark in draw.Mark:
+    for mark in Mark:
         style = mark.value
         picture = np.full((80, 80, 3), 120, np.uint8)
         build.frame(picture, draw.Area(10, 10, 70, 70), style, 1)
         looks.append(((style.corners, style.dashed, style.sign), (picture != 120).any(axis=2)))
     assert len({sign for (_, _, sign), _ in looks}) == len(looks)
-    greys = [np.dot(mark.value.colour, (0.299, 0.587, 0.114)) for mark in draw.Mark]
+    greys = [np.dot(mark.value.colour, (0.299, 0.587, 0.114)) for mark in Mark]
     assert abs(greys[0] - greys[1]) > 60  # manipulated and suspicious
 
 
@@ -238,8 +239,8 @@ def test_hostile_words_are_drawn_as_they_can_be() -> None:
 
 
 def test_text_is_narrowed_for_wide_pixels() -> None:
-    square = draw.text("analysis copy", 20, draw.WHITE)
-    wide = draw.text("analysis copy", 20, draw.WHITE, float(Fraction(16, 11)))
+    square = draw.text("analysis copy", 20, WHITE)
+    wide = draw.text("analysis copy", 20, WHITE, float(Fraction(16, 11)))
     assert wide.height == square.height
     assert wide.width == pytest.approx(square.width * 11 / 16, abs=1)
 

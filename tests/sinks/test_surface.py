@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepscan.sinks import draw
-from deepscan.sinks.draw import Area, Mark
+from deepscan.sinks.draw import Area
+from deepscan.sinks.styles import VERMILLION, Mark
 from deepscan.sinks.surface import Surface
 from deepscan.types import Image, Planes
 from tests.sinks import build
@@ -52,8 +53,8 @@ def assert_alike(image: Image, planes: Planes) -> None:
 def test_areas(x: int, y: int, width: int, height: int) -> None:
     image, planes, surface = pair()
     area = Area(x, y, x + width, y + height)
-    build.fill(image, area, draw.VERMILLION)
-    surface.fill(area, draw.VERMILLION)
+    build.fill(image, area, VERMILLION)
+    surface.fill(area, VERMILLION)
     assert_alike(image, planes)
 
 
