@@ -90,7 +90,7 @@ from deepscan.video.contract import OTHER_STREAMS, VideoReader
 from deepscan.video.formats import may_hold_pictures
 from deepscan.video.input_file import hash_file
 from deepscan.video.isolation.launcher import warm_up
-from deepscan.video.verdict_video import is_marked
+from deepscan.video.verdict_video_mark import is_marked
 
 logger = logging.getLogger(__name__)
 

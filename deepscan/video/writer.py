@@ -30,7 +30,7 @@ from deepscan.video.planes import (
 )
 from deepscan.video.structure import boxes
 from deepscan.video.timestamps import SENT
-from deepscan.video.verdict_video import MARK
+from deepscan.video.verdict_video_mark import MARK
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream

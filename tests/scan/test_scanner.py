@@ -36,7 +36,7 @@ from deepscan.sinks.masks import read_masks
 from deepscan.sinks.record import digest_of, manifest_of
 from deepscan.types import Box, Label, Scanned, Skipped
 from deepscan.video import open_video
-from deepscan.video.verdict_video import MARK
+from deepscan.video.verdict_video_mark import MARK
 from tests.conftest import (
     CALIBRATION,
     FORGED_BLUE,
