@@ -118,8 +118,8 @@ def scan_archive(
             "an option for archives was given (--help-all lists them): name a folder for the "
             "results, --out RESULTS"
         )
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file: name a folder for the results of an archive")
+    if not out.is_dir() and (out.exists() or out.suffix.lower() in (".mp4", ".json", ".html")):
+        raise UsageError(f"--out {out} is one file: name a folder for the results of an archive")
     for device in archive_options.devices:
         if device != "cpu" and not re.fullmatch(r"cuda(:\d{1,3})?", device):
             raise UsageError(f"--devices {device}: give cpu, or cuda:0,cuda:1,...")

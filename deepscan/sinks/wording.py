@@ -110,7 +110,7 @@ WORDING: dict[str, str] = {
         "{judged} of {faces} face sightings were judged, in {scored} of {seconds} seconds."
     ),
     "coverage.still": "Faces in the picture that were judged: {judged} of {faces}.",
-    "coverage.no-face": "{frames} frames were looked at; no face was found.",
+    "coverage.no-face": "{frames} looked at; no face was found.",
     "coverage.none": "Nothing of the file was analysed.",
     "false-alarms": (
         "False-alarm rate at this setting {rate} [95 % interval {low} to {high}], on {on}."
@@ -228,7 +228,9 @@ def coverage_sentence(verdict: Verdict) -> str:
     if not coverage.decoded:
         return phrase("coverage.none")
     if not coverage.faces:
-        return phrase("coverage.no-face", frames=str(coverage.analysed))
+        one = coverage.analysed == 1
+        frames = f"{coverage.analysed} frame{' was' if one else 's were'}"
+        return phrase("coverage.no-face", frames=frames)
     still = verdict.video is not None and verdict.video.still
     return phrase(
         "coverage.still" if still else "coverage",

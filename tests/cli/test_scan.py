@@ -197,10 +197,10 @@ def test_what_does_not_exist_leaves_nothing(
     deepscan_cli("clip.mp4", "--out", "there", "--jobs", "1")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     ran = deepscan_cli("ARCHVE", *more, "--out", out)
-    told = "deepscan: ARCHVE does not exist: check the name, or leave it out\n"
-    if (more, out) == (("clip.mp4",), "r.mp4"):
-        told = "deepscan: --out r.mp4 is one file for 2 inputs: name a folder\n"
-    assert (ran.code, ran.out, ran.err) == (2, "", told)
+    told = "deepscan: ARCHVE does not exist: check the name, or leave it out"
+    if more and out == "r.mp4":
+        told = "deepscan: --out r.mp4 is one file[^:]*: name a folder[^:]*"
+    assert (ran.code, ran.out) == (2, "") and re.fullmatch(f"{told}\n", ran.err)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert names(tmp_path) == ["clip.mp4", "there"]
 
@@ -839,6 +839,8 @@ def test_so_many_inconclusive_files_are_let_pass(deepscan_cli, clips, value, cou
         ("{archive}", "--out", "{out}", "--shard", "4/3"),
         ("{archive}", "--out", "{out}", "--devices", "toaster"),
         ("{archive}", "--out", "{out}", "--min-free", "much"),
+        ("{archive}", "--out", "{out}/a.mp4"),
+        ("{archive}", "--out", "{archive}/a.mp4"),
         ("{archive}", "--out", "{out}", "--start", "soon"),
         ("{archive}", "--out", "{out}", "--start", "2", "--end", "1"),
         ("{archive}", "--out", "{out}", "--model", "oracle"),

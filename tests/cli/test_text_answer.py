@@ -80,6 +80,12 @@ def test_coverage_reasons_and_the_caveat_are_always_there(label):
     assert wording_of(outcome.scan.verdict).does_not_mean in text
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_one_frame_is_no_frames(frames):
+    told = coverage_sentence(build.scan(faces=0, unjudged=0, frames=frames).verdict)
+    assert told == f"{('1 frame was', '2 frames were')[frames - 1]} looked at; no face was found."
+
+
 @pytest.mark.parametrize("found", [True, False])
 def test_terminal_record_and_page_say_the_same(found, tmp_path):
     outcome = scanned()
