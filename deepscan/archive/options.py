@@ -10,7 +10,7 @@ from deepscan.archive.shard import Shard
 
 WRITE = ("record",)  # sinks for every file, and those added for findings
 WRITE_FOUND = ("overlay", "masks", "frames", "html")
-REPORTS = ("html", "csv", "jsonl", "sarif", "junit")
+DEFAULT_REPORTS = ("html", "csv", "jsonl", "sarif", "junit")
 MIN_FREE = 512 * 2**20  # bytes that stay free on the disk of the results
 
 
@@ -42,7 +42,7 @@ class ArchiveOptions:
 
     write: tuple[str, ...] = WRITE
     write_found: tuple[str, ...] = WRITE_FOUND
-    reports: tuple[str, ...] = REPORTS
+    reports: tuple[str, ...] = DEFAULT_REPORTS
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     follow_links: bool = False

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from deepscan.archive.options import ArchiveOptions
+from deepscan.archive.options import DEFAULT_REPORTS, WRITE_FOUND
+from deepscan.archive.reports import REPORTS
 from deepscan.cli.console import errors
 from deepscan.errors import UsageError
 
@@ -62,7 +63,8 @@ def group(help_: str | None = None, **more: Any) -> typer.Typer:
 
 # Of several commands
 
-DEFAULT_REPORTS = ",".join(ArchiveOptions().reports)
+REPORT_DEFAULT = ",".join(DEFAULT_REPORTS)
+_MORE_REPORTS = " and ".join(name for name in REPORTS if name not in DEFAULT_REPORTS)
 Format = Annotated[
     str,
     _option(
@@ -101,9 +103,7 @@ ExitZero = Annotated[bool, _option(_CODES, "Always exit with 0.", "--exit-zero")
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]
 Reports = Annotated[
     str,
-    typer.Option(
-        help="Reports, separated by commas: html, csv, jsonl, sarif, junit, sqlite, parquet."
-    ),
+    typer.Option(help=f"Reports, separated by commas: {', '.join(REPORTS)}."),
 ]
 SarifRoot = Annotated[
     Path | None,
@@ -160,7 +160,7 @@ Write = Annotated[
     str | None,
     _option(
         _RESULTS,
-        "Write only some of video,masks,json,frames,html.",
+        f"Write only some of {','.join(KINDS)}.",
         metavar="KINDS",
         show_default="all; in an archive json",
     ),
@@ -171,16 +171,16 @@ WriteFound = Annotated[
         _RESULTS,
         "Archives: also write these for files with a finding.",
         metavar="KINDS",
-        show_default="video,masks,frames,html",
+        show_default=",".join(kind for kind, (sink, _) in KINDS.items() if sink in WRITE_FOUND),
     ),
 ]
 Report = Annotated[
     str | None,
     _option(
         _RESULTS,
-        "Archives: write these reports on all files; sqlite and parquet are available too.",
+        f"Archives: write these reports on all files; {_MORE_REPORTS} are available too.",
         metavar="NAMES",
-        show_default=DEFAULT_REPORTS,
+        show_default=REPORT_DEFAULT,
     ),
 ]
 Force = Annotated[bool, _option(_RESULTS, "Overwrite results.", "--force")]

@@ -166,7 +166,7 @@ def merge(
     shards: Annotated[
         list[Path], typer.Argument(metavar="SHARD", help="Results folders, one or more.")
     ],
-    report: arguments.Reports = arguments.DEFAULT_REPORTS,
+    report: arguments.Reports = arguments.REPORT_DEFAULT,
     sarif_root: arguments.SarifRoot = None,
     sarif_category: arguments.SarifCategory = "",
     copy: Annotated[
@@ -223,7 +223,7 @@ def merge(
 
 def report(
     results: arguments.Results,
-    report: arguments.Reports = arguments.DEFAULT_REPORTS,
+    report: arguments.Reports = arguments.REPORT_DEFAULT,
     sarif_root: arguments.SarifRoot = None,
     sarif_category: arguments.SarifCategory = "",
     baseline: arguments.Baseline = None,

@@ -26,7 +26,7 @@ import numpy as np
 
 from deepscan.archive.events import Heartbeat, ItemDone, RunEvent, RunStarted
 from deepscan.archive.journal import JOURNAL, read_journal
-from deepscan.archive.options import REPORTS, ArchiveOptions
+from deepscan.archive.options import DEFAULT_REPORTS, ArchiveOptions
 from deepscan.archive.run import scan_archive
 from deepscan.archive.workers.contract import CONTROLS, SCANNER, PoolSettings
 from deepscan.archive.workers.local import LocalPool
@@ -243,7 +243,7 @@ def _reports(results: Any, work: Path) -> float:
     folder = work / "reports"
     folder.mkdir()
     began = time.monotonic()
-    for name in REPORTS:
+    for name in DEFAULT_REPORTS:
         file, write = load_report(name)
         write(results, folder / file)
     return time.monotonic() - began
