@@ -25,6 +25,7 @@ from deepscan.errors import EngineError, UsageError, VideoError
 from deepscan.faces import DETECTORS
 from deepscan.faces.detector import FaceDetector
 from deepscan.files import atomic_output
+from deepscan.options import ScanOptions
 from deepscan.types import Image
 from train.annotate.pairs import Fake, Work
 from train.annotate.procedure import SMALLEST, annotate
@@ -32,6 +33,7 @@ from train.media import evenly, read_frames
 
 FOLDERS = {"c0": "Raw", "c23": "C23", "c40": "C40"}
 
+_SCAN = ScanOptions()  # faces are found as a scan finds them
 Corners = tuple[int, int, int, int]  # x1, y1, x2, y2; x2 and y2 exclusive
 
 
@@ -45,8 +47,8 @@ class Settings:
     frames: int = 20  # a video
     first: int = 300  # frames of a video that are looked at
     detector: str = "mtcnn"
-    min_face: int = 40  # pixels
-    min_confidence: float = 0.9
+    min_face: int = _SCAN.min_face
+    min_confidence: float = _SCAN.min_confidence
     difference: bool = False  # also write Difference/<manipulation>/<video>/<frame>_0.png
 
 

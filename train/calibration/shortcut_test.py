@@ -21,6 +21,7 @@ from PIL import Image
 
 from deepscan.faces.crop import cut, detail, sharpness, square
 from deepscan.models.deploy import Deployed
+from deepscan.options import ScanOptions
 from deepscan.types import Box
 from deepscan.verdict.calibration import logit
 from train.evaluation.metrics import Estimate, auc, estimated
@@ -30,7 +31,7 @@ FOLDS = 5
 SHRINK = 0.1  # share of a diagonal matrix in the covariance within sources
 LEAST = 10  # people that a source needs to be classified
 _BATCH = 32
-_SCALE = 1.3
+_SCALE = ScanOptions().crop_scale
 Floats = NDArray[np.float64]
 
 

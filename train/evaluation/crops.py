@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from deepscan.errors import UsageError, VideoError
 from deepscan.faces.crop import square
 from deepscan.faces.detector import FaceDetector
+from deepscan.options import ScanOptions
 from deepscan.types import Box, Image
 from train.annotate.work import Settings, load_detector, write_png
 from train.command import exit_on_error
@@ -63,7 +64,10 @@ class Reading:
     first: int = 300
     faces: Faces = "given"
     scale: float = 1.3
-    min_face: int = 40
+    min_face: int = ScanOptions().min_face
+
+
+READING = Reading()
 
 
 def choose(
@@ -250,10 +254,12 @@ def main(
         list[str] | None, typer.Option(help="Only this split (repeatable); default: all")
     ] = None,
     compression: Annotated[str, typer.Option(help="Compression, if the set has several")] = "",
-    frames: Annotated[int, typer.Option(help="Frames per video; 0: all")] = 20,
-    first: Annotated[int, typer.Option(help="Use only the first N frames of a video")] = 300,
-    scale: Annotated[float, typer.Option(help="Crop side over face side")] = 1.3,
-    min_face: Annotated[int, typer.Option(help="Smallest face in pixels")] = 40,
+    frames: Annotated[int, typer.Option(help="Frames per video; 0: all")] = READING.frames,
+    first: Annotated[
+        int, typer.Option(help="Use only the first N frames of a video")
+    ] = READING.first,
+    scale: Annotated[float, typer.Option(help="Crop side over face side")] = READING.scale,
+    min_face: Annotated[int, typer.Option(help="Smallest face in pixels")] = READING.min_face,
 ) -> None:
     """Cut the largest face out of the frames of a data set, into a plain folder."""
     reading = Reading(frames, first, "largest", scale, min_face)

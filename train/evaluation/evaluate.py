@@ -33,7 +33,7 @@ from train.datasets import DATASETS, VideoKey, open_dataset
 from train.datasets.sample import REAL
 from train.distributed import join
 from train.evaluation.corruptions import CORRUPTIONS, sweep
-from train.evaluation.crops import Crop, Faces, Reading, choose, mtcnn, read_crops
+from train.evaluation.crops import READING, Crop, Faces, Reading, choose, mtcnn, read_crops
 from train.evaluation.predict import NetworkPredictor, Prediction, Predictor, predict
 from train.evaluation.summary import brief, by_manipulation, summarise
 from train.forge import FORGES, without_pack
@@ -261,10 +261,12 @@ def main(
     faces: Annotated[
         str, typer.Option(help=f"Pictures as given, or faces found: {', '.join(get_args(Faces))}")
     ] = "given",
-    frames: Annotated[int, typer.Option(min=0, help="Frames per video; 0: all")] = 20,
-    first: Annotated[int, typer.Option(min=1, help="Use only the first N frames of a video")] = 300,
-    scale: Annotated[float, typer.Option(help="Crop side over found face")] = 1.3,
-    min_face: Annotated[int, typer.Option(help="Smallest face, in pixels")] = 40,
+    frames: Annotated[int, typer.Option(min=0, help="Frames per video; 0: all")] = READING.frames,
+    first: Annotated[
+        int, typer.Option(min=1, help="Use only the first N frames of a video")
+    ] = READING.first,
+    scale: Annotated[float, typer.Option(help="Crop side over found face")] = READING.scale,
+    min_face: Annotated[int, typer.Option(help="Smallest face, in pixels")] = READING.min_face,
     sweep: Annotated[
         list[str] | None, typer.Option(help=f"all, or one of: {', '.join(CORRUPTIONS)}; repeat")
     ] = None,

@@ -35,6 +35,7 @@ from PIL import Image as Pillow
 
 from deepscan.errors import UsageError
 from deepscan.faces.crop import cut, square
+from deepscan.options import ScanOptions
 from deepscan.types import Box, Image
 from deepscan.verdict.calibration import logit
 from train.annotate.work import Settings, load_detector
@@ -48,10 +49,9 @@ from train.media import evenly, is_video, read_frames, read_picture
 FORMAT = "deepscan-real-deepfakes/1"
 FRAMES = 16  # of each clip, evenly spread
 LOOKS = 3  # the most that one question may take
-MIN_FACE = 40  # pixels
 HEADLINE = ("live swap", "FF++ c23", "Celeb-DF")
 """Sets whose mean of clip AUCs certification compares."""
-_SCALE = 1.3  # side of a crop over the longer side of the face box, as a scan cuts
+_SCAN = ScanOptions()  # faces are found and cut as by a scan
 _COLUMNS = ("file", "label", "recording", "set", "real_counterpart")
 Boxes = dict[int, tuple[float, float, float, float]]  # frame -> face, xyxy in pixels
 
@@ -135,7 +135,7 @@ def find_faces(
     folder: Path, entries: Sequence[Entry], masks: dict[str, dict[int, Path]], cache: Path | None
 ) -> dict[str, Boxes]:
     """The largest face in each frame that is used; found once, then read from `cache`."""
-    listed = json.dumps([[asdict(e) for e in entries], FRAMES, MIN_FACE, sorted(masks)])
+    listed = json.dumps([[asdict(e) for e in entries], FRAMES, _SCAN.min_face, sorted(masks)])
     key = hashlib.sha256(listed.encode()).hexdigest()
     if cache is not None and cache.is_file():
         stored = json.loads(cache.read_text())
@@ -144,7 +144,7 @@ def find_faces(
                 name: {int(frame): tuple(box) for frame, box in boxes.items()}
                 for name, boxes in stored["boxes"].items()
             }
-    detector = load_detector(Settings(min_face=MIN_FACE))
+    detector = load_detector(Settings(min_face=_SCAN.min_face))
     found: dict[str, Boxes] = {}
     for entry in entries:
         boxes: Boxes = {}
@@ -176,7 +176,7 @@ def score(
         crops: dict[int, tuple[Image, Box]] = {}
         for index, image in frames_of(folder / entry.file, set(boxes) or {0}):
             if index in boxes:
-                box = square(Box(*boxes[index]), _SCALE)
+                box = square(Box(*boxes[index]), _SCAN.crop_scale)
                 crops[index] = cut(image, box, network.input_size), box
         if not crops:
             continue
