@@ -7,7 +7,10 @@
   130  interrupted
 
 Over several files 2 comes before 1 before 3 before 0. The counts are always printed, so that a
-failed file does not hide a finding, nor the other way round.
+failed file does not hide a finding, nor the other way round. `ExitPolicy` gives the code of labels.
+Commands end with another code where they raise `typer.Exit` (cli/); every error of errors.py ends
+with 2 (`errors` in cli/console.py), and archive/run.py raises `NothingToScan` for an empty archive.
+To change a code, edit also the table in README.md.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Decoder = Literal["auto", "decord", "pyav"]
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 Setting = str | int | float | bool | None
 DEFAULT_MODEL = "msccnet-lite0"  # one of those in deepscan/weights
 

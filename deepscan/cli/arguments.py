@@ -19,6 +19,7 @@ from deepscan.archive.options import DEFAULT_REPORTS, WRITE_FOUND
 from deepscan.archive.reports import REPORTS
 from deepscan.cli.console import errors
 from deepscan.errors import UsageError
+from deepscan.options import DECODERS
 
 KINDS = {  # name in --write -> sink, and suffix behind the name given by --out
     "video": ("overlay", ".mp4"),
@@ -256,9 +257,9 @@ Decoder = Annotated[
     str,
     _option(
         _JUDGING,
-        "Decoder: auto, decord or pyav.",
+        f"Decoder: {', '.join(DECODERS)}.",
         metavar="NAME",
-        callback=one_of("--decoder", "auto", "decord", "pyav"),
+        callback=one_of("--decoder", *DECODERS),
     ),
 ]
 Engine = Annotated[

@@ -1,7 +1,9 @@
 """The table of engines, which run a model over face crops.
 
-The contract is `EngineEntry` (engine.py). To add one, write one file with a class of that shape and
-add one line each to `ENGINES` and `PRECISIONS`; the parity suite in tests/engines/ runs over it.
+The contract is `EngineEntry` (engine.py). To add one, write one file with a class of that shape,
+add one line each to `ENGINES`, `PRECISIONS`, `PACKAGES` (packages.py) and `_VERSIONED_BY_RUNTIME`
+(archive/settings_hash.py), and say in `candidates` (choose.py) where "auto" takes it; the parity
+suite in tests/engines/ runs over it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Sinks write what a scan found in one file, one kind of file each.
 
-To add one, write one file with a class that has the shape of `deepscan.sinks.sink.Sink` and add
-one line to `SINKS`; the conformance suite in tests/sinks/ runs over it.
+To add one, write one file with a class that has the shape of `deepscan.sinks.sink.Sink`, and add
+one line each to `SINKS`, `KINDS` in cli/arguments.py (its name in --write), and `_KINDS` in
+archive/reports/html.py (its link); the conformance suite in tests/sinks/ runs over it. Archives
+write it by default if it is in `WRITE` or `WRITE_FOUND` in archive/options.py.
 """
 
 from __future__ import annotations

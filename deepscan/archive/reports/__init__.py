@@ -5,7 +5,7 @@ atomically, so that a reader never sees half a report during a run.
 
 To add one, write one file with a function `(Results, Path) -> None` that writes the file atomically
 or raises `OutputError`, and add one line to `REPORTS`; the conformance suite in tests/archive/ runs
-over all reports.
+over all reports. What is written by default is `DEFAULT_REPORTS` in ../options.py.
 """
 
 from __future__ import annotations

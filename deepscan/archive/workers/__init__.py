@@ -3,8 +3,8 @@
 A pool has the shape of `WorkerPool` in contract.py: it holds loaded engines, takes several files at
 once and only scans. The scheduler submits tasks, records outcomes and decides on retries.
 
-To add one, write one file with a class of that shape and add one line to `WORKER_POOLS`; the
-conformance suite in tests/archive/workers/ runs over all pools.
+To add one, write one file with a class of that shape, add one line to `WORKER_POOLS`, and choose it
+in `open_pool` (cli/archive.py); the suite in tests/archive/workers/ runs over all pools.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The readers, with the table of those that `--decoder` names.
 
 The contract is `VideoReader` (../contract.py). To add one, write one file with a class of that
-shape and add one line to `READERS`; the conformance suite in tests/video/ runs over every reader.
+shape, add one line to `READERS` and the name to `Decoder` (options.py), and say in choose.py which
+files "auto" gives to it; the suite in tests/video/ runs over every reader. For a picture format see
+../formats.py.
 """
 
 from __future__ import annotations
