@@ -41,17 +41,11 @@ def resolve(path: Path) -> Path:
 
 
 def check_exists(path: str | Path) -> None:
-    """Refuse a path where nothing is; a link that leads nowhere is something.
-
-    Raises:
-        UsageError: it does not exist.
-    """
+    """Raise UsageError where nothing can be found; a link that leads nowhere is something."""
     try:
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{path} does not exist: check the name, or leave it out") from None
-    except OSError:
-        pass  # it may be there: who opens it says why that fails
+    except OSError as error:
+        raise UsageError(f"{path} cannot be found ({error.strerror}): check the name") from None
 
 
 def identity_of(path: Path) -> Identity:

@@ -44,8 +44,7 @@ class Judged:
     """One file on one side: its verdict, and everything that judged it.
 
     `facts` holds names and values for each of `CAUSES`; unknown causes are missing. `offset` is the
-    start of the picture (s); times in records without it count from there. It is 0 where no record
-    of a file in a folder says more.
+    start of the picture (s); times in records without it count from there. 0: nothing says so.
     """
 
     name: str
@@ -235,14 +234,11 @@ def read_record(path: Path) -> dict[str, Any]:
 def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
     state = read_state(folder)
     results = state.results(folder)
-    settings = dict(results.run.settings)
-    timed = settings.get("start") or settings.get("end")
+    timed = any(value for name, value in results.run.settings if name in ("start", "end"))
     for outcome in results.outcomes:
         facts = _facts_of(outcome, results.run)
         # A journal says neither what judged in an earlier run nor where the picture starts.
-        record = _record_of(folder, outcome) if timed or facts is None else None
-        if facts is None:
-            facts = {} if record is None else record.facts
+        record = _record_of(folder, outcome) if timed or not facts else None
         yield (
             outcome.name,
             Judged(
@@ -250,7 +246,8 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Judged]]:
                 label=outcome.label,
                 score=outcome.score,
                 reasons=tuple(reason.code for reason in outcome.reasons),
-                facts=facts | {"content": {"sha256": outcome.sha256}},
+                facts=(facts or (record.facts if record else {}))
+                | {"content": {"sha256": outcome.sha256}},
                 offset=0.0 if record is None else record.offset,
             ),
         )
@@ -262,8 +259,8 @@ def _superseded(folder: Path) -> Iterator[str]:
     return (name for name, state in states.items() if state is FileState.SUPERSEDED)
 
 
-def _facts_of(outcome: Outcome, run: Run) -> Facts | None:
-    """The facts that judged an outcome; None if another run judged it."""
+def _facts_of(outcome: Outcome, run: Run) -> Facts:
+    """The facts that judged an outcome; empty if another run judged it."""
     if outcome.sha256 is not None and outcome.key == result_key(outcome.sha256, run.settings_hash):
         return {
             "model": {"name": run.model, "sha256": run.model_sha256},
@@ -277,7 +274,7 @@ def _facts_of(outcome: Outcome, run: Run) -> Facts | None:
             },
             "version": _versions(dict(run.versions)),
         }
-    return None
+    return {}
 
 
 def _record_of(folder: Path, outcome: Outcome) -> Judged | None:

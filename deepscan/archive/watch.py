@@ -60,7 +60,7 @@ def watch(
 
     Args:
         inputs: folders; they may be empty.
-        out: the results folder, which is not listed.
+        out: the results folder, which is made if it is missing and not listed.
         scan_once: called with patterns for complete files that are new or have changed.
         interval: seconds between two listings.
         settled: seconds that a file must have kept its size, time and inode.
@@ -75,7 +75,8 @@ def watch(
         UsageError: an input is no folder.
         DeepscanError: from `scan_once`.
     """
-    check_folders(inputs)
+    _check(inputs)
+    out.mkdir(parents=True, exist_ok=True)
     stop = stop or Event()
     archive_options = archive_options or ArchiveOptions()
     seen: dict[str, _Seen] = {}
@@ -139,8 +140,7 @@ class ReusedPool:
         """Do nothing: the next run uses the pool again."""
 
 
-def check_folders(inputs: Sequence[str]) -> None:
-    """Raise UsageError for what is no folder."""
+def _check(inputs: Sequence[str]) -> None:
     for text in inputs:
         if not Path(text).is_dir():
             raise UsageError(f"{text} is no folder: --watch needs folders")
@@ -153,7 +153,7 @@ def _list(
     now: float,
 ) -> dict[str, _Seen]:
     """List the files that a run would list now, by name."""
-    check_folders(inputs)
+    _check(inputs)
     listing = list_inputs(
         inputs,
         include=archive_options.include,

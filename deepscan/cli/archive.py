@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
@@ -65,7 +64,7 @@ def is_archive(inputs: list[str], out: Path | None) -> bool:
         if (
             text == "-"
             or is_address(text)
-            or os.path.isdir(path)  # unlike `Path.is_dir`, False where it may not be looked
+            or path.is_dir()
             or ((text[:1] == "@" or _PATTERN.search(text)) and not path.exists())
         ):
             if out is None:
@@ -259,9 +258,8 @@ def _watch(
     heartbeat: Callable[[int], None] | None,
 ) -> None:
     """Scan files as they arrive in folders until stopped; engines are loaded once."""
-    from deepscan.archive.watch import ReusedPool, check_folders, watch
+    from deepscan.archive.watch import ReusedPool, watch
 
-    check_folders(inputs)
     fresh, reused = archive_options.fresh, ReusedPool(pool)
     with closing(pool):
 
@@ -271,7 +269,6 @@ def _watch(
             fresh = False
             return not ended.interrupted
 
-        out.mkdir(parents=True, exist_ok=True)
         watch(inputs, out, scan_these, archive_options=archive_options, on_look=heartbeat)
 
 

@@ -97,15 +97,11 @@ def errors(*, debug: bool = False) -> Iterator[None]:
     """End the command with one line and exit code 2 on an error of deepscan."""
     try:
         yield
-    except DeepscanError as error:
+    except (DeepscanError, PermissionError) as error:  # a folder on the way may be locked
         if debug:
             traceback.print_exc()
-        print_message(str(error))
-        raise typer.Exit(ERROR) from error
-    except PermissionError as error:  # a folder on the way to a path may not be entered
-        if debug:
-            traceback.print_exc()
-        print_message(f"{error.filename} cannot be opened: {error.strerror}")
+        locked = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else ""
+        print_message(locked or str(error))
         raise typer.Exit(ERROR) from error
     except BrokenPipeError as error:
         # Typer would take it for a closed stdout and exit with 1, which means "manipulated".

@@ -34,9 +34,7 @@ app = arguments.group("Build, list, check, measure and remove engines.")
 
 @app.command()
 def build(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe; `deepscan engine list` names them.")
-    ],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="One of `deepscan engine list`.")],
     device: Annotated[
         str | None,
         typer.Option(help="cuda, or cuda:N for another than the first GPU.", show_default=False),

@@ -6,7 +6,6 @@ Heavy modules are imported inside functions, so that `--help` is fast.
 from __future__ import annotations
 
 import io
-import os
 import signal
 import sys
 import traceback
@@ -202,7 +201,7 @@ def _scan_files(
         for folder in {path.parent for path in target.values()}:
             _make_folder(folder)
         check_outputs(target, inputs, force=force)
-    if not quiet and is_terminal(sys.stderr) and any(map(os.path.isfile, inputs)):
+    if not quiet and is_terminal(sys.stderr) and any(path.is_file() for path in inputs):
         print_message(f"loading {options.model} ...")  # the imports below take time
     from deepscan.cli.file_progress import open_progress
     from deepscan.scan.scanner import Scanner

@@ -228,8 +228,7 @@ def coverage_sentence(verdict: Verdict) -> str:
     if not coverage.decoded:
         return phrase("coverage.none")
     if not coverage.faces:
-        one = coverage.analysed == 1
-        frames = f"{coverage.analysed} frame{' was' if one else 's were'}"
+        frames = "1 frame was" if coverage.analysed == 1 else f"{coverage.analysed} frames were"
         return phrase("coverage.no-face", frames=frames)
     still = verdict.video is not None and verdict.video.still
     return phrase(

@@ -151,8 +151,7 @@ def list_inputs(
 
     Raises:
         UsageError: an input does not exist or lies in the results folder, a list cannot be read, a
-            pattern matches nothing, or an address needs a package that is missing. Raised before
-            the first entry.
+            pattern matches nothing, or an address lacks a package. Raised before the first entry.
     """
     if not inputs:
         raise UsageError("nothing to scan: name files, folders, patterns or lists")

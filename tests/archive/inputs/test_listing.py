@@ -290,7 +290,7 @@ def test_no_access_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_missing_files_are_errors_not_silence(tree: Path) -> None:
     make("1.mp4")
     for gone in ("gone.mp4", "1.mp4/gone"):
-        with pytest.raises(UsageError, match=f"^{gone} does not exist"):
+        with pytest.raises(UsageError, match=f"^{gone} cannot be found"):
             list_inputs(["1.mp4", gone])
     Path("names").write_text("1.mp4\ngone.mp4\n")
     assert ended(list_inputs(["@names"])) == {"1.mp4": "", "gone.mp4": "unreadable"}
