@@ -147,6 +147,7 @@ LINES = {
         "rows and stages of the benchmark of scans": 350,
         "real material: held out, scanned, certified and told": 850,
         "pairs of one's own: a share held out, measured, a card": 200,
+        "frozen norms folded, depthwise gradients in parts": 160,
     },
 }
 

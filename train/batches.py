@@ -25,12 +25,12 @@ from train.datasets.transforms import transform
 from train.evaluation.crops import Reading, choose, pictures_of, read_crops, read_pair
 from train.evaluation.metrics import auc, iou
 from train.evaluation.predict import NetworkPredictor, predict
+from train.evaluation.validation import validate
 from train.forge import check_pack
 from train.forge.faces import data_hash, read_faces
 from train.forge.pairs import PairOptions, PairStream
 from train.media import evenly
 from train.recipe import DatasetOptions, Recipe
-from train.validate import validate
 
 log = logging.getLogger(__name__)
 Item = tuple[Tensor, Tensor, Tensor]

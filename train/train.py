@@ -43,6 +43,7 @@ from train.batches import Item, TrainingData, open_training_data
 from train.command import Device, Pack, Threads, Workers, exit_on_error, use_threads
 from train.distributed import Processes, join
 from train.forge.held_out import KEY, list_hash, was_unseen
+from train.frozen import fold_frozen_norms, freeze
 from train.losses import weighted_sum
 from train.progress import Display, Log, display, draw_curves
 from train.recipe import OUTPUTS, Recipe, read_recipe
@@ -172,6 +173,8 @@ class _Run:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = self.processes.synchronise_norms(network)
         self.eval_only = freeze(self.network, recipe)
+        if self.processes.device.type == "cpu":
+            fold_frozen_norms(self.network.backbone, self.eval_only)
         self.optimiser = optimiser_of(self.network, schedule)
         self.average = Average(self.network, schedule.ema)
         self._restore(self.out / "checkpoint.pt")
@@ -380,33 +383,6 @@ class _Throughput:
     def at(self, step: int) -> tuple[float, float]:
         each = (time.monotonic() - self._started) / (step - self._first)
         return self._crops / each, each * (self._steps - step)
-
-
-def freeze(network: MSCCNet, recipe: Recipe) -> list[nn.Module]:
-    """Keep a recipe's frozen parts of the backbone from learning.
-
-    Returns:
-        The modules that have to stay in eval mode, so that their statistics stay too.
-    """
-    if not (recipe.frozen_stages or recipe.frozen_norms):
-        return []
-    modules = list(network.backbone.modules())
-    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if recipe.frozen_stages == 0:
-        return list(norms)
-    # timm's features name the module that ends each stage; parameters come in forward order.
-    info: Any = network.backbone.feature_info
-    places = [stage["module"] for stage in info.info if stage["reduction"] >= 4]
-    last = places[recipe.frozen_stages - 1]
-    named = dict(network.backbone.named_parameters())
-    end = max(place for place, name in enumerate(named) if name.startswith(f"{last}."))
-    frozen = list(named.values())[: end + 1]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    if recipe.frozen_norms:
-        return list(norms)
-    held = {id(parameter) for parameter in frozen}
-    return [norm for norm in norms if id(norm.weight) in held]
 
 
 def start_from(module: nn.Module, path: Path, unused: tuple[str, ...] = ()) -> str:

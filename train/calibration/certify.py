@@ -64,9 +64,9 @@ from train.evaluation.real_deepfakes import (
     score,
     summarise,
 )
+from train.evaluation.validation import Validation, validate
 from train.forge.faces import REAL, read_faces
 from train.media import evenly
-from train.validate import Validation, validate
 
 
 @dataclass(frozen=True, slots=True)

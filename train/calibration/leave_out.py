@@ -41,11 +41,11 @@ from train.command import (
 )
 from train.evaluation.evaluate import read_network
 from train.evaluation.metrics import Estimate
+from train.evaluation.validation import validate
 from train.forge.faces import Person, data_hash, read_faces
 from train.media import evenly
 from train.recipe import Recipe, Stage, parse_recipe, read_recipe
 from train.train import train
-from train.validate import validate
 
 ALL = "none"  # left out in the run that is trained with every family
 COLUMNS = (

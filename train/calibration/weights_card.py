@@ -21,11 +21,11 @@ from deepscan.models.card import Card
 from train.calibration.fit import Calibrated
 from train.calibration.synthetic_validation import Clip, alarms_by_edit, slices
 from train.evaluation.metrics import as_json
+from train.evaluation.validation import Validation
 from train.forge import check_pack
 from train.forge.faces import Person, data_hash, read_faces
 from train.media import evenly
 from train.recipe import Recipe, parse_recipe
-from train.validate import Validation
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ from train.recipe import parse_recipe
 log = logging.getLogger(__name__)
 FORMAT = "deepscan-evaluation/1"
 MADE = "forged"
-_SEED = 7_000_003  # of the made data; that of train.validate, so that figures compare
+_SEED = 7_000_003  # of the made data; that of train.evaluation.validation, so that figures compare
 
 
 def read_network(path: Path) -> tuple[Deployed, dict[str, Any]]:
