@@ -339,15 +339,19 @@ def _describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
     """What is known of the run before its workers are ready.
 
     Raises:
+        EngineError: no engine has that name.
         ModelError: there is no such model, or its calibration is damaged.
         UsageError: the calibration does not support the false-alarm rate, there is no trust list,
             or a part of the media that cannot be.
     """
     from deepscan.c2pa import read_trust_list
+    from deepscan.engines.choose import auto_device, parse_name
     from deepscan.verdict.calibration import calibration_of, check_rate, sigmoid
     from deepscan.verdict.notes import check_part
 
     check_part(options)
+    if auto_device(options.engine) is None:
+        parse_name(options.engine)
     if options.trust_list is not None:
         read_trust_list(Path(options.trust_list))
     card = read_card(options.model)

@@ -256,6 +256,14 @@ def _facts(card: Card) -> dict[str, Any]:
     }
 
 
+def _trained(card: Card) -> str:
+    """The training of deepscan's own weights, in a line; "" where the card tells of none."""
+    training = card.values.get("training", {})
+    if not {"steps", "seed"} <= training.keys():
+        return ""
+    return f"trained by deepscan, {training['steps']} steps with seed {training['seed']}"
+
+
 def _card_lines(card: Card) -> list[str]:
     """The card for people."""
     from deepscan.sinks.wording import visible
@@ -268,7 +276,7 @@ def _card_lines(card: Card) -> list[str]:
         ("crops", f"{shape.size} px{scale}"),
         ("mask", "yes" if card.has_mask else "no: a score for each face, and no marked areas"),
         *_origin(card),
-        ("source", card.source or "the card does not say"),
+        ("source", card.source or _trained(card) or "the card does not say"),
         ("licence", card.licence or "the card does not say"),
         ("certified", "yes" if card.certified else f"no: {_missing(card)}"),
     ]

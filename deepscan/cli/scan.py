@@ -139,6 +139,8 @@ def scan(
             paths = [Path(text) for text in inputs]
             targets = _targets(paths, out, write)
             labels = _scan_files(paths, targets, options, force, format_, quiet=quiet)
+            if force and not quiet and (others := _not_written(paths, targets, out)):
+                print_message(f"not of this scan, left as they were: {', '.join(others)}")
             raise typer.Exit(policy.code(labels))
         if force:
             raise UsageError("--force is for single files: an archive is resumed, or use --fresh")
@@ -222,6 +224,17 @@ def _scan_files(
             elif not quiet and not refused:
                 print_aside(counted(labels))
     return labels
+
+
+def _not_written(inputs: list[Path], targets: list[dict[str, Path]], out: Path | None) -> list[str]:
+    """Files that lie where this scan would write other outputs: an earlier scan's, most likely."""
+    every = _targets(inputs, out, None if out is None else ",".join(KINDS))
+    return [
+        str(path)
+        for ours, all_ in zip(targets, every, strict=True)
+        for path in all_.values()
+        if path not in ours.values() and path.exists()
+    ]
 
 
 def _print_answer(outcome: Scanned | Skipped, format_: str) -> None:

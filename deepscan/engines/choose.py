@@ -136,7 +136,7 @@ def _build_wanted(wanted: Choice, card: Card, hardware: Hardware, threads: int |
         return build(wanted, card, hardware, "asked for", threads=threads)
     except DisagreementError as error:
         if wanted.precision is not None or wanted.runtime == "tensorrt":  # minutes to build
-            raise
+            raise EngineError(f"{error}. Use --engine {REFERENCES[card.kind]}") from error
         logger.log(logging.INFO if error.known else logging.WARNING, "%s", error)
         return build(
             replace(wanted, precision="fp32"), card, hardware, f"asked for; {error}",
@@ -288,8 +288,7 @@ def build(
             found = violations(parity, TOLERANCES[engine.name.rpartition("-")[2]])
             if found:
                 raise DisagreementError(
-                    f"engine {engine.name} does not agree with {reference}: {'; '.join(found)}. "
-                    f"Use --engine {reference}",
+                    f"engine {engine.name} does not agree with {reference}: {'; '.join(found)}",
                     known,
                 )
         except BaseException:

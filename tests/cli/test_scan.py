@@ -309,7 +309,11 @@ def test_an_output_that_is_there_is_code_2(deepscan_cli, clips, tmp_path):
     assert ran.code == 2
     assert "--force" in ran.err
     assert names(tmp_path) == ["r.html"]
-    assert deepscan_cli(clips["honest"], "--out", tmp_path / "r.mp4", "--force").code == 0
+    ran = deepscan_cli(clips["honest"], "--out", tmp_path / "r.mp4", "--force")
+    assert ran.code == 0 and "not of this scan" not in ran.err
+    ran = deepscan_cli(clips["honest"], "--out", tmp_path / "r.mp4", "--force", "--write", "json")
+    assert "not of this scan, left as they were: " in ran.err
+    assert str(tmp_path / "r.html") in ran.err and "r.json" not in ran.err
 
 
 # Exit codes and answers
@@ -841,6 +845,7 @@ def test_so_many_inconclusive_files_are_let_pass(deepscan_cli, clips, value, cou
         ("{archive}", "--out", "{out}", "--start", "soon"),
         ("{archive}", "--out", "{out}", "--start", "2", "--end", "1"),
         ("{archive}", "--out", "{out}", "--model", "oracle"),
+        ("{archive}", "--out", "{out}", "--engine", "foo"),
         ("{archive}", "--out", "{out}", "--trust-list", "{archive}/none.pem"),
         ("{archive}/a.mp4", "--out", "{out}", "--min-free", "much"),
         ("{archive}", "--out", "{out}", "--budget", "1:2m"),

@@ -283,6 +283,7 @@ def test_auto_takes_the_next_and_says_once_what_it_refused(models, monkeypatch, 
     assert "openvino-cpu-bf16 refused" in engine.info.reason
     assert "openvino-cpu-fp32 refused" in engine.info.reason
     assert "a score differs" in engine.info.reason
+    assert "Use --engine" not in caplog.text  # it goes on without
     assert len(caplog.records) == 2
     engine.close()
     caplog.clear()
@@ -302,7 +303,7 @@ def test_a_name_without_precision_takes_the_fastest_that_agrees(models, monkeypa
     assert engine.name == "openvino-cpu-fp32"
     assert "openvino-cpu-bf16 does not agree" in engine.info.reason
     engine.close()
-    with pytest.raises(EngineError, match="does not agree"):
+    with pytest.raises(EngineError, match=r"does not agree.*Use --engine torch-cpu-fp32"):
         load_engine("openvino-bf16", "tiny", folder=models)
 
 
