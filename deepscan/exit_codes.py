@@ -62,11 +62,3 @@ class ExitPolicy:
             del counts[Label.INCONCLUSIVE]
         codes = {self.code_of(label) for label in counts}
         return next((code for code in _PRIORITY if code in codes), OK)
-
-
-def counted(labels: Iterable[Label]) -> str:
-    """Format the last line of every run: "3 files: 1 manipulated, 2 no-evidence"."""
-    counts = Counter(labels)
-    total = sum(counts.values())
-    told = ", ".join(f"{counts[label]} {label}" for label in Label if counts[label])
-    return f"{total} file{'s' * (total != 1)}: {told or 'nothing scanned'}"

@@ -14,18 +14,15 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from deepscan.errors import OutputError, UnreadableError, UsageError, reason_of, system_errors_as
-from deepscan.types import Output, ReadReport
+from deepscan.types import Output
 
 MIN_FREE = 2**20  # bytes of disk space that a scan needs: a record may be this large
 _CHUNK = 4 * 2**20
 _PART = re.compile(r"\..*\.[0-9a-f]{8}\.part(\.[^.]*)?", re.DOTALL)
-
-Identity = tuple[int, int, int, int]  # device, inode, bytes, modification time in nanoseconds
 
 
 def resolve(path: Path) -> Path:
@@ -46,29 +43,6 @@ def check_exists(path: str | Path) -> None:
         os.lstat(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be found ({error.strerror}): check the name") from None
-
-
-def identity_of(path: Path) -> Identity:
-    """The identity of a file, which changes when it is altered or replaced.
-
-    Raises:
-        UnreadableError: the file is gone.
-    """
-    with system_errors_as(UnreadableError, f"{path} cannot be opened"):
-        facts = path.stat()
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-def unless_changed(report: ReadReport, before: Identity, path: Path) -> ReadReport:
-    """Mark a report as incomplete if the file has changed since `before`."""
-    try:
-        same = identity_of(path) == before
-    except UnreadableError:
-        same = False
-    if same:
-        return report
-    reasons = (*report.reasons, "changed: the file was altered or replaced while it was read")
-    return replace(report, complete=False, reasons=reasons)
 
 
 def sha256_of(file: IO[bytes], length: int | None = None) -> Any:

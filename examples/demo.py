@@ -22,12 +22,12 @@ from skimage import data
 from deepscan.cli.file_progress import open_progress
 from deepscan.cli.text_answer import text_answer
 from deepscan.errors import DeepscanError
-from deepscan.exit_codes import counted
 from deepscan.faces.mtcnn import MTCNNDetector
 from deepscan.options import ScanOptions
 from deepscan.scan.scanner import Scanner
 from deepscan.sinks.masks import read_masks
 from deepscan.types import Face, Image, Scanned
+from deepscan.wording import counted
 from tests.media import make_video
 from train.calibration.clips import Camera, handheld_camera
 from train.forge.blend import blend

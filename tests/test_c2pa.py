@@ -26,9 +26,9 @@ from deepscan.errors import UsageError
 from deepscan.options import ScanOptions
 from deepscan.scan.scanner import Scanner
 from deepscan.sinks.html import credentials_of
-from deepscan.sinks.wording import credentials
 from deepscan.video.isolation import launcher
 from deepscan.video.isolation.sandbox import DENIED
+from deepscan.wording import credentials
 from tests.conftest import fake_scanner
 from tests.media import make_video
 

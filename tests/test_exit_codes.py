@@ -6,8 +6,9 @@ from itertools import combinations, permutations
 
 import pytest
 
-from deepscan.exit_codes import ERROR, FOUND, INCONCLUSIVE, INTERRUPTED, OK, ExitPolicy, counted
+from deepscan.exit_codes import ERROR, FOUND, INCONCLUSIVE, INTERRUPTED, OK, ExitPolicy
 from deepscan.types import Label
+from deepscan.wording import counted
 
 PLAIN = {
     Label.MANIPULATED: 1,

@@ -29,8 +29,8 @@ from typing import Any
 from deepscan.archive.records import ACCEPTABLE, Accepted, Baseline, Results
 from deepscan.errors import UsageError
 from deepscan.files import atomic_output
-from deepscan.sinks.wording import visible
 from deepscan.types import Label
+from deepscan.wording import visible
 
 FORMAT = "deepscan.baseline/1"
 _SIZE = 64 * 2**20  # bytes; about 200,000 entries

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepscan import wording
 from deepscan.archive.calibrate import Calibrated, OwnClip
 from deepscan.archive.rescore import read_frames
 from deepscan.errors import DeepscanError
 from deepscan.faces.crop import square
 from deepscan.files import atomic_output
-from deepscan.sinks import wording
 from deepscan.sinks.template import load_template
 from deepscan.types import Box
 from deepscan.verdict.calibration import Band, Calibration

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from deepscan.sinks.wording import file_count, visible
+from deepscan.wording import file_count, visible
 
 SCHEMA = "deepscan.verification/1"
 

@@ -23,8 +23,8 @@ from deepscan.archive.settings_hash import result_key
 from deepscan.archive.states import FileState
 from deepscan.errors import UsageError
 from deepscan.sinks.record import SCHEMA as RECORD
-from deepscan.sinks.wording import probability, visible
 from deepscan.types import Label
+from deepscan.wording import probability, visible
 
 SCHEMA = "deepscan.diff/1"
 TOLERANCE = 0.02  # of P(manipulated); two engines within tolerance of torch may differ by it

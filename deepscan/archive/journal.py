@@ -53,6 +53,7 @@ from deepscan.archive.states import (
 from deepscan.errors import OutputError, system_errors_as
 from deepscan.files import atomic_output, sync
 from deepscan.types import Label, Reason
+from deepscan.video.input_file import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,6 @@ _LINE = 64 * 2**20  # bytes, far above any line that is written
 _NAMES = 10_000  # in one line of a listing
 _WASTE = 1000  # obsolete lines before the journal is compacted
 _HEAD = b'{"v":'
-
-Identity = tuple[int, int, int, int]
 
 
 class JournalState:

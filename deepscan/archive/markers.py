@@ -14,7 +14,7 @@ from deepscan.archive.records import Outcome
 from deepscan.archive.reports import inside
 from deepscan.archive.states import FileState
 from deepscan.files import atomic_output
-from deepscan.sinks.wording import visible
+from deepscan.wording import visible
 
 logger = logging.getLogger(__name__)
 

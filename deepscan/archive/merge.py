@@ -25,7 +25,7 @@ from deepscan.archive.reports import inside
 from deepscan.archive.states import Coverage, FileState, RunListing, united
 from deepscan.errors import OutputError, UsageError
 from deepscan.files import sha256_of
-from deepscan.sinks.wording import visible
+from deepscan.wording import visible
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from deepscan.archive.shard import Shard
 WRITE = ("record",)  # sinks for every file, and those added for findings
 WRITE_FOUND = ("overlay", "masks", "frames", "html")
 DEFAULT_REPORTS = ("html", "csv", "jsonl", "sarif", "junit")
+FILES_CPU, FILES_CUDA = 2, 4  # at once in a model process: one is decoded while another is judged
 MIN_FREE = 512 * 2**20  # bytes that stay free on the disk of the results
 
 
@@ -23,7 +24,7 @@ class ArchiveOptions:
         write_found: sinks that are added for a file that is manipulated or suspicious.
         reports: reports over all files, see `archive.reports`.
         include, exclude, follow_links: as in `list_inputs`.
-        jobs: files at once for each device; None: 2 on a CPU, 4 on CUDA.
+        jobs: files at once for each device; None: `FILES_CPU` or `FILES_CUDA`.
         devices: a model process on each; empty: one, and its engine chooses.
         cluster: the address of a Ray cluster; None: this machine.
         fresh: move an existing journal aside and scan everything again.

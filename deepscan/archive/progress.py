@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from deepscan.archive.events import Heartbeat, ItemDone, RunEvent, RunStarted, RunStopping
 from deepscan.archive.workers.contract import TaskProgress
-from deepscan.sinks.wording import file_count, probability, said_by_other_stream, visible
 from deepscan.types import Label
+from deepscan.wording import file_count, probability, said_by_other_stream, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -43,7 +43,7 @@ from deepscan.errors import (
 from deepscan.exit_codes import ERROR, INTERRUPTED, ExitPolicy
 from deepscan.models.library import read_card
 from deepscan.options import ScanOptions
-from deepscan.sinks.wording import passed_over_text, visible
+from deepscan.wording import passed_over_text, visible
 
 logger = logging.getLogger(__name__)
 

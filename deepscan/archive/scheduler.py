@@ -34,10 +34,10 @@ from deepscan.archive.workers.contract import (
 )
 from deepscan.archive.workers.worker import DISK, error_outcome, outputs_of
 from deepscan.errors import OutputError, UnreadableError, VideoError, system_errors_as
-from deepscan.files import atomic_outputs, finished, identity_of, resolve
+from deepscan.files import atomic_outputs, finished, resolve
 from deepscan.options import ScanOptions
 from deepscan.types import Label, Reason, Skipped
-from deepscan.video.input_file import hash_file
+from deepscan.video.input_file import hash_file, identity_of
 
 logger = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from deepscan.errors import UsageError, VideoError
 from deepscan.files import resolve
 from deepscan.options import Limits
 from deepscan.sinks.record import digest_of, manifest_of
-from deepscan.sinks.wording import file_count
 from deepscan.types import Label
 from deepscan.video.input_file import hash_file
+from deepscan.wording import file_count
 
 FRAMES = 8
 _NOT_SCANNED = ("skipped_symlink", "skipped_special")

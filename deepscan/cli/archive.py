@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from deepscan.cli.console import print_aside, print_json, print_line, print_message
 from deepscan.errors import NothingToScan, UsageError
-from deepscan.exit_codes import INTERRUPTED, ExitPolicy, counted
-from deepscan.sinks.wording import (
+from deepscan.exit_codes import INTERRUPTED, ExitPolicy
+from deepscan.wording import (
+    counted,
     file_count,
     passed_over_text,
     probability,

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from deepscan.archive.options import DEFAULT_REPORTS, WRITE_FOUND
+from deepscan.archive.options import DEFAULT_REPORTS, FILES_CPU, FILES_CUDA, WRITE_FOUND
 from deepscan.archive.reports import REPORTS
 from deepscan.cli.console import errors
 from deepscan.errors import UsageError
@@ -212,7 +212,7 @@ Jobs = Annotated[
         "Number of files to scan at once on each device.",
         min=1,
         metavar="N",
-        show_default="2 on a CPU, 4 on CUDA",
+        show_default=f"{FILES_CPU} on a CPU, {FILES_CUDA} on CUDA",
     ),
 ]
 Devices = Annotated[

@@ -149,7 +149,7 @@ def _scan(
     from deepscan.archive import run
     from deepscan.archive.calibrate import WRITE, read_material
     from deepscan.archive.progress import open_view
-    from deepscan.sinks.wording import file_count
+    from deepscan.wording import file_count
 
     wanted = replace(archive_options, write=WRITE, write_found=(), reports=("csv",))
     pool = open_pool(options, wanted, results)
@@ -181,7 +181,7 @@ def _scan(
 
 def _print(found: Calibrated, saved: Card, page: Path, format_: str) -> None:
     from deepscan.archive.calibration_page import outliers, sentences
-    from deepscan.sinks.wording import visible
+    from deepscan.wording import visible
 
     rates, calibration = found.fitted.rates, found.fitted.calibration
     values = {

@@ -18,7 +18,7 @@ import typer
 
 from deepscan.errors import DeepscanError, OutputError
 from deepscan.exit_codes import ERROR
-from deepscan.sinks.wording import visible
+from deepscan.wording import visible
 
 
 def print_line(text: str) -> None:

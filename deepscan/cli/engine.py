@@ -24,7 +24,7 @@ from deepscan.cli.console import (
 from deepscan.errors import UsageError
 from deepscan.exit_codes import ERROR
 from deepscan.options import DEFAULT_MODEL
-from deepscan.sinks.wording import visible
+from deepscan.wording import visible
 
 if TYPE_CHECKING:
     from deepscan.engines.maintenance import Entry, Proof

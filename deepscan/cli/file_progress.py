@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
 from deepscan.cli.console import is_terminal, print_message
-from deepscan.sinks.wording import visible
+from deepscan.wording import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -192,7 +192,7 @@ def remove(
     """Remove a model from your folder."""
     with errors(debug=debug):
         from deepscan.models.library import remove_model
-        from deepscan.sinks.wording import visible
+        from deepscan.wording import visible
 
         print_line(visible(f"removed {remove_model(name)}"))
 
@@ -266,7 +266,7 @@ def _trained(card: Card) -> str:
 
 def _card_lines(card: Card) -> list[str]:
     """The card for people."""
-    from deepscan.sinks.wording import visible
+    from deepscan.wording import visible
 
     shape, info = card.input, card.info
     scale = "" if shape.crop_scale is None else f", {shape.crop_scale:g} times the face's box"

@@ -19,9 +19,9 @@ from deepscan.cli import arguments
 from deepscan.cli.arguments import KINDS, listed
 from deepscan.cli.console import errors, print_answer, print_line, print_message
 from deepscan.errors import OutputError, UsageError
-from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy, counted
+from deepscan.exit_codes import ERROR, FOUND, OK, ExitPolicy
 from deepscan.options import ScanOptions
-from deepscan.sinks.wording import visible
+from deepscan.wording import counted, visible
 
 if TYPE_CHECKING:
     from deepscan.archive.journal import JournalState

@@ -35,8 +35,9 @@ from deepscan.cli.console import (
     silence_stdout,
 )
 from deepscan.errors import DeepscanError, OutputError, UsageError
-from deepscan.exit_codes import ERROR, INTERRUPTED, OK, ExitPolicy, counted
+from deepscan.exit_codes import ERROR, INTERRUPTED, OK, ExitPolicy
 from deepscan.options import ScanOptions
+from deepscan.wording import counted
 
 if TYPE_CHECKING:
     from deepscan.types import Label, Scanned, Skipped

@@ -10,7 +10,8 @@ import textwrap
 from collections.abc import Iterator
 from itertools import groupby
 
-from deepscan.sinks.wording import (
+from deepscan.types import Interval, Label, Scanned, Skipped, Verdict
+from deepscan.wording import (
     credentials,
     false_alarm_sentence,
     found_sentence,
@@ -24,7 +25,6 @@ from deepscan.sinks.wording import (
     wording_of,
     wording_without_verdict,
 )
-from deepscan.types import Interval, Label, Scanned, Skipped, Verdict
 
 FACES = 8  # that have a line
 

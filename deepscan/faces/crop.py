@@ -21,7 +21,10 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def square(box: Box, scale: float) -> Box:
-    """The square with the same centre whose side is `scale` times the longer side of `box`."""
+    """The square with the same centre whose side is `scale` times the longer side of `box`.
+
+    A scan takes `ScanOptions.crop_scale`, or the scale of the model's card.
+    """
     x, y = box.centre
     half = scale * max(box.width, box.height) / 2
     return Box(x - half, y - half, x + half, y + half)

@@ -19,7 +19,7 @@ import numpy as np
 
 from deepscan.engines.engine import Engine, check_predictions
 from deepscan.faces.detector import FaceDetector
-from deepscan.faces.follow import find_faces
+from deepscan.faces.search import find_faces
 from deepscan.faces.turned import turn_picture
 from deepscan.options import ScanOptions
 from deepscan.scan.segments import (

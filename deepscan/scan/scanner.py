@@ -38,13 +38,10 @@ from deepscan.errors import (
 from deepscan.faces import DETECTORS
 from deepscan.faces.detector import FaceDetector
 from deepscan.files import (
-    Identity,
     atomic_outputs,
     check_outputs,
     finished,
-    identity_of,
     resolve,
-    unless_changed,
 )
 from deepscan.models.library import read_card
 from deepscan.options import Decoder, ScanOptions
@@ -88,7 +85,7 @@ from deepscan.verdict.notes import (
 from deepscan.video import open_video
 from deepscan.video.contract import OTHER_STREAMS, VideoReader
 from deepscan.video.formats import may_hold_pictures
-from deepscan.video.input_file import hash_file
+from deepscan.video.input_file import Identity, hash_file, identity_of, unless_changed
 from deepscan.video.isolation.launcher import warm_up
 from deepscan.video.verdict_video_mark import is_marked
 

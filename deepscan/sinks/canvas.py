@@ -21,9 +21,9 @@ from deepscan.sinks.draw import Area
 from deepscan.sinks.footer import lay_out, show
 from deepscan.sinks.styles import NIGHT, Mark
 from deepscan.sinks.surface import Surface
-from deepscan.sinks.wording import probability
 from deepscan.types import Box, FacePrediction, Frame, FrameResult, Interval, Planes, Scan
 from deepscan.video.planes import PlanesConverter, default_for, matrix_to_write, samples_of
+from deepscan.wording import probability
 
 THRESHOLD = 0.5  # P(manipulated) from which a pixel counts as marked
 

@@ -16,8 +16,8 @@ from deepscan.sinks import draw
 from deepscan.sinks.draw import Area
 from deepscan.sinks.styles import GREY, LINE, NIGHT, RGB, SIGNS, SKY, SOFT, WHITE, Mark
 from deepscan.sinks.surface import Surface
-from deepscan.sinks.wording import phrase, probability, said_by_other_stream
 from deepscan.types import FaceTrack, Image, Interval, Label, Scan
+from deepscan.wording import phrase, probability, said_by_other_stream
 
 _LEGEND = (
     (Mark.MANIPULATED, "manipulated"),

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
+from deepscan import wording
 from deepscan.errors import OutputError, system_errors_as
-from deepscan.sinks import wording
 from deepscan.sinks.key_frames import (
     ORDER,
     KeyFrame,

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deepscan.errors import OutputError, system_errors_as
-from deepscan.sinks.wording import credentials, figures_of, wording_of, wording_without_verdict
 from deepscan.types import (
     Colour,
     Coverage,
@@ -42,6 +41,7 @@ from deepscan.types import (
     Verdict,
     VideoInfo,
 )
+from deepscan.wording import credentials, figures_of, wording_of, wording_without_verdict
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

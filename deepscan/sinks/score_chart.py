@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from deepscan.sinks import wording
+from deepscan import wording
 from deepscan.types import Coverage, FaceTrack, Interval, Verdict
 
 BINS = 1_000  # points of a line: about what a screen can show

@@ -7,7 +7,7 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from deepscan.sinks import wording
+from deepscan import wording
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -1,14 +1,14 @@
 """Opens untrusted files: one descriptor to a regular file, for all later steps.
 
 No decoder ever gets a path, since FFmpeg takes names such as `http:x.mp4` or `concat:a` as
-instructions and follows playlists.
+instructions and follows playlists. `unless_changed` tells a file that changed while it was read.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepscan.errors import (
@@ -20,7 +20,9 @@ from deepscan.errors import (
 )
 from deepscan.files import sha256_of
 from deepscan.options import Limits
+from deepscan.types import ReadReport
 
+Identity = tuple[int, int, int, int]  # device, inode, bytes, modification time in nanoseconds
 HEAD = 64  # bytes that tell the formats of formats.py apart
 
 
@@ -93,3 +95,26 @@ def hash_file(path: Path, limits: Limits) -> str:
         os.fdopen(source.descriptor, "rb", buffering=0) as file,
     ):
         return str(sha256_of(file).hexdigest())
+
+
+def identity_of(path: Path) -> Identity:
+    """The identity of a file, which changes when it is altered or replaced.
+
+    Raises:
+        UnreadableError: the file is gone.
+    """
+    with system_errors_as(UnreadableError, f"{path} cannot be opened"):
+        facts = path.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def unless_changed(report: ReadReport, before: Identity, path: Path) -> ReadReport:
+    """Mark a report as incomplete if the file has changed since `before`."""
+    try:
+        same = identity_of(path) == before
+    except UnreadableError:
+        same = False
+    if same:
+        return report
+    reasons = (*report.reasons, "changed: the file was altered or replaced while it was read")
+    return replace(report, complete=False, reasons=reasons)

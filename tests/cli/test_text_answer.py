@@ -12,13 +12,13 @@ import pytest
 from deepscan.cli.text_answer import text_answer
 from deepscan.sinks.html import HtmlSink
 from deepscan.sinks.record import error_record, record_of
-from deepscan.sinks.wording import (
+from deepscan.types import Label, Output, Reason, Scanned, Skipped
+from deepscan.wording import (
     coverage_sentence,
     found_sentence,
     screening_sentence,
     wording_of,
 )
-from deepscan.types import Label, Output, Reason, Scanned, Skipped
 from tests.sinks import build
 
 HOSTILE = "a\x1b[2J\r\nb\u202egpj.mp4"

@@ -9,7 +9,7 @@ import pytest
 
 from deepscan.faces.crop import cut, square
 from deepscan.faces.detector import Detection
-from deepscan.faces.follow import TURNED_EVERY, find_faces
+from deepscan.faces.search import TURNED_EVERY, find_faces
 from deepscan.faces.turned import (
     SMALL,
     TURNS,

@@ -351,6 +351,7 @@ def bound(path: str) -> Callable[[float], float]:
         "size": lambda _: 0.2,
         "confidence": lambda _: 1e-3,
         "sharpness": lambda value: 0.01 * abs(value),
+        "detail": lambda value: 0.01 * abs(value),
         "p_manipulated": lambda _: 0.02,
         "score": lambda _: 0.02,
         "controls": lambda _: fp32.max_score_difference,

@@ -14,9 +14,9 @@ from deepscan.sinks.canvas import Canvas
 from deepscan.sinks.footer import lay_out, show, time_text
 from deepscan.sinks.styles import WHITE, Mark
 from deepscan.sinks.surface import Surface
-from deepscan.sinks.wording import probability
 from deepscan.types import Box, Face, Frame, FrameResult, Label, Planes, Scan, UnscoredFace
 from deepscan.video.planes import BT709, NO_IMAGE
+from deepscan.wording import probability
 from tests.sinks import build
 
 WIDTH, HEIGHT = 640, 480

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
 
+from deepscan import wording
 from deepscan.errors import OutputError
-from deepscan.sinks import wording
 from deepscan.sinks.html import TRACKS, HtmlSink
 from deepscan.sinks.key_frames import SIDE, STRONGEST, marked, thumbnail
 from deepscan.sinks.record import RecordSink, name_bytes

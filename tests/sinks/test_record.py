@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepscan import wording
 from deepscan.errors import OutputError
-from deepscan.sinks import wording
 from deepscan.sinks.record import (
     RecordSink,
     digest_of,

@@ -19,8 +19,8 @@ from urllib.parse import quote
 from deepscan.archive.records import Results
 from deepscan.errors import UsageError
 from deepscan.sinks.record import name_bytes
-from deepscan.sinks.wording import file_count
 from deepscan.types import Label
+from deepscan.wording import file_count
 
 SEVERITY = (
     Label.MANIPULATED,

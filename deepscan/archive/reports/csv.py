@@ -15,7 +15,7 @@ from pathlib import Path
 from deepscan.archive.records import Accepted, Outcome, Results
 from deepscan.archive.reports import gone_text
 from deepscan.files import atomic_output
-from deepscan.sinks.wording import passed_over_text, visible
+from deepscan.wording import passed_over_text, visible
 
 GONE = "gone"
 COLUMNS = (

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepscan import wording
 from deepscan.archive.records import Accepted, Outcome, OutputFile, Results, Run
 from deepscan.archive.reports import SEVERITY, address, gone_text, inside, unfinished_text
 from deepscan.files import atomic_output
-from deepscan.sinks import wording
 from deepscan.sinks.template import load_template, plain
 from deepscan.types import Interval, Label
 

@@ -12,12 +12,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
+from deepscan import wording
 from deepscan.archive.records import Outcome, Results
 from deepscan.archive.reports import gone_text, unfinished_text
 from deepscan.files import atomic_output
-from deepscan.sinks import wording
-from deepscan.sinks.wording import passed_over_text
 from deepscan.types import Label
+from deepscan.wording import passed_over_text
 
 # XML 1.0 cannot hold these characters, not even as references; `visible` spells out controls.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

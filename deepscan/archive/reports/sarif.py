@@ -32,13 +32,13 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from deepscan import wording
 from deepscan.archive.inputs.remote import is_address
 from deepscan.archive.records import Baseline, Outcome, Results, Run
 from deepscan.archive.reports import SEVERITY, address, unfinished_text
 from deepscan.archive.reports.jsonl import encodable
 from deepscan.errors import OutputError
 from deepscan.files import atomic_output
-from deepscan.sinks import wording
 from deepscan.types import Label
 
 SCHEMA = (

@@ -27,7 +27,7 @@ class PoolSettings:
 
     Attributes:
         options: which engine, model and face detector to load.
-        jobs: files in flight for each device; None: 2 on a CPU, 4 on CUDA.
+        jobs: files in flight for each device; None: `archive.options.FILES_CPU` or `FILES_CUDA`.
         devices: a model process on each: "cpu", "cuda:0", ... Empty: the pool chooses.
         scanner: "module:function" that makes a scanner of options and, later, an `engine`.
         controls: "module:function" that scores known crops with an engine and options.

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepscan.archive.options import FILES_CUDA
 from deepscan.archive.workers.contract import (
     NODE_LOST,
     PolledPool,
@@ -43,7 +44,6 @@ from deepscan.archive.workers.ray_actor import (
     is_there,
 )
 from deepscan.archive.workers.ray_cluster import Cluster, NodeError, ray_address
-from deepscan.archive.workers.worker import FILES_CUDA
 from deepscan.errors import DeepscanError, EngineError, OutputError, UsageError, system_errors_as
 from deepscan.types import Reason
 

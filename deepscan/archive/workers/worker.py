@@ -22,13 +22,14 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from deepscan.archive.options import FILES_CPU, FILES_CUDA
 from deepscan.archive.records import Outcome, OutputFile
 from deepscan.archive.workers.contract import Task
 from deepscan.archive.workers.messages import Channel, Message, options_from_json, task_from_json
 from deepscan.errors import DeepscanError, EngineError, OutputError, VideoError, system_errors_as
 from deepscan.options import Limits
-from deepscan.sinks.wording import credentials
 from deepscan.types import Label, Reason, Scanned, Skipped
+from deepscan.wording import credentials
 
 if TYPE_CHECKING:
     from deepscan.archive.workers.batching import SharedEngine
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 1.0  # seconds between two heartbeats
 PROGRESS_INTERVAL = 0.25  # seconds between two reports of a task's progress
-FILES_CPU, FILES_CUDA = 2, 4  # in flight: one is decoded while another is judged
 STEM = "result"
 CHECKPOINT = ".checkpoint"  # in a task's folder: lets a long file resume after a kill
 

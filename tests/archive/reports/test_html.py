@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
 
+from deepscan import wording
 from deepscan.archive.records import OutputFile, Results
 from deepscan.archive.reports import SEVERITY
 from deepscan.archive.reports import html as html_report
 from deepscan.archive.reports.html import headline, parts_of, picture_of, write_html
-from deepscan.sinks import wording
 from deepscan.sinks.record import name_bytes
 from deepscan.types import Label, Reason
 from tests.archive.reports.test_reports import HIDDEN, NASTY, RUN, named, outcome, results

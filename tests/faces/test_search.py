@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from deepscan.faces import follow
+from deepscan.faces import search
 from deepscan.faces.detector import Detection
-from deepscan.faces.follow import MAX_FRAMES, find_faces
+from deepscan.faces.search import MAX_FRAMES, find_faces
 from deepscan.faces.turned import detect_each
 from deepscan.options import ScanOptions
 from deepscan.types import Box, Face, Frame
@@ -217,7 +217,7 @@ def test_frames_are_held_back_no_longer_than_stated():
 def test_large_frames_are_held_back_in_smaller_numbers(monkeypatch):
     frame = next(stream(1))
     for room, expected in ((3, [0, 2, 5, 8, 9]), (0, list(range(10)))):
-        monkeypatch.setattr(follow, "MAX_BYTES", room * frame.image.nbytes)
+        monkeypatch.setattr(search, "MAX_BYTES", room * frame.image.nbytes)
         found, searched = run(lambda index: [at(10)], stream(10))
         assert searched == expected
         assert [ids(item) for item in found] == [[0]] * 10

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -452,3 +453,11 @@ def _of_label(label: Label, sentences: tuple[str, ...], scale: str) -> Wording:
         sentences=sentences,
         scale=scale,
     )
+
+
+def counted(labels: Iterable[Label]) -> str:
+    """Format the last line of every run: "3 files: 1 manipulated, 2 no-evidence"."""
+    counts = Counter(labels)
+    total = sum(counts.values())
+    told = ", ".join(f"{counts[label]} {label}" for label in Label if counts[label])
+    return f"{total} file{'s' * (total != 1)}: {told or 'nothing scanned'}"
