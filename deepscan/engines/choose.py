@@ -132,16 +132,15 @@ def load_engine(
 
 def _build_wanted(wanted: Choice, card: Card, hardware: Hardware, threads: int | None) -> Engine:
     """Build a named engine; in fp32 if the name has no precision and the faster one disagrees."""
-    try:
-        return build(wanted, card, hardware, "asked for", threads=threads)
-    except DisagreementError as error:
-        if wanted.precision is not None or wanted.runtime == "tensorrt":  # minutes to build
-            raise EngineError(f"{error}. Use --engine {REFERENCES[card.kind]}") from error
-        logger.log(logging.INFO if error.known else logging.WARNING, "%s", error)
-        return build(
-            replace(wanted, precision="fp32"), card, hardware, f"asked for; {error}",
-            threads=threads,
-        )  # fmt: skip
+    reason = "asked for"
+    while True:
+        try:
+            return build(wanted, card, hardware, reason, threads=threads)
+        except DisagreementError as error:
+            if wanted.precision is not None or wanted.runtime == "tensorrt":  # minutes to build
+                raise EngineError(f"{error}. Use --engine {REFERENCES[card.kind]}") from error
+            logger.log(logging.INFO if error.known else logging.WARNING, "%s", error)
+            wanted, reason = replace(wanted, precision="fp32"), f"asked for; {error}"
 
 
 def _build_command(chosen: Choice, card: Card, tried: list[tuple[Choice, str]]) -> str | None:
