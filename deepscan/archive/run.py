@@ -116,7 +116,7 @@ def scan_archive(
     stop_request = stop_request or StopRequest()
     sarif = archive_options.sarif_root, archive_options.sarif_category
     reports = [load_report(name, *sarif) for name in archive_options.reports]
-    run = _describe_run(options, archive_options)  # refuses what no run can do, before any work
+    run = describe_run(options, archive_options)  # refuses what no run can do, before any work
     folder, listed = _open_results_folder(inputs, out, archive_options, stdin)
     with Lock(folder), closing(pool), ExitStack() as held:
         sweep(folder)
@@ -335,7 +335,7 @@ def _start(pool: WorkerPool) -> PoolInfo:
     return pool_info
 
 
-def _describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
+def describe_run(options: ScanOptions, archive_options: ArchiveOptions) -> Run:
     """What is known of the run before its workers are ready.
 
     Raises:

@@ -20,7 +20,7 @@ from deepscan.archive.inputs.listing import list_inputs
 from deepscan.archive.options import ArchiveOptions
 from deepscan.archive.records import InputFile
 from deepscan.archive.workers.contract import PoolInfo, WorkerPool
-from deepscan.errors import DeepscanError, UsageError
+from deepscan.errors import DeepscanError, OutputError, UsageError, system_errors_as
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +73,12 @@ def watch(
 
     Raises:
         UsageError: an input is no folder.
+        OutputError: the results folder cannot be made.
         DeepscanError: from `scan_once`.
     """
     _check(inputs)
-    out.mkdir(parents=True, exist_ok=True)
+    with system_errors_as(OutputError, f"the results folder {out} cannot be made"):
+        out.mkdir(parents=True, exist_ok=True)
     stop = stop or Event()
     archive_options = archive_options or ArchiveOptions()
     seen: dict[str, _Seen] = {}

@@ -152,6 +152,7 @@ def scan_archive(
     pool = open_pool(options, archive_options, out)
     try:
         if archive_options.watch:
+            run.describe_run(options, archive_options)  # refuses before it waits for files
             heartbeat = None if quiet else _WatchHeartbeat(answers)
             _watch(inputs, out, pool, archive_options, scan_once, heartbeat)
             return INTERRUPTED
