@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import typer
 
-from deepscan.errors import DeepscanError, OutputError
+from deepscan.errors import DeepscanError, OutputError, reason_of
 from deepscan.exit_codes import ERROR
 from deepscan.wording import visible
 
@@ -100,8 +100,8 @@ def errors(*, debug: bool = False) -> Iterator[None]:
     except (DeepscanError, PermissionError) as error:  # a folder on the way may be locked
         if debug:
             traceback.print_exc()
-        locked = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else ""
-        print_message(locked or str(error))
+        locked = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print_message(f"{locked}{reason_of(error)}")
         raise typer.Exit(ERROR) from error
     except BrokenPipeError as error:
         # Typer would take it for a closed stdout and exit with 1, which means "manipulated".
