@@ -140,8 +140,6 @@ def scan(
             paths = [Path(text) for text in inputs]
             targets = _targets(paths, out, write)
             labels = _scan_files(paths, targets, options, force, format_, quiet=quiet)
-            if force and not quiet and (others := _not_written(paths, targets, out)):
-                print_message(f"not of this scan, left as they were: {', '.join(others)}")
             raise typer.Exit(policy.code(labels))
         if force:
             raise UsageError("--force is for single files: an archive is resumed, or use --fresh")
@@ -218,6 +216,8 @@ def _scan_files(
                     labels.append(outcome.label)
                     shown.finish()
                     _print_answer(outcome, format_)
+                    if force and not quiet and (others := _left_beside(target, outcome, inputs)):
+                        print_message(f"not of this scan, left as they were: {', '.join(others)}")
         finally:  # files before an error or Ctrl-C are counted too
             refused = not labels and isinstance(sys.exc_info()[1], DeepscanError)
             if format_ == "text" and not refused:
@@ -227,15 +227,18 @@ def _scan_files(
     return labels
 
 
-def _not_written(inputs: list[Path], targets: list[dict[str, Path]], out: Path | None) -> list[str]:
-    """Files that lie where this scan would write other outputs: an earlier scan's, most likely."""
-    every = _targets(inputs, out, None if out is None else ",".join(KINDS))
-    return [
-        str(path)
-        for ours, all_ in zip(targets, every, strict=True)
-        for path in all_.values()
-        if path not in ours.values() and path.exists()
-    ]
+def _left_beside(
+    target: dict[str, Path], outcome: Scanned | Skipped, inputs: list[Path]
+) -> list[str]:
+    """Files that lie where this scan could have written: an earlier scan's, most likely."""
+    if not target:
+        return []
+    suffixes = dict(KINDS.values())
+    sink, path = next(iter(target.items()))
+    stem = path.name.removesuffix(suffixes[sink])
+    known = {*inputs, *(output.path for output in outcome.outputs)}
+    every = [path.with_name(stem + suffix) for suffix in suffixes.values()]
+    return [str(each) for each in every if each not in known and each.exists()]
 
 
 def _print_answer(outcome: Scanned | Skipped, format_: str) -> None:

@@ -314,6 +314,11 @@ def test_an_output_that_is_there_is_code_2(deepscan_cli, clips, tmp_path):
     ran = deepscan_cli(clips["honest"], "--out", tmp_path / "r.mp4", "--force", "--write", "json")
     assert "not of this scan, left as they were: " in ran.err
     assert str(tmp_path / "r.html") in ran.err and "r.json" not in ran.err
+    ran = deepscan_cli(clips["junk"], "--out", tmp_path / "r.mp4", "--force")  # its record alone
+    assert str(tmp_path / "r.html") in ran.err and "r.json" not in ran.err
+    ran = deepscan_cli(tmp_path / "r.mp4", "--out", tmp_path / "r", "--force", "--write", "json")
+    assert "r.html" in ran.err and "r.mp4" not in ran.err  # the input
+    assert names(tmp_path) == ALL
 
 
 # Exit codes and answers
@@ -846,6 +851,8 @@ def test_so_many_inconclusive_files_are_let_pass(deepscan_cli, clips, value, cou
         ("{archive}", "--out", "{out}", "--start", "2", "--end", "1"),
         ("{archive}", "--out", "{out}", "--model", "oracle"),
         ("{archive}", "--out", "{out}", "--engine", "foo"),
+        ("{archive}", "--out", "{out}", "--engine", "torch-cpu-fp64", "--watch"),
+        ("{archive}", "--out", "{archive}/a.mp4/results", "--watch"),
         ("{archive}", "--out", "{out}", "--trust-list", "{archive}/none.pem"),
         ("{archive}/a.mp4", "--out", "{out}", "--min-free", "much"),
         ("{archive}", "--out", "{out}", "--budget", "1:2m"),
