@@ -18,8 +18,9 @@ from typing import Annotated, Any
 import typer
 
 from deepscan.verdict.calibration import Calibration, Material
+from train.calibration.weights_card import evidence_of
 from train.evaluation.markdown import markdown
-from train.evaluation.real_deepfakes import HEADLINE
+from train.evaluation.real_deepfakes import HEADLINE, read_looks
 
 # Issues of fakes that no measurement here covers.
 BLIND = """\
@@ -621,9 +622,16 @@ def main(
     energy_kwh: Annotated[float | None, typer.Option(help="Energy that training took")] = None,
     hours: Annotated[float | None, typer.Option(help="Hours that training took")] = None,
     machine: Annotated[str, typer.Option(help="Machine of the training")] = "",
+    looks: Annotated[
+        Path | None, typer.Option(help="CSV of all looks at the real deepfakes, as it is now")
+    ] = None,
 ) -> None:
-    """Render the model card anew; energy and time given here are kept in the card."""
+    """Render the model card anew; what is given here is kept in the card."""
     values = json.loads(card.read_text("utf-8"))
+    if looks is not None:
+        steps, evaluation = read_looks(looks), values["evaluation"]
+        evaluation["real_deepfakes"] |= {"looks": len(steps), "steps": steps}
+        evaluation["evidence"] = evidence_of(evaluation)
     given = asdict(Cost(energy_kwh, hours, machine))
     values["cost"] = {**(values.get("cost") or {}), **{k: v for k, v in given.items() if v}}
     card.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", "utf-8")

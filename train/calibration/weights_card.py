@@ -170,7 +170,9 @@ def evidence_of(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             value = [value[key] for key in ("value", "low", "high")]
         found.append({"what": what, "on": on, "value": value[0], "interval": list(value[1:3])})
 
-    for name, row in ((evaluation.get("real_deepfakes") or {}).get("sets") or {}).items():
+    sets = (evaluation.get("real_deepfakes") or {}).get("sets") or {}
+    for name in sorted(sets, key=lambda name: (name == "all", name)):
+        row = sets[name]
         looks = evaluation["real_deepfakes"]["looks"]
         on = f"{row['fake']} real deepfakes and {row['real']} real files of {row['recordings']}"
         on += " recordings"
