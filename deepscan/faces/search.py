@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepscan.faces.crop import cut, detail, sharpness, square
+from deepscan.faces.crop import cut, square
 from deepscan.faces.detector import Detection, FaceDetector
 from deepscan.faces.place import MOST, places_of
+from deepscan.faces.quality import detail, sharpness
 from deepscan.faces.track import Thumbnail, Tracker, is_cut, match, near, thumbnail
 from deepscan.faces.turned import TURNS, find_turned, is_over, is_sure, turn_picture
 from deepscan.options import ScanOptions

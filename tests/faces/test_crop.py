@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageFilter
 
-from deepscan.faces.crop import cut, detail, paste, sharpness, square
+from deepscan.faces.crop import cut, paste, square
+from deepscan.faces.quality import detail, sharpness
 from deepscan.types import Box
 
 HEIGHT, WIDTH = 150, 240

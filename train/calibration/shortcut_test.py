@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deepscan.faces.crop import cut, detail, sharpness, square
+from deepscan.faces.crop import cut, square
+from deepscan.faces.quality import detail, sharpness
 from deepscan.models.deploy import Deployed
 from deepscan.options import ScanOptions
 from deepscan.types import Box

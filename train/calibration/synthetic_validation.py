@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from deepscan.engines.engine import Engine
 from deepscan.errors import UsageError
-from deepscan.faces.crop import cut, detail, sharpness, square
+from deepscan.faces.crop import cut, square
+from deepscan.faces.quality import detail, sharpness
 from deepscan.options import ScanOptions
 from deepscan.types import Box, Label
 from deepscan.verdict.calibration import logit, wilson

@@ -32,7 +32,7 @@ from deepscan.types import Label, Reason, Scanned, Skipped
 from deepscan.wording import credentials
 
 if TYPE_CHECKING:
-    from deepscan.archive.workers.batching import SharedEngine
+    from deepscan.archive.workers.shared_engine import SharedEngine
     from deepscan.scan.scanner import Progress, Scanner
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class _Worker:
 
     def _work(self, config: Message) -> None:
         """Load the engine, check it, then scan in as many threads as files are in flight."""
-        from deepscan.archive.workers.batching import SharedEngine
+        from deepscan.archive.workers.shared_engine import SharedEngine
 
         try:
             options = options_from_json(config["options"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscan.archive.workers.batching import SharedEngine
+from deepscan.archive.workers.shared_engine import SharedEngine
 from deepscan.engines.engine import Predictions
 from deepscan.errors import EngineError
 from tests.fakes import FakeEngine
