@@ -173,7 +173,7 @@ class _Run:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = self.processes.synchronise_norms(network)
         self.eval_only = freeze(self.network, recipe)
-        if self.processes.device.type == "cpu":
+        if self.eval_only and self.processes.device.type == "cpu":
             fold_frozen_norms(self.network.backbone, self.eval_only)
         self.optimiser = optimiser_of(self.network, schedule)
         self.average = Average(self.network, schedule.ema)
