@@ -176,7 +176,8 @@ def evidence_of(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         looks = evaluation["real_deepfakes"]["looks"]
         on = f"{row['fake']} real deepfakes and {row['real']} real files of {row['recordings']}"
         on += " recordings"
-        on += f"; chosen with {looks} looks at them, therefore optimistic" if looks else ""
+        if looks:
+            on += f"; chosen with {looks} look{'s' * (looks != 1)} at them, therefore optimistic"
         add(f"clip AUC, {name}", on, row["clips"])
     crops, clips = str(evaluation["data"]), f"made clips: {evaluation['population']}"
     add("frame AUC", crops, evaluation["auc"])

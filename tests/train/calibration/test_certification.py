@@ -13,9 +13,12 @@ import typer
 
 from deepscan.errors import UsageError
 from deepscan.verdict.calibration import Calibration, Material, Scale, Tail
+from train.calibration import model_card
 from train.calibration.certification import failures, install
 from train.calibration.certify import end
 from train.calibration.model_card import readme_figures
+
+WEIGHTS = Path(__file__).parents[3] / "deepscan" / "weights"
 
 SCALE = Scale(1.0, 0.0, Tail(0.0, 0.1, 1.0))
 MATERIAL = (
@@ -156,3 +159,19 @@ def test_weights_that_fail_end_with_the_reasons(
     assert ended.value.exit_code == 1 and "clip AUC, all: 0.600" in told.out
     assert "not certified: too weak" in told.err and "note: no controls" in told.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_card_takes_the_list_of_looks_as_it_is_now(tmp_path):
+    card, looks, page = tmp_path / "card.json", tmp_path / "looks.csv", tmp_path / "card.md"
+    shipped = json.loads((WEIGHTS / "msccnet-lite0.json").read_text("utf-8"))
+    card.write_text(json.dumps(shipped))
+    looks.write_text("date,question,step,weights,headline,clips,pairs,difference\n"
+                     "2026-01-01,which,9 crops,abc,0.600,0.61,0.62,\n")  # fmt: skip
+    model_card.main(card, page, looks=looks)
+    text, evaluation = page.read_text("utf-8"), json.loads(card.read_text("utf-8"))["evaluation"]
+    assert "chosen with 1 look at them" in text and "| which | 9 crops | 0.600 |" in text
+    found = evaluation["evidence"]
+    assert "chosen with 1 look at them" in found[0]["on"]
+    before = shipped["evaluation"]["evidence"]
+    assert [each["what"] for each in found] == [each["what"] for each in before]
+    assert [each["value"] for each in found] == [each["value"] for each in before]
